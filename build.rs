@@ -1,7 +1,8 @@
-//! Hands the commit to the program as `COPILOTD_COMMIT`. Outside a checkout it is what the environment says, or nothing.
+//! Passes the git commit to the program as `COPILOTD_COMMIT`: from the environment variable of that name, else from the
+//! checkout, else `unknown`.
 #![expect(
     clippy::disallowed_methods,
-    reason = "Cargo speaks to build scripts by the environment"
+    reason = "Cargo configures build scripts through the environment"
 )]
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ fn main() {
     );
 }
 
-/// Reads what git would tell, without git.
+/// Reads the current commit from the `.git` directory, without running git.
 fn commit_of_checkout() -> Option<String> {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR")?);
     let git = git_directory(&root.join(".git"))?;
@@ -28,7 +29,7 @@ fn commit_of_checkout() -> Option<String> {
     let Some(name) = head.strip_prefix("ref: ") else {
         return Some(head);
     };
-    // A worktree keeps its own HEAD, and the branches in the common directory.
+    // A worktree has its own HEAD; branches are in the common directory.
     let common = read(&git.join("commondir")).map_or_else(|| git.clone(), |path| git.join(path));
     read(&common.join(name)).or_else(|| packed(&common.join("packed-refs"), name))
 }

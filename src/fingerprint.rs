@@ -1,8 +1,8 @@
-//! Names for what is made of several texts.
+//! Hashes of lists of texts.
 
 use sha2::{Digest as _, Sha256};
 
-/// Hashes `parts` with their lengths, so that no two lists of texts have one name.
+/// Hashes `parts` with their lengths, so that different lists never hash the same input.
 pub(crate) fn fingerprint(parts: &[&str]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

@@ -1,5 +1,5 @@
-//! copilotd: the self-hosted backend for AI copilots. This crate is the outside world around `copilotd_actors`:
-//! configuration, HTTP, adapters and the command line.
+//! copilotd: the self-hosted backend for AI copilots. This crate is everything around `copilotd_actors`: configuration,
+//! HTTP, adapters and the command line.
 
 pub mod adapters;
 pub mod app;

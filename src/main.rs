@@ -6,15 +6,15 @@ use copilotd::adapters::schema_check;
 use copilotd::{app, cli};
 
 fn main() -> ExitCode {
-    // Before everything else: a worker needs none of it, and counts its memory from here.
+    // First of all: a schema worker needs none of the rest, and its memory is counted from here.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|first| first == schema_check::ARGUMENT)
     {
         return schema_check::run_worker();
     }
-    // Both of rustls' providers are linked in by dependencies; without a choice it panics at the first connection. An
-    // error says that a choice was made already.
+    // Dependencies link in both crypto providers of rustls; without an explicit default it panics at the first
+    // connection. An error only means that a default was already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     cli::run(std::env::args_os(), &app::context(), app::run)
 }

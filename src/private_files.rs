@@ -1,4 +1,4 @@
-//! Files that only their owner may read, whatever the umask says: what copilotd keeps holds content, tokens and keys.
+//! Files that only their owner can read, whatever the umask: the data directory holds content, tokens and keys.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 const FILE: u32 = 0o600;
 /// Mode of a directory.
 const DIRECTORY: u32 = 0o700;
-/// Rights of the group and of everybody.
+/// Permissions of the group and of others.
 const OTHERS: u32 = 0o077;
-/// Set on directories that many share, such as /tmp.
+/// The sticky bit, set on shared directories such as /tmp.
 const STICKY: u32 = 0o1000;
 
-/// Lets every file that this process and its libraries create be its owner's alone. Call it once, at start.
+/// Sets the umask so that only the owner can read files that this process and its libraries create. Call it once, at
+/// start.
 pub fn restrict_new_files() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(OTHERS));
 }
 
-/// Opens a file for reading and writing, creates it if it is missing, and takes away the rights of others if it is there.
+/// Opens a file for reading and writing. Creates it if it is missing; removes others' permissions if it exists.
 ///
 /// # Errors
 /// As [`OpenOptions::open`].
@@ -35,21 +36,21 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Creates a file that was not there, for its owner alone.
+/// Creates a new file that only its owner can read.
 ///
 /// # Errors
-/// As [`OpenOptions::open`], also when there is one.
+/// As [`OpenOptions::open`], and when the file exists.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(FILE).open(path)
 }
 
-/// Writes a file that is there as a whole or as it was before.
+/// Replaces a file atomically: after a crash it has either the old or the new content.
 ///
 /// # Errors
-/// When it cannot be written, flushed or put in place.
+/// When it cannot be written, flushed or renamed into place.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    // One that an earlier process left may have another mode, or be a link.
+    // A temporary file left by an earlier process may have another mode, or be a link.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -65,13 +66,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         })
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // On a full disk half a file would keep space from others.
+        // On a full disk a partial file would waste space.
         let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-/// Creates a directory, with those above it, unless it is there.
+/// Creates a directory and its parents, unless it exists.
 ///
 /// # Errors
 /// As [`DirBuilder::create`].
@@ -79,15 +80,15 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY).create(path)
 }
 
-/// Takes the rights of others away from a data directory and from the files in it that are copilotd's, and says so once.
-/// What it cannot change it names: the process serves all the same.
+/// Removes others' permissions from a data directory and from copilotd's own files in it, and logs what was changed and
+/// what could not be. Failures do not keep the process from starting.
 pub fn tighten_directory(directory: &Path) {
     let mut changed = Vec::new();
     let mut foreign = false;
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<PathBuf>>(),
         Err(error) => {
-            tracing::warn!(directory = %directory.display(), %error, "the data directory cannot be listed");
+            tracing::warn!(directory = %directory.display(), %error, "cannot list the data directory; the permissions of its files were not checked");
             return;
         }
     };
@@ -106,7 +107,7 @@ pub fn tighten_directory(directory: &Path) {
     if about.as_ref().is_ok_and(|about| is_shared(directory, about, foreign)) {
         tracing::warn!(
             directory = %directory.display(),
-            "the data directory is shared with others and keeps its mode; give copilotd a directory of its own"
+            "the data directory is shared with other programs, so its permissions were left unchanged; use a separate directory"
         );
     } else {
         note(
@@ -117,12 +118,12 @@ pub fn tighten_directory(directory: &Path) {
     }
     if !changed.is_empty() {
         let paths = changed.join(", ");
-        tracing::warn!(paths, "others could read these; now only their owner can");
+        tracing::warn!(paths, "files were accessible to other users; removed their permissions");
     }
 }
 
-/// Whether a directory is not copilotd's to change: the root, one that many write to, or the one that the process was started
-/// in, when it holds other things too.
+/// Whether copilotd must not change a directory's mode: `/`, a sticky directory, or the working directory when it also
+/// holds foreign files.
 fn is_shared(directory: &Path, about: &fs::Metadata, foreign: bool) -> bool {
     let same = |other: io::Result<PathBuf>| {
         directory
@@ -133,7 +134,7 @@ fn is_shared(directory: &Path, about: &fs::Metadata, foreign: bool) -> bool {
     about.mode() & STICKY != 0 || same(Ok(PathBuf::from("/"))) || (foreign && same(std::env::current_dir()))
 }
 
-/// Whether copilotd made a file of a data directory.
+/// Whether copilotd created this file of a data directory.
 fn is_ours(path: &Path) -> bool {
     const NAMES: [&str; 5] = [
         "copilotd.lock",
@@ -155,12 +156,12 @@ fn note(path: &Path, tightened: io::Result<bool>, changed: &mut Vec<String>) {
         Ok(true) => changed.push(path.display().to_string()),
         Ok(false) => {}
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "others may read this, and its mode cannot be changed");
+            tracing::warn!(path = %path.display(), %error, "cannot remove other users' permissions on this file");
         }
     }
 }
 
-/// Takes away the rights of others; returns whether they had any. Links and devices stay as they are.
+/// Removes others' permissions; returns whether they had any. Links and devices are left unchanged.
 fn tighten(path: &Path, about: &fs::Metadata) -> io::Result<bool> {
     let mode = about.permissions().mode();
     if mode & OTHERS == 0 || !(about.is_file() || about.is_dir()) {
@@ -229,7 +230,7 @@ mod tests {
             "not copilotd's, and not the target of a link"
         );
         assert_eq!(mode(directory.path()), 0o700);
-        // One that many write to stays open to them.
+        // A sticky directory keeps its mode.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
         tighten_directory(directory.path());
         assert_eq!(mode(directory.path()), 0o777);

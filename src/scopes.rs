@@ -1,4 +1,4 @@
-//! What a credential allows, as a set.
+//! The scopes of a credential.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(u8);
 
-/// The text is not the name of a scope.
+/// The text is not a scope name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of chat, gateway, knowledge, admin, operator")]
 pub struct UnknownScope;
 
 impl Scopes {
-    /// Nothing is allowed.
+    /// The empty set.
     pub const NONE: Self = Self(0);
     /// Conversations and turns.
     pub const CHAT: Self = Self(1);
@@ -23,9 +23,9 @@ impl Scopes {
     pub const GATEWAY: Self = Self(1 << 1);
     /// Documents and their search.
     pub const KNOWLEDGE: Self = Self(1 << 2);
-    /// The tenant's conversations and audit.
+    /// All conversations and the audit log of the tenant.
     pub const ADMIN: Self = Self(1 << 3);
-    /// Tenants, without access to content.
+    /// Managing tenants, without access to content.
     pub const OPERATOR: Self = Self(1 << 4);
 
     /// Every scope.
@@ -39,7 +39,7 @@ impl Scopes {
         (Self::OPERATOR, "operator"),
     ];
 
-    /// Whether all of `other` is in this set.
+    /// Whether this set contains every scope of `other`.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -54,7 +54,7 @@ impl Scopes {
         Self(self.0 & !other.0)
     }
 
-    /// Reads a token's `scope` claim. Words that are no scope of ours are passed over: the claim may be shared.
+    /// Parses a token's `scope` claim. Unknown words are ignored, because the claim may be shared with other services.
     pub fn from_claim(claim: &str) -> Self {
         claim.split(' ').filter_map(|word| word.parse().ok()).collect()
     }
@@ -71,7 +71,7 @@ impl Scopes {
 impl FromStr for Scopes {
     type Err = UnknownScope;
 
-    /// Reads the name of one scope.
+    /// Parses the name of one scope.
     fn from_str(name: &str) -> Result<Self, UnknownScope> {
         let found = Self::NAMES.into_iter().find(|(_, known)| *known == name);
         found.map(|(scope, _)| scope).ok_or(UnknownScope)

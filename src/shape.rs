@@ -1,12 +1,12 @@
-//! Checks of a value's shape against one of our own JSON Schemas, with the pointer of each single fault.
+//! Validates values against our own JSON Schemas and reports each fault with its JSON Pointer.
 //!
-//! Invariant: a message never quotes the value that was checked, since that may be a secret or of any size.
+//! Invariant: a message never quotes the checked value, which may be a secret or of any size.
 
 use copilotd_actors::domain::schema::Violation;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
-/// A compiled schema out of `schemas/`.
+/// A compiled schema from `schemas/`.
 #[derive(Debug)]
 pub struct Shape(jsonschema::Validator);
 
@@ -18,8 +18,8 @@ pub struct InvalidShape(String);
 /// Longest message or name in a violation, in characters.
 const MAX_TEXT: usize = 200;
 
-/// What is said of a member that a schema does not have.
-pub const UNKNOWN_MEMBER: &str = "is not known here";
+/// The message for a member that the schema does not have.
+pub const UNKNOWN_MEMBER: &str = "unknown field";
 
 impl Shape {
     /// Compiles the schema in `text`.
@@ -33,7 +33,7 @@ impl Shape {
             .map_err(|error| InvalidShape(error.to_string()))
     }
 
-    /// Lists what is wrong with `value`, at most `limit` faults; empty when nothing is.
+    /// Lists at most `limit` faults of `value`; empty when it is valid.
     pub fn violations(&self, value: &Value, limit: usize) -> Vec<Violation> {
         self.0
             .iter_errors(value)
@@ -43,7 +43,7 @@ impl Shape {
     }
 }
 
-/// Splits one error of the validator into faults that point at the member which is missing, unknown or wrong.
+/// Splits a validator error into faults that each point at the missing, unknown or invalid member.
 fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
     let at = error.instance_path().to_string();
     let member = |name: &str, message: &str| Violation {
@@ -57,7 +57,7 @@ fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             unexpected.iter().map(|name| member(name, UNKNOWN_MEMBER)).collect()
         }
-        // The validator's own message leaves out what comes after the second candidate.
+        // The validator's own message omits everything after the second candidate.
         ValidationErrorKind::Enum { options } => vec![Violation {
             message: format!("expected one of {}", clip(options.to_string().trim_matches(['[', ']']))),
             pointer: at,
@@ -103,8 +103,8 @@ mod tests {
                 "/b~1c is required",
                 "/d expected one of \"x\",\"y\"",
                 "/e value is longer than 2 characters",
-                "/f is not known here",
-                "/g is not known here",
+                "/f unknown field",
+                "/g unknown field",
             ]
         );
         assert_eq!(shape.violations(&value, 2).len(), 2);

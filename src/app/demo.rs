@@ -1,4 +1,4 @@
-//! `copilotd demo`: everything in one process on embedded defaults, with a simulated outside world.
+//! `copilotd demo`: the whole product in one process with built-in settings and simulated providers and systems.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,33 +20,32 @@ use crate::http::router::router;
 use crate::private_files;
 use crate::telemetry;
 
-/// Fixtures: two companies, each with two users.
+/// The demo's tenants; each has these two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];
 const USERS: [&str; 2] = ["ada", "bob"];
-/// Who operates the demo: the one tenant whose backend may grant the scope operator. Its key lies beside the others'; no token is
-/// handed out.
+/// The tenant that may grant the scope operator. Its key is stored beside the others'; no token of it is handed out.
 const OPERATOR: &str = "ops";
-/// Life of the printed tokens.
+/// Lifetime of the printed tokens.
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
-/// The simulated outside world.
+/// The simulated provider and systems.
 struct World {
     openai: Running,
     zendesk: Running,
     slack: Running,
 }
 
-/// The token of a tenant's own simulated Zendesk.
+/// Returns the token of a tenant's own simulated Zendesk account.
 fn zendesk_token(tenant: &str) -> String {
     format!("{tenant}-zendesk-token")
 }
 
-/// The token of a tenant's own simulated Slack workspace.
+/// Returns the token of a tenant's own simulated Slack workspace.
 fn slack_token(tenant: &str) -> String {
     format!("xoxb-{tenant}")
 }
 
-/// Each tenant's account at a simulated vendor: none sees what another one has there.
+/// Returns each tenant's account at a simulated vendor; no tenant sees another one's data there.
 fn accounts(token: fn(&str) -> String) -> Vec<Account> {
     let account = |tenant: &str| Account {
         name: tenant.to_owned(),
@@ -58,7 +57,7 @@ fn accounts(token: fn(&str) -> String) -> Vec<Account> {
 /// Runs the demo until a signal.
 pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     private_files::create_directory(&args.data_dir)
-        .with_context(|| format!("cannot make {}", args.data_dir.display()))?;
+        .with_context(|| format!("cannot create the directory {}", args.data_dir.display()))?;
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let world = World {
         openai: copilotd_sim::openai::start(loopback).await?,
@@ -92,7 +91,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
         let guide = guide(&about, &directory, real);
-        // Set once: this is called once. Whoever reads the guide finds the page answering.
+        // Set once, because this is called once. Before the guide is printed, so that its page answers.
         let _ = page_about.set(about);
         own_address.set(address);
         println!("{guide}");
@@ -101,7 +100,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     .await
 }
 
-/// The demo's configuration, as a person would write it. Secrets are made once per data directory.
+/// Writes the demo's configuration as TOML. Secrets are generated once per data directory.
 fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::Result<String> {
     let env = |name: &str, default: &str| context.env.get(name).unwrap_or(default).to_owned();
     let simulated = format!("{}/v1", world.openai.base_url());
@@ -144,7 +143,7 @@ fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::R
         );
         writeln!(text, "[[routes]]\nname = \"{route}\"\ntargets = [{target}]")?;
     }
-    // Of the simulated models, so that reports show money; what a real one costs is for its user to say.
+    // Prices of the simulated models, so that reports show costs. Prices of a real model are up to its user.
     for (model, input, output) in [("sim-large", 2.5, 10.0), ("sim-small", 0.15, 0.6)] {
         writeln!(
             text,
@@ -206,12 +205,12 @@ id = "{tenant}"
     Ok(text)
 }
 
-/// A TOML string.
+/// Quotes a text as a TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-/// An API key that stays the same in its data directory.
+/// Returns an API key that stays the same for its data directory.
 fn gateway_key(directory: &Path, tenant: &str) -> anyhow::Result<String> {
     use base64::Engine as _;
     let bytes = files::key(directory, &format!("{tenant}.gateway.key"))?;
@@ -221,7 +220,7 @@ fn gateway_key(directory: &Path, tenant: &str) -> anyhow::Result<String> {
     ))
 }
 
-/// What `demo.json` says; the address is added once it is known.
+/// Returns the content of `demo.json`; the address is added once it is known.
 fn about(config: &Config, context: &Context, directory: &Path, world: &World) -> anyhow::Result<Value> {
     let token = |tenant: &str, user: &str, scopes: Scopes| -> anyhow::Result<String> {
         let grant = Grant {
@@ -257,7 +256,7 @@ fn about(config: &Config, context: &Context, directory: &Path, world: &World) ->
     }))
 }
 
-/// What a person reads.
+/// Returns the text that is printed once the demo is ready.
 fn guide(about: &Value, directory: &Path, real: bool) -> String {
     let base = about["base_url"].as_str().unwrap_or_default();
     let token = about["tenants"]["acme"]["users"]["ada"].as_str().unwrap_or_default();
@@ -276,10 +275,10 @@ Try it:
   TOKEN={token}
   CONV=$(curl -s {base}/v1/conversations -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' -d '{{}}' | sed 's/.*"id":"\(conv_[0-9a-f]*\)".*/\1/')
   curl -s {base}/v1/conversations/$CONV/turns -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' -d '{{"input":"Summarise the unread tickets and alert #support"}}'
-  curl -sN "{base}/v1/conversations/$CONV/events?after=0" -H "authorization: Bearer $TOKEN"      # Ctrl-C leaves; the turn goes on
+  curl -sN "{base}/v1/conversations/$CONV/events?after=0" -H "authorization: Bearer $TOKEN"      # Ctrl-C stops watching; the turn goes on
   curl -s {base}/v1/conversations/$CONV/messages -H "authorization: Bearer $TOKEN"
 
-Kill it at any moment and start it again on the same directory: it goes on where it was."#,
+Kill it at any moment and start it again on the same directory: it continues where it stopped."#,
         directory = directory.display()
     )
 }

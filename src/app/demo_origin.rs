@@ -1,11 +1,11 @@
-//! Keeps other web pages away from what the demo hands out.
+//! Protects the demo's tokens from other web pages.
 //!
-//! A page of any site can point its own name at 127.0.0.1 (DNS rebinding). The browser then takes the demo for that site and lets the
-//! page read it: tokens of an administrator, and with them the developer's money at the provider. Such a request still names the
-//! other site as its host, so only requests that name this server's own address are answered.
+//! Any site can point its own name at 127.0.0.1 (DNS rebinding). The browser then takes the demo for that site and lets
+//! its page read an administrator's tokens, and with them spend the developer's money at the provider. Such a request
+//! still names the other site as its host, so only requests that name this server's own address are answered.
 //!
-//! Invariant: a request is answered only if it names at least one host, every host it names is ours with the exact port, and the
-//! browser, if there is one, says that the request comes from our own page or from nobody's.
+//! Invariant: a request is answered only if it names at least one host, every host it names is ours with the exact
+//! port, and the browser, if there is one, says that the request comes from our own page or from no page.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -16,19 +16,19 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Where the browser says which site a request comes from (Fetch Metadata Request Headers, section 2.4).
+/// The header in which a browser says which site a request comes from (Fetch Metadata Request Headers, section 2.4).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The names under which the demo is reached, once its port is known.
+/// The host names of the demo, once its port is known.
 #[derive(Debug, Clone, Default)]
 pub struct DemoAddress(Arc<OnceLock<[String; 3]>>);
 
 impl DemoAddress {
-    /// Notes the address that the demo listens on.
+    /// Sets the address that the demo listens on.
     pub fn set(&self, address: SocketAddr) {
         let port = address.port();
         let names = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{port}"));
-        // Set once: a demo listens once.
+        // Set once: the demo listens once.
         let _ = self.0.set(names);
     }
 
@@ -44,14 +44,14 @@ impl DemoAddress {
     }
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stranger {
     /// The server does not know its own address yet.
     Early,
-    /// It names another host, or none.
+    /// The request names another host, or none.
     Host,
-    /// It comes from a page that is not ours.
+    /// The request comes from a page that is not ours.
     Page,
 }
 
@@ -84,7 +84,7 @@ impl IntoResponse for Stranger {
     }
 }
 
-/// Answers only what comes to our own address, from our own page or from no page.
+/// Middleware that answers only requests to our own address, from our own page or from no page.
 pub async fn guard(State(address): State<DemoAddress>, request: Request, next: Next) -> Response {
     if let Err(stranger) = admit(&address, request.uri(), request.headers()) {
         return stranger.into_response();
@@ -100,7 +100,7 @@ fn admit(address: &DemoAddress, uri: &Uri, headers: &HeaderMap) -> Result<(), St
     if address.0.get().is_none() {
         return Err(Stranger::Early);
     }
-    // The request's target may hold a host too: in absolute form, or as HTTP/2's `:authority`.
+    // The request target may contain a host too: in absolute form, or as HTTP/2's `:authority`.
     let of_target = uri.authority().map(Authority::as_str);
     let mut of_header = headers.get_all(header::HOST).iter().map(|value| value.to_str().ok());
     let (first, another) = (of_header.next(), of_header.next());
@@ -246,7 +246,7 @@ mod tests {
                 assert_eq!(ask(&router, method, path, "evil.example:8080").await, 421, "{path}");
             }
         }
-        // Until the port is known there is no address of our own: whoever asks is told to ask again.
+        // Until the port is known the demo has no address of its own: requests are answered 503 with Retry-After.
         let early = demo_page::routes(about, DemoAddress::default());
         for host in ["127.0.0.1:8080", "evil.example:8080"] {
             for path in &paths {

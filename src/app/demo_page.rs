@@ -1,5 +1,5 @@
-//! The plain page of `copilotd demo`, and what it has to know. Only the demo serves them: they hand out tokens, so every route
-//! here answers only requests that [`demo_origin`](super::demo_origin) takes for the page's own.
+//! The web page of `copilotd demo` and its `demo.json`. Only the demo serves them: they contain tokens, so every route
+//! here answers only requests that [`demo_origin`](super::demo_origin) accepts.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::demo_origin::{self, DemoAddress, Stranger};
 
-/// What the page consists of: path, media type, content.
+/// The page's files: path, media type, content.
 const FILES: [(&str, &str, &str); 13] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/demo.html")),
     (
@@ -33,14 +33,13 @@ const FILES: [(&str, &str, &str); 13] = [
     ("/demo/world.js", JAVASCRIPT, include_str!("../web/world.js")),
 ];
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-/// Nothing but the page's own files. It may connect to any port of this machine, because the simulators have other ones
-/// after a restart, and the page that is open then has to find them. Trusted Types: a text that is taken for HTML is
-/// refused by the browser.
+/// Allows only the page's own files. The page may connect to any port of this machine, because the simulators get new
+/// ports at a restart and an open page has to find them. Trusted Types make the browser refuse any text used as HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page's routes. `about` and `address` are set once the address is known; until then every answer is 503.
+/// Returns the page's routes. `about` and `address` are set once the address is known; until then every answer is 503.
 pub fn routes(about: Arc<OnceLock<Value>>, address: DemoAddress) -> Router {
     let about = move || async move {
         match about.get() {
@@ -57,7 +56,7 @@ pub fn routes(about: Arc<OnceLock<Value>>, address: DemoAddress) -> Router {
         .route_layer(middleware::from_fn_with_state(address, demo_origin::guard))
 }
 
-/// Lists the paths of the page's files.
+/// Returns the paths of the page's files.
 #[cfg(test)]
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     FILES.into_iter().map(|(path, ..)| path)

@@ -1,4 +1,4 @@
-//! Small files in the data directory: secrets that have to stay the same over restarts.
+//! Small files in the data directory: secrets that have to stay the same across restarts.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,10 +8,15 @@ use anyhow::Context as _;
 
 use crate::private_files;
 
-/// Returns the random key in `name`, made on first use and readable by its owner alone.
+/// Returns the random key in the file `name`, which is created on first use and readable only by its owner.
 pub fn key(directory: &Path, name: &str) -> anyhow::Result<[u8; 32]> {
     let path = directory.join(name);
-    let bad = || format!("{} does not hold a key of 32 bytes in hexadecimal", path.display());
+    let bad = || {
+        format!(
+            "{} does not contain a key of 64 hexadecimal digits (32 bytes)",
+            path.display()
+        )
+    };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -25,7 +30,7 @@ pub fn key(directory: &Path, name: &str) -> anyhow::Result<[u8; 32]> {
     bytes.try_into().map_err(|_| anyhow::anyhow!(bad()))
 }
 
-/// Writes a file that only its owner may read; it is there as a whole or not at all.
+/// Writes a file atomically; only its owner can read it.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     private_files::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

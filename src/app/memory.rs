@@ -1,30 +1,30 @@
-//! Gives memory that was freed back to the system.
+//! Returns freed memory to the operating system.
 //!
-//! glibc keeps what was freed for the next allocation, and after a burst of large bodies or answers that is most of what the
-//! process has: it would look, to whoever watches it, as if the burst had never ended.
+//! glibc keeps freed memory for later allocations. After a burst of large bodies or answers that is most of the
+//! process's size, and monitoring would see a burst that never ends.
 
 use std::time::Duration;
 
-/// Time between two looks.
+/// Interval between two checks.
 const EVERY: Duration = Duration::from_secs(20);
-/// Part of the smallest size so far by which the process has to have grown.
+/// Divisor: memory is trimmed when the process has grown by more than a tenth of its smallest size so far.
 const GROWTH: u64 = 10;
 
-/// Looks at the process's size from time to time, and has the allocator give back what it keeps while that is large. Ends with
-/// the runtime.
+/// Checks the process's size periodically and makes the allocator return free memory when the process has grown. Ends
+/// with the runtime.
 pub async fn keep_small() {
-    // Before the first request: a size that is taken later may be that of a burst, and nothing would be given back after it.
+    // Measured before the first request: a size measured during a burst would keep memory from ever being returned.
     let Some(mut smallest) = resident() else { return };
     loop {
         tokio::time::sleep(EVERY).await;
-        // Walks the whole heap: some milliseconds, and not on a thread that serves.
+        // Walks the whole heap, which takes some milliseconds; not on a thread that serves.
         let looked = tokio::task::spawn_blocking(move || look(smallest)).await;
         let Ok(Some(pages)) = looked else { return };
         smallest = smallest.min(pages);
     }
 }
 
-/// Returns the process's size in pages, after it was made smaller if it is large; none where that cannot be told.
+/// Trims the process if it has grown. Returns its size in pages after that; none where that is unknown.
 fn look(smallest: u64) -> Option<u64> {
     let pages = resident()?;
     if pages <= smallest.saturating_add(smallest / GROWTH) {
@@ -34,7 +34,7 @@ fn look(smallest: u64) -> Option<u64> {
     resident()
 }
 
-/// Resident pages of this process.
+/// Returns the number of resident pages of this process.
 fn resident() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     statm.split(' ').nth(1)?.parse().ok()
@@ -43,7 +43,7 @@ fn resident() -> Option<u64> {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a function of the C library that no safe crate offers")]
 fn trim() {
-    // SAFETY: it takes a number and no pointer, and may be called by any thread at any time (malloc_trim(3), MT-Safe).
+    // SAFETY: it takes a number and no pointer, and any thread may call it at any time (malloc_trim(3), MT-Safe).
     unsafe {
         libc::malloc_trim(0);
     }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_was_freed_is_given_back() {
-        // Small pieces, which the allocator keeps, with one among them that pins the end of the heap.
+        // Small allocations, which the allocator keeps, and a last one that pins the end of the heap.
         let pieces: Vec<Vec<u8>> = (0..200_000).map(|n| vec![1; 500 + n % 3]).collect();
         let pin = vec![1_u8; 600];
         let Some(before) = resident() else { return };

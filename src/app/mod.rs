@@ -1,4 +1,4 @@
-//! Puts the parts together: the only module that knows all of them.
+//! Wires the parts of the process together; the only module that knows all of them.
 
 mod demo;
 mod demo_origin;
@@ -57,27 +57,28 @@ use crate::telemetry::{self, StoredTraces};
 use crate::tenants::Roster;
 use standby::HandOver;
 
-/// What is stored beside the conversations' log.
+/// Everything stored besides the conversations' log.
 pub struct Records {
-    /// What model calls used.
+    /// Usage records of model calls.
     pub usage: Arc<dyn UsageStore>,
-    /// Who did what in each tenant.
+    /// The audit logs of all tenants.
     pub audit: Arc<AuditLog>,
     /// Revoked user tokens.
     pub revocations: Arc<Revocations>,
     /// Jobs and their results.
     pub jobs: Arc<dyn JobStore>,
-    /// What erases tenants.
+    /// Erases tenants from the store.
     pub eraser: Arc<dyn TenantEraser>,
-    /// What writes usage records, where there is one.
+    /// Writes usage records; none in tests without one.
     pub ledger: Option<Arc<Ledger>>,
 }
 
 /// The running application behind the router.
 pub struct App {
-    /// What handlers share.
+    /// State shared by all handlers.
     pub state: AppState,
-    /// Ends when one of the actors does that nothing survives: the directory, the connectors' supervisor, the reconciler.
+    /// Completes when an actor that the process cannot run without has ended: the directory, the connectors' supervisor
+    /// or the reconciler.
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
@@ -85,8 +86,8 @@ pub struct App {
 }
 
 impl App {
-    /// The gateway to all models that the configuration names. One per process: it knows how they fare.
-    /// `meter` is told of every attempt; `spent` is what budgets begin with, and `ledger` where more is to be learnt of it.
+    /// Builds the gateway to all configured models. One per process, because it tracks their health. `meter` is called
+    /// for every attempt; `spent` is the initial state of budgets, and `ledger` is where more of it can be looked up.
     pub fn gateway(
         roster: &Roster,
         meter: Option<Arc<dyn Meter>>,
@@ -96,7 +97,8 @@ impl App {
         Ok(Self::gateway_with_keys(roster, meter, spent, ledger, Learned::default())?.0)
     }
 
-    /// The same with what was `learned` of models' answers, and with what takes other keys of providers while the process runs.
+    /// Like [`App::gateway`], with statistics `learned` from earlier answers; also returns the handle that changes
+    /// providers' keys while the process runs.
     fn gateway_with_keys(
         roster: &Roster,
         meter: Option<Arc<dyn Meter>>,
@@ -111,7 +113,7 @@ impl App {
         Ok((Arc::new(gateway), tenancy))
     }
 
-    /// The outside world as the configuration describes it, around a log that is open already.
+    /// Builds the ports to the outside world from the configuration, around an open log.
     pub fn ports(roster: &Roster, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
         let config = roster.config();
         let clock = Arc::new(system::SystemClock);
@@ -136,7 +138,7 @@ impl App {
         })
     }
 
-    /// Starts the actors on `ports`. `ticket_key` has to stay the same over restarts.
+    /// Starts the actors on `ports`. `ticket_key` has to stay the same across restarts.
     pub async fn start(
         roster: Arc<Roster>,
         ports: Ports,
@@ -154,7 +156,7 @@ impl App {
             ledger,
         } = records;
         let config = roster.config();
-        // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
+        // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
         let shared = Shared::new(ports, bounds);
@@ -169,7 +171,7 @@ impl App {
             (),
         )
         .await?;
-        // Set once: this is the only start of this process.
+        // Set once: the process starts once.
         let _ = shared.connectors.set(connectors.clone());
         let budgets = Budgets::new(&config.server);
         let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
@@ -187,7 +189,7 @@ impl App {
             ledger,
             is_busy: Box::new(move |tenant| requests.requests.is_held_by(tenant) || calls.is_calling(tenant)),
         });
-        // Before the reconciler: it must not wake what is being erased.
+        // Before the reconciler starts, which must not wake conversations that are being erased.
         jobs.close_deleted()
             .await
             .context("closing tenants that are being deleted")?;
@@ -197,7 +199,7 @@ impl App {
         };
         let (reconciler, reconciler_end) = Actor::spawn(None, reconciler, ()).await?;
         let supervisor = tokio::spawn(async move {
-            // None of them ends while the process serves; how one ended was logged by itself.
+            // None of them ends while the process serves; each logs why it ended.
             let _ = tokio::select! {
                 end = conversations_end => end,
                 end = connectors_end => end,
@@ -220,7 +222,7 @@ impl App {
             .standings()
             .listen(move |before, after| told.tell_standing(|tenant| before.of(tenant) != after.of(tenant)));
         let fetching = Arc::clone(&auth);
-        // Ends with the runtime: it holds nothing that has to be put away.
+        // Ends with the runtime: it has nothing to clean up.
         drop(tokio::spawn(
             async move { fetching.jwks.keep(&fetching.verifier).await },
         ));
@@ -263,7 +265,7 @@ impl App {
             probe,
             store: store::name(&config.store),
         };
-        state.jobs.resume().await.context("reading the open jobs")?;
+        state.jobs.resume().await.context("reading unfinished jobs")?;
         Ok(Self {
             state,
             supervisor,
@@ -273,8 +275,8 @@ impl App {
         })
     }
 
-    /// Hands over to the standby: nothing is begun any more, turns are left where they are, streams end. Everything within the times
-    /// of `plan`.
+    /// Hands over to the standby within the times of `plan`: nothing new is started, open turns are left to the
+    /// standby, and streams end.
     pub async fn hand_over(self, plan: &HandOver) {
         self.state.shutdown.hand_over();
         self.state.jobs.stop();
@@ -290,7 +292,7 @@ impl App {
         let _ = tokio::time::timeout_at(plan.rest, rest).await;
     }
 
-    /// Drains: no new turns, running ones get until `deadline`, the rest is left to the next process.
+    /// Drains: no new turns; running ones get up to `deadline`, and unfinished ones are left to the next process.
     pub async fn stop(self, deadline: Duration) {
         self.state.shutdown.drain();
         self.state.jobs.stop();
@@ -301,7 +303,7 @@ impl App {
             }
         };
         if tokio::time::timeout(deadline, drained).await.is_err() {
-            tracing::warn!("turns are still running at the deadline; the next process takes them up");
+            tracing::warn!("turns were still running at the drain deadline; the next process will resume them");
         }
         self.state.shutdown.close();
         self.uses.stop().await;
@@ -310,16 +312,16 @@ impl App {
             .connectors
             .stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5)))
             .await;
-        // What cannot be settled in time expires by itself.
+        // Reservations that cannot be settled in time expire.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.state.gateway.settled()).await;
     }
 }
 
-/// Runs the commands of the product.
+/// Runs the commands that need the whole product.
 pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
     if !matches!(command, Command::Models(_)) {
-        // Models are public, and other users of the machine may use them too.
+        // Model files are public, and other users of the machine may use them too.
         private_files::restrict_new_files();
     }
     match command {
@@ -353,16 +355,16 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             runtime()?.block_on(online::check(&config, &source))
         }
         Command::Healthcheck(args) => runtime()?.block_on(cli::healthcheck(&args, context)),
-        Command::Token(_) => Err(Failure::failed("done by the command line itself")),
+        Command::Token(_) => Err(Failure::failed("internal error: this command does not run here")),
     }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))
+    built.map_err(|error| Failure::failed(format!("cannot start the async runtime: {error}")))
 }
 
-/// What the process finds outside; for `main`.
+/// Reads the process's environment; called by `main`.
 pub fn context() -> Context {
     Context {
         env: Env::of_process(),

@@ -1,4 +1,4 @@
-//! `copilotd check --online`: whether what the configuration names can be reached. Changes nothing there and takes nothing into use.
+//! `copilotd check --online`: checks that everything the configuration names can be reached. Changes nothing there.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,28 +16,28 @@ use crate::adapters::redis_limiter;
 use crate::cli::Failure;
 use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
 
-/// Longest time for one of them.
+/// Longest time for one check.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many are asked at the same time.
+/// Most checks that run at the same time.
 const AT_ONCE: usize = 32;
-/// Least version of Anthropic's protocol that lists models.
+/// The oldest version of Anthropic's protocol that lists models.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
-/// What was asked, where it stands in the file, and what came of it.
+/// What was checked, its line in the file, and the outcome.
 struct Reached {
     what: String,
     line: Option<usize>,
     outcome: Result<String, String>,
 }
 
-/// What is to be asked.
+/// The checks to be made.
 struct Questions<'a> {
     source: &'a Source,
     all: Vec<BoxFuture<'a, Reached>>,
 }
 
 impl<'a> Questions<'a> {
-    /// Adds one; `path` is where its address stands.
+    /// Adds a check; `path` is the configuration path of its address.
     fn ask(&mut self, path: &str, what: String, outcome: impl Future<Output = Result<String, String>> + Send + 'a) {
         let line = self.source.line(path);
         let asked = async move {
@@ -53,7 +53,7 @@ impl<'a> Questions<'a> {
     }
 }
 
-/// Asks everything, and prints a line for each.
+/// Runs all checks and prints a line for each.
 pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
@@ -69,12 +69,12 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
         let redis = async {
             redis_limiter::ping(url.expose_secret())
                 .await
-                .map(|()| "answers".to_owned())
+                .map(|()| "reachable".to_owned())
         };
         questions.ask("limits.url", "limits (Redis)".to_owned(), redis);
     }
     if let Some(endpoint) = &config.telemetry.otlp_endpoint {
-        let what = format!("collector of traces at {endpoint}");
+        let what = format!("trace collector at {endpoint}");
         questions.ask("telemetry.otlp_endpoint", what, systems::collector(&client, endpoint));
     }
     for (index, provider) in config.providers.iter().enumerate() {
@@ -100,12 +100,12 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
     match failed {
         0 => Ok(()),
         _ => Err(Failure::failed(format!(
-            "{failed} of what the configuration names cannot be used"
+            "checks failed: {failed}; see the lines marked FAIL"
         ))),
     }
 }
 
-/// Asks what a tenant has of its own.
+/// Adds the checks of a tenant's own issuers, keys and systems.
 fn of_tenant<'a>(
     questions: &mut Questions<'a>,
     client: &'a reqwest::Client,
@@ -116,13 +116,13 @@ fn of_tenant<'a>(
     let id = &tenant.id;
     for (index, issuer) in tenant.issuers.iter().enumerate() {
         if let Some(url) = &issuer.jwks_url {
-            let what = format!("keys of the issuer {} of tenant {id} at {url}", issuer.iss);
+            let what = format!("JWKS of the issuer {} of tenant {id} at {url}", issuer.iss);
             let path = format!("{path}.issuers[{index}].jwks_url");
             questions.ask(&path, what, published(client, url));
         }
     }
     for (index, own) in tenant.provider_keys.iter().enumerate() {
-        // A checked configuration names providers that there are.
+        // In a checked configuration the provider exists.
         let Some(provider) = config.providers.iter().find(|known| known.name == own.provider) else {
             continue;
         };
@@ -147,7 +147,7 @@ fn of_tenant<'a>(
     }
 }
 
-/// Asks a provider with each of some keys; without a key if there is none.
+/// Adds a check of a provider with each of `keys`, or without a key if there is none.
 fn providers<'a>(
     questions: &mut Questions<'a>,
     client: &'a reqwest::Client,
@@ -176,38 +176,38 @@ async fn store(config: &Config) -> Result<String, String> {
         Store::Mongodb { url, database, .. } => {
             let holder = MongoLog::look(url.expose_secret(), database).await;
             holder.map(|holder| match holder {
-                Some(owner) => format!("mongodb answers; in use by {owner}"),
-                None => "mongodb answers".to_owned(),
+                Some(owner) => format!("mongodb is reachable; in use by {owner}"),
+                None => "mongodb is reachable".to_owned(),
             })
         }
     }
 }
 
-/// Looks whether the data directory is there and can be written, or can be made.
+/// Checks that the data directory is writable, or can be created.
 fn directory(path: &Path) -> Result<String, String> {
     let writable =
         |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok();
     let shown = path.display();
     if path.is_dir() {
         return match writable(path) {
-            true => Ok(format!("sqlite in {shown}, which can be written")),
-            false => Err(format!("the directory {shown} cannot be written by this user")),
+            true => Ok(format!("sqlite in {shown}, writable")),
+            false => Err(format!("this user cannot write to the directory {shown}")),
         };
     }
     if path.exists() {
         return Err(format!("{shown} is not a directory"));
     }
-    let absolute = std::path::absolute(path).map_err(|_error| format!("{shown} is no path"))?;
+    let absolute = std::path::absolute(path).map_err(|_error| format!("{shown} is not a valid path"))?;
     let above = absolute.ancestors().find(|above| above.exists());
     match above.is_some_and(writable) {
-        true => Ok(format!("sqlite in {shown}, which is made at the first start")),
+        true => Ok(format!("sqlite in {shown}, which is created at the first start")),
         false => Err(format!(
-            "the directory {shown} is not there and cannot be made by this user"
+            "the directory {shown} does not exist and this user cannot create it"
         )),
     }
 }
 
-/// Asks for a provider's list of models, which costs nothing and needs the key.
+/// Requests a provider's model list, which costs nothing and needs the key.
 async fn models(client: &reqwest::Client, provider: &Provider, key: Option<&SecretString>) -> Result<String, String> {
     let mut request = client.get(endpoint(&provider.base_url, &["models"])?);
     if let Some(key) = key.map(|key| key.expose_secret()) {
@@ -231,17 +231,17 @@ async fn models(client: &reqwest::Client, provider: &Provider, key: Option<&Secr
     let status = request.send().await.map_err(silent)?.status();
     match (status, key) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(_)) => {
-            Err(format!("answers, and refuses the key (status {})", status.as_u16()))
+            Err(format!("the key was refused (status {})", status.as_u16()))
         }
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, None) => {
-            Err(format!("answers, and wants a key (status {})", status.as_u16()))
+            Err(format!("a key is required (status {})", status.as_u16()))
         }
         (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) => {
-            Ok("answers; it has no list of models, so that its key is not known to be good".to_owned())
+            Ok("reachable; it has no model list, so the key could not be checked".to_owned())
         }
-        (status, Some(_)) if status.is_success() => Ok("answers, and takes the key".to_owned()),
-        (status, _) if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS => Ok("answers".to_owned()),
-        (status, _) => Err(format!("answers with status {}", status.as_u16())),
+        (status, Some(_)) if status.is_success() => Ok("reachable, key accepted".to_owned()),
+        (status, _) if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS => Ok("reachable".to_owned()),
+        (status, _) => Err(format!("answered with status {}", status.as_u16())),
     }
 }
 
@@ -254,24 +254,24 @@ async fn published(client: &reqwest::Client, url: &str) -> Result<String, String
         .map_err(silent)?;
     let status = answer.status();
     if !status.is_success() {
-        return Err(format!("answers with status {}", status.as_u16()));
+        return Err(format!("answered with status {}", status.as_u16()));
     }
     let set: serde_json::Value = answer
         .json()
         .await
-        .map_err(|_error| "answers with something that is not JSON".to_owned())?;
+        .map_err(|_error| "answered with something that is not JSON".to_owned())?;
     match set["keys"].as_array().map(Vec::len) {
-        Some(keys) if keys > 0 => Ok(format!("answers with {keys} keys")),
-        _ => Err("answers without any key".to_owned()),
+        Some(keys) if keys > 0 => Ok(format!("published keys: {keys}")),
+        _ => Err("published no keys".to_owned()),
     }
 }
 
-/// Says why there is no answer, down to the cause; never with the address, which is named beside it.
+/// Describes why there is no answer by its root cause, without the address, which is printed beside it.
 pub(super) fn silent(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    format!("does not answer: {cause}")
+    format!("no answer: {cause}")
 }

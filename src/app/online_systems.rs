@@ -1,4 +1,4 @@
-//! What `copilotd check --online` asks of external systems: who the credential is, which changes nothing there.
+//! The checks of `copilotd check --online` for external systems and the trace collector. They change nothing there.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -13,7 +13,7 @@ use crate::telemetry::traces_url;
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// Asks Zendesk who the credential is.
+/// Checks a credential with Zendesk (`users/me`).
 pub(super) async fn zendesk(client: &reqwest::Client, settings: &Zendesk) -> Result<String, String> {
     let base = settings.base_url.trim_end_matches('/');
     let request = client.get(format!("{base}/api/v2/users/me.json"));
@@ -23,24 +23,24 @@ pub(super) async fn zendesk(client: &reqwest::Client, settings: &Zendesk) -> Res
             let pair = format!("{email}/token:{}", token.expose_secret());
             request.header("authorization", format!("Basic {}", BASE64_STANDARD.encode(pair)))
         }
-        _ => return Err("has no credential".to_owned()),
+        _ => return Err("no credential is configured".to_owned()),
     };
     let (status, answer) = ask(request).await?;
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused(status)),
         StatusCode::TOO_MANY_REQUESTS => {
-            Ok("answers; its rate limit is reached, so that the credential is not known to be good".to_owned())
+            Ok("reachable; its rate limit is reached, so the credential could not be checked".to_owned())
         }
         status if status.is_success() => match answer["user"]["id"].as_u64() {
-            Some(_) => Ok("answers, and takes the credential".to_owned()),
-            // Zendesk calls who has no valid credential anonymous.
-            None => Err("answers, and does not know the credential".to_owned()),
+            Some(_) => Ok("reachable, credential accepted".to_owned()),
+            // Zendesk answers an invalid credential with an anonymous user that has no id.
+            None => Err("the credential is not valid".to_owned()),
         },
-        status => Err(format!("answers with status {}", status.as_u16())),
+        status => Err(format!("answered with status {}", status.as_u16())),
     }
 }
 
-/// Asks Slack who the token is (`auth.test`).
+/// Checks a bot token with Slack (`auth.test`).
 pub(super) async fn slack(client: &reqwest::Client, settings: &Slack) -> Result<String, String> {
     let base = settings.base_url.trim_end_matches('/');
     let request = client
@@ -49,25 +49,25 @@ pub(super) async fn slack(client: &reqwest::Client, settings: &Slack) -> Result<
     let (status, answer) = ask(request).await?;
     match (status, answer["ok"].as_bool()) {
         (StatusCode::TOO_MANY_REQUESTS, _) => {
-            Ok("answers; its rate limit is reached, so that the token is not known to be good".to_owned())
+            Ok("reachable; its rate limit is reached, so the token could not be checked".to_owned())
         }
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(refused(status)),
-        (status, Some(true)) if status.is_success() => Ok("answers, and takes the token".to_owned()),
+        (status, Some(true)) if status.is_success() => Ok("reachable, token accepted".to_owned()),
         (status, Some(false)) if status.is_success() => {
-            let word = answer["error"].as_str().unwrap_or("no reason");
-            // A word of Slack's API; anything else is not repeated.
+            let word = answer["error"].as_str().unwrap_or("no reason given");
+            // Only an error code of Slack's API is repeated, nothing else.
             let is_word = word.len() <= 64 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             Err(format!(
-                "answers, and refuses the token ({})",
-                if is_word { word } else { "no reason" }
+                "the token was refused ({})",
+                if is_word { word } else { "no reason given" }
             ))
         }
-        (status, _) if status.is_success() => Err("answers, but not as Slack does".to_owned()),
-        (status, _) => Err(format!("answers with status {}", status.as_u16())),
+        (status, _) if status.is_success() => Err("answered, but not as Slack does; check base_url".to_owned()),
+        (status, _) => Err(format!("answered with status {}", status.as_u16())),
     }
 }
 
-/// Sends the collector an export without a span, which it acknowledges.
+/// Sends the collector an empty export, which it acknowledges.
 pub(super) async fn collector(client: &reqwest::Client, endpoint: &str) -> Result<String, String> {
     let request = client
         .post(traces_url(endpoint))
@@ -75,17 +75,17 @@ pub(super) async fn collector(client: &reqwest::Client, endpoint: &str) -> Resul
         .body(Vec::new());
     let status = request.send().await.map_err(silent)?.status();
     match status {
-        status if status.is_success() => Ok("takes traces".to_owned()),
+        status if status.is_success() => Ok("accepts traces".to_owned()),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused(status)),
-        status => Err(format!("answers with status {}", status.as_u16())),
+        status => Err(format!("answered with status {}", status.as_u16())),
     }
 }
 
 fn refused(status: StatusCode) -> String {
-    format!("answers, and refuses the credential (status {})", status.as_u16())
+    format!("the credential was refused (status {})", status.as_u16())
 }
 
-/// Sends a request and reads its answer as JSON, as far as it is JSON.
+/// Sends a request and parses its answer as JSON; null if it is not JSON.
 async fn ask(request: RequestBuilder) -> Result<(StatusCode, Value), String> {
     let mut answer = request
         .header("accept", "application/json")
@@ -96,7 +96,7 @@ async fn ask(request: RequestBuilder) -> Result<(StatusCode, Value), String> {
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(silent)? {
         if body.len() + piece.len() > MAX_ANSWER {
-            return Err("answers with more than is read".to_owned());
+            return Err("the answer is larger than 256 KiB".to_owned());
         }
         body.extend_from_slice(&piece);
     }

@@ -1,4 +1,5 @@
-//! What follows the tenants while the process runs: policies, external systems, credentials, and whose content is logged.
+//! The parts of the process that follow configuration changes: policies, external systems, credentials, write limits,
+//! and whose content is logged.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,17 +23,17 @@ use crate::http::auth::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{Part, PresentStandings};
 
-/// What makes a change hold.
+/// Applies a prepared change.
 type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 
-/// The policies of all copilots.
+/// The live policies of all copilots.
 pub struct PresentPolicies {
     policies: ArcSwap<ConfiguredPolicies>,
     standings: Arc<PresentStandings>,
 }
 
 impl PresentPolicies {
-    /// Builds those of a configuration.
+    /// Builds the policies of a configuration.
     pub fn new(config: &Config, standings: Arc<PresentStandings>) -> anyhow::Result<Self> {
         Ok(Self {
             policies: ArcSwap::from_pointee(policies(config)?),
@@ -67,7 +68,7 @@ fn policies(config: &Config) -> anyhow::Result<ConfiguredPolicies> {
     policies.map_err(|faults| anyhow::anyhow!("{faults}"))
 }
 
-/// The external systems of all tenants. One whose settings are the same stays, with all it has learned.
+/// The live external systems of all tenants. A system whose settings did not change is kept, with all it has learned.
 pub struct PresentSystems {
     client: reqwest::Client,
     clock: Arc<dyn Clock>,
@@ -75,11 +76,11 @@ pub struct PresentSystems {
     systems: ArcSwap<TenantSystems>,
 }
 
-/// A system, and what it was made of.
+/// A system, and the fingerprint of the settings it was built from.
 type Made = ([u8; 32], Arc<dyn ToolBox>);
 
 impl PresentSystems {
-    /// Makes those of a configuration.
+    /// Builds the systems of a configuration.
     pub fn new(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let systems = Self {
             client: http::client()?,
@@ -174,7 +175,7 @@ impl Part for PresentSystems {
     }
 }
 
-/// Who is accepted.
+/// The credentials that are accepted.
 pub struct Credentials(pub Arc<Authenticator>);
 
 impl Part for Credentials {
@@ -184,7 +185,7 @@ impl Part for Credentials {
     }
 }
 
-/// How many writes are taken.
+/// The limits of writes.
 pub struct Writes(pub Arc<Authenticator>);
 
 impl Part for Writes {
@@ -194,7 +195,7 @@ impl Part for Writes {
     }
 }
 
-/// Whose prompts and answers are logged.
+/// The tenants whose prompts and answers are logged.
 pub struct LoggedTenants(pub Arc<ContentTenants>);
 
 impl Part for LoggedTenants {
@@ -204,7 +205,7 @@ impl Part for LoggedTenants {
     }
 }
 
-/// Lists the tenants that want to see their prompts and answers in the log.
+/// Returns the tenants with `log_content = true`.
 pub fn content_tenants(config: &Config) -> HashSet<TenantId> {
     let wanting = config.tenants.iter().filter(|tenant| tenant.log_content);
     wanting.map(|tenant| tenant.id.clone()).collect()

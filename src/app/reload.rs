@@ -1,7 +1,7 @@
-//! Reading the configuration again while the process runs, when a SIGHUP asks for it.
+//! Reloading the configuration on SIGHUP.
 //!
-//! Applied are tenants, and the keys and headers of providers, from whatever the file refers to: `{ file = … }` is read again. Everything
-//! else is read at a start alone, and the log says what of it has changed.
+//! A reload applies tenants, and the keys and headers of providers, including the content of secrets: `{ file = … }` is
+//! read again. Everything else needs a restart, and the log says what of it has changed.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::tenants::Roster;
 pub(super) struct Reloader {
     pub roster: Arc<Roster>,
     pub providers: Arc<Tenancy>,
-    /// What holds now.
+    /// Fingerprints of the live configuration.
     pub prints: Prints,
 }
 
 impl Reloader {
-    /// Applies what `again` reads. What is wrong with it is logged, and everything stays as it was.
+    /// Applies the configuration that `again` reads. If it has a fault, that is logged and nothing changes.
     pub async fn reload(&mut self, again: &impl Fn() -> Result<Source, Failure>) {
         match self.apply(again).await {
             Ok(summary) => tracing::info!("configuration reloaded; {summary}"),
@@ -35,7 +35,7 @@ impl Reloader {
         self.roster.reload(source).await?;
         keys();
         let changes = self.prints.changes(&prints);
-        // What needs a restart is told again at the next reload: it still does.
+        // What needs a restart is still reported at the next reload.
         self.prints = self.prints.with_applied(prints);
         Ok(changes.summary())
     }

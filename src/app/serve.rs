@@ -1,4 +1,4 @@
-//! `copilotd serve`: runs until a signal, then drains.
+//! `copilotd serve`: serves until a signal, then drains.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,31 +28,32 @@ use crate::revocations::Revocations;
 use crate::tenants::{Roster, Seal};
 use crate::{private_files, telemetry};
 
-/// Longest time that closing the store may take at the end.
+/// Longest time for closing the store at the end.
 const CLOSING: Duration = Duration::from_secs(5);
-/// Longest time for finding out whether a standby is there.
+/// Longest time for asking the store whether a standby is waiting.
 const LOOK_FOR_STANDBY: Duration = Duration::from_millis(500);
 
-/// Serves the product. `again` reads the configuration again, when a SIGHUP asks for it. With `standby` it waits while another process
-/// serves.
+/// Serves the product. `again` rereads the configuration on SIGHUP. With `standby` it waits while another process has
+/// the store.
 pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, standby: bool) -> anyhow::Result<()> {
     let globals = source.globals()?;
     let _telemetry = telemetry::start(&globals.config().telemetry)?;
-    // Those of tenants are told when the tenants are read.
+    // Warnings about tenants are logged when the tenants are read.
     let mut warnings = globals.config().unused();
     warnings.extend(source.warnings());
     for warning in source.report(&warnings) {
-        tracing::warn!(warning, "the configuration file has a warning");
+        tracing::warn!(warning, "configuration warning");
     }
     let when_taken = if standby { WhenTaken::Wait } else { WhenTaken::Refuse };
     run_with(source, again, when_taken, router, |address| {
-        tracing::info!(%address, "copilotd serves");
+        tracing::info!(%address, "copilotd is ready");
         Ok(())
     })
     .await
 }
 
-/// Serves what `routes` makes of the state; `ready` is told the address once requests are taken.
+/// Serves the router that `routes` builds from the state; `ready` is called with the address once requests are
+/// accepted.
 pub async fn run_with(
     source: Source,
     again: impl Fn() -> Result<Source, Failure>,
@@ -65,13 +66,13 @@ pub async fn run_with(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // Tenants come later: one with a fault is left out, which must not keep the process from starting.
+    // Tenants are read later: one with a fault is left out and must not keep the process from starting.
     let globals = source.globals()?;
     let prints = source.prints();
     let file = globals.config();
     let most = server::max_connections(file.server.max_connections, open_files);
-    // A standby listens before it has the store. Otherwise the store comes first: it refuses a second process before anything is done
-    // twice.
+    // A standby listens before it has the store. Otherwise the store is opened first, so that a second process is
+    // refused before it does anything.
     let waiting = match when_taken {
         WhenTaken::Refuse => None,
         WhenTaken::Wait => Some(Waiting::start(&file.server, most).await?),
@@ -99,7 +100,7 @@ pub async fn run_with(
         (Some(opened), _) => opened,
         (None, _) => {
             service::stopping();
-            tracing::info!("the standby ends; another process serves");
+            tracing::info!("standby stopped before it took over; the other process keeps serving");
             return match waiting {
                 Some(waiting) => waiting.end().await,
                 None => Ok(()),
@@ -111,14 +112,14 @@ pub async fn run_with(
         None => Some(Listeners::bind(&file.server).await?),
     };
     private_files::create_directory(&file.server.data_dir)
-        .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
+        .with_context(|| format!("cannot create the data directory {}", file.server.data_dir.display()))?;
     private_files::tighten_directory(&file.server.data_dir);
     let sealing_key = sealing_key(file)?;
     let ticket_key = ticket_key(file, &sealing_key)?;
     let seal = Seal::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
     let audit = Arc::new(audit);
-    // Before anything is accepted: a token that is revoked must not be let in for a moment after a restart.
+    // Before any request is accepted: a revoked token must not work even for a moment after a restart.
     let revocations = Revocations::open(revocations, Arc::new(system::SystemClock))
         .await
         .context("reading the token revocations")?;
@@ -133,14 +134,18 @@ pub async fn run_with(
         user_approvals: config.server.max_approvals_per_user,
         ..Bounds::default()
     };
-    // Before budgets are made of the ledger: what a dead process had asked for was probably paid.
+    // Before budgets are built from the ledger: calls of a process that died were probably billed.
     let lost_calls = match usage.lose_usage().await {
-        // They stay open, and the next start does it: revoking and suspending must be possible now.
+        // They stay open until the next start; revoking and suspending must be possible now.
         Err(error) if error.is_disk_full() => {
-            tracing::error!(%error, "model calls of an earlier process could not be recorded as lost; budgets do not count them yet");
+            tracing::error!(
+                %error,
+                "disk full: could not record the previous process's calls in flight as lost; budgets omit them until the \
+                 next start"
+            );
             0
         }
-        recorded => recorded.context("ending what a dead process had open")?,
+        recorded => recorded.context("recording model calls of the previous process as lost")?,
     };
     if lost_calls > 0 {
         tracing::warn!(
@@ -150,12 +155,17 @@ pub async fn run_with(
     }
     let now = system::now();
     let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
-    let spent = usage.spendings(day, month).await.context("reading what was spent")?;
+    let spent = usage
+        .spendings(day, month)
+        .await
+        .context("reading the money spent from the usage records")?;
     let learned = Learned::default();
     match usage.learned(usize::try_from(MAX_PAIRS)?).await {
         Ok(rows) => learned.restore(rows),
-        // It is learned anew.
-        Err(error) => tracing::warn!(%error, "what was learned of models' answers could not be read"),
+        // They will be learned again.
+        Err(error) => {
+            tracing::warn!(%error, "could not read the stored answer statistics of models; learning them again")
+        }
     }
     let ledger = Ledger::start_with(
         Arc::clone(&usage),
@@ -180,7 +190,7 @@ pub async fn run_with(
     tracing::info!(
         open_files,
         max_connections = most,
-        "limit of open files; what it leaves beside connections is kept for providers, external systems and the store"
+        "open file limit; files not reserved for client connections are left to providers, external systems and the store"
     );
     if let Some(files) = open_files.and_then(|files| usize::try_from(files).ok()) {
         app.state.gateway.bound_calls(files.saturating_sub(most));
@@ -189,7 +199,7 @@ pub async fn run_with(
     let serving = match (waiting, listeners) {
         (Some(waiting), _) => waiting.take_over(routes, admin),
         (None, Some(listeners)) => Serving::start(listeners, &config.server, most, routes, admin)?,
-        (None, None) => anyhow::bail!("no port is open"),
+        (None, None) => anyhow::bail!("internal error: no port is open"),
     };
     let mut reloader = Reloader {
         roster,
@@ -208,9 +218,9 @@ pub async fn run_with(
                 reloader.reload(&again).await;
                 service::ready();
             }
-            _ = &mut app.supervisor => break Some("an actor died that nothing survives"),
-            // Another process may own the store from now on: nothing may be shown or sent that is not stored.
-            () = &mut lost => break Some("the store's lease was lost"),
+            _ = &mut app.supervisor => break Some("a vital actor has died; an earlier log line says why"),
+            // Another process may own the store now: nothing that is not stored may be shown or sent any more.
+            () = &mut lost => break Some("lost the lease of the store: another process may have taken over"),
         }
     };
     service::stopping();
@@ -224,31 +234,33 @@ pub async fn run_with(
         app.hand_over(&plan).await;
         serving.stop_until(plan.connections).await;
         if tokio::time::timeout_at(plan.ledger, ledger.close()).await.is_err() {
-            tracing::error!("the last usage records could not be stored in time");
+            tracing::error!(
+                "handing over: the last usage records could not be stored in time; usage and cost of some calls are lost"
+            );
         }
         if tokio::time::timeout_at(plan.store, close).await.is_err() {
-            tracing::warn!("the store did not answer in time; the standby waits for this process's lease to end");
+            tracing::warn!(
+                "handing over: the store did not answer in time; the standby has to wait for this process's lease to expire"
+            );
         }
-        tracing::info!("handed over");
+        tracing::info!("handed over to the standby; exiting");
         return Ok(());
     }
     tracing::info!(
-        "draining: no new turns, running ones get {} s",
+        "draining: no new turns; running turns get up to {} s",
         config.server.drain.as_secs()
     );
     app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
     serving.stop().await?;
     ledger.close().await;
     if tokio::time::timeout(CLOSING, close).await.is_err() {
-        tracing::warn!(
-            "the store did not answer while it was closed; the next process waits for this one's lease to end"
-        );
+        tracing::warn!("closing the store timed out; the next process has to wait for this one's lease to expire");
     }
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
 
-/// The key of tickets. Processes with one `seal_key` have the same, so that a stream that was opened at one goes on at the other; a
-/// file of an earlier start counts before it.
+/// Returns the key of stream tickets. Processes with the same `seal_key` derive the same one, so that a stream opened
+/// at one can continue at another; a file from an earlier start takes precedence.
 fn ticket_key(file: &Config, sealing_key: &[u8; 32]) -> anyhow::Result<[u8; 32]> {
     const FILE: &str = "ticket.key";
     if file.server.seal_key.is_none() || file.server.data_dir.join(FILE).exists() {
@@ -261,13 +273,14 @@ fn ticket_key(file: &Config, sealing_key: &[u8; 32]) -> anyhow::Result<[u8; 32]>
     Ok(key.into())
 }
 
-/// The key that tenants' settings are encrypted with, and that the key of the audit log is derived from.
+/// Returns the key that tenants' settings are encrypted with and the audit log's key is derived from.
 fn sealing_key(config: &Config) -> anyhow::Result<[u8; 32]> {
     match &config.server.seal_key {
         None => files::key(&config.server.data_dir, "tenants.key"),
         Some(given) => {
             let mut key = [0; 32];
-            hex::decode_to_slice(given.expose_secret(), &mut key).context("server.seal_key")?;
+            hex::decode_to_slice(given.expose_secret(), &mut key)
+                .context("server.seal_key is not 64 hexadecimal digits")?;
             Ok(key)
         }
     }

@@ -1,34 +1,34 @@
-//! What a service manager (systemd with `Type=notify`) is told. Without one nothing is.
+//! Notifies the service manager (systemd with `Type=notify`) of state changes; does nothing without one.
 
 use sd_notify::NotifyState;
 
-/// Says that requests are served.
+/// Notifies that requests are served.
 pub(super) fn ready() {
     tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
-/// Says that the process is up and waits for another one, which serves.
+/// Notifies that the process is up as a standby of another process.
 pub(super) fn standing_by() {
     tell(&[NotifyState::Ready, NotifyState::Status("standing by")]);
 }
 
-/// Says that the configuration is being read again; [`ready`] has to follow.
+/// Notifies that the configuration is being reloaded; [`ready`] has to follow.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => {
-            tracing::debug!(%error, "the service manager is not told of the reload: there is no monotonic clock")
+            tracing::debug!(%error, "could not notify the service manager of the reload: no monotonic clock")
         }
     }
 }
 
-/// Says that the process is about to end, however long its drain takes.
+/// Notifies that the process is stopping, however long its drain takes.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager could not be told of the state of the process");
+        tracing::warn!(%error, "could not notify the service manager (sd_notify) of a state change");
     }
 }

@@ -1,4 +1,4 @@
-//! Standing by for another process, and handing over to one that does.
+//! Standing by for another process, and handing over to a standby.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use crate::config;
 use crate::http::server;
 use crate::http::standby::Standby;
 
-/// Connections of the admin port.
+/// Most connections of the admin port.
 const ADMIN_CONNECTIONS: usize = 64;
-/// Time that open connections get once their streams have ended.
+/// Time for open connections to close once their streams have ended.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 
-/// When each step of a hand-over has to be done, so that all are within two seconds.
+/// Deadlines of a hand-over's steps, all within two seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct HandOver {
-    /// Calls to external systems that were under way.
+    /// Calls to external systems that were in flight have ended.
     pub calls: Instant,
-    /// Turns are written down.
+    /// Open turns are stored.
     pub turns: Instant,
     /// Actors have ended.
     pub rest: Instant,
     /// Connections are closed.
     pub connections: Instant,
-    /// The ledger is written.
+    /// The last usage records are stored.
     pub ledger: Instant,
-    /// The store is given back.
+    /// The store's lease is released.
     pub store: Instant,
 }
 
 impl HandOver {
-    /// Plans a hand-over that begins now.
+    /// Plans a hand-over that starts now.
     pub fn now() -> Self {
         let begun = Instant::now();
         let after = |ms| begun + Duration::from_millis(ms);
@@ -53,19 +53,19 @@ impl HandOver {
     }
 }
 
-/// The process's ports, open.
+/// The process's bound ports.
 pub struct Listeners {
     public: TcpListener,
     admin: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Opens what the configuration names.
+    /// Binds the configured ports.
     pub async fn bind(server: &config::Server) -> anyhow::Result<Self> {
         let listen = server.listen;
         let public = TcpListener::bind(listen)
             .await
-            .with_context(|| format!("cannot listen on {listen}"))?;
+            .with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
         let admin = match server.admin_listen {
             Some(listen) => {
                 let bound = TcpListener::bind(listen).await;
@@ -77,9 +77,9 @@ impl Listeners {
     }
 }
 
-/// Both ports, served until they are stopped.
+/// Both ports being served, until they are stopped.
 pub struct Serving {
-    /// Where the public one is.
+    /// Address of the public port.
     pub address: SocketAddr,
     stop: watch::Sender<bool>,
     public: JoinHandle<()>,
@@ -87,7 +87,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves `public` and `admin` on the process's ports, with at most `most` connections on the public one.
+    /// Serves `public` and `admin` on their ports, with at most `most` connections on the public one.
     pub fn start(
         listeners: Listeners,
         server: &config::Server,
@@ -101,7 +101,8 @@ impl Serving {
         let admin = match listeners.admin {
             Some(listener) => {
                 tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
-                // Its connections are counted apart: monitoring has to get through when clients fill the public port.
+                // Its connections are counted separately: monitoring has to get through when clients fill the public
+                // port.
                 let connections = server::Connections::new(server, ADMIN_CONNECTIONS);
                 Some(tokio::spawn(server::serve(
                     listener,
@@ -131,7 +132,7 @@ impl Serving {
         })
     }
 
-    /// Stops listening, and waits until the connections are closed, or for their grace.
+    /// Stops listening and waits until the connections are closed or their grace period has ended.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
         self.public.await.context("the server's task")?;
@@ -141,14 +142,14 @@ impl Serving {
         Ok(())
     }
 
-    /// The same, but not beyond a point in time.
+    /// Like [`Serving::stop`], but returns at `end` at the latest.
     pub async fn stop_until(self, end: Instant) {
-        // What is not done by then ends with the process.
+        // Whatever is left ends with the process.
         let _ = tokio::time::timeout_at(end, self.stop()).await;
     }
 }
 
-/// A standby's ports, which hold requests until it has taken over.
+/// A standby's ports, where requests wait until it has taken over.
 pub struct Waiting {
     public: Arc<Standby>,
     admin: Arc<Standby>,
@@ -156,23 +157,23 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Opens the ports and holds what comes.
+    /// Opens the ports and lets requests wait.
     pub async fn start(server: &config::Server, most: usize) -> anyhow::Result<Self> {
         let listeners = Listeners::bind(server).await?;
         let (public, admin) = (Arc::new(Standby::default()), Arc::new(Standby::default()));
         let serving = Serving::start(listeners, server, most, public.routes(), admin.routes())?;
-        tracing::info!(address = %serving.address, "copilotd stands by");
+        tracing::info!(address = %serving.address, "standing by until the store is free; requests wait for the takeover");
         Ok(Self { public, admin, serving })
     }
 
-    /// Answers with the product from now on.
+    /// Serves requests from now on, including those that wait.
     pub fn take_over(self, public: Router, admin: Router) -> Serving {
         self.public.serve(public);
         self.admin.serve(admin);
         self.serving
     }
 
-    /// Ends without having taken over.
+    /// Stops without having taken over.
     pub async fn end(self) -> anyhow::Result<()> {
         self.public.end();
         self.admin.end();

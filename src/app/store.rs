@@ -17,31 +17,31 @@ use crate::jobs::{JobStore, TenantEraser};
 use crate::revocations::RevocationStore;
 use crate::tenants::TenantStore;
 
-/// An open store.
+/// An open store, as the ports it implements.
 pub struct Opened {
-    /// The log.
+    /// The conversations' log.
     pub log: Arc<dyn EventLog>,
-    /// The ledger, in the same store.
+    /// Usage records.
     pub usage: Arc<dyn UsageStore>,
-    /// Tenants and keys, in the same store.
+    /// Tenants and API keys.
     pub tenants: Arc<dyn TenantStore>,
-    /// The audit log, in the same store.
+    /// Audit logs.
     pub audit: Arc<dyn AuditStore>,
-    /// Revocations of user tokens, in the same store.
+    /// Revocations of user tokens.
     pub revocations: Arc<dyn RevocationStore>,
-    /// Jobs and their results, in the same store.
+    /// Jobs and their results.
     pub jobs: Arc<dyn JobStore>,
-    /// What erases tenants from it.
+    /// Erases tenants.
     pub eraser: Arc<dyn TenantEraser>,
-    /// Returns when this process does not own the store any more; for a file on disk it never does.
+    /// Completes when this process no longer owns the store; never for a file on disk.
     pub lost: BoxFuture<'static, ()>,
-    /// Asks whether a standby waits for the store.
+    /// Whether a standby is waiting for the store.
     pub has_standby: BoxFuture<'static, bool>,
-    /// Leaves the store to the next process; to be awaited when nothing is written any more.
+    /// Releases the store to the next process; await it after the last write.
     pub close: BoxFuture<'static, ()>,
 }
 
-/// Name of the store in `/readyz`.
+/// Returns the store's name in `/readyz`.
 pub fn name(store: &Store) -> &'static str {
     match store {
         Store::Sqlite => "sqlite",
@@ -52,13 +52,13 @@ pub fn name(store: &Store) -> &'static str {
 /// What to do while another process has the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenTaken {
-    /// Give up.
+    /// Fail.
     Refuse,
-    /// Stand by until it is free.
+    /// Wait as a standby until it is free.
     Wait,
 }
 
-/// Opens it. Whoever cannot have it alone is refused, or waits.
+/// Opens the configured store for this process alone.
 pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Opened> {
     match &config.store {
         Store::Sqlite => {
@@ -85,7 +85,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
                 log,
                 lost: futures::future::pending().boxed(),
                 has_standby: async move { standby::is_there(&directory) }.boxed(),
-                // The lock on the directory ends with the process.
+                // The directory's lock is released when the process exits.
                 close: futures::future::ready(()).boxed(),
             })
         }
@@ -117,7 +117,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
     }
 }
 
-/// Rebuilds what is derived from the log.
+/// Rebuilds all projections from the log.
 pub async fn rebuild(config: &Config) -> anyhow::Result<()> {
     let Opened { log, close, .. } = open(config, WhenTaken::Refuse).await?;
     let count = log.rebuild().await?;

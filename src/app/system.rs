@@ -1,4 +1,4 @@
-//! Time, randomness and limits of the machine.
+//! The machine's clock, randomness and limits.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Returns the time of the machine.
+/// Returns the machine's time.
 #[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
 pub fn now() -> Timestamp {
     Timestamp::now()
@@ -30,7 +30,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// UUIDs of version 7: ordered by time, which keeps indexes compact.
+/// Version 7 UUIDs: ordered by time, which keeps indexes compact.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeOrderedIds;
 
@@ -44,27 +44,27 @@ impl Ids for TimeOrderedIds {
     }
 }
 
-/// How much less of a busy processor a compute thread gets than one that serves: a tenth of it.
+/// Nice value of compute threads: on a busy processor they get about a tenth of a serving thread's share.
 #[cfg(target_os = "linux")]
 const COMPUTE_NICE: i32 = 10;
 
-/// Lowers the priority of the calling thread, which computes: those that serve go first.
+/// Lowers the priority of the calling compute thread below that of serving threads.
 #[cfg(target_os = "linux")]
 pub fn give_way() {
-    // On Linux a thread has a priority of its own.
+    // On Linux each thread has its own priority.
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), COMPUTE_NICE) {
-        tracing::debug!(%error, "a compute thread keeps its priority");
+        tracing::debug!(%error, "could not lower the priority of a compute thread");
     }
 }
 
-/// Lowers the priority of the calling thread where threads have one.
+/// Does nothing: threads have no priority of their own on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn give_way() {}
 
-/// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one
-/// to the provider, and the usual soft limit of 1,024 is kept low only for programs that use `select`.
+/// Raises the soft limit of open files to the hard limit. A streaming turn needs two files, one to its reader and one
+/// to the provider, and the usual soft limit of 1,024 exists only for programs that use `select`.
 ///
-/// Returns the limit that holds then; none means that there is no limit.
+/// Returns the resulting limit; `None` means unlimited.
 pub fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -74,7 +74,7 @@ pub fn raise_open_files() -> Option<u64> {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!(%error, limit = limit.current, "the limit of open files could not be raised");
+        tracing::warn!(%error, limit = limit.current, "could not raise the open file limit; keeping the soft limit");
         return limit.current;
     }
     limit.maximum

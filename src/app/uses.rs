@@ -1,4 +1,4 @@
-//! Notes now and then when API keys were used last: a key that nobody uses is one to take back.
+//! Periodically stores when each API key was last used, so that unused keys can be found and revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use tokio::task::JoinHandle;
 use crate::http::auth::Authenticator;
 use crate::tenants::Roster;
 
-/// How often.
+/// Interval between two writes.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// What is noted, and where.
+/// What the task reads from and writes to.
 pub struct Uses {
     pub roster: Arc<Roster>,
     pub auth: Arc<Authenticator>,
 }
 
-/// The task that notes.
+/// The running task.
 pub struct Keeper {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Uses {
-    /// Notes until it is stopped.
+    /// Starts the task, which runs until it is stopped.
     pub fn keep(self) -> Keeper {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -41,15 +41,15 @@ impl Uses {
         let uses = self.auth.verifier.uses();
         let uses = uses.into_iter().map(|(_, hash, at)| (hash, at)).collect();
         if let Err(error) = self.roster.note_uses(uses).await {
-            tracing::warn!(%error, "it could not be noted when API keys were used last");
+            tracing::warn!(%error, "could not store when API keys were last used; trying again with the next use");
         }
     }
 }
 
 impl Keeper {
-    /// Notes what there is, and ends.
+    /// Stores the last uses and stops.
     pub async fn stop(self) {
-        // A task that has ended already needs no word; how it ended is in the log.
+        // The task may have ended already.
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(Duration::from_secs(5), self.task).await;
     }

@@ -1,4 +1,4 @@
-//! The chain: what is hashed, and how a log is checked entry by entry.
+//! The hash chain: what is hashed, and how a log is verified entry by entry.
 
 use copilotd_actors::domain::ids::TenantId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -14,7 +14,7 @@ const GENESIS: Digest = [0; 32];
 pub struct AuditKey([u8; 32]);
 
 impl AuditKey {
-    /// Derives it from the server's sealing key (32 random bytes), for this use alone.
+    /// Derives the key from the server's `seal_key` (32 random bytes), for this purpose only.
     pub fn derive(key: &[u8; 32]) -> Self {
         Self(
             Sha256::new()
@@ -35,7 +35,7 @@ impl AuditKey {
         mac.finalize().into_bytes().into()
     }
 
-    /// Makes the entry that follows on `previous`.
+    /// Creates the entry that follows the entry with the hash `previous`.
     pub(super) fn entry(&self, tenant: &TenantId, n: i64, previous: &[u8], body: Vec<u8>) -> StoredEntry {
         let hash = hash(tenant, n, previous, &body);
         StoredEntry {
@@ -46,7 +46,7 @@ impl AuditKey {
         }
     }
 
-    /// Makes the head of a log whose newest entry has this number and hash.
+    /// Creates the head of a log whose newest entry has this number and hash.
     pub(super) fn head(&self, tenant: &TenantId, n: i64, hash: &[u8]) -> Head {
         Head {
             n,
@@ -57,12 +57,12 @@ impl AuditKey {
         }
     }
 
-    /// Whether a head was made with this key.
+    /// Whether a head was created with this key.
     pub(super) fn is_own(&self, tenant: &TenantId, head: &Head) -> bool {
         self.head(tenant, head.n, &head.hash) == *head
     }
 
-    /// Makes the head of an empty log.
+    /// Creates the head of an empty log.
     pub(super) fn genesis(&self, tenant: &TenantId) -> Head {
         self.head(tenant, 0, &GENESIS)
     }
@@ -74,7 +74,7 @@ impl std::fmt::Debug for AuditKey {
     }
 }
 
-/// Each part is preceded by its length, so that no two entries have the same input.
+/// Hashes an entry. Each part is preceded by its length, so that no two entries have the same input.
 fn hash(tenant: &TenantId, n: i64, previous: &[u8], body: &[u8]) -> Digest {
     let tenant = tenant.as_str().as_bytes();
     Sha256::new()
@@ -94,21 +94,21 @@ fn length(part: &[u8]) -> [u8; 8] {
     (part.len() as u64).to_be_bytes()
 }
 
-/// What is wrong with a log.
+/// How a log is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// An entry is not what was recorded.
+    /// An entry was changed.
     Altered,
-    /// An entry is not there, or one stands where none was recorded.
+    /// An entry is missing, or one was inserted.
     Missing,
     /// Entries are missing from the end.
     Truncated,
-    /// The head or the anchor, which tell where the log ends, is gone or is not what was recorded.
+    /// The head or the anchor, which say where the log ends, is missing or was changed.
     Head,
 }
 
 impl Fault {
-    /// Returns the name that is answered.
+    /// Returns the name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Altered => "altered",
@@ -122,22 +122,22 @@ impl Fault {
 /// The first fault of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bad {
-    /// Number of the first entry that is not as it was recorded.
+    /// Number of the first damaged entry.
     pub n: i64,
     /// What is wrong with it.
     pub fault: Fault,
 }
 
-/// What checking a log found.
+/// The result of verifying a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verification {
-    /// Entries that are as they were recorded, before the first fault.
+    /// Number of intact entries before the first fault.
     pub entries: u64,
     /// The first fault.
     pub first_bad: Option<Bad>,
 }
 
-/// Checks a log from its first entry on, piece by piece.
+/// Verifies a log from its first entry on, page by page.
 pub(super) struct Checker<'a> {
     key: &'a AuditKey,
     tenant: &'a TenantId,
@@ -149,7 +149,8 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// Begins. Anchor and head have to be read before the first entry: entries that are added meanwhile are beyond them.
+    /// Starts a verification. Read anchor and head before the first entry, so that entries added meanwhile are beyond
+    /// them.
     pub(super) fn new(key: &'a AuditKey, tenant: &'a TenantId, head: Option<Head>, anchor: Option<Head>) -> Self {
         Self {
             key,
@@ -162,7 +163,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Takes the next entries; returns whether the rest is worth reading.
+    /// Checks the next entries; returns whether to go on.
     pub(super) fn take(&mut self, entries: &[StoredEntry]) -> bool {
         for entry in entries {
             let n = self.n + 1;
@@ -175,7 +176,7 @@ impl<'a> Checker<'a> {
             }
             self.hash.copy_from_slice(&expected.hash);
             self.n = n;
-            // The head may be older than the end; its hash is then that of an entry on the way.
+            // The head may lag behind the end; its hash is then that of an earlier entry.
             let is_other = |end: &Option<Head>| end.as_ref().is_some_and(|end| end.n == n && end.hash != expected.hash);
             if is_other(&self.head) || is_other(&self.anchor) {
                 return self.fail(n, Fault::Head);
@@ -184,7 +185,7 @@ impl<'a> Checker<'a> {
         true
     }
 
-    /// Notes that the next entries cannot be read.
+    /// Records that the next entries cannot be read.
     pub(super) fn unreadable(&mut self) {
         self.fail(self.n + 1, Fault::Altered);
     }
@@ -194,7 +195,7 @@ impl<'a> Checker<'a> {
         false
     }
 
-    /// Ends. `known` is the newest entry that this process has seen itself.
+    /// Finishes the verification. `known` is the newest entry number that this process itself has seen stored.
     pub(super) fn finish(mut self, known: Option<i64>) -> Verification {
         if self.bad.is_none() {
             self.check_end(known);
@@ -208,7 +209,7 @@ impl<'a> Checker<'a> {
     fn check_end(&mut self, known: Option<i64>) {
         let next = self.n + 1;
         match self.head.take() {
-            // Nothing was ever recorded, unless this process knows better.
+            // Nothing was ever recorded, unless this process has seen an entry (checked below).
             None if self.n == 0 => {}
             None => {
                 self.fail(self.n, Fault::Head);
@@ -219,7 +220,7 @@ impl<'a> Checker<'a> {
             Some(head) if head.n > self.n => {
                 self.fail(next, Fault::Truncated);
             }
-            // One more than the head: the process died between the two. A head further behind was put back.
+            // The log is ahead of the head: the process died between writing the two.
             Some(_) => {}
         }
         if self.bad.is_none() {
@@ -230,7 +231,7 @@ impl<'a> Checker<'a> {
                 Some(anchor) if anchor.n > self.n => {
                     self.fail(next, Fault::Truncated);
                 }
-                // A crash leaves it behind the log.
+                // After a crash the anchor may lag behind the log.
                 _ => {}
             }
         }
@@ -307,7 +308,7 @@ mod tests {
             let bad = check_with(&key(), entries, head, Some(anchor)).first_bad?;
             Some((bad.n, bad.fault.as_str()))
         };
-        // Behind or level, it says nothing: the process died before it was written.
+        // An anchor that lags or is level is fine: the process died before it was written.
         for count in 0..=5 {
             assert_eq!(bad(&entries, Some(head.clone()), log(count).1), None);
         }

@@ -1,9 +1,9 @@
-//! What an entry says.
+//! The content of an audit entry.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Longest actor, credential, request id or target, in bytes.
+/// Longest actor, credential, request id, target or changed path, in bytes.
 const MAX_ID: usize = 512;
 /// Longest reason, in bytes.
 const MAX_REASON: usize = 2_000;
@@ -12,7 +12,7 @@ const MAX_CHANGED: usize = 200;
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident $text:literal;)*) => {
-        /// What was done.
+        /// A recorded action.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Action {
             $($(#[$doc])* $name,)*
@@ -22,19 +22,19 @@ macro_rules! actions {
             /// Every action.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// Returns the name that is stored and answered.
+            /// Returns the name in the store and in the API.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
         }
 
         impl Action {
-            /// Whether it takes a right away, so that it does not wait behind what is recorded otherwise.
+            /// Whether it revokes access, so that it must not wait behind other entries.
             pub const fn is_urgent(self) -> bool {
                 matches!(self, Self::TenantSuspended | Self::KeyRevoked | Self::TokenRevoked)
             }
 
-            /// Whether it protects somebody, so that it has to be recorded on a full disk too.
+            /// Whether it protects somebody, so that it has to be recorded even on a full disk.
             pub const fn is_protective(self) -> bool {
                 match self {
                     Self::TenantUpdated
@@ -91,30 +91,30 @@ actions! {
     CacheCleared "cache.cleared";
 }
 
-/// An entry to be recorded. Ids only: no content, no secret, no hash of either.
+/// An entry to record. Contains ids only: no content, no secret, no hash of either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The user who did it.
+    /// The user who acted.
     pub actor: String,
-    /// The credential's id (never the credential itself).
+    /// The credential's id, never the credential itself.
     pub credential: String,
-    /// The request it was done by, if one did it.
+    /// Id of the request that caused it, if there was one.
     pub request_id: Option<String>,
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// Id of what it was done to.
+    /// Id of the resource it was done to.
     pub target: String,
     /// Changed paths, as JSON Pointers; never values.
     pub changed: Vec<String>,
-    /// Why, in the actor's words.
+    /// The reason that the actor gave.
     pub reason: Option<String>,
 }
 
-/// The stored form of an entry. Its bytes are what the chain's hash covers: a field added later stays readable, and no
-/// reading of old bytes can change what they hash to.
+/// The stored form of an entry. The chain's hash covers its bytes as stored, so fields can be added later without
+/// changing the hash of old entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
-    /// Random; tells a repeated append from another entry with the same words.
+    /// Random; distinguishes a repeated append from another entry with the same content.
     pub id: String,
     /// When it was recorded.
     pub at: Timestamp,
@@ -135,7 +135,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// Bounds an entry's fields. Longer ones are cut, with a mark, rather than refused: the length of a name must not
+    /// Limits the length of an entry's fields. Longer ones are truncated and marked, not refused: a long name must not
     /// keep a revocation from being recorded.
     pub(super) fn new(entry: Entry, at: Timestamp) -> Self {
         let mut changed: Vec<String> = entry.changed;
@@ -159,7 +159,7 @@ impl Body {
     }
 }
 
-/// Cuts a text at a character's border and marks that it was cut.
+/// Truncates a text at a character boundary and marks it.
 fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));

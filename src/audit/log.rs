@@ -1,4 +1,4 @@
-//! Recording, listing and verifying.
+//! Recording, listing and verifying audit entries.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,19 +15,19 @@ use super::chain::{AuditKey, Checker, Verification};
 use super::entry::{Body, Entry};
 use super::store::{AuditStore, Head, StoredEntry};
 
-/// Longest time that recording one entry may take, waiting for earlier ones of the tenant included.
+/// Longest time for recording one entry, including the wait for earlier entries of the tenant.
 const RECORD_WITHIN: Duration = Duration::from_secs(30);
-/// How often an entry is tried at the next number when another one stands there.
+/// Most tries to append an entry at the next number when it is already taken.
 const ATTEMPTS: usize = 64;
-/// Entries with this number or a larger one are damage: no log grows so long.
+/// Entries with this number or a larger one are damage: no log grows that long.
 const MAX_NUMBER: i64 = 1 << 53;
-/// Entries that are checked at once.
+/// Entries that are verified at once.
 const PAGE: usize = 100;
-/// Logs that are verified at the same time.
+/// Most logs that are verified at the same time.
 const MAX_VERIFYING: usize = 2;
-/// How long a verification waits for those of other tenants.
+/// How long a verification waits for those of other tenants to finish.
 const VERIFY_WAIT: Duration = Duration::from_secs(20);
-/// Tenants whose last number is remembered. When there are more, those that nobody uses are forgotten.
+/// Most tenants whose last number is remembered; beyond that, unused ones are dropped.
 const MAX_TENANTS: usize = 20_000;
 
 /// The audit logs of all tenants.
@@ -39,34 +39,34 @@ pub struct AuditLog {
     verifying: Semaphore,
 }
 
-/// End of one tenant's log.
+/// The end of one tenant's log.
 #[derive(Default)]
 struct End {
-    /// Where entries wait that may wait: what revokes and suspends passes them.
+    /// Queue of ordinary entries, which urgent ones (revoking and suspending) bypass.
     ordinary: tokio::sync::Mutex<()>,
-    /// Held while the log is verified: once at a time for each tenant.
+    /// Locked while the log is verified, so that each tenant has one verification at a time.
     verifying: tokio::sync::Mutex<()>,
-    /// Number and hash of the newest entry, while they are known. Held while an entry is added, so that entries of one
-    /// process do not conflict.
+    /// Number and hash of the newest entry, if known. Locked while an entry is appended, so that entries of one process
+    /// do not conflict.
     next: tokio::sync::Mutex<Option<(i64, Vec<u8>)>>,
-    /// Newest number that this process has seen stored.
+    /// Highest number that this process has seen stored.
     seen: AtomicI64,
 }
 
-/// An entry as it is listed.
+/// A listed entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its number.
+    /// Number of the entry.
     pub n: i64,
-    /// What it says.
+    /// Content of the entry.
     pub body: Body,
 }
 
 /// Why a log was not verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Others are being verified.
-    #[error("this audit log, or too many others, are being verified already")]
+    /// This log, or too many others, are being verified.
+    #[error("this audit log is already being verified, or too many others are; try again later")]
     Busy,
     /// The store could not be read.
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub enum VerifyError {
 }
 
 impl AuditLog {
-    /// The logs in `store`.
+    /// Audit logs in `store`, with MACs under `key`.
     pub fn new(store: Arc<dyn AuditStore>, key: AuditKey, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
@@ -85,21 +85,22 @@ impl AuditLog {
         }
     }
 
-    /// Adds an entry to a tenant's log and returns its number. Call it before the action takes effect, and do nothing
-    /// when it fails: no action may go unrecorded.
+    /// Appends an entry to a tenant's log and returns its number. Call it before the action takes effect, and do not
+    /// act if it fails: no action may go unrecorded.
     ///
     /// # Errors
-    /// When the store refuses or does not answer within 30 s; the entry may have been recorded in the latter case.
+    /// When the store refuses the entry, or does not answer within 30 s; in the latter case the entry may have been
+    /// recorded.
     pub async fn record(&self, tenant: &TenantId, entry: Entry) -> Result<u64, LogError> {
         let action = entry.action.as_str();
         let recorded = match tokio::time::timeout(RECORD_WITHIN, self.append(tenant, entry)).await {
             Ok(recorded) => recorded,
             Err(_) => Err(LogError::Unavailable(
-                "the audit entry was not stored in time".to_owned(),
+                "the store did not store the audit entry in time".to_owned(),
             )),
         };
         if let Err(error) = &recorded {
-            tracing::error!(%tenant, action, %error, "an audit entry could not be recorded; the action is refused");
+            tracing::error!(%tenant, action, %error, "could not record an audit entry; the action was refused");
         }
         recorded
     }
@@ -114,7 +115,7 @@ impl AuditLog {
         let is_protective = entry.action.is_protective();
         let body = Body::new(entry, self.clock.now());
         let text = serde_json::to_vec(&body)
-            .map_err(|error| LogError::Refused(format!("an audit entry cannot be written as JSON: {error}")))?;
+            .map_err(|error| LogError::Refused(format!("cannot encode the audit entry as JSON: {error}")))?;
         let genesis = self.key.genesis(tenant);
         for _ in 0..ATTEMPTS {
             let (last, previous) = match next.take() {
@@ -123,7 +124,7 @@ impl AuditLog {
             };
             let n = last
                 .checked_add(1)
-                .ok_or_else(|| LogError::Corrupt("the number of the last audit entry".to_owned()))?;
+                .ok_or_else(|| LogError::Corrupt("the last audit entry has an invalid number".to_owned()))?;
             let entry = self.key.entry(tenant, n, &previous, text.clone());
             let head = self.key.head(tenant, n, &entry.hash);
             let appended = self.store.append_entry(tenant, &entry, &head, &genesis, is_protective);
@@ -138,23 +139,23 @@ impl AuditLog {
                     );
                     return Ok(n.unsigned_abs());
                 }
-                // Another process wrote it, or an earlier try of ours whose outcome was unknown.
+                // Another process wrote this number, or an earlier try of ours whose outcome was unknown.
                 Err(LogError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(LogError::Unavailable(format!(
-            "other audit entries stood at the next number {ATTEMPTS} times"
+            "the next audit entry number was already taken {ATTEMPTS} times in a row"
         )))
     }
 
-    /// Reads where a log ends: at the head or, where a process died between the two, at the entry behind it.
+    /// Finds the end of a log: the head or, if a process died before updating it, the entry after it.
     ///
-    /// Invariant: recording never heals a damaged log. Entries that are missing behind a good head stay missing, since
-    /// numbers go on behind the head; without a good head, or where the anchor is ahead, one number is left out, which
-    /// every later `verify` finds.
+    /// Invariant: recording never hides damage. Entries missing before a valid head stay missing, because numbers
+    /// continue after the head; without a valid head, or if the anchor is ahead, one number is skipped, which every
+    /// later `verify` finds.
     async fn stored_end(&self, tenant: &TenantId, genesis: &Head) -> Result<(i64, Vec<u8>), LogError> {
-        // First: entries that are added meanwhile are beyond it.
+        // The anchor first, so that entries added meanwhile are beyond it.
         let anchor = self.store.audit_anchor(tenant).await?;
         let head = self.store.audit_head(tenant).await?;
         let last = self.store.entries_before(tenant, Some(MAX_NUMBER), 1).await?.pop();
@@ -163,13 +164,17 @@ impl AuditLog {
             None => last.is_none(),
         };
         if !good {
-            tracing::error!(%tenant, "the head of the audit log is gone or altered; the next number is left out");
+            tracing::error!(
+                %tenant,
+                "audit log damaged: its head is missing or was changed; skipping one entry number so that verification \
+                 finds this"
+            );
             let n = last.map_or(0, |last| last.n);
             return Ok((n.saturating_add(1), genesis.hash.clone()));
         }
         let head = head.unwrap_or_else(|| genesis.clone());
-        // Only what follows the head without a gap was recorded behind it. An entry further on is damage: taking it for the end
-        // would let one row keep everything from being recorded, revocations included.
+        // Only entries that follow the head without a gap were recorded after it. An entry further on is damage: if it
+        // counted as the end, one row could keep everything from being recorded, revocations included.
         let (mut end, mut hash) = (head.n, head.hash);
         let behind = self.store.entries_after(tenant, Some(end), ATTEMPTS).await?;
         for entry in behind {
@@ -181,15 +186,15 @@ impl AuditLog {
         if let Some(anchor) = anchor.filter(|anchor| anchor.n > end && self.key.is_own(tenant, anchor)) {
             tracing::error!(
                 %tenant, last = end, anchor = anchor.n,
-                "the audit log ends before its anchor: entries were deleted or an older database was put back; \
-                 the next number is left out, so that this is still found later"
+                "audit log damaged: it ends before its anchor, so entries were deleted or an older database was restored; \
+                skipping one entry number so that verification finds this"
             );
             return Ok((anchor.n.saturating_add(1), genesis.hash.clone()));
         }
         Ok((end, hash))
     }
 
-    /// Returns a page of the tenant's entries, newest first, and where the next page begins.
+    /// Returns a page of the tenant's entries, newest first, and the `before` of the next page.
     pub async fn page(
         &self,
         scope: &TenantScope,
@@ -208,11 +213,11 @@ impl AuditLog {
         Ok((listed.collect(), next))
     }
 
-    /// Checks the tenant's whole log, in pieces.
+    /// Verifies the tenant's whole log, page by page.
     pub async fn verify(&self, scope: &TenantScope) -> Result<Verification, VerifyError> {
         let tenant = scope.tenant();
         let end = self.end(tenant);
-        // One of each tenant waits, so that none can keep another from it.
+        // At most one per tenant waits, so that no tenant can block the others.
         let _own = end.verifying.try_lock().map_err(|_| VerifyError::Busy)?;
         let permit = tokio::time::timeout(VERIFY_WAIT, self.verifying.acquire()).await;
         let Ok(Ok(_permit)) = permit else {
@@ -223,7 +228,7 @@ impl AuditLog {
         let mut head = self.store.audit_head(tenant).await?;
         let mut page = self.checked_page(tenant, None).await?;
         if head.is_none() && page.as_ref().is_some_and(|page| !page.is_empty()) {
-            // The first entry was added in between; its head was there before it.
+            // The first entry was added between the two reads; its head was written before it.
             head = self.store.audit_head(tenant).await?;
         }
         let mut checker = Checker::new(&self.key, tenant, head, anchor);
@@ -242,25 +247,25 @@ impl AuditLog {
         if let Some(bad) = verification.first_bad {
             tracing::error!(
                 %tenant, n = bad.n, fault = bad.fault.as_str(),
-                "the audit log is not as it was recorded; compare with a backup"
+                "audit log verification failed: an entry was changed or is missing; compare with a backup"
             );
         }
         Ok(verification)
     }
 
-    /// Reads entries to be checked; none when the store holds something there that it cannot read.
+    /// Reads entries to verify; none if they are unreadable.
     async fn checked_page(&self, tenant: &TenantId, after: Option<i64>) -> Result<Option<Vec<StoredEntry>>, LogError> {
         match self.store.entries_after(tenant, after, PAGE).await {
             Ok(entries) => Ok(Some(entries)),
             Err(LogError::Corrupt(error)) => {
-                tracing::error!(%tenant, error, "audit entries cannot be read; the log counts as altered there");
+                tracing::error!(%tenant, error, "unreadable audit entries; verification reports the log as altered there");
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Forgets what is remembered of a tenant's log, which was erased: the next entry is the first one.
+    /// Drops what is remembered about a tenant's log, which was erased: its next entry is number 1.
     pub fn forget(&self, tenant: &TenantId) {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
@@ -279,7 +284,7 @@ fn listed(tenant: &TenantId, entry: StoredEntry) -> Option<Listed> {
         Ok(body) => Some(Listed { n: entry.n, body }),
         Err(_) => {
             counter!("copilotd_unreadable_rows_total", "what" => "audit").increment(1);
-            tracing::error!(%tenant, n = entry.n, "an audit entry is unreadable and left out of the list");
+            tracing::error!(%tenant, n = entry.n, "unreadable audit entry; it is missing from the list");
             None
         }
     }

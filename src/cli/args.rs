@@ -14,56 +14,56 @@ use crate::tenants::KeyId;
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COPILOTD_COMMIT"), ")");
 
-/// The backend for AI copilots in SaaS products: durable conversations, one supervised actor each.
+/// The self-hosted backend for AI copilots in SaaS products
 #[derive(Debug, Parser)]
 #[command(name = "copilotd", version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// A command with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs everything in one process on embedded defaults, with a simulated outside world
+    /// Run everything in one process with simulated models and systems, without a configuration
     Demo(DemoArgs),
-    /// Runs the product
+    /// Run the server
     Serve(ServeArgs),
-    /// Checks a configuration and names every fault at once
+    /// Check a configuration and list all its errors and warnings
     Check(CheckArgs),
-    /// Asks the configured server whether it is ready; for a container's health check
+    /// Ask the configured server whether it is ready; for a container's health check
     Healthcheck(HealthcheckArgs),
-    /// Mints a user token, where the configuration holds a secret that can sign one; `token revoke` revokes tokens
+    /// Issue a user token, if the tenant has an HS256 issuer; verify or revoke tokens
     Token(TokenArgs),
-    /// Works with API keys
+    /// Create, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Works with the tenants of a running server
+    /// Manage the tenants of a running server, with a credential of the scope operator
     #[command(subcommand)]
     Tenant(TenantCommand),
-    /// Works with what is derived from the log
+    /// Rebuild projections: data derived from the conversations' logs
     #[command(subcommand)]
     Projections(ProjectionsCommand),
-    /// Works with the embedding models that run in the process
+    /// Download embedding models that run inside the process
     #[command(subcommand)]
     Models(ModelsCommand),
-    /// Writes the description of the HTTP interface (OpenAPI 3.1)
+    /// Print the OpenAPI 3.1 description of the HTTP API
     Openapi,
 }
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Port on the loopback address; 0 takes a free one
+    /// Port on 127.0.0.1; 0 picks a free one
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Directory of the data; killed and started again on the same one it goes on where it was
+    /// Data directory; a demo that was killed continues where it stopped when started again with the same one
     #[arg(long, value_name = "DIR", default_value = "copilotd-demo")]
     pub data_dir: PathBuf,
 }
 
-/// Names the configuration.
+/// The configuration file.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration file
@@ -77,11 +77,11 @@ pub struct ServeArgs {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Waits while another process has the store, and takes over when that one stops or dies
+    /// Wait while another process has the store, and take over when that one stops or dies
     ///
-    /// It listens meanwhile: /readyz answers 503 with the status "standby", and requests wait up to 5 s for the takeover. With a standby
-    /// there, SIGTERM makes the process that serves hand over within 2 s instead of draining. Without another process it
-    /// serves at once.
+    /// While it waits, it already listens: /readyz answers 503 with the status "standby", and requests wait up to 5 s
+    /// for the takeover. When a standby is waiting, SIGTERM makes the serving process hand over within 2 s instead of
+    /// draining. If no other process has the store, it serves immediately.
     #[arg(long)]
     pub standby: bool,
 }
@@ -92,10 +92,10 @@ pub struct CheckArgs {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Also reaches providers, the store, Redis and published keys, each within a few seconds; changes nothing there
+    /// Also contact providers, the store, Redis, external systems and JWKS addresses, 5 s each; changes nothing there
     #[arg(long, conflicts_with = "no_secrets")]
     pub online: bool,
-    /// Secrets of the environment and of files need not be there, as on a machine that builds
+    /// Do not read secrets from environment variables and files, for example on a build machine
     #[arg(long)]
     pub no_secrets: bool,
 }
@@ -103,25 +103,25 @@ pub struct CheckArgs {
 /// Arguments of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
-    /// The configuration, which says where the server listens
+    /// The configuration, for the server's address
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Asks whether the process is alive (`/healthz`) and not whether its dependencies answer (`/readyz`)
+    /// Only check that the process is alive (`/healthz`), not that its dependencies answer (`/readyz`)
     #[arg(long)]
     pub live: bool,
-    /// Longest time for the answer
+    /// How long to wait for the answer
     #[arg(long, value_name = "TIME", default_value = "3s")]
     pub timeout: SignedDuration,
 }
 
-/// Arguments of `token`: of minting, or a command.
+/// Arguments of `token`: those of issuing a token, or a subcommand.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct TokenArgs {
-    /// What to do in place of minting
+    /// A subcommand, instead of issuing a token
     #[command(subcommand)]
     pub command: Option<TokenCommand>,
-    /// What to mint
+    /// The token to issue
     #[command(flatten)]
     pub mint: MintArgs,
 }
@@ -129,37 +129,37 @@ pub struct TokenArgs {
 /// Arguments of `token verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The token or API key; read from standard input when missing or `-`, which keeps it out of the list of processes
+    /// The token or API key; if missing or `-`, it is read from standard input, which keeps it out of the process list
     pub credential: Option<SecretString>,
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
-/// Works with user tokens: `verify` by the configuration, the others with those that a running server accepts (scope admin).
+/// Subcommands of `token`: `verify` works from the configuration, the others ask a running server (scope admin).
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Revokes all tokens of a user that were issued up to now, or one token; effective immediately
+    /// Revoke all tokens of a user that were issued up to now, or one token; effective immediately
     Revoke {
         /// What to revoke
         #[command(flatten)]
         what: RevokeArgs,
-        /// Why, for the audit log
+        /// Reason for the audit log
         #[arg(long)]
         reason: Option<String>,
         /// The server
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Explains a user token or API key by the configuration: what holds, and what does not
+    /// Check a user token or API key against the configuration and explain why it is accepted or refused
     ///
-    /// Revocations, and tenants and keys that a running server keeps, are not known to it.
+    /// It does not see revocations, or tenants and keys that were created through the API of a running server.
     Verify(VerifyArgs),
-    /// Lists the revocations in force
+    /// List the revocations in force
     Revocations(ServerArgs),
-    /// Lifts a revocation: tokens that it hit are accepted again until their end
+    /// Lift a revocation: tokens that it refused are accepted again until they expire
     Lift {
-        /// Id of the revocation, rev_…
+        /// Id of the revocation (rev_…)
         id: RevocationId,
         /// The server
         #[command(flatten)]
@@ -167,68 +167,68 @@ pub enum TokenCommand {
     },
 }
 
-/// Whose tokens, or which.
+/// The user or the token to revoke.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct RevokeArgs {
-    /// The user; API keys that act for the user are not affected
+    /// The user whose tokens to revoke; API keys that act for the user are not affected
     #[arg(long)]
     pub user: Option<UserId>,
-    /// The token's jti, or its name in the audit log (jwt:…)
+    /// The token to revoke: its jti, or its name in the audit log (jwt:…)
     #[arg(long, value_name = "ID")]
     pub token_id: Option<String>,
 }
 
-/// Arguments of minting a token. Tenant and user are required, but not beside a command in its place.
+/// Arguments of issuing a token. Tenant and user are required, unless a subcommand is given.
 #[derive(Debug, Args)]
 pub struct MintArgs {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// The tenant
+    /// The tenant's id
     #[arg(long, required = true)]
     pub tenant: Option<TenantId>,
-    /// The user
+    /// The user's id, the token's `sub`
     #[arg(long, required = true)]
     pub user: Option<UserId>,
-    /// What the token allows; may be given several times or with commas
+    /// Scope of the token; repeat it or separate several with commas
     #[arg(long = "scope", value_enum, value_delimiter = ',', default_value = "chat")]
     pub scopes: Vec<Scope>,
-    /// How long the token lives, at most 24h
+    /// Lifetime of the token, at most 24h
     #[arg(long, default_value = "1h")]
     pub ttl: SignedDuration,
 }
 
-/// Works with API keys.
+/// Subcommands of `key`.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Makes an API key and shows it once: with its hash for the configuration, or with --server kept by a running server
+    /// Create an API key and show it once: with its hash for the configuration, or with --server in a running server
     Create {
-        /// What the key allows; may be given several times or with commas
+        /// Scope of the key; repeat it or separate several with commas
         #[arg(long = "scope", value_enum, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
-        /// Name of the key
+        /// Name of the key, unique in its tenant
         #[arg(long, default_value = "backend")]
         name: String,
-        /// End of the key, such as 2027-01-31T00:00:00Z; none when missing
+        /// When the key expires, such as 2027-01-31T00:00:00Z; never if missing
         #[arg(long, value_name = "TIME")]
         expires: Option<Timestamp>,
-        /// A new file for the key itself, readable by this user alone; without it the key is shown: on a terminal with the rest, else on
-        /// standard error, so that what goes into the configuration holds no secret
+        /// Write the key to this new file, readable only by you; otherwise it is printed: on a terminal with the rest,
+        /// else on standard error, so that output redirected into the configuration contains no secret
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
-        /// Address of a running server, which is to keep the key; its id and the key are then all that is written
+        /// Create the key in the running server at this address; prints only its id and the key
         #[arg(long, value_name = "URL")]
         server: Option<String>,
-        /// Credential with the scope admin for the server; better in the environment than on the command line
+        /// Credential with the scope admin for the server; prefer the environment variable to the command line
         #[arg(long, env = "COPILOTD_CREDENTIAL", hide_env_values = true)]
         credential: Option<SecretString>,
     },
-    /// Lists the tenant's keys
+    /// List the tenant's keys
     List(ServerArgs),
-    /// Takes a key back: it is refused at once
+    /// Revoke a key, effective immediately
     Revoke {
-        /// Id of the key, key_…
+        /// Id of the key (key_…)
         id: KeyId,
         /// The server
         #[command(flatten)]
@@ -236,23 +236,23 @@ pub enum KeyCommand {
     },
 }
 
-/// Names a running server and who asks.
+/// A running server and the credential for it.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address of the running server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub server: String,
-    /// Credential for it; better in the environment than on the command line
+    /// Credential for the server; prefer the environment variable to the command line
     #[arg(long, env = "COPILOTD_CREDENTIAL", hide_env_values = true)]
     pub credential: SecretString,
 }
 
-/// Works with the tenants of a running server; needs the scope operator.
+/// Subcommands of `tenant`; they need the scope operator.
 #[derive(Debug, Subcommand)]
 pub enum TenantCommand {
-    /// Lists the tenants
+    /// List the tenants
     List(ServerArgs),
-    /// Shows a tenant; its secrets are named and not shown
+    /// Show a tenant; secrets are shown as fingerprints
     Show {
         /// The tenant
         id: TenantId,
@@ -260,54 +260,54 @@ pub enum TenantCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Makes a tenant
+    /// Create a tenant
     Create {
-        /// Its id
+        /// Id of the new tenant
         id: TenantId,
-        /// File with its settings: what stands in a tenant of the configuration, as TOML, or the same as JSON
+        /// File with its settings, as in a `[[tenants]]` table: JSON, or TOML if its name ends in .toml
         #[arg(long, value_name = "FILE")]
         settings: PathBuf,
         /// The server
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Changes a tenant's settings
+    /// Change a tenant's settings
     Update {
         /// The tenant
         id: TenantId,
-        /// File with a merge patch (RFC 7396) of its settings, as JSON, or as TOML where nothing is to be removed
+        /// File with a JSON merge patch (RFC 7396) of its settings; or TOML (.toml), which cannot remove anything
         #[arg(long, value_name = "FILE")]
         patch: PathBuf,
         /// The server
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Refuses a tenant's credentials, ends its streams and cancels its open turns; nothing is deleted
+    /// Suspend a tenant: refuse its credentials, end its streams and cancel its open turns; deletes nothing
     Suspend {
         /// The tenant
         id: TenantId,
-        /// Also when it is the tenant of the credential that asks, which is refused from then on
+        /// Allow this for your own tenant, whose credentials, including the one you use, are then refused
         #[arg(long)]
         force: bool,
         /// The server
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Deletes a tenant and everything that is stored of it; prints the job that does it
+    /// Delete a tenant and all its data; prints the id of the deletion job
     Delete {
         /// The tenant
         id: TenantId,
-        /// Also when it is the tenant of the credential that asks, which is refused from then on
+        /// Allow this for your own tenant, whose credentials, including the one you use, are then refused
         #[arg(long)]
         force: bool,
-        /// Wait until nothing is left of it
+        /// Wait until the deletion is complete
         #[arg(long)]
         wait: bool,
         /// The server
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Serves a suspended tenant again
+    /// Resume a suspended tenant
     Resume {
         /// The tenant
         id: TenantId,
@@ -317,34 +317,34 @@ pub enum TenantCommand {
     },
 }
 
-/// Works with what is derived from the log.
+/// Subcommands of `projections`.
 #[derive(Debug, Subcommand)]
 pub enum ProjectionsCommand {
-    /// Rebuilds every projection from the log; the server has to be stopped
+    /// Rebuild all projections from the log; stop the server first
     Rebuild(ConfigArgs),
 }
 
-/// Works with the embedding models that run in the process.
+/// Subcommands of `models`.
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
-    /// Fetches a model's files and checks them by their hashes; those that are right already are left alone
+    /// Download a model's files and verify their hashes; files that are already correct are not downloaded again
     Pull(PullArgs),
 }
 
 /// Arguments of `models pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// `all-MiniLM-L6-v2`, or `wordllama-l2-256`, which is lighter and weaker
+    /// `all-MiniLM-L6-v2`, or `wordllama-l2-256`, which is faster and less accurate
     pub model: String,
-    /// Address below which the files stand as MODEL/FILE
+    /// Base address; files are fetched from URL/MODEL/FILE
     #[arg(long, value_name = "URL")]
     pub from: String,
-    /// Directory of all models
+    /// Directory for all models
     #[arg(long, value_name = "DIR", default_value = "data/models")]
     pub into: PathBuf,
 }
 
-/// A scope, as an argument.
+/// A scope as a command-line argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "each is the scope of its name")]
 pub enum Scope {
@@ -356,7 +356,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Returns the set of all `scopes`.
+    /// Returns `scopes` as a set.
     pub fn set(scopes: &[Self]) -> Scopes {
         let one = |scope: &Self| match scope {
             Self::Chat => Scopes::CHAT,

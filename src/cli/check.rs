@@ -1,10 +1,10 @@
-//! `copilotd check`: everything that is wrong with a configuration, and what is not wrong and yet not what anybody wants.
+//! `copilotd check`: lists all errors and warnings of a configuration.
 
 use super::args::CheckArgs;
 use super::{Context, Failure, print, tell, unusable};
 use crate::config::{Config, Source};
 
-/// Checks the file. What is outside of it is `--online`'s.
+/// Checks the file itself; `--online` checks what it refers to.
 pub fn check(args: &CheckArgs, context: &Context) -> Result<(Config, Source), Failure> {
     let source = context.source(&args.config)?;
     let source = match args.no_secrets {
@@ -21,11 +21,11 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<(Config, Source), Fa
     }
     let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
     let secrets = match args.no_secrets {
-        true => "; its secrets were not looked at",
+        true => "; secrets were not checked",
         false => "",
     };
     print(&format!(
-        "{}: fine, {} tenants, {copilots} copilots{secrets}\n",
+        "{}: ok, {} tenants, {copilots} copilots{secrets}\n",
         args.config.config.display(),
         config.tenants.len()
     ))?;

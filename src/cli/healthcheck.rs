@@ -1,4 +1,4 @@
-//! `copilotd healthcheck`: asks the server of this configuration, for a container's health check.
+//! `copilotd healthcheck`: asks the configured server whether it is ready, for a container's health check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -7,24 +7,24 @@ use super::args::HealthcheckArgs;
 use super::{Context, Failure, print};
 use crate::config::Server;
 
-/// Asks. An answer other than 200, or none in time, is a failure.
+/// Asks the server. Anything but a 200 in time is a failure.
 pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<(), Failure> {
     let wait = Duration::try_from(args.timeout).ok().filter(|wait| !wait.is_zero());
-    let wait = wait.ok_or_else(|| Failure::usage("--timeout has to be longer than nothing, such as 3s"))?;
-    // Secrets are the server's, and a fault that does not keep the running server from serving is no concern here.
+    let wait = wait.ok_or_else(|| Failure::usage("--timeout must be positive, such as 3s"))?;
+    // This process may not have the server's secrets, and faults that the running server tolerates do not matter here.
     let source = context.source(&args.config)?.without_secrets();
     let globals = source.globals();
     let globals = globals.map_err(|faults| Failure::usage(source.report_all(&faults)))?;
     let path = if args.live { "/healthz" } else { "/readyz" };
     let address = format!("http://{}{path}", asked(&globals.config().server));
     let client = reqwest::Client::builder().timeout(wait).no_proxy().build();
-    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let answer = client.get(&address).send().await;
     let answer = answer.map_err(|error| {
         let why = if error.is_timeout() {
             format!("no answer within {:#}", args.timeout)
         } else {
-            "nothing answers there".to_owned()
+            "cannot connect; is the server running?".to_owned()
         };
         Failure::failed(format!("{address}: {why}"))
     })?;
@@ -34,12 +34,13 @@ pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<()
         return print(&format!("{address}: {body}\n"));
     }
     Err(Failure::failed(format!(
-        "{address}: status {}: {body}",
+        "{address}: not healthy (status {}): {body}",
         status.as_u16()
     )))
 }
 
-/// Where the server is asked: the admin port if there is one, since it is not crowded by clients, and this machine if it listens everywhere.
+/// Returns the address to ask: the admin port if there is one, because clients cannot crowd it; loopback if the server
+/// listens on all addresses.
 fn asked(server: &Server) -> SocketAddr {
     let mut address = server.admin_listen.unwrap_or(server.listen);
     match address.ip() {

@@ -1,7 +1,8 @@
 //! `copilotd key create` without a server.
 //!
-//! The table for the configuration goes to standard output, and the key itself only where a person reads it: on a terminal beside the table,
-//! else on standard error. So `copilotd key create … >> copilotd.toml` puts no secret into the file, and `2> key.txt` or `--secret-file` keeps it.
+//! The table for the configuration goes to standard output. The key itself is printed beside it only on a terminal,
+//! else on standard error. So `copilotd key create … >> copilotd.toml` writes no secret into the file, and `2> key.txt`
+//! or `--secret-file` saves the key.
 
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
@@ -24,7 +25,7 @@ pub(super) fn create(
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         return Err(Failure::usage(
-            "a name has 1 to 64 characters of a-z, A-Z, 0-9, -, _ and .",
+            "--name must have 1 to 64 characters out of a-z, A-Z, 0-9, -, _ and .",
         ));
     }
     let secret_file = secret_file.map(SecretFile::create).transpose()?;
@@ -34,7 +35,7 @@ pub(super) fn create(
         .map(|end| format!("expires_at = \"{end}\"\n"))
         .unwrap_or_default();
     let operator = if Scope::set(scopes).contains(Scopes::OPERATOR) {
-        "# The scope operator counts only in a tenant with operator = true.\n"
+        "# The scope operator is granted only in a tenant with operator = true.\n"
     } else {
         ""
     };
@@ -46,16 +47,17 @@ pub(super) fn create(
         Some(file) => file.write(&key)?,
         None if std::io::stdout().is_terminal() => {
             return print(&format!(
-                "# The key, shown this once:\n# {}\n{table}",
+                "# The key; it is not shown again:\n# {}\n{table}",
                 key.expose_secret()
             ));
         }
-        None => tell(&format!("The key, shown this once:\n{}", key.expose_secret())),
+        None => tell(&format!("The key; it is not shown again:\n{}", key.expose_secret())),
     }
     print(&table)
 }
 
-/// A new file for a key, which only this user may read. It is made before the key is, so that no key is made that cannot be kept.
+/// A new file for a key, readable only by this user. It is created before the key, so that no key is created that
+/// cannot be saved.
 pub(super) struct SecretFile<'a> {
     path: &'a Path,
     file: File,

@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 fine, 1 failed, 2 used wrongly.
+//! The command line. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.
 
 mod args;
 mod check;
@@ -25,33 +25,33 @@ pub use check::check;
 pub use healthcheck::healthcheck;
 pub use token::verify as verify_token;
 
-/// What the commands need from outside.
+/// The commands' environment.
 #[derive(Debug)]
 pub struct Context {
-    /// The environment.
+    /// Environment variables.
     pub env: Env,
-    /// Names that a copilot's `tools` may hold.
+    /// Names that a copilot's `tools` may contain.
     pub known_tools: BTreeSet<String>,
-    /// The time of the call.
+    /// The current time.
     pub now: Timestamp,
 }
 
 impl Context {
-    /// Reads the configuration that a command names.
+    /// Reads and checks the configuration that a command names.
     pub fn config(&self, args: &ConfigArgs) -> Result<Config, Failure> {
         let source = self.source(args)?;
         let config = source.config();
         config.map_err(|faults| unusable(args, &source.report_all(&faults)))
     }
 
-    /// Reads what is not a tenant's in the configuration that a command names.
+    /// Reads and checks the configuration that a command names, without its tenants.
     pub fn globals(&self, args: &ConfigArgs) -> Result<Globals, Failure> {
         let source = self.source(args)?;
         let globals = source.globals();
         globals.map_err(|faults| unusable(args, &source.report_all(&faults)))
     }
 
-    /// Reads the configuration that a command names, to which tenants may be added.
+    /// Reads the configuration that a command names, without checking it.
     pub fn source(&self, args: &ConfigArgs) -> Result<Source, Failure> {
         let source = Source::load(&args.config, &self.env, &self.known_tools);
         source.map_err(|faults| unusable(args, &faults.to_string()))
@@ -59,13 +59,16 @@ impl Context {
 }
 
 fn unusable(args: &ConfigArgs, faults: &str) -> Failure {
-    Failure::usage(format!("{} cannot be used:\n{faults}", args.config.display()))
+    Failure::usage(format!(
+        "{} is not a valid configuration:\n{faults}",
+        args.config.display()
+    ))
 }
 
-/// A command that did not do what it was asked for.
+/// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// Whether the caller is to blame: a wrong argument or configuration.
+    /// Whether the arguments or the configuration are wrong.
     usage: bool,
     message: String,
 }
@@ -77,7 +80,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Failure {
-    /// Blames the arguments or the configuration (exit code 2).
+    /// Wrong arguments or configuration (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             usage: true,
@@ -85,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// Says that it did not work (exit code 1).
+    /// Any other failure (exit code 1).
     pub fn failed(message: impl Into<String>) -> Self {
         Self {
             usage: false,
@@ -94,7 +97,7 @@ impl Failure {
     }
 }
 
-/// Runs what `args` ask for. `check`, `token` and a `key create` without a server are done here; `app` does the commands that run the product.
+/// Runs the command in `args`. `check`, `token` and `key create` without a server run here; `app` runs the others.
 pub fn run(
     args: impl IntoIterator<Item = OsString>,
     context: &Context,
@@ -103,7 +106,7 @@ pub fn run(
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and the version come as errors too, meant for standard output and with exit code 0.
+            // Clap also reports help and version as errors, meant for standard output and exit code 0.
             let code = if error.use_stderr() { 2 } else { 0 };
             return if error.print().is_ok() {
                 ExitCode::from(code)
@@ -134,7 +137,7 @@ pub fn run(
     }
 }
 
-/// Runs what is asked of a running server.
+/// Runs a command that asks a running server.
 pub async fn remote(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Tenant(command) => remote::tenant(command).await,
@@ -142,16 +145,16 @@ pub async fn remote(command: &Command) -> Result<(), Failure> {
         Command::Token(TokenArgs {
             command: Some(command), ..
         }) => remote::token(command).await,
-        _ => Err(Failure::failed("not asked of a server")),
+        _ => Err(Failure::failed("internal error: this command needs no server")),
     }
 }
 
-/// Writes a line to standard error; nobody is left to tell when that is closed.
+/// Writes a line to standard error; ignores a closed one.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Writes to standard output; a closed pipe is a failure and not a panic.
+/// Writes to standard output; a closed pipe is a failure, not a panic.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! Commands that ask a running server: tenants, and API keys that are kept there.
+//! Commands for a running server: its tenants, API keys and revocations.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand, TokenCommand};
 use super::key::SecretFile;
 use super::{Failure, print};
 
-/// Longest time for one answer.
+/// Longest time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Largest file of settings.
+/// Largest settings file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Runs a command about tenants.
+/// Runs a `tenant` command.
 pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
     let path = |id: &TenantId| format!("/v1/operator/tenants/{id}");
     match command {
@@ -36,7 +36,7 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
         TenantCommand::Suspend { id, force, server } => {
             let forced = if *force { "?force=true" } else { "" };
             let done = status(server, &format!("{}{forced}", path(id)), "suspended").await;
-            // The server names its own way to say so.
+            // The server's message names its query parameter; name the flag instead.
             done.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))
         }
         TenantCommand::Delete {
@@ -47,7 +47,7 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
         } => {
             let forced = if *force { "?force=true" } else { "" };
             let started = ask(server, Method::DELETE, &format!("{}{forced}", path(id)), None, false).await;
-            // The server names its own way to say so.
+            // The server's message names its query parameter; name the flag instead.
             let job =
                 started.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))?;
             follow(server, job, *wait).await
@@ -56,10 +56,10 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
     }
 }
 
-/// How often a job is looked at.
+/// How often a job is polled.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Prints a job, at its end if that is waited for.
+/// Prints a job, after waiting for its end if `wait` is set.
 async fn follow(server: &ServerArgs, mut job: Value, wait: bool) -> Result<(), Failure> {
     let text = |job: &Value, member: &str| job[member].as_str().unwrap_or_default().to_owned();
     let id = text(&job, "id");
@@ -78,7 +78,7 @@ async fn follow(server: &ServerArgs, mut job: Value, wait: bool) -> Result<(), F
     }
 }
 
-/// Runs a command about keys that a server keeps.
+/// Runs a `key` command on a server.
 pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
     const KEYS: &str = "/v1/admin/api-keys";
     match command {
@@ -103,24 +103,24 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
             let text = |member: &str| made[member].as_str().unwrap_or_default();
             if let (Some(file), Some(path)) = (file, secret_file) {
                 file.write(&text("key").into())?;
-                return print(&format!("# The key {} is in {}\n", text("id"), path.display()));
+                return print(&format!("# The key {} was written to {}\n", text("id"), path.display()));
             }
             print(&format!(
-                "# The key {}, shown this once:\n{}\n",
+                "# The key {}; it is not shown again:\n{}\n",
                 text("id"),
                 text("key")
             ))
         }
-        KeyCommand::Create { .. } => Err(Failure::failed("made without a server")),
+        KeyCommand::Create { .. } => Err(Failure::failed("internal error: this command needs no server")),
         KeyCommand::List(server) => list(server, KEYS, key_line).await,
         KeyCommand::Revoke { id, server } => {
             ask(server, Method::DELETE, &format!("{KEYS}/{id}"), None, false).await?;
-            print(&format!("{id} is refused from now on\n"))
+            print(&format!("{id} revoked\n"))
         }
     }
 }
 
-/// Runs a command about the user tokens that a server accepts.
+/// Runs a `token` command on a server.
 pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     const REVOCATIONS: &str = "/v1/admin/revocations";
     match command {
@@ -136,7 +136,7 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
             let made = ask(server, Method::POST, REVOCATIONS, Some(body), false).await?;
             print(&format!("{}\n", revocation_line(&made)))
         }
-        TokenCommand::Verify(_) => Err(Failure::failed("not asked of a server")),
+        TokenCommand::Verify(_) => Err(Failure::failed("internal error: this command needs no server")),
         TokenCommand::Revocations(server) => list(server, REVOCATIONS, revocation_line).await,
         TokenCommand::Lift { id, server } => {
             ask(server, Method::DELETE, &format!("{REVOCATIONS}/{id}"), None, false).await?;
@@ -153,13 +153,13 @@ fn revocation_line(revocation: &Value) -> String {
     };
     let (id, at) = (text("id").unwrap_or("-"), text("revoked_at").unwrap_or("-"));
     format!(
-        "{id}  {subject}, revoked {at}, kept until {}",
+        "{id}  {subject}, revoked {at}, in force until {}",
         text("expires_at").unwrap_or("-")
     )
 }
 
 fn given(credential: Option<&SecretString>) -> Result<SecretString, Failure> {
-    let missing = || Failure::usage("COPILOTD_CREDENTIAL has to hold a credential for the server");
+    let missing = || Failure::usage("set COPILOTD_CREDENTIAL to a credential for the server, or pass --credential");
     credential.cloned().ok_or_else(missing)
 }
 
@@ -169,7 +169,7 @@ async fn status(server: &ServerArgs, path: &str, status: &str) -> Result<(), Fai
     print(&format!("{}\n", tenant_line(&changed)))
 }
 
-/// Prints every page of a list, a line for each entry.
+/// Prints all pages of a list, one line per entry.
 async fn list(server: &ServerArgs, path: &str, line: impl Fn(&Value) -> String) -> Result<(), Failure> {
     let mut next = String::new();
     loop {
@@ -187,7 +187,11 @@ async fn list(server: &ServerArgs, path: &str, line: impl Fn(&Value) -> String) 
 fn tenant_line(tenant: &Value) -> String {
     let text = |member: &str| tenant[member].as_str().unwrap_or_default();
     let faults = tenant["faults"].as_array().map_or(0, Vec::len);
-    let left_out = if faults > 0 { "  left out, see show" } else { "" };
+    let left_out = if faults > 0 {
+        "  left out because of faults, see tenant show"
+    } else {
+        ""
+    };
     format!("{:<24} {:<10} {}{left_out}", text("id"), text("status"), text("origin"))
 }
 
@@ -201,8 +205,8 @@ fn key_line(key: &Value) -> String {
         .collect();
     let state = match (key["revoked_at"].as_str(), key["expires_at"].as_str()) {
         (Some(at), _) => format!("revoked {at}"),
-        (None, Some(at)) => format!("until {at}"),
-        (None, None) => "no end".to_owned(),
+        (None, Some(at)) => format!("expires {at}"),
+        (None, None) => "never expires".to_owned(),
     };
     let (id, name, used) = (text("id"), text("name"), text("last_used_at"));
     format!("{id}  {name:<24} {:<24} {state}, last used {used}", scopes.join(","))
@@ -213,7 +217,7 @@ fn show(value: &Value) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Reads settings: a JSON object, or a TOML table.
+/// Reads a settings file: TOML if its name ends in `.toml`, else JSON.
 fn read(path: &Path) -> Result<Value, Failure> {
     let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("cannot read {}: {error}", path.display()));
     let size = std::fs::metadata(path).map_err(|error| bad(&error))?.len();
@@ -229,7 +233,7 @@ fn read(path: &Path) -> Result<Value, Failure> {
     }
 }
 
-/// Asks the server; a problem that it answers with is told as it says.
+/// Sends a request; a problem in the answer becomes the failure's message.
 async fn ask(
     server: &ServerArgs,
     method: Method,
@@ -238,7 +242,7 @@ async fn ask(
     only_new: bool,
 ) -> Result<Value, Failure> {
     let client = reqwest::Client::builder().timeout(PATIENCE).build();
-    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let address = format!("{}{path}", server.server.trim_end_matches('/'));
     let mut request = client
         .request(method, &address)
@@ -251,7 +255,7 @@ async fn ask(
     }
     let silent = |error: reqwest::Error| {
         let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        Failure::failed(format!("{} does not answer: {why}", server.server))
+        Failure::failed(format!("no answer from {}: {why}", server.server))
     };
     let answer = request.send().await.map_err(silent)?;
     let status = answer.status();

@@ -8,12 +8,12 @@ use super::args::{MintArgs, Scope, VerifyArgs};
 use super::{Context, Failure, print};
 use crate::http::auth::{Grant, MintError, explain, mint};
 
-/// Longest credential that is read.
+/// Longest credential that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
 pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
     let (Some(tenant), Some(user)) = (&args.tenant, &args.user) else {
-        return Err(Failure::usage("give --tenant and --user"));
+        return Err(Failure::usage("--tenant and --user are required"));
     };
     let config = context.config(&args.config)?;
     let grant = Grant {
@@ -31,7 +31,7 @@ pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
     print(&format!("{}\n", token.expose_secret()))
 }
 
-/// Explains a credential. One that is not accepted is a failure.
+/// Explains a credential; fails if it is not accepted.
 pub async fn verify(args: &VerifyArgs, context: &Context) -> Result<(), Failure> {
     let config = context.config(&args.config)?;
     let credential = credential(args.credential.as_ref())?;
@@ -42,9 +42,9 @@ pub async fn verify(args: &VerifyArgs, context: &Context) -> Result<(), Failure>
         print(&format!("{mark}  {}\n", finding.text))?;
     }
     if explained.accepted() {
-        print("accepted by this configuration; revocations are the running server's\n")
+        print("accepted by this configuration; revocations in a running server were not checked\n")
     } else {
-        Err(Failure::failed("the credential is not accepted"))
+        Err(Failure::failed("this configuration does not accept the credential"))
     }
 }
 
@@ -58,12 +58,14 @@ fn credential(given: Option<&SecretString>) -> Result<SecretString, Failure> {
             text
         }
     };
-    // As it is copied out of a request's header, too.
+    // Also accepts a whole `Authorization` header.
     let text = text.trim();
     let text = text.strip_prefix("Authorization:").unwrap_or(text).trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
     if text.is_empty() {
-        return Err(Failure::usage("give a token as the argument or on standard input"));
+        return Err(Failure::usage(
+            "pass a token or API key as the argument or on standard input",
+        ));
     }
     Ok(text.into())
 }

@@ -1,4 +1,4 @@
-//! What the configuration's schema says of a place, so that a fault there can say what to write instead.
+//! Looks up what the configuration's schema allows at a place, so that a fault there can say what to write instead.
 
 use copilotd_actors::domain::schema::Violation;
 use serde_json::Value;
@@ -6,13 +6,13 @@ use serde_json::Value;
 use super::suggest::near;
 use crate::shape::UNKNOWN_MEMBER;
 
-/// Where a secret stands in the schema.
+/// The schema's definition of a secret.
 const SECRET: &str = "#/$defs/secret";
-/// What to write where a secret was written as a text.
-const PLAIN_SECRET: &str = "a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the environment, or \
+/// The message where a secret was written as a plain text.
+const PLAIN_SECRET: &str = "do not write a secret as plain text: use { env = \"NAME\" } and set NAME in the environment, or \
      { file = \"path\" }";
 
-/// The schema, and the part of it that a value has to fit.
+/// The schema, and the part of it that a value is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Advice<'a> {
     pub schema: &'a Value,
@@ -20,7 +20,7 @@ pub(super) struct Advice<'a> {
 }
 
 impl<'a> Advice<'a> {
-    /// Says what is wrong, and what to do about it where that can be known.
+    /// Returns what is wrong, and what to do about it where that is known.
     pub fn message(self, value: &Value, violation: &Violation) -> String {
         let Violation { pointer, message } = violation;
         if message == UNKNOWN_MEMBER
@@ -37,14 +37,14 @@ impl<'a> Advice<'a> {
         message.clone()
     }
 
-    /// Lists the names of the members that a table may have.
+    /// Returns the names that the members of a table may have.
     fn names(self, pointer: &str) -> Vec<&'a str> {
         let tables = self.at(pointer).into_iter().flat_map(|node| self.alternatives(node));
         let members = tables.filter_map(|node| node["properties"].as_object());
         members.flat_map(|members| members.keys().map(String::as_str)).collect()
     }
 
-    /// Finds what the schema says of a place; several things where it has alternatives.
+    /// Finds the schema nodes for a place; several where the schema has alternatives.
     fn at(self, pointer: &str) -> Vec<&'a Value> {
         let mut nodes = vec![self.part];
         for name in pointer.split('/').skip(1) {
@@ -61,11 +61,11 @@ impl<'a> Advice<'a> {
         nodes
     }
 
-    /// Follows references, and lists what a node allows.
+    /// Returns a node with all nodes that it references or combines.
     fn alternatives(self, node: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![node];
         let mut next = 0;
-        // The schema has no circles; the bound is for one that would have.
+        // The schema has no cycles; the bound guards against one.
         while next < found.len() && found.len() < 64 {
             let node = found[next];
             next += 1;

@@ -1,4 +1,4 @@
-//! The semantic cache of a route, and the model that it measures nearness with.
+//! The answer cache of a route, and the embedding model of this process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use serde::Deserialize;
 
 use super::seconds;
 
-/// Answers that are kept and given again.
+/// Settings of a route's answer cache.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteCache {
-    /// Which questions count as asked before.
+    /// Which earlier questions count as the same.
     pub mode: CacheMode,
-    /// Who shares answers.
+    /// Who may get an answer that was given to someone else.
     pub audience: CacheAudience,
-    /// How long an answer is kept.
+    /// How long an answer is stored.
     #[serde(rename = "ttl_s", deserialize_with = "seconds")]
     pub ttl: Duration,
-    /// Most answers of a tenant.
+    /// Most stored answers per tenant.
     pub max_entries: usize,
-    /// The highest temperature of a request; one without counts as 1.
+    /// Requests with a higher temperature are not cached; a request without one counts as 1.
     pub max_temperature: f64,
-    /// The route whose models find near questions; the model of this process when missing.
+    /// The route whose embedding model compares questions; the model of this process if missing.
     pub embedding_route: Option<String>,
-    /// Similarity from which an answer serves that no audit has looked at; by the model when missing.
+    /// Similarity from which an answer is given before audits have measured errors; the model's default if missing.
     pub threshold: Option<f32>,
-    /// Share of served answers that may be wrong, once audits are the measure.
+    /// Share of wrong answers that is tolerated, once audits measure it.
     pub max_error: f64,
-    /// Share of near hits for which the model is asked too.
+    /// Share of near hits that are audited by also asking the model.
     pub audit_share: f64,
 }
 
@@ -48,29 +48,30 @@ impl Default for RouteCache {
     }
 }
 
-/// Which questions count as asked before. Off by default: whether an old answer will do is the operator's to say.
+/// Which earlier questions count as the same. Off by default: the operator decides whether an old answer is good
+/// enough.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
-    /// None.
+    /// None: the cache is off.
     #[default]
     Off,
-    /// The same.
+    /// Identical questions.
     Exact,
-    /// Those of the same meaning.
+    /// Questions of the same meaning too.
     Semantic,
 }
 
-/// Who shares answers.
+/// Who may get an answer that was given to someone else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheAudience {
-    /// Only the user who asked.
+    /// Nobody: only the user who asked gets it again.
     #[default]
     User,
-    /// Those whose credentials may do the same.
+    /// Users with the same role.
     Role,
-    /// All of the tenant.
+    /// All users of the tenant.
     Tenant,
 }
 
@@ -78,8 +79,8 @@ pub enum CacheAudience {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embeddings {
-    /// Its name.
+    /// Name of the model.
     pub model: String,
-    /// Directory of all models' files; `models` in the data directory when missing.
+    /// Directory of all models' files; `models` in the data directory if missing.
     pub directory: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! One copilot as it is configured.
+//! The configuration of a copilot.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,50 +15,50 @@ use super::optional_seconds;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Copilot {
-    /// Its name.
+    /// Name of the copilot.
     pub name: CopilotName,
-    /// What it is told before every conversation.
+    /// System instructions for every conversation.
     #[serde(default)]
     pub instructions: String,
-    /// Route of its answers.
+    /// Route for its answers.
     pub route: String,
     small_route: Option<String>,
-    /// Tools it may call.
+    /// Names of the tools it may call.
     #[serde(default)]
     pub tools: Vec<String>,
-    /// Tools whose every call a person has to allow.
+    /// Tools whose every call needs a person's approval.
     #[serde(default)]
     pub approval: Vec<String>,
-    /// Longest time of one call in seconds, by tool.
+    /// Timeout of one call in seconds, by tool.
     #[serde(default)]
     pub tool_timeouts: BTreeMap<String, u64>,
-    /// Bounds of a turn.
+    /// Limits of a turn.
     #[serde(default)]
     pub limits: LimitOverrides,
-    /// When its memory is compressed.
+    /// When the conversation's history is compressed.
     #[serde(default)]
     pub memory: MemoryOverrides,
-    /// Texts that end a turn when its prompt holds them.
+    /// Texts that end a turn when its prompt contains them.
     #[serde(default)]
     pub deny_input: Vec<DenyRule>,
-    /// Texts that never reach a reader.
+    /// Texts that answers must not contain.
     #[serde(default)]
     pub deny_output: Vec<DenyRule>,
 }
 
 impl Copilot {
-    /// Returns the route of summaries.
+    /// Returns the route for summaries.
     pub fn small_route(&self) -> &str {
         self.small_route.as_deref().unwrap_or(&self.route)
     }
 
-    /// Returns its own rules.
+    /// Returns its own guardrail rules, without the tenant's.
     pub fn rules(&self) -> Rules {
         rules(&self.deny_input, &self.deny_output)
     }
 }
 
-/// Bounds of a turn where they differ from [`Limits::default`].
+/// Limits of a turn that differ from [`Limits::default`].
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field overrides the one of its name in `Limits`")]
@@ -83,7 +83,7 @@ pub struct LimitOverrides {
 }
 
 impl LimitOverrides {
-    /// Returns the limits that hold.
+    /// Returns the effective limits.
     pub fn limits(&self) -> Limits {
         let usual = Limits::default();
         Limits {
@@ -105,7 +105,7 @@ impl LimitOverrides {
     }
 }
 
-/// Memory figures where they differ from [`MemoryPolicy::for_context`].
+/// Memory figures that differ from [`MemoryPolicy::for_context`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field overrides the one of its name in `MemoryPolicy`")]
@@ -121,7 +121,7 @@ pub struct MemoryOverrides {
 }
 
 impl MemoryOverrides {
-    /// Returns the figures that hold for the contexts of the two routes.
+    /// Returns the effective figures for the context sizes of the two routes.
     pub fn memory(&self, context_tokens: u64, small_context_tokens: u64) -> MemoryPolicy {
         let usual = MemoryPolicy::for_context(context_tokens, small_context_tokens);
         MemoryPolicy {
@@ -137,7 +137,7 @@ impl MemoryOverrides {
     }
 }
 
-/// A forbidden text.
+/// A rule that denies a literal text.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenyRule {
@@ -145,15 +145,15 @@ pub struct DenyRule {
     pub name: String,
     /// The text.
     pub literal: String,
-    /// What happens where it is found.
+    /// What happens to a text that contains it.
     #[serde(default)]
     pub action: OnDeny,
-    /// Whether characters that look alike count as the same one.
+    /// Whether look-alike characters count as the same.
     #[serde(default)]
     pub confusables: bool,
 }
 
-/// What happens where a forbidden text is found.
+/// What happens when a deny rule matches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDeny {
@@ -164,7 +164,7 @@ pub enum OnDeny {
     Redact,
 }
 
-/// Returns rules as the domain knows them.
+/// Converts rules to the domain's type.
 pub(super) fn rules(input: &[DenyRule], output: &[DenyRule]) -> Rules {
     Rules {
         input: RuleSet::new(input.iter().map(DenyRule::rule)),
@@ -173,7 +173,7 @@ pub(super) fn rules(input: &[DenyRule], output: &[DenyRule]) -> Rules {
 }
 
 impl DenyRule {
-    /// Returns the rule as the domain knows it.
+    /// Converts the rule to the domain's type.
     pub fn rule(&self) -> Rule {
         Rule {
             name: self.name.clone(),

@@ -1,14 +1,14 @@
-//! The process environment, read in this one place and passed down as a value.
+//! The process environment, read only here and passed down as a value.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Environment variables as they stood at start.
+/// Environment variables as they were at start.
 #[derive(Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
 
 impl Env {
-    /// Reads the environment of the process. What is not UTF-8 is left out.
+    /// Reads the environment of the process; variables that are not UTF-8 are ignored.
     pub fn of_process() -> Self {
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -16,7 +16,7 @@ impl Env {
         Self(std::env::vars_os().filter_map(utf8).collect())
     }
 
-    /// Returns a variable; an empty one is as good as none.
+    /// Returns a variable; an empty one counts as unset.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }

@@ -1,20 +1,21 @@
-//! What is wrong with a configuration: all of it at once, each fault with its path.
+//! The faults of a configuration: all of them at once, each with its path.
 
 use std::fmt;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// Where: `tenants[0].copilots[1].route`, or `line 3, column 7` for what cannot be read at all.
+    /// Where: `tenants[0].copilots[1].route`, or `line 3, column 7` for syntax errors.
     pub path: String,
-    /// What is wrong there; never quotes a secret, nor anything of this machine that the configuration file does not say itself.
+    /// What is wrong there. Never quotes a secret, nor anything about this machine that is not in the configuration
+    /// file.
     pub message: String,
-    /// What the operating system says, if that is the cause. For the log and the terminal; never in an answer over HTTP.
+    /// The operating system's error, if that is the cause. For the log and the terminal; never in an HTTP answer.
     pub cause: Option<String>,
 }
 
 impl Fault {
-    /// Names a place of which nothing is said yet.
+    /// A fault at `path` without a message.
     pub(super) fn at(path: &str) -> Self {
         Self {
             path: path.to_owned(),
@@ -23,7 +24,7 @@ impl Fault {
         }
     }
 
-    /// The fault as JSON settings have it: a JSON Pointer below `path`, a table's path, in place of a TOML path.
+    /// Returns the path as a JSON Pointer, for settings given as JSON.
     pub fn pointer(&self) -> String {
         let mut pointer = String::new();
         for part in self.path.split(['.', '[']).filter(|part| !part.is_empty()) {
@@ -47,63 +48,63 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Most faults that are named; the last one then says that there are more.
+/// Most faults that are listed; one more says that there are others.
 pub(super) const MAX_FAULTS: usize = 100;
 
 fn more() -> Fault {
     Fault {
         path: String::new(),
-        message: format!("has more faults than these {MAX_FAULTS}; check again once they are mended"),
+        message: format!("more than {MAX_FAULTS} errors; fix these and check again"),
         cause: None,
     }
 }
 
-/// Every fault of a configuration, one a line. Never empty when it is returned as an error.
+/// All faults of a configuration; displayed one per line. Never empty when returned as an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Notes a fault at a path.
+    /// Adds a fault at a path.
     pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.add_caused(path, message, None);
     }
 
-    /// Notes a fault at a path, with the operating system's words.
+    /// Adds a fault at a path, with the operating system's error.
     pub(super) fn add_caused(&mut self, path: impl Into<String>, message: impl Into<String>, cause: Option<String>) {
         let fault = Fault {
             path: path.into(),
             message: message.into(),
             cause,
         };
-        // A value that two checks dislike is named once with each reason.
+        // A value that fails two checks is listed once with each message.
         if self.0.len() <= MAX_FAULTS && !self.0.contains(&fault) {
             self.0.push(if self.0.len() < MAX_FAULTS { fault } else { more() });
         }
     }
 
-    /// Makes the error of a single fault, for who checks more than the configuration does.
+    /// A single fault, for checks outside this module.
     pub(crate) fn of(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self::one(path, message)
     }
 
-    /// Makes the error of a single fault.
+    /// A single fault.
     pub(super) fn one(path: impl Into<String>, message: impl Into<String>) -> Self {
         let mut faults = Self::default();
         faults.add(path, message);
         faults
     }
 
-    /// Lists the faults.
+    /// Iterates over the faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }
 
-    /// Whether nothing was noted.
+    /// Whether there are no faults.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns the error, or nothing when nothing was noted.
+    /// Returns an error if there are faults.
     pub(super) fn into_result(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }

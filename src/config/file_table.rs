@@ -1,4 +1,4 @@
-//! A tenant's table as the configuration file has it.
+//! A tenant's table of the configuration file.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::place::{Place, secrets};
 
-/// A tenant's table of the configuration file, its secrets not yet resolved.
+/// A tenant's table of the configuration file, with unresolved secrets.
 ///
-/// Invariant: only a [`super::Source`] makes one, out of the file's text. Whoever holds one may therefore resolve its references to
-/// the environment and to files; settings from anywhere else are a plain [`Value`] and may not.
+/// Invariant: only a [`super::Source`] creates one, from the file's text. Its references to the environment and to
+/// files may therefore be resolved; settings from anywhere else are a plain [`Value`], whose references may not.
 #[derive(Clone, PartialEq)]
 pub struct FileTable(Value);
 
@@ -18,22 +18,22 @@ impl FileTable {
         Self(table)
     }
 
-    /// The table as it was written.
+    /// Returns the table as written.
     pub fn value(&self) -> &Value {
         &self.0
     }
 
-    /// The tenant's id, if the table has a text there.
+    /// Returns the tenant's id, if it is a text.
     pub fn id(&self) -> Option<&str> {
         self.0.get("id")?.as_str()
     }
 
-    /// Whether the file marks the tenant as one whose credentials may grant the scope `operator`.
+    /// Whether the file lets the tenant's credentials grant the scope `operator`.
     pub fn is_operator(&self) -> bool {
         self.0.get("operator") == Some(&Value::Bool(true))
     }
 
-    /// Lists the secrets with the place that each is for.
+    /// Lists the secrets, each with its place.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = (Place, &Value)> {
         secrets(&self.0).into_iter().map(|(_, place, leaf)| (place, leaf))
     }
@@ -41,7 +41,7 @@ impl FileTable {
 
 impl fmt::Debug for FileTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may hold secrets.
+        // The table may contain secrets.
         f.debug_tuple("FileTable").field(&self.id()).finish()
     }
 }

@@ -1,16 +1,17 @@
-//! When two names of issuers are the same one to somebody: the form in which they are compared.
+//! The canonical form in which issuers are compared, so that different spellings of one issuer are found.
 
 use reqwest::Url;
 use unicode_normalization::UnicodeNormalization as _;
 
-/// Longest name that is looked into, in bytes; the schema allows 500 characters and refuses the rest.
+/// Longest issuer that is parsed, in bytes; the schema allows 500 characters.
 const MAX_LENGTH: usize = 4_000;
 
-/// Writes an issuer in the one form that all its spellings share. Meant to be strict: what only looks like two issuers is one.
+/// Returns the form that all spellings of an issuer share. Deliberately strict: when in doubt, two spellings are the
+/// same issuer.
 ///
-/// Unicode is put into NFKC and loses its invisible characters; of an address the scheme and the host are compared without
-/// regard to case and as IDNA writes them, without a default port, user, empty query or fragment, with percent-encoding and dot
-/// segments resolved and without empty path segments.
+/// Unicode is normalised to NFKC and stripped of invisible characters. Of a URL, scheme and host are lower-cased and
+/// IDNA-encoded; default port, user, empty query, empty fragment and empty path segments are removed; percent-encoding
+/// and dot segments are resolved.
 pub(super) fn canonical(iss: &str) -> String {
     let text = visible(iss);
     if text.len() > MAX_LENGTH {
@@ -41,7 +42,7 @@ fn visible(text: &str) -> String {
     kept.collect::<String>().trim().to_owned()
 }
 
-/// Characters that are not seen and that a resolver or a person passes over.
+/// Whether a character is invisible, so that a resolver or a person ignores it.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -49,10 +50,10 @@ fn is_invisible(c: char) -> bool {
         | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{2800}' | '\u{110bd}' | '\u{110cd}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Decodes percent-encoding until nothing is left to decode, and normalises what comes out.
+/// Decodes percent-encoding repeatedly until nothing is left to decode, and normalises the result.
 fn decoded(text: &str) -> String {
     let mut text = text.to_owned();
-    // Each round that changes something makes the text shorter.
+    // Terminates: each round that changes something makes the text shorter.
     loop {
         let once = visible(&percent_encoding::percent_decode_str(&text).decode_utf8_lossy());
         if once == text {
@@ -62,7 +63,7 @@ fn decoded(text: &str) -> String {
     }
 }
 
-/// Takes a path apart after decoding, since an encoded slash or dot is a slash or a dot to some.
+/// Splits a path after decoding, because some readers treat an encoded slash or dot as a real one.
 fn segments(path: &str) -> Vec<String> {
     let mut segments = Vec::new();
     for segment in decoded(path).split(['/', '\\']) {

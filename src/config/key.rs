@@ -1,4 +1,4 @@
-//! What verifies credentials: algorithms with their keys, and hashes of API keys.
+//! Keys that verify credentials: signature algorithms with their keys, and hashes of API keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
-/// Shortest secret of HS256, in bytes: the length of its hash (RFC 7518, section 3.2).
+/// Shortest HS256 secret, in bytes: the length of its hash (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
 /// An algorithm that tokens may be signed with.
@@ -22,13 +22,13 @@ pub enum Alg {
     /// RSA with PKCS #1 v1.5, at least 2048 bits.
     #[serde(rename = "RS256")]
     Rs256,
-    /// HMAC with SHA-256: the verifier's secret signs too.
+    /// HMAC with SHA-256: the same secret signs and verifies.
     #[serde(rename = "HS256")]
     Hs256,
 }
 
 impl Alg {
-    /// Returns the library's name of it.
+    /// Returns the library's type.
     pub fn algorithm(self) -> Algorithm {
         match self {
             Self::EdDsa => Algorithm::EdDSA,
@@ -38,7 +38,7 @@ impl Alg {
         }
     }
 
-    /// Reads the key that verifies: a secret for HS256, else the PEM text of a public key.
+    /// Parses the verification key: a secret for HS256, else the PEM text of a public key.
     pub fn key(self, material: &str) -> Result<DecodingKey, &'static str> {
         if self == Self::Hs256 {
             if material.len() < MIN_SECRET_BYTES {
@@ -47,7 +47,7 @@ impl Alg {
             return Ok(DecodingKey::from_secret(material.as_bytes()));
         }
         if material.contains("PRIVATE KEY") {
-            return Err("this is a private key; only the public one belongs here");
+            return Err("this is a private key: give the public key");
         }
         let (key, fits, wrong): (_, fn(&[u8]) -> bool, _) = match self {
             Self::EdDsa => (
@@ -55,7 +55,7 @@ impl Alg {
                 |der| der.len() == 32,
                 "not the PEM text of an Ed25519 public key",
             ),
-            // An uncompressed point on P-256; a point on another curve has another length.
+            // An uncompressed point on P-256; points on other curves have another length.
             Self::Es256 => (
                 DecodingKey::from_ec_pem(material.as_bytes()),
                 |der| der.len() == 65 && der[0] == 4,
@@ -77,13 +77,13 @@ impl Alg {
     }
 }
 
-/// SHA-256 of an API key. The key is random and long, so that no salt or slow hash is needed.
+/// SHA-256 of an API key. The key is long and random, so it needs no salt or slow hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
-/// The text is not the hash of a key.
+/// The text is not the hash of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected sha256: and 64 hexadecimal digits")]
+#[error("expected sha256: followed by 64 hexadecimal digits")]
 pub struct InvalidHash;
 
 impl KeyHash {
@@ -92,7 +92,7 @@ impl KeyHash {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    /// Takes the bytes of a hash.
+    /// A hash with these bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

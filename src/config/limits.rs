@@ -1,4 +1,4 @@
-//! Where limits are counted.
+//! Where limits and budgets are counted.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use serde::Deserialize;
 
 use super::seconds;
 
-/// Where limits are counted.
+/// Where limits and budgets are counted.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(tag = "store", rename_all = "lowercase", deny_unknown_fields)]
 pub enum LimitStore {
     /// In this process.
     #[default]
     Local,
-    /// In Redis, for all processes that name the same one.
+    /// In Redis, shared by all processes that use the same one.
     Redis {
-        /// Address; may hold a password.
+        /// URL; may contain a password.
         url: SecretString,
-        /// What the names of its keys begin with.
+        /// Prefix of all keys in Redis.
         #[serde(default = "default_prefix")]
         prefix: String,
-        /// Share of each rate that this process may use while Redis is away.
+        /// Share of each rate that this process may use while Redis is unavailable.
         #[serde(default = "default_local_share")]
         local_share: f64,
-        /// How long it may.
+        /// How long that share may be used; after that, limited requests are refused.
         #[serde(
             default = "default_max_outage",
             rename = "max_outage_s",

@@ -1,4 +1,4 @@
-//! Where in the file a value stands, and what the things around it are called: for who has to find it.
+//! Locates faults for the file's author: line numbers, and names of the tenant, route and so on around a value.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::faults::{Fault, Faults};
 use super::load::{Source, path_of};
 
-/// Longest name that is shown, in characters.
+/// Longest name in a report, in characters.
 const MAX_NAME: usize = 60;
 
 /// The lines of a configuration's text, by path.
@@ -24,7 +24,7 @@ impl Lines {
             .map(|(at, _)| at)
             .collect();
         let mut lines = HashMap::new();
-        // A text that cannot be read has been refused by its lines already.
+        // Syntax errors were reported before.
         let (table, _errors) = DeTable::parse_recoverable(text);
         walk_table(table.get_ref(), "", &mut |path, start| {
             let line = ends.partition_point(|end| *end < start) + 1;
@@ -33,7 +33,7 @@ impl Lines {
         Self(lines)
     }
 
-    /// Returns the line of a value; of one that is missing, that of the table where it is missed.
+    /// Returns the line of a value; for a missing one, the line of the enclosing table.
     fn line(&self, path: &str) -> Option<usize> {
         let mut path = path;
         loop {
@@ -69,13 +69,13 @@ fn walk(value: &Spanned<DeValue<'_>>, path: &str, note: &mut dyn FnMut(String, u
 }
 
 impl Source {
-    /// Returns the line of a value; of one that is missing, that of the table where it is missed.
+    /// Returns the line of a value; for a missing one, the line of the enclosing table.
     pub fn line(&self, path: &str) -> Option<usize> {
         Lines::of(self.text()).line(path)
     }
 
-    /// Writes a warning of a tenant's settings, which is known by its JSON Pointer there, as [`Source::report`] does; none if the
-    /// file has no such tenant.
+    /// Formats a warning at a JSON Pointer in a tenant's settings as [`Source::report`] does; none if the file has no
+    /// such tenant.
     pub fn report_settings(&self, tenant: &str, pointer: &str, message: &str) -> Option<String> {
         let fault = Fault {
             path: self.path_of_settings(tenant, pointer)?,
@@ -85,7 +85,7 @@ impl Source {
         self.report([&fault]).pop()
     }
 
-    /// Returns the line of a place in a tenant's settings.
+    /// Returns the line of a JSON Pointer in a tenant's settings.
     pub fn line_of_settings(&self, tenant: &str, pointer: &str) -> Option<usize> {
         self.line(&self.path_of_settings(tenant, pointer)?)
     }
@@ -95,7 +95,7 @@ impl Source {
         Some(path_of(&format!("tenants[{index}]"), pointer))
     }
 
-    /// Writes faults for who wrote the file: with their lines, and with names beside the numbers of list items.
+    /// Formats faults for the file's author, with line numbers and with the names of list items beside their indexes.
     pub fn report<'a>(&self, faults: impl IntoIterator<Item = &'a Fault>) -> Vec<String> {
         let lines = Lines::of(self.text());
         let report = |fault: &Fault| {
@@ -114,12 +114,12 @@ impl Source {
         faults.into_iter().map(report).collect()
     }
 
-    /// The same, one below the other.
+    /// Formats faults as [`Source::report`] does, one per line.
     pub fn report_all(&self, faults: &Faults) -> String {
         self.report(faults.iter()).join("\n")
     }
 
-    /// Names the list items on the way to a path.
+    /// Returns the names of the list items along a path.
     fn names(&self, path: &str) -> Vec<String> {
         let mut names = Vec::new();
         for (end, _) in path.match_indices(']') {
@@ -145,7 +145,7 @@ impl Source {
         names
     }
 
-    /// Returns the table of a list item as it was written.
+    /// Returns the table of a list item as written.
     fn value_at(&self, path: &str) -> Option<&Value> {
         let pointer = Fault::at(path).pointer();
         match pointer.strip_prefix("/tenants/") {
@@ -161,7 +161,7 @@ impl Source {
     }
 }
 
-/// Lists whose items have a name: the list, what an item is called, and the members that may name it.
+/// Lists whose items have names: the list, the kind of its items, and the members that may contain the name.
 const KINDS: [(&str, &str, &[&str]); 11] = [
     ("tenants", "tenant", &["id"]),
     ("copilots", "copilot", &["name"]),

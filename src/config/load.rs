@@ -1,7 +1,7 @@
-//! From a TOML text to a checked [`Config`], or to everything that is wrong with it.
+//! Turns a TOML text into a checked [`Config`], or a list of all its faults.
 //!
-//! The file has two parts that are checked apart: what is global, without which nothing can run, and its tenants, of which one that is
-//! not fit keeps none of the others from being served.
+//! The file has two parts that are checked separately: the global part, without which nothing can run, and the tenants,
+//! where a fault in one does not keep the others from being served.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -19,20 +19,20 @@ use super::file_table::FileTable;
 use super::{Config, Tenant, operator, secret};
 use crate::shape::Shape;
 
-/// The schema's text; also what `schemas/` documents.
+/// The schema's text.
 const SCHEMA: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/schemas/config/copilotd.schema.json"
 ));
 
-/// The shape of everything but tenants.
+/// The schema of everything but tenants.
 static GLOBALS_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     let mut schema = schema();
     schema["properties"]["tenants"]["items"] = true.into();
     compiled(&schema)
 });
 
-/// The shape of one tenant.
+/// The schema of one tenant.
 static TENANT_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     let mut schema = schema();
     let mut tenant = schema["properties"]["tenants"]["items"].take();
@@ -41,7 +41,7 @@ static TENANT_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     compiled(&tenant)
 });
 
-/// The schema as it is written, for what it says beside the shapes.
+/// The whole schema, for advice about faults.
 static WRITTEN: LazyLock<Value> = LazyLock::new(schema);
 
 fn schema() -> Value {
@@ -52,37 +52,37 @@ fn compiled(schema: &Value) -> Shape {
     Shape::compile(&schema.to_string()).expect("the configuration's schema is compiled by every test of it")
 }
 
-/// A configuration before its secrets are fetched: the file as it was written.
+/// A configuration file as written, with unresolved secrets.
 #[derive(Clone)]
 pub struct Source {
-    /// The whole text, from which the lines of faults are known.
+    /// The whole text, for the line numbers of faults.
     text: Arc<str>,
     /// Everything but the tenants' tables.
     globals: Value,
     tenants: Vec<FileTable>,
-    /// Where the tables of an id stand; more than one is a fault.
+    /// Indexes of the tables with an id; more than one is a fault.
     by_id: HashMap<String, Vec<usize>>,
     env: Env,
     known_tools: BTreeSet<String>,
     secrets: Secrets,
 }
 
-/// What is done about references to the environment and to files.
+/// How references to the environment and to files are treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Secrets {
-    /// They are followed, and one that cannot be had is a fault.
+    /// They are resolved; one that cannot be is a fault.
     Needed,
-    /// They are passed over: what stands for them is no secret, and nothing may be done with the configuration but look at it.
+    /// They are replaced by a placeholder, so the configuration can only be inspected.
     Passed,
 }
 
-/// What stands for a secret that is passed over.
+/// Placeholder for a secret that was not resolved.
 const NO_SECRET: &str = "not fetched";
 
-/// What of a configuration is not a tenant's, checked. Tenants are checked within it.
+/// The checked global part of a configuration: everything but tenants, which are checked within it.
 #[derive(Clone)]
 pub struct Globals {
-    /// With its secrets.
+    /// The raw value, with resolved secrets.
     root: Value,
     config: Config,
 }
@@ -95,18 +95,18 @@ impl Globals {
 }
 
 impl Source {
-    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may hold.
+    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may contain.
     pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Faults::one("", format!("cannot read {}: {error}", path.display())))?;
         Self::parse(&text, env, known_tools)
     }
 
-    /// Reads a configuration's text.
+    /// Parses a configuration's text.
     pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
         let mut globals = read_toml(text)?;
         let tenants: Vec<FileTable> = match globals.get_mut("tenants").and_then(Value::as_array_mut) {
-            // Nulls keep their number, which the shape of the whole asks for.
+            // Nulls stay in their place, so that the schema can check the number of tenants.
             Some(tables) => tables.iter_mut().map(|table| FileTable::new(table.take())).collect(),
             None => Vec::new(),
         };
@@ -127,7 +127,7 @@ impl Source {
         })
     }
 
-    /// Checks everything but the secrets: those of the environment and of files need not be there.
+    /// Returns the same file, whose secrets in the environment and in files are not resolved.
     pub fn without_secrets(self) -> Self {
         Self {
             secrets: Secrets::Passed,
@@ -140,33 +140,33 @@ impl Source {
         &self.text
     }
 
-    /// Returns the environment that its references mean.
+    /// Returns the environment that its references refer to.
     pub(super) fn env(&self) -> &Env {
         &self.env
     }
 
-    /// Returns what is not a tenant's, as it was written.
+    /// Returns the global part as written.
     pub(super) fn written_globals(&self) -> &Value {
         &self.globals
     }
 
-    /// Returns the table of a tenant as the file has it; of several with this id, the first.
+    /// Returns a tenant's table; the first one, if several have this id.
     pub fn tenant(&self, id: &str) -> Option<&FileTable> {
         let first = self.by_id.get(id)?.first()?;
         self.tenants.get(*first)
     }
 
-    /// Tells whether the file has several tables of one tenant: which of them is meant cannot be known.
+    /// Whether the file has several tables with this tenant id.
     pub fn is_ambiguous(&self, id: &str) -> bool {
         self.by_id.get(id).is_some_and(|tables| tables.len() > 1)
     }
 
-    /// Lists the tables of all tenants.
+    /// Returns the tables of all tenants.
     pub fn tenants(&self) -> &[FileTable] {
         &self.tenants
     }
 
-    /// Fetches the secrets and checks everything: every fault is named, of tenants too.
+    /// Resolves the secrets and checks everything; the error lists every fault, those of tenants too.
     pub fn config(&self) -> Result<Config, Faults> {
         let mut faults = Faults::default();
         let root = self.root(&mut faults);
@@ -186,7 +186,7 @@ impl Source {
         Ok(config)
     }
 
-    /// Fetches the secrets that are not a tenant's and checks what is not one.
+    /// Resolves the secrets of the global part and checks it.
     pub fn globals(&self) -> Result<Globals, Faults> {
         let mut faults = Faults::default();
         let root = self.root(&mut faults);
@@ -195,13 +195,14 @@ impl Source {
         Ok(Globals { root, config })
     }
 
-    /// Fetches the secrets of a tenant of the file and checks it, within `globals`. Paths of faults begin at its table.
+    /// Resolves the secrets of a tenant of the file and checks it within `globals`. Paths of faults are relative to its
+    /// table.
     pub fn file_tenant(&self, globals: &Globals, table: &FileTable) -> Result<Tenant, Faults> {
         self.one(globals, Origin::File(table))
     }
 
-    /// Checks a tenant whose settings, `id` included, did not come from the file. Of the environment and of files it gets what the
-    /// file's table of the same tenant has at the same place.
+    /// Checks a tenant whose settings, `id` included, did not come from the file. Its references to the environment and
+    /// to files are resolved only where the file's table of the same tenant has the same one at the same place.
     pub fn stored_tenant(&self, globals: &Globals, table: &Value) -> Result<Tenant, Faults> {
         self.one(globals, Origin::Stored(table))
     }
@@ -210,10 +211,10 @@ impl Source {
         let mut faults = Faults::default();
         let tenant = self.examine(&globals.root, table, "", &mut faults);
         faults.into_result()?;
-        tenant.ok_or_else(|| Faults::one("", "cannot be read"))
+        tenant.ok_or_else(|| Faults::one("", "the settings cannot be read"))
     }
 
-    /// Tells whether a tenant's table has the shape of one, so that it can be shown with its secrets in their places.
+    /// Whether a tenant's table is valid against the schema, so that its secrets can be found and redacted.
     pub fn has_shape(table: &Value) -> bool {
         TENANT_SHAPE.violations(table, 1).is_empty()
     }
@@ -237,7 +238,7 @@ impl Source {
                 Vec::new()
             }
         };
-        // The environment of a developer's shell wins over the file, as everywhere.
+        // RUST_LOG takes precedence over the file.
         if let (Some(filter), Value::Object(root)) = (self.env.get("RUST_LOG"), &mut root) {
             let telemetry = root.entry("telemetry").or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(telemetry) = telemetry {
@@ -281,7 +282,7 @@ impl Source {
         );
         secret::stand_in(&mut table, &passed, NO_SECRET);
         let tenant = if found.is_empty() {
-            // Schema and structs say the same; should they ever differ, that is a fault and not a panic.
+            // Schema and structs agree; if they ever do not, that is a fault, not a panic.
             let read = serde_json::from_value(table);
             read.map_err(|error| found.add(path, error.to_string())).ok()
         } else {
@@ -305,7 +306,7 @@ impl Source {
     }
 }
 
-/// Where a tenant's settings come from, which decides what its secrets may refer to.
+/// Where a tenant's settings come from, which decides which references of its secrets are resolved.
 #[derive(Clone, Copy)]
 enum Origin<'a> {
     File(&'a FileTable),
@@ -324,24 +325,24 @@ impl fmt::Debug for Globals {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is written there may be secret.
+        // The text may contain secrets.
         f.debug_struct("Source").finish_non_exhaustive()
     }
 }
 
 impl Config {
-    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may hold.
+    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may contain.
     pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
         Source::load(path, env, known_tools)?.config()
     }
 
-    /// Reads a configuration's text.
+    /// Parses a configuration's text.
     pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
         Source::parse(text, env, known_tools)?.config()
     }
 }
 
-/// Reads TOML as JSON; the error lists every syntax error with its line.
+/// Parses TOML into JSON; the error lists every syntax error with its line.
 fn read_toml(text: &str) -> Result<Value, Faults> {
     let (table, errors) = toml::de::DeTable::parse_recoverable(text);
     let mut faults = Faults::default();
@@ -350,7 +351,7 @@ fn read_toml(text: &str) -> Result<Value, Faults> {
         let before = &text.as_bytes()[..start];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-        // Only the message: the error's full form quotes the line, which may hold a secret.
+        // Only the message: the full error quotes the line, which may contain a secret.
         faults.add(format!("line {line}, column {column}"), error.message());
     }
     faults.into_result()?;
@@ -360,7 +361,7 @@ fn read_toml(text: &str) -> Result<Value, Faults> {
         .map_err(|error| Faults::one("", error.message()))
 }
 
-/// Turns a TOML value into JSON, which has no dates: they become texts.
+/// Converts a TOML value to JSON; dates become texts.
 fn json(value: toml::Value) -> Value {
     match value {
         toml::Value::Datetime(date) => date.to_string().into(),
@@ -375,7 +376,7 @@ fn json(value: toml::Value) -> Value {
     }
 }
 
-/// Turns a JSON Pointer below the table at `path` into the path that a reader of TOML expects.
+/// Converts a JSON Pointer below the table at `path` to a TOML path.
 pub(super) fn path_of(path: &str, pointer: &str) -> String {
     let mut path = path.to_owned();
     for part in pointer.split('/').skip(1) {

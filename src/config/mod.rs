@@ -1,8 +1,8 @@
-//! The configuration: one struct per concern, read from `copilotd.toml` and checked once, at start. Only this module
-//! reads the process environment.
+//! The configuration: one struct per concern, read from `copilotd.toml` and checked as a whole. Only this module reads
+//! the process environment.
 //!
-//! The schema in `schemas/config/` says what may stand where; `check` says what has to fit together. Both run over
-//! the whole file before anything is reported, so that one run names every fault.
+//! The schema in `schemas/config/` defines the shape; `check` defines what has to fit together. Both run over the whole
+//! file before anything is reported, so that one run lists every fault.
 
 mod advice;
 mod cache;
@@ -60,32 +60,32 @@ pub use tenant::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The process.
+    /// The process and its HTTP server.
     #[serde(default)]
     pub server: Server,
-    /// Where the log is.
+    /// The store.
     #[serde(default)]
     pub store: Store,
-    /// Where limits are counted.
+    /// Where limits and budgets are counted.
     #[serde(default)]
     pub limits: LimitStore,
     /// Logs and traces.
     #[serde(default)]
     pub telemetry: Telemetry,
-    /// Servers with language models.
+    /// Services that run models.
     #[serde(default)]
     pub providers: Vec<Provider>,
-    /// Names behind which models stand.
+    /// Named models, each an ordered list of targets.
     #[serde(default)]
     pub routes: Vec<Route>,
     /// The embedding model of this process.
     pub embeddings: Option<Embeddings>,
-    /// What models cost.
+    /// Prices of models.
     #[serde(default)]
     pub prices: Vec<ModelPrice>,
-    /// The customer companies.
+    /// The tenants.
     pub tenants: Vec<Tenant>,
-    /// Whether the file has a table of a tenant whose id cannot be read: any tenant that is not known may be this one.
+    /// Whether the file has a tenant table without a valid id: any unknown tenant may be this one.
     #[serde(skip)]
     pub has_nameless_tenant: bool,
 }
@@ -94,25 +94,26 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port.
+    /// Address and port of the public port.
     pub listen: SocketAddr,
     /// Address and port of the admin port, if there is one.
     pub admin_listen: Option<SocketAddr>,
-    /// Directory of everything that is kept on this machine.
+    /// Directory of everything that is stored on this machine.
     pub data_dir: PathBuf,
-    /// Key of 32 bytes, in hexadecimal, that seals what is stored of tenants; made in the data directory when missing.
+    /// Key of 32 bytes, in hexadecimal, that encrypts tenants' stored settings; generated in the data directory if
+    /// missing.
     pub seal_key: Option<SecretString>,
     /// Most bytes of a request body.
     pub max_body_bytes: usize,
-    /// Bytes of request bodies, and of what is made of them, that are in memory at one time.
+    /// Most bytes of request bodies, and of what is built from them, in memory at one time.
     pub body_memory_bytes: usize,
-    /// Bytes of answers that are in memory at one time.
+    /// Most bytes of answers in memory at one time.
     pub answer_memory_bytes: usize,
-    /// Most connections; fewer when the limit of open files leaves no room for them.
+    /// Most connections; fewer if the open file limit is too low.
     pub max_connections: usize,
-    /// Connections, and requests in flight, of one address without a valid credential.
+    /// Most connections, and requests in flight, of one address without a valid credential.
     pub connections_per_address: usize,
-    /// Connections, and requests in flight, of one user or API key.
+    /// Most connections, and requests in flight, of one user or API key.
     pub connections_per_caller: usize,
     /// Time in which a request's headers have to arrive.
     #[serde(rename = "header_timeout_s", deserialize_with = "seconds")]
@@ -120,27 +121,27 @@ pub struct Server {
     /// Time in which a request's body has to arrive.
     #[serde(rename = "body_timeout_s", deserialize_with = "seconds")]
     pub body_timeout: Duration,
-    /// Time in which a client has to take something of an answer.
+    /// Time after which a client that reads nothing of its answer is disconnected.
     #[serde(rename = "write_timeout_s", deserialize_with = "seconds")]
     pub write_timeout: Duration,
-    /// Time that running turns get after SIGTERM.
+    /// Time that running turns get to finish after SIGTERM.
     #[serde(rename = "drain_s", deserialize_with = "seconds")]
     pub drain: Duration,
-    /// Time after which a conversation without work leaves memory.
+    /// Time after which an idle conversation is passivated.
     #[serde(rename = "idle_s", deserialize_with = "seconds")]
     pub idle: Duration,
-    /// Turns of this process that run, or wait behind one that does.
+    /// Most turns of this process that run, or wait behind a running one.
     pub max_turns: usize,
-    /// Those of one tenant; it never takes more places than are free, so alone at most half of `max_turns`.
+    /// The same for one tenant, which never holds more permits than are free: alone at most half of `max_turns`.
     pub max_turns_per_tenant: usize,
-    /// Turns of one tenant that wait for an approval.
+    /// Most turns of one tenant that wait for an approval.
     pub max_approvals_per_tenant: usize,
-    /// Turns of one user that wait for an approval.
+    /// Most turns of one user that wait for an approval.
     pub max_approvals_per_user: usize,
-    /// Invalid credentials per minute, address and issuer, beyond which further ones are answered 429; 0 means no limit. Valid ones are
-    /// never refused by it.
+    /// Invalid credentials per minute, address and issuer, after which further ones are answered 429; 0 means no limit.
+    /// It never refuses valid ones.
     pub failed_logins_per_minute: u32,
-    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    /// Addresses and networks whose `X-Forwarded-For` is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -173,21 +174,21 @@ impl Default for Server {
     }
 }
 
-/// Where the log is.
+/// Where everything is stored.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Store {
-    /// One file in the data directory.
+    /// A SQLite file in the data directory.
     #[default]
     Sqlite,
-    /// A replica set.
+    /// A MongoDB replica set.
     Mongodb {
-        /// Connection string; may hold a password.
+        /// Connection string; may contain a password.
         url: SecretString,
         /// Name of the database.
         #[serde(default = "default_database")]
         database: String,
-        /// Life of the lease; the store's own unless given.
+        /// Duration of the lease; the store's default if missing.
         #[serde(default, rename = "lease_s", deserialize_with = "optional_seconds")]
         lease: Option<Duration>,
     },
@@ -201,11 +202,11 @@ fn default_database() -> String {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// Form of the logs.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// Filter of the logs, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// Log filter, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log_level: String,
-    /// Collector of traces, if there is one.
+    /// Address of the trace collector, if there is one.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -219,39 +220,39 @@ impl Default for Telemetry {
     }
 }
 
-/// Form of the logs.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// For a person at a terminal.
     Pretty,
 }
 
-/// Reads whole seconds.
+/// Deserialises whole seconds.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_secs)
 }
 
-/// Reads whole seconds that may be missing.
+/// Deserialises optional whole seconds.
 fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
 }
 
-/// Reads whole milliseconds.
+/// Deserialises whole milliseconds.
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
 }
 
-/// Reads addresses and networks.
+/// Deserialises addresses and networks.
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     let read = |text: &String| network(text).ok_or_else(|| serde::de::Error::custom("not an address or a network"));
     texts.iter().map(read).collect()
 }
 
-/// Reads a network, or an address as the network that holds it alone.
+/// Parses a network, or an address as a network of one.
 fn network(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()

@@ -15,45 +15,45 @@ use super::cache::RouteCache;
 use super::prices::list_price;
 use super::{Config, milliseconds};
 
-/// A server with language models.
+/// A service that runs models.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    /// Its name.
+    /// Name of the provider.
     pub name: String,
-    /// The protocol it speaks.
+    /// Its protocol.
     #[serde(default)]
     pub kind: ProviderKind,
-    /// Its address, with the version.
+    /// Base URL, including the API version.
     pub base_url: String,
     api_key: Option<SecretString>,
     #[serde(default)]
     api_keys: Vec<SecretString>,
-    /// How a key is sent; by the address when missing.
+    /// How a key is sent; derived from the address if missing.
     pub auth: Option<ProviderAuth>,
-    /// Headers that go with each request.
+    /// Headers that are sent with each request.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretString>,
-    /// Whether a plain http address speaks HTTP/2 from the first byte.
+    /// Whether a plain http address is spoken to in HTTP/2 with prior knowledge.
     #[serde(default)]
     pub http2: bool,
-    /// Where it runs.
+    /// Region where it runs.
     pub region: Option<String>,
-    /// Whether only tenants with keys of their own may call it.
+    /// Whether only tenants with their own keys may call it.
     #[serde(default)]
     pub own_keys_only: bool,
-    /// Longest answer, in tokens, where a request does not say one; for Anthropic's protocol, which insists on it.
+    /// Default of `max_tokens`, for Anthropic's protocol, which requires it.
     pub max_tokens: Option<u64>,
-    /// Whether usage is asked for with `stream_options`, in OpenAI's protocol.
+    /// Whether usage is requested with `stream_options`, in OpenAI's protocol.
     #[serde(default = "yes")]
     pub stream_options: bool,
-    /// Whether a hash of the user is sent as `user` with a conversation's calls, in OpenAI's protocol.
+    /// Whether a hash of the user is sent as `user` with calls of conversations, in OpenAI's protocol.
     #[serde(default = "yes")]
     pub user: bool,
 }
 
 impl Provider {
-    /// Whether another configuration means the same server, asked in the same way; its keys may be others.
+    /// Whether another configuration means the same server, called in the same way. Keys and headers may differ.
     pub fn is_same_server(&self, other: &Self) -> bool {
         let of = |provider: &Self| {
             let Self {
@@ -87,7 +87,7 @@ impl Provider {
         of(self) == of(other)
     }
 
-    /// Lists its keys; none for a server that needs none.
+    /// Returns its keys; none for a server that needs none.
     pub fn keys(&self) -> impl Iterator<Item = &SecretString> {
         self.api_key.iter().chain(&self.api_keys)
     }
@@ -97,50 +97,50 @@ impl Provider {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {
-    /// OpenAI's chat completions, as most servers speak it.
+    /// OpenAI's chat completions, which most servers speak.
     #[default]
     Openai,
-    /// Anthropic's messages.
+    /// Anthropic's Messages API.
     Anthropic,
 }
 
-/// How a provider wants its key.
+/// How a key is sent to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProviderAuth {
-    /// `Authorization: Bearer`.
+    /// The header `Authorization: Bearer`.
     Bearer,
-    /// `api-key`.
+    /// The header `api-key`.
     ApiKey,
 }
 
-/// A name behind which models stand.
+/// A named model: an ordered list of targets.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// Its name.
+    /// Name of the route.
     pub name: String,
-    /// Models, in order of preference; never empty.
+    /// Targets in order of preference; never empty.
     pub targets: Vec<Target>,
-    /// The clocks of a call.
+    /// Timeouts of a call.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// Whether pieces are passed on as they come.
+    /// Whether answers are streamed as they arrive.
     #[serde(default)]
     pub mode: Mode,
-    /// How long a call waits for the preferred target, where that asks for patience, before another one is asked in its place.
+    /// How long a call waits for the preferred target's Retry-After before it falls back to another one.
     #[serde(default, rename = "patience_ms", deserialize_with = "milliseconds")]
     pub patience: Duration,
-    /// Whether another target is asked beside one whose first token is unusually late.
+    /// Whether a second target is tried beside one whose first token is unusually late.
     #[serde(default)]
     pub hedge: bool,
-    /// Answers that are kept and given again.
+    /// The answer cache.
     #[serde(default)]
     pub cache: RouteCache,
 }
 
 impl Route {
-    /// Returns the context that every target has: a fallback has to take the same prompt.
+    /// Returns the smallest context of all targets: a fallback has to accept the same prompt.
     pub fn context_tokens(&self) -> u64 {
         self.targets
             .iter()
@@ -155,28 +155,28 @@ impl Route {
     }
 }
 
-/// A model of a provider.
+/// A model of a provider, as an entry of a route.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// Name of the provider.
     pub provider: String,
-    /// Name of the model there.
+    /// The provider's name of the model.
     pub model: String,
-    /// Its context.
+    /// Size of its context, in tokens.
     pub context_tokens: u64,
-    /// Share among equals; targets without one are tried in order.
+    /// Share among adjacent targets with a weight; targets without one are tried in order.
     pub weight: Option<u32>,
-    /// Whether it can be offered tools.
+    /// Whether it supports tools.
     #[serde(default = "yes")]
     pub tools: bool,
-    /// Whether it can be held to a schema.
+    /// Whether it supports structured output.
     #[serde(default = "yes")]
     pub schema: bool,
-    /// Whether it goes on with an answer whose beginning is given.
+    /// Whether it continues an answer whose beginning is given.
     #[serde(default)]
     pub prefill: bool,
-    /// Whether it thinks before it speaks.
+    /// Whether it reasons before it answers.
     #[serde(default)]
     pub reasoning: bool,
 }
@@ -185,20 +185,20 @@ fn yes() -> bool {
     true
 }
 
-/// The four clocks of a model call.
+/// Timeouts of a model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// Until the connection stands.
+    /// Until the connection is established.
     #[serde(rename = "connect_ms", deserialize_with = "milliseconds")]
     pub connect: Duration,
-    /// Until the first piece of the answer.
+    /// Until the first chunk of the answer.
     #[serde(rename = "first_token_ms", deserialize_with = "milliseconds")]
     pub first_token: Duration,
-    /// The same where the model thinks before it speaks.
+    /// The same for models that reason before they answer.
     #[serde(rename = "first_token_reasoning_ms", deserialize_with = "milliseconds")]
     pub first_token_reasoning: Duration,
-    /// Between two pieces.
+    /// Between two chunks.
     #[serde(rename = "idle_ms", deserialize_with = "milliseconds")]
     pub idle: Duration,
     /// For the whole answer.
@@ -218,39 +218,39 @@ impl Default for Timeouts {
     }
 }
 
-/// Whether a route passes pieces on as they come.
+/// Whether a route streams answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// As they come.
+    /// Chunks are passed on as they arrive.
     #[default]
     Live,
-    /// Only the whole answer.
+    /// Only whole answers are passed on.
     Buffered,
 }
 
-/// What a model costs from a day on, in US dollars per million tokens.
+/// The price of a model from a day on, in US dollars per million tokens.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPrice {
     /// Name of the model, as in targets.
     pub model: String,
-    /// First day of this price, in UTC; from ever when missing.
+    /// First day of this price, in UTC; if missing, it has always been valid.
     pub from: Option<Date>,
-    /// Fresh prompt tokens.
+    /// Uncached prompt tokens.
     pub input: f64,
-    /// Prompt tokens read from the provider's cache; as `input` when missing.
+    /// Prompt tokens read from the provider's cache; as `input` if missing.
     pub cached_input: Option<f64>,
-    /// Prompt tokens written to the provider's cache; as `input` when missing.
+    /// Prompt tokens written to the provider's cache; as `input` if missing.
     pub cache_write: Option<f64>,
-    /// Tokens of the answer.
+    /// Completion tokens.
     pub output: f64,
-    /// Tokens that were thought and not said; as `output` when missing.
+    /// Reasoning tokens; as `output` if missing.
     pub reasoning: Option<f64>,
 }
 
 impl ModelPrice {
-    /// Returns the price in exact integers.
+    /// Returns the price in integers of nano-dollars.
     pub fn price(&self) -> Price {
         Price {
             input: nano_usd(self.input),
@@ -261,14 +261,14 @@ impl ModelPrice {
         }
     }
 
-    /// Returns the first moment of this price.
+    /// Returns when this price begins.
     fn begin(&self) -> Timestamp {
         let midnight = |day: Date| TimeZone::UTC.to_timestamp(day.at(0, 0, 0, 0)).ok();
         self.from.and_then(midnight).unwrap_or(Timestamp::MIN)
     }
 }
 
-/// Turns dollars into nano-dollars. `as` saturates, so that an absurd number is a huge price and not a small one.
+/// Converts dollars to nano-dollars. `as` saturates, so that an absurd number gives a huge price, not a small one.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -279,8 +279,8 @@ pub(super) fn nano_usd(usd: f64) -> NanoUsd {
 }
 
 impl Config {
-    /// Returns what each model costs and did cost: what `[[prices]]` says from its day on, else what its vendor lists. Where two
-    /// vendors serve a model under one name, the dearer counts.
+    /// Returns the current and past prices of each model: those of `[[prices]]` from their day on, else the vendor's
+    /// list price. Where two vendors serve a model of the same name, the higher price counts.
     pub fn price_list(&self) -> PriceList {
         let listed = self
             .routes

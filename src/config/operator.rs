@@ -1,12 +1,13 @@
-//! The scope `operator` is the configuration file's to give: the mark of a tenant, and the credentials that stand in a tenant's settings.
+//! Only the configuration file can grant the scope `operator`: by marking a tenant, and by the scopes of its
+//! credentials.
 
 use serde_json::Value;
 
 use super::file_table::FileTable;
 
-/// Makes a table that did not come from the file say of the scope `operator` what the file says: the tenant is marked as it is there,
-/// and only an issuer or a key that stands there too, and may grant the scope there, may grant it here. Returns the pointers
-/// of what was taken away.
+/// Limits the scope `operator` in a table that did not come from the file to what the file grants: the tenant is marked
+/// as it is there, and an issuer or key may grant the scope only if the file has the same one and lets it. Returns the
+/// JSON Pointers of what was removed.
 pub(crate) fn keep_to_file(table: &mut Value, file: Option<&FileTable>) -> Vec<String> {
     let mut taken = Vec::new();
     let Some(members) = table.as_object_mut() else {
@@ -36,7 +37,7 @@ pub(crate) fn keep_to_file(table: &mut Value, file: Option<&FileTable>) -> Vec<S
     taken
 }
 
-/// Whether the file has the same credential and lets it grant the scope.
+/// Whether the file has the same credential with the scope.
 fn grants_operator(file: &FileTable, list: &str, credential: &Value) -> bool {
     let known = file.value().get(list).and_then(Value::as_array);
     known.into_iter().flatten().any(|known| {
@@ -46,7 +47,7 @@ fn grants_operator(file: &FileTable, list: &str, credential: &Value) -> bool {
     })
 }
 
-/// What a credential is proved by: everything but what it is called and what it may do.
+/// Returns the members that verify a credential: everything but its name and what it may do.
 fn proof(credential: &Value) -> Vec<(&str, &Value)> {
     let members = credential.as_object().into_iter().flatten();
     let proves = |name: &str| matches!(name, "iss" | "alg" | "kid" | "secret" | "pem" | "jwks_url" | "hash");

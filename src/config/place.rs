@@ -1,28 +1,28 @@
-//! What a secret is for: its slot, and the address, provider or issuer that it goes with. A secret is not carried from one place
-//! to another, so that whoever may change an address cannot have a secret sent there that he does not know.
+//! What a secret is bound to: its slot, and the address, provider or issuer it is used with. A secret is never moved to
+//! another place, so that somebody who may change an address cannot have an unknown secret sent there.
 
 use std::sync::Arc;
 
 use reqwest::Url;
 use serde_json::{Map, Value};
 
-/// Members that say where a secret goes, by their whole name or by its end. New kinds of systems follow the same names.
+/// Members that say where a secret is sent, by their whole name or its end. New kinds of systems use the same names.
 const BINDING_NAMES: [&str; 4] = ["provider", "iss", "alg", "kind"];
 const BINDING_ENDS: [&str; 6] = ["url", "uri", "host", "endpoint", "address", "domain"];
-/// Addresses that hold where none is written.
+/// Default addresses where none is written.
 const DEFAULTS: [(&str, &str, &str); 1] = [("/slack", "base_url", super::tenant::SLACK_BASE_URL)];
 
-/// The place that a secret is for. Two places are the same when the secret goes to the same one.
+/// The place that a secret is bound to. Two places are equal when a secret at either is sent to the same destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The pointer of the secret without the numbers of list items, so that a list may be put in another order.
+    /// The pointer of the secret without list indexes, so that a list may be reordered.
     slot: String,
-    /// Every binding member beside it and above it, with its value. Shared by all secrets beside each other, so that the work is
-    /// linear in the settings however many of both there are.
+    /// Every binding member beside it and above it, with its value. Sibling secrets share it, which keeps the work
+    /// linear in the size of the settings.
     bound_to: Arc<Vec<(String, String)>>,
 }
 
-/// Lists the secrets of `settings`, each with its pointer and its place.
+/// Returns the secrets of `settings`, each with its pointer and place.
 pub(crate) fn secrets(settings: &Value) -> Vec<(String, Place, &Value)> {
     let mut found = Vec::new();
     walk(settings, &Walk::default(), &mut |walk, leaf| {
@@ -31,12 +31,12 @@ pub(crate) fn secrets(settings: &Value) -> Vec<(String, Place, &Value)> {
     found
 }
 
-/// Calls `visit` with the pointer, the place and the value of every secret, which it may change.
+/// Calls `visit` with the pointer, place and value of every secret; it may change the value.
 pub(crate) fn visit_secrets_mut(settings: &mut Value, visit: &mut dyn FnMut(&str, &Place, &mut Value)) {
     walk_mut(settings, &Walk::default(), visit);
 }
 
-/// Whether a value stands for a secret: an object of nothing but the words that name one.
+/// Whether a value is a secret: an object with no other members than `env`, `file`, `value` and `kept`.
 pub(crate) fn is_secret(value: &Value) -> bool {
     let names = |members: &Map<String, Value>| {
         !members.is_empty()
@@ -79,7 +79,7 @@ impl Walk {
         }
     }
 
-    /// Notes what an object binds its secrets to.
+    /// Collects what an object binds its secrets to.
     fn bind(&mut self, members: &Map<String, Value>) {
         let mut found = Vec::new();
         for (name, value) in members {
@@ -103,7 +103,7 @@ impl Walk {
     }
 }
 
-/// Writes an address as the HTTP client will read it: spellings of one destination are one, and nothing else is.
+/// Normalises an address as the HTTP client does, so that exactly the spellings of one destination are equal.
 fn destination(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) if url.has_host() => url.as_str().trim_end_matches('/').to_owned(),

@@ -1,4 +1,4 @@
-//! The copilots' policies, built once from the configuration.
+//! The copilots' policies, built from the configuration.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use copilotd_actors::tenancy::TenantScope;
 
 use super::{Config, Copilot, Faults, Standings};
 
-/// The policies of a configuration. A new configuration is a new value.
+/// The policies of one configuration.
 #[derive(Debug, Clone, Default)]
 pub struct ConfiguredPolicies {
     of_tenants: HashMap<TenantId, OfTenant>,
@@ -60,7 +60,7 @@ impl ConfiguredPolicies {
 }
 
 impl Config {
-    /// Builds the policy of every copilot with the definitions of its tools.
+    /// Builds the policy of every copilot. `tools` are the definitions of all known tools.
     pub fn policies(&self, tools: &BTreeMap<String, Arc<ToolDefinition>>) -> Result<ConfiguredPolicies, Faults> {
         let mut faults = Faults::default();
         let mut all = HashMap::new();

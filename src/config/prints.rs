@@ -1,4 +1,4 @@
-//! What of a configuration is another than before, its secrets included: for the log line of a reload.
+//! Finds what changed between two configurations, secrets included, for the log line of a reload.
 
 use std::collections::BTreeMap;
 
@@ -9,38 +9,38 @@ use super::load::Source;
 use super::secret;
 use crate::fingerprint::fingerprint;
 
-/// Hashes of the parts of a configuration, with the secrets as they were when it was read.
+/// Fingerprints of the parts of a configuration, including its secrets as they were when it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prints {
     tenants: BTreeMap<String, [u8; 32]>,
     /// Keys and headers, by provider.
     provider_keys: BTreeMap<String, [u8; 32]>,
-    /// Everything else, by its path.
+    /// Everything else, by path.
     rest: BTreeMap<String, [u8; 32]>,
 }
 
-/// What differs between two configurations.
+/// The differences between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Ids of tenants that are new.
+    /// Ids of added tenants.
     pub added: Vec<String>,
-    /// Ids of tenants that are gone.
+    /// Ids of removed tenants.
     pub removed: Vec<String>,
-    /// Ids of tenants whose settings or secrets are others.
+    /// Ids of tenants whose settings or secrets changed.
     pub changed: Vec<String>,
-    /// Names of providers whose keys or headers are others.
+    /// Names of providers whose keys or headers changed.
     pub provider_keys: Vec<String>,
-    /// Paths of what is read at a start alone.
+    /// Paths of changes that need a restart.
     pub needs_restart: Vec<String>,
 }
 
-/// Members of a provider that are read again while the process runs.
+/// Members of a provider that a reload applies.
 const KEYS: [&str; 3] = ["api_key", "api_keys", "headers"];
 /// Most names of one kind in the log line.
 const MAX_NAMED: usize = 10;
 
 impl Source {
-    /// Reads the secrets and hashes all parts. What cannot be had is left out: the checks name it.
+    /// Resolves the secrets and hashes all parts. Secrets that cannot be resolved are skipped; the checks report them.
     pub fn prints(&self) -> Prints {
         let mut prints = Prints::default();
         let read = |value: &Value| {
@@ -90,7 +90,7 @@ fn print(value: &Value) -> [u8; 32] {
 }
 
 impl Prints {
-    /// Returns what holds once the tenants and keys of `new` were applied, and nothing else of it.
+    /// Returns the fingerprints after the tenants and keys of `new` were applied, and nothing else.
     pub fn with_applied(&self, new: Self) -> Self {
         Self {
             rest: self.rest.clone(),
@@ -98,7 +98,7 @@ impl Prints {
         }
     }
 
-    /// Says what is another in `new`.
+    /// Compares with `new`.
     pub fn changes(&self, new: &Self) -> Changes {
         let differing = |old: &BTreeMap<String, [u8; 32]>, new: &BTreeMap<String, [u8; 32]>| {
             let gone = old.keys().filter(|name| !new.contains_key(*name));
@@ -112,7 +112,7 @@ impl Prints {
         };
         let (before, after) = (&self.tenants, &new.tenants);
         let is_in = |tenants: &BTreeMap<String, [u8; 32]>, id: &String| tenants.contains_key(id);
-        // Keys of a provider that is new or gone come and go with it, at a restart.
+        // The keys of an added or removed provider change with it, at a restart.
         let mut provider_keys = differing(&self.provider_keys, &new.provider_keys);
         provider_keys.retain(|name| self.provider_keys.contains_key(name) && new.provider_keys.contains_key(name));
         Changes {
@@ -129,21 +129,21 @@ impl Prints {
 }
 
 impl Changes {
-    /// Writes what was applied, and what was not.
+    /// Describes what was applied, and what was not.
     pub fn summary(&self) -> String {
         let mut parts = Vec::new();
         for (what, names) in [
             ("tenants changed", &self.changed),
             ("tenants added", &self.added),
             ("tenants removed", &self.removed),
-            ("keys of providers changed", &self.provider_keys),
+            ("provider keys changed", &self.provider_keys),
         ] {
             if !names.is_empty() {
                 parts.push(format!("{what}: {}", named(names)));
             }
         }
         if parts.is_empty() {
-            parts.push("nothing to apply has changed".to_owned());
+            parts.push("nothing to apply".to_owned());
         }
         if !self.needs_restart.is_empty() {
             parts.push(format!("NOT applied until a restart: {}", named(&self.needs_restart)));
@@ -181,11 +181,11 @@ mod tests {
                     [[tenants]]\nid = \"acme\"\n[[tenants]]\nid = \"globex\"\n[tenants.slack]\nbot_token = { env = \"KEY\" }\n";
         let same = ["a", "a"];
         for (change, env, expected) in [
-            (("", ""), same, "nothing to apply has changed"),
+            (("", ""), same, "nothing to apply"),
             (
                 ("", ""),
                 ["a", "b"],
-                "tenants changed: globex; keys of providers changed: main",
+                "tenants changed: globex; provider keys changed: main",
             ),
             (
                 ("id = \"acme\"", "id = \"acme\"\nlog_content = true"),
@@ -200,17 +200,17 @@ mod tests {
             (
                 ("drain_s = 5", "drain_s = 6"),
                 same,
-                "nothing to apply has changed; NOT applied until a restart: server.drain_s",
+                "nothing to apply; NOT applied until a restart: server.drain_s",
             ),
             (
                 ("http://x/v1", "http://y/v1"),
                 ["a", "b"],
-                "tenants changed: globex; keys of providers changed: main; NOT applied until a restart: providers (main)",
+                "tenants changed: globex; provider keys changed: main; NOT applied until a restart: providers (main)",
             ),
             (
                 ("[server]", "[[routes]]\nname = \"r\"\n[server]"),
                 same,
-                "nothing to apply has changed; NOT applied until a restart: routes",
+                "nothing to apply; NOT applied until a restart: routes",
             ),
         ] {
             let new = if change.0.is_empty() {

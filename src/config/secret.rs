@@ -1,9 +1,9 @@
 //! Secrets by reference: `{ env = "NAME" }`, `{ file = "path" }` or `{ value = "…" }`.
 //!
 //! Invariant: the environment and the files of this machine are read only for references that the configuration file
-//! itself wrote. A [`FileReference`] can be taken from a [`FileTable`] or the global part of the file, never from settings
-//! that came over HTTP or out of the store; those resolve `value` alone, and a reference in them is at most a wish for
-//! what the file gives the same tenant at the same [`Place`].
+//! itself contains. A [`FileReference`] can come from a [`FileTable`] or the global part of the file, never from
+//! settings that came over HTTP or from the store. Those resolve only `value`; a reference in them works only if the
+//! file has the same one for the same tenant at the same [`Place`].
 
 use serde_json::Value;
 
@@ -13,23 +13,23 @@ use super::file_table::FileTable;
 use super::load::path_of;
 use super::place::{Place, visit_secrets_mut};
 
-/// Longest secret file, so that a wrong path does not fill the memory.
+/// Largest secret file, in bytes, so that a wrong path does not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// What is wrong with a reference in settings that the configuration file does not back.
-pub(crate) const NOT_FROM_FILE: &str = "a secret has to be given as { \"value\": … } here: references to the environment and to \
-     files count only where the configuration file has the same one";
+/// The message for a reference in settings that is not in the configuration file.
+pub(crate) const NOT_FROM_FILE: &str = "give the secret as { \"value\": … }: references to the environment and to files are \
+    allowed only where the configuration file has the same one";
 
-/// A reference to the environment or to a file of this machine, as the configuration file wrote it.
+/// A reference to the environment or to a file of this machine, from the configuration file.
 pub(super) struct FileReference<'a> {
     kind: &'a str,
     argument: &'a str,
 }
 
-/// Why a secret cannot be had.
+/// Why a secret could not be resolved.
 struct Unavailable {
     message: String,
-    /// The operating system's words, for the machine's operator alone.
+    /// The operating system's error, only for the operator of this machine.
     cause: Option<String>,
 }
 
@@ -39,11 +39,11 @@ impl From<String> for Unavailable {
     }
 }
 
-/// Puts the secrets themselves in the place of all references in `value`, a part of the configuration file, and notes what
-/// cannot be had.
+/// Replaces all references in `value`, a part of the configuration file, by the secrets; adds a fault for each that
+/// cannot be resolved.
 ///
-/// A table with the single member `env`, `file` or `value` is a reference wherever it stands; the schema says where one
-/// may stand.
+/// A table with the single member `env`, `file` or `value` is a reference anywhere; the schema says where one is
+/// allowed.
 pub(super) fn resolve_of_file(value: &mut Value, path: &str, env: &Env, faults: &mut Faults) {
     visit_secrets_mut(value, &mut |pointer, _, leaf| {
         let Some((kind, argument)) = reference(leaf) else {
@@ -58,8 +58,7 @@ pub(super) fn resolve_of_file(value: &mut Value, path: &str, env: &Env, faults: 
     });
 }
 
-/// Passes over the references to the environment and to files in a part of the configuration file: each becomes nothing, which checks pass
-/// over too. Returns where they stood.
+/// Replaces references to the environment and to files by null, which checks ignore. Returns their pointers.
 pub(super) fn pass_over(value: &mut Value) -> Vec<String> {
     let mut passed = Vec::new();
     visit_secrets_mut(value, &mut |pointer, _, leaf| {
@@ -76,7 +75,7 @@ pub(super) fn pass_over(value: &mut Value) -> Vec<String> {
     passed
 }
 
-/// Puts `text` where secrets were passed over.
+/// Puts the placeholder `text` where references were replaced by [`pass_over`].
 pub(super) fn stand_in(value: &mut Value, passed: &[String], text: &str) {
     for pointer in passed {
         if let Some(leaf) = value.pointer_mut(pointer) {
@@ -85,7 +84,8 @@ pub(super) fn stand_in(value: &mut Value, passed: &[String], text: &str) {
     }
 }
 
-/// The same for settings that did not come from the file. `file` is the file's table of the same tenant, if it has one.
+/// Like [`resolve_of_file`], for settings that did not come from the file. `file` is the file's table of the same
+/// tenant, if there is one.
 pub(super) fn resolve_stored(value: &mut Value, path: &str, file: Option<&FileTable>, env: &Env, faults: &mut Faults) {
     visit_secrets_mut(value, &mut |pointer, place, leaf| {
         let Some((kind, argument)) = reference(leaf) else {
@@ -108,14 +108,14 @@ fn put(leaf: &mut Value, found: Result<String, Unavailable>, path: &str, faults:
         Ok(secret) => Value::String(secret),
         Err(Unavailable { message, cause }) => {
             faults.add_caused(path, message, cause);
-            // Checks further on pass over what is missing, so that one cause is one fault.
+            // Later checks ignore missing values, so that one cause gives one fault.
             Value::Null
         }
     };
 }
 
 impl FileTable {
-    /// Returns the reference of this table that equals `wanted` and stands at the same place.
+    /// Returns this table's reference that equals `wanted`, at the same place.
     pub(super) fn reference(&self, place: &Place, wanted: &Value) -> Option<FileReference<'_>> {
         let known = self.secrets().find(|(known, leaf)| known == place && *leaf == wanted);
         let (kind, argument) = reference(known?.1).filter(|(kind, _)| matches!(*kind, "env" | "file"))?;
@@ -123,7 +123,7 @@ impl FileTable {
     }
 }
 
-/// Takes a reference apart: an object with a single member that names a secret.
+/// Splits a reference, an object with a single member, into its kind and argument.
 pub(crate) fn reference(value: &Value) -> Option<(&str, &str)> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     let (kind, argument) = members.iter().next()?;
@@ -142,7 +142,7 @@ fn fetch(reference: &FileReference<'_>, env: &Env) -> Result<String, Unavailable
     let FileReference { kind, argument } = *reference;
     let secret = if kind == "env" {
         env.get(argument)
-            .ok_or_else(|| format!("the environment variable {argument} is not set"))?
+            .ok_or_else(|| format!("the environment variable {argument} is not set or is empty"))?
             .to_owned()
     } else {
         read_file(&path_of_file(argument, env)?)?
@@ -150,7 +150,7 @@ fn fetch(reference: &FileReference<'_>, env: &Env) -> Result<String, Unavailable
     literal(&secret)
 }
 
-/// Names what systemd's `LoadCredential` put into its directory for this service.
+/// Path prefix of systemd credentials (`LoadCredential`).
 const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
 
 fn path_of_file(path: &str, env: &Env) -> Result<String, Unavailable> {
@@ -160,7 +160,7 @@ fn path_of_file(path: &str, env: &Env) -> Result<String, Unavailable> {
     match env.get("CREDENTIALS_DIRECTORY") {
         Some(directory) => Ok(format!("{}/{name}", directory.trim_end_matches('/'))),
         None => Err(format!(
-            "CREDENTIALS_DIRECTORY is not set, which {path} needs: systemd sets it for a unit with LoadCredential"
+            "{path} needs CREDENTIALS_DIRECTORY, which is not set: systemd sets it for units with LoadCredential"
         )
         .into()),
     }

@@ -1,4 +1,4 @@
-//! Which tenants work is done for.
+//! The standing of tenants: served, left out or suspended.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,13 +15,13 @@ pub struct Standings {
 }
 
 impl Standings {
-    /// Reads them.
+    /// Reads the standings of a configuration.
     pub fn of_config(config: &Config) -> Self {
         let tenants = config.tenants.iter();
         Self {
             known: tenants.map(|tenant| (tenant.id.clone(), tenant.standing())).collect(),
-            // A tenant that was removed has no copilots, and its open turns fail. It is not taken for removed while the file has one
-            // whose id cannot be read.
+            // A removed tenant has no copilots, and its open turns fail. A tenant does not count as removed while the
+            // file has a table without a readable id.
             unknown: if config.has_nameless_tenant {
                 Standing::LeftOut
             } else {
@@ -30,12 +30,12 @@ impl Standings {
         }
     }
 
-    /// The standing of a tenant.
+    /// Returns the standing of a tenant.
     pub fn of(&self, tenant: &TenantId) -> Standing {
         self.known.get(tenant).copied().unwrap_or(self.unknown)
     }
 
-    /// Those of two configurations while one takes the place of the other: work is done for a tenant only if both say so.
+    /// Returns the standings while `next` replaces these: a tenant is served only if both serve it.
     pub fn while_replaced_by(&self, next: &Self) -> Self {
         let ids: HashSet<&TenantId> = self.known.keys().chain(next.known.keys()).collect();
         let stricter = |id: &TenantId| self.of(id).max(next.of(id));
@@ -62,7 +62,7 @@ mod tests {
             (one("a", Served, Served), one("a", LeftOut, Served), LeftOut),
             (one("a", LeftOut, Served), one("a", Served, Served), LeftOut),
             (one("a", LeftOut, Served), one("a", Suspended, Served), Suspended),
-            // Removed, and known again.
+            // Removed, and added again.
             (one("a", Served, Served), one("b", Served, Served), Served),
             (one("a", Served, Served), one("b", Served, LeftOut), LeftOut),
             (one("b", Served, LeftOut), one("a", Served, Served), LeftOut),

@@ -1,17 +1,17 @@
-//! What somebody probably meant who wrote a name that is not known.
+//! Suggestions for unknown names.
 
-/// Returns the known name that is nearest to `written`, if one is near enough to be meant.
+/// Returns the known name that is most similar to `written`, if it is similar enough to be a typo.
 pub(super) fn near<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
     let wanted = plain(written);
-    // One slip in a short name, two in a longer one.
+    // One typo in a short name, up to three in a longer one.
     let most = (wanted.chars().count() / 3).clamp(1, 3);
     let distance = |name: &'a str| (strsim::damerau_levenshtein(&wanted, &plain(name)), name);
     let nearest = known.into_iter().map(distance).min();
     nearest.filter(|(distance, _)| *distance <= most).map(|(_, name)| name)
 }
 
-/// Says that there is no such thing, and which one was probably meant.
+/// Returns the message for an unknown name, with a suggestion.
 pub(super) fn there_is_no<'a>(what: &str, written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let meant = near(written, known).map(|name| format!("; did you mean {name:?}?"));
     format!("there is no {what} {written:?}{}", meant.unwrap_or_default())

@@ -1,4 +1,4 @@
-//! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
+//! The configuration of a tenant: issuers, API keys, limits, copilots and external systems.
 
 use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
 use copilotd_actors::domain::guardrail::Rules;
@@ -16,69 +16,69 @@ use super::models::nano_usd;
 use super::{Copilot, DenyRule};
 use crate::scopes::Scopes;
 
-/// A customer company.
+/// A tenant: one customer company.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
-    /// Its id.
+    /// Id of the tenant.
     pub id: TenantId,
     /// Whether prompts and answers may appear in logs and traces.
     #[serde(default)]
     pub log_content: bool,
-    /// Whether an operator has suspended it: none of its credentials is accepted, none of its calls is made, and what is open ends.
+    /// Whether it is suspended: its credentials are refused, no calls are made for it, and open turns are cancelled.
     #[serde(default)]
     pub suspended: bool,
-    /// Whether its settings have a fault: it is not served, and what is open waits until they are fixed.
+    /// Set if its settings have a fault: it is not served, and its open turns wait until the fault is fixed.
     #[serde(skip)]
     pub left_out: Option<LeftOut>,
-    /// Whether its credentials may grant the scope `operator`. Counts in the configuration file alone.
+    /// Whether its credentials may grant the scope `operator`. Only the configuration file can set it.
     #[serde(default)]
     pub operator: bool,
-    /// Keys of those who sign its users' tokens.
+    /// Issuers of its users' tokens, one entry per key.
     #[serde(default)]
     pub issuers: Vec<Issuer>,
-    /// Keys for servers.
+    /// API keys for servers.
     #[serde(default)]
     pub api_keys: Vec<ApiKey>,
     /// Its copilots; the first one is the default.
     #[serde(default)]
     pub copilots: Vec<Copilot>,
-    /// Bounds of the whole tenant.
+    /// Limits of the whole tenant.
     #[serde(default)]
     pub limits: TenantLimits,
-    /// How long its conversations are kept.
+    /// How long its conversations are stored.
     #[serde(default)]
     pub retention: Retention,
     /// The models that it may use.
     #[serde(default)]
     pub models: TenantModels,
-    /// Keys of its own for providers, in the place of the shared ones.
+    /// Its own keys for providers, used instead of the shared ones.
     #[serde(default)]
     pub provider_keys: Vec<OwnKeys>,
-    /// Texts that stop a prompt, of a copilot's turn as of the OpenAI-compatible endpoint.
+    /// Texts that prompts must not contain, in turns and on the OpenAI-compatible routes.
     #[serde(default)]
     pub deny_input: Vec<DenyRule>,
-    /// Texts that never reach a reader of either.
+    /// Texts that answers of either must not contain.
     #[serde(default)]
     pub deny_output: Vec<DenyRule>,
-    /// The version of what its answers rest on; kept answers of another one are dropped.
+    /// Version of the knowledge behind its answers; cached answers of another version are dropped.
     #[serde(default)]
     pub knowledge_version: String,
-    /// Its Zendesk.
+    /// Its Zendesk account.
     pub zendesk: Option<Zendesk>,
     /// Its Slack workspace.
     pub slack: Option<Slack>,
 }
 
-/// What is known of a tenant whose settings have a fault.
+/// What is known about a tenant whose settings have a fault.
 #[derive(Debug, Clone, Default)]
 pub struct LeftOut {
-    /// Its API keys that are not revoked. They are refused, and told why: who sends one is who knows it.
+    /// Its API keys that are not revoked. They are refused with the reason, since only a holder of the key can send it.
     pub api_keys: Vec<ApiKey>,
 }
 
 impl Tenant {
-    /// A tenant of which little but its id is known, and nothing is accepted.
+    /// A tenant that is left out: only its id is known and none of its credentials is accepted.
     pub fn left_out(id: TenantId, suspended: bool) -> Self {
         Self {
             id,
@@ -101,7 +101,7 @@ impl Tenant {
         }
     }
 
-    /// Tells whether work is done for it.
+    /// Returns whether it is served.
     pub fn standing(&self) -> Standing {
         if self.suspended {
             Standing::Suspended
@@ -112,7 +112,7 @@ impl Tenant {
         }
     }
 
-    /// The scopes that its credentials can have at all, whatever their issuers and keys say.
+    /// Returns the scopes that its credentials can have at most.
     pub fn grantable(&self) -> Scopes {
         if self.operator {
             Scopes::ALL
@@ -121,31 +121,31 @@ impl Tenant {
         }
     }
 
-    /// Returns the rules on all that is said in its name.
+    /// Returns the guardrail rules for all its prompts and answers.
     pub fn rules(&self) -> Rules {
         rules(&self.deny_input, &self.deny_output)
     }
 }
 
-/// One key of an issuer of tokens.
+/// An issuer of user tokens, with one of its keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
     /// The `iss` claim.
     pub iss: String,
-    /// The one algorithm that is accepted with this key.
+    /// The only algorithm that is accepted with this key.
     pub alg: Alg,
-    /// The `kid` header that chooses this key among several of the same `iss`.
+    /// The `kid` header that selects this key among several of the same `iss`.
     pub kid: Option<String>,
-    /// Secret of HS256.
+    /// Secret for HS256.
     pub secret: Option<SecretString>,
-    /// Public key of the other algorithms.
+    /// Public key for the other algorithms, as PEM.
     pub pem: Option<SecretString>,
-    /// Where the public keys of the other algorithms are published.
+    /// JWKS address of the public keys for the other algorithms.
     pub jwks_url: Option<String>,
-    /// The claims that are a token's role; the usual ones unless given.
+    /// The claims that make up a token's role; [`DEFAULT_ROLE_CLAIMS`] if missing.
     role_claims: Option<Vec<String>>,
-    /// The scopes that its tokens may grant; others in a token's `scope` claim are passed over.
+    /// The scopes that its tokens may grant; others in a token's `scope` claim are ignored.
     #[serde(default = "usual_scopes")]
     pub scopes: Scopes,
 }
@@ -155,7 +155,8 @@ fn usual_scopes() -> Scopes {
 }
 
 impl Issuer {
-    /// Returns the secret or the PEM text, whichever the algorithm needs; a checked configuration has it.
+    /// Returns the secret or the PEM text, whichever the algorithm needs. A checked configuration without `jwks_url`
+    /// has it.
     pub fn material(&self) -> Option<&SecretString> {
         if self.alg == Alg::Hs256 {
             self.secret.as_ref()
@@ -164,7 +165,7 @@ impl Issuer {
         }
     }
 
-    /// Lists the claims that are a token's role, in one order.
+    /// Returns the claims that make up a token's role, sorted.
     pub fn role_claims(&self) -> Vec<String> {
         let mut names = match &self.role_claims {
             Some(names) => names.clone(),
@@ -175,40 +176,40 @@ impl Issuer {
     }
 }
 
-/// An API key, known by its hash alone.
+/// An API key, of which only the hash is stored.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// Its name.
+    /// Name of the key.
     pub name: String,
     /// Hash of the key.
     pub hash: KeyHash,
-    /// What it allows.
+    /// Scopes of the key.
     pub scopes: Scopes,
-    /// Its end, if it has one.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
 }
 
-/// How long a tenant's conversations are kept.
+/// How long a tenant's conversations are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
-    /// Days after the last change of a conversation at which it is erased; all are kept unless given.
+    /// Days after its last change at which a conversation is erased; never if missing.
     pub conversations_days: Option<u32>,
 }
 
-/// The models that a tenant may use. What is not given allows all.
+/// The models that a tenant may use. A missing list allows all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantModels {
-    /// Patterns: `provider/model`, where `*` stands for any part of a name.
+    /// Patterns of `provider/model`, where `*` matches any characters.
     pub allow: Option<Vec<String>>,
-    /// Regions of the providers; one without a region is not allowed then.
+    /// Allowed regions of providers; a provider without a region is then not allowed.
     pub regions: Option<Vec<String>>,
 }
 
 impl TenantModels {
-    /// Tells whether a model of a provider in a region may be used.
+    /// Whether a model of a provider in a region may be used.
     pub fn allows(&self, provider: &str, model: &str, region: Option<&str>) -> bool {
         let name = format!("{provider}/{model}");
         let named = |patterns: &Vec<String>| patterns.iter().any(|pattern| matches(pattern, &name));
@@ -217,7 +218,7 @@ impl TenantModels {
     }
 }
 
-/// Tells whether `text` is as `pattern` says, in which `*` stands for any characters, also none.
+/// Whether `text` matches `pattern`, where `*` matches any characters or none.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -235,7 +236,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Keys of a tenant for a provider.
+/// A tenant's own keys for a provider.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnKeys {
@@ -247,13 +248,13 @@ pub struct OwnKeys {
 }
 
 impl OwnKeys {
-    /// Lists them; never empty.
+    /// Returns the keys; never empty.
     pub fn keys(&self) -> impl Iterator<Item = &SecretString> {
         self.api_key.iter().chain(&self.api_keys)
     }
 }
 
-/// Bounds of a whole tenant, and of each of its users and keys; nothing means no bound.
+/// Limits of a whole tenant, and of each of its users and keys; a missing one means no limit or the default.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantLimits {
@@ -261,29 +262,29 @@ pub struct TenantLimits {
     pub requests_per_minute: Option<u64>,
     /// Tokens per minute.
     pub tokens_per_minute: Option<u64>,
-    /// Model calls at one time.
+    /// Concurrent model calls.
     pub concurrent_calls: Option<u64>,
     /// US dollars per day.
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
-    /// Requests per minute that change something, of all users together; 0: no limit.
+    /// Writing requests per minute, of all users together; 0: no limit.
     pub writes_per_minute: Option<u64>,
-    /// Conversations that are kept; 0: no limit.
+    /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,
-    /// Bytes of the log that are kept; 0: no limit.
+    /// Stored bytes of conversations' logs; 0: no limit.
     pub log_bytes: Option<u64>,
-    /// Bytes of a request body on the OpenAI-compatible routes, where more or less than the usual is wanted.
+    /// Most bytes of a request body on the OpenAI-compatible routes, if not the default.
     pub body_bytes: Option<u64>,
-    /// Bounds of each user.
+    /// Limits of each user.
     #[serde(default)]
     pub per_user: UserLimits,
-    /// Bounds of each API key.
+    /// Limits of each API key.
     #[serde(default)]
     pub per_key: SubjectLimits,
 }
 
-/// Bounds of one user.
+/// Limits of one user.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserLimits {
@@ -291,21 +292,21 @@ pub struct UserLimits {
     pub requests_per_minute: Option<u64>,
     /// Tokens per minute.
     pub tokens_per_minute: Option<u64>,
-    /// Model calls at one time.
+    /// Concurrent model calls.
     pub concurrent_calls: Option<u64>,
     /// US dollars per day.
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
-    /// Requests per minute that change something; 0: no limit.
+    /// Writing requests per minute; 0: no limit.
     pub writes_per_minute: Option<u64>,
-    /// Conversations that are kept; 0: no limit.
+    /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,
-    /// Bytes of the log that are kept; 0: no limit.
+    /// Stored bytes of conversations' logs; 0: no limit.
     pub log_bytes: Option<u64>,
 }
 
-/// Bounds of one API key.
+/// Limits of one API key.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubjectLimits {
@@ -313,7 +314,7 @@ pub struct SubjectLimits {
     pub requests_per_minute: Option<u64>,
     /// Tokens per minute.
     pub tokens_per_minute: Option<u64>,
-    /// Model calls at one time.
+    /// Concurrent model calls.
     pub concurrent_calls: Option<u64>,
     /// US dollars per day.
     pub usd_per_day: Option<f64>,
@@ -321,16 +322,16 @@ pub struct SubjectLimits {
     pub usd_per_month: Option<f64>,
 }
 
-/// Writes per minute of a user, unless the configuration says otherwise.
+/// Default writes per minute of a user.
 const USER_WRITES: u64 = 120;
-/// Writes per minute of a tenant.
+/// Default writes per minute of a tenant.
 const TENANT_WRITES: u64 = 100 * USER_WRITES;
-/// What a user may keep.
+/// Default quota of a user: conversations, and bytes of their logs.
 const USER_QUOTA: (u64, u64) = (10_000, 1 << 30);
-/// What a tenant may keep.
+/// Default quota of a tenant: conversations, and bytes of their logs.
 const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
 
-/// Reads a limit that has a default, and that 0 switches off.
+/// Returns a limit or its default; 0 means no limit.
 fn limit_or(configured: Option<u64>, default: u64) -> Option<u64> {
     Some(configured.unwrap_or(default)).filter(|limit| *limit > 0)
 }
@@ -360,7 +361,7 @@ impl SubjectLimits {
 }
 
 impl TenantLimits {
-    /// Returns them as the limiter takes them, money in exact integers.
+    /// Converts the limits to the limiter's type, with money in nano-dollars.
     pub fn limits(&self) -> limit::TenantLimits {
         limit::TenantLimits {
             tenant: Limits {
@@ -375,7 +376,7 @@ impl TenantLimits {
         }
     }
 
-    /// Returns the rates of writes. A credential that administers may write as often as a user.
+    /// Returns the limits of writes. An API key may write as often as a user.
     pub fn writes(&self) -> limit::TenantLimits {
         let rate = |writes| Limits {
             requests_per_minute: writes,
@@ -389,7 +390,7 @@ impl TenantLimits {
         }
     }
 
-    /// Returns what may be kept in the log.
+    /// Returns the quotas of stored conversations.
     pub fn quotas(&self) -> Quotas {
         let quota = |conversations, bytes, default: (u64, u64)| Quota {
             conversations: limit_or(conversations, default.0),
@@ -407,9 +408,9 @@ impl TenantLimits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Zendesk {
-    /// Address of the account.
+    /// Base URL of the account.
     pub base_url: String,
-    /// User of the API token.
+    /// User that the API token belongs to.
     pub email: Option<String>,
     /// API token.
     pub token: Option<SecretString>,
@@ -421,16 +422,16 @@ pub struct Zendesk {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slack {
-    /// Address of the Web API.
+    /// Base URL of the Web API.
     #[serde(default = "slack_base_url")]
     pub base_url: String,
-    /// Token of the bot.
+    /// Bot token.
     pub bot_token: SecretString,
-    /// Secret that signs what Slack sends.
+    /// Secret that Slack signs its requests with.
     pub signing_secret: Option<SecretString>,
 }
 
-/// Address of Slack's Web API where none is given.
+/// Default base URL of Slack's Web API.
 pub(super) const SLACK_BASE_URL: &str = "https://slack.com/api/";
 
 fn slack_base_url() -> String {

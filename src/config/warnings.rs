@@ -1,4 +1,5 @@
-//! What is not wrong in a configuration and yet not what anybody wants: named by `copilotd check`, in the log and in `/readyz`.
+//! Warnings about a configuration: valid, but probably not intended. Shown by `copilotd check`, in the log and in
+//! `/readyz`.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use crate::scopes::Scopes;
 const MAX_NAMED: usize = 5;
 
 impl Config {
-    /// Lists what its author should know, of all tenants.
+    /// Returns all warnings, those of tenants too.
     pub fn warnings(&self, now: Timestamp) -> Vec<Fault> {
         let of_tenant = |(index, tenant): (usize, &Tenant)| {
             let prefix = format!("tenants[{index}]");
@@ -27,24 +28,27 @@ impl Config {
         tenants.chain(self.without_login()).chain(self.unused()).collect()
     }
 
-    /// Lists tenants that the file gives no credential. Not said while the process runs: an operator may be about to add one.
+    /// Warns about tenants without credentials. Not logged by a running process: an operator may be about to add one.
     fn without_login(&self) -> Vec<Fault> {
         let none = |tenant: &Tenant| tenant.issuers.is_empty() && tenant.api_keys.is_empty();
         let tenants = self.tenants.iter().enumerate().filter(|(_, tenant)| none(tenant));
         let mut found: Vec<Fault> = tenants
             .map(|(index, _)| warning(
                 format!("tenants[{index}]"),
-                "nobody can log in: it has neither issuers nor api_keys; add [[tenants.issuers]] for user tokens or [[tenants.api_keys]] \
+                "nobody can log in: the tenant has no issuers and no api_keys; add [[tenants.issuers]] for user tokens or [[tenants.api_keys]] \
                  (copilotd key create)",
             ))
             .collect();
         if self.tenants.is_empty() {
-            found.push(warning("tenants".to_owned(), "there are none: nobody can log in"));
+            found.push(warning(
+                "tenants".to_owned(),
+                "no tenants are configured: nobody can log in",
+            ));
         }
         found
     }
 
-    /// Lists prices of models, and providers, that no route has.
+    /// Warns about prices and providers that no route uses.
     pub fn unused(&self) -> Vec<Fault> {
         let targets = || self.routes.iter().flat_map(|route| &route.targets);
         let models: BTreeSet<&str> = targets().map(|target| target.model.as_str()).collect();
@@ -57,7 +61,7 @@ impl Config {
                     .map(|model| format!("; did you mean {model:?}?"))
                     .unwrap_or_default();
                 let message = format!(
-                    "no route has the model {:?}: this price is not used{meant}",
+                    "no route uses the model {:?}, so this price has no effect{meant}",
                     price.model
                 );
                 found.push(warning(format!("prices[{index}].model"), message));
@@ -65,22 +69,19 @@ impl Config {
         }
         for (index, provider) in self.providers.iter().enumerate() {
             if !providers.contains(provider.name.as_str()) {
-                let message = format!(
-                    "no route has a target of the provider {:?}: it is not used",
-                    provider.name
-                );
+                let message = format!("no route uses the provider {:?}", provider.name);
                 found.push(warning(format!("providers[{index}]"), message));
             }
         }
         found
     }
 
-    /// Lists what should be known of one tenant; paths begin at its table.
+    /// Returns the warnings about one tenant; paths are relative to its table.
     pub fn tenant_warnings(&self, tenant: &Tenant, now: Timestamp) -> Vec<Fault> {
         let budgets = self.unpriced(tenant, now).into_iter().map(|(path, models)| Fault {
             path,
             message: format!(
-                "money is limited here, and these models have no price, so that they count as free: {}; add them to [[prices]]",
+                "this limit is in money, but these models have no price and count as free: {}; add them to [[prices]]",
                 named(&models)
             ),
             cause: None,
@@ -88,8 +89,8 @@ impl Config {
         budgets.chain(useless_operator(tenant)).collect()
     }
 
-    /// Lists the limits in money that models without a price escape, with these models. A tenant may name any route and any
-    /// model of one, so that all count that it may use.
+    /// Returns the limits in money that do not count some models, with those models, which have no price. A tenant may
+    /// use any route and any model of one, so all that it may use are considered.
     fn unpriced(&self, tenant: &Tenant, now: Timestamp) -> Vec<(String, BTreeSet<String>)> {
         let limits_turns = |copilot: &Copilot| copilot.limits.cost_usd.is_some_and(|usd| usd > 0.0);
         if !tenant.limits.limits_money() && !tenant.copilots.iter().any(limits_turns) {
@@ -127,7 +128,7 @@ impl Config {
 }
 
 impl Source {
-    /// Lists secrets that stand in the file itself, where everybody who may read it reads them too.
+    /// Warns about secrets written in the file itself, where everyone who can read the file can read them.
     pub fn warnings(&self) -> Vec<Fault> {
         let globals = plain("", self.written_globals());
         let tenants = self.tenants().iter().enumerate();
@@ -137,7 +138,7 @@ impl Source {
 }
 
 fn plain(path: &str, table: &Value) -> Vec<Fault> {
-    let message = "the secret stands in the file: write { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }; \
+    let message = "the secret is in the file itself: use { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }; \
                    { value = … } is for demonstrations";
     let is_plain = |leaf: &Value| matches!(reference(leaf), Some(("value", _)));
     let mut found: Vec<Fault> = secrets(table)
@@ -145,7 +146,7 @@ fn plain(path: &str, table: &Value) -> Vec<Fault> {
         .filter(|(_, _, leaf)| is_plain(leaf))
         .map(|(pointer, _, _)| warning(path_of(path, &pointer), message))
         .collect();
-    // Addresses of stores may be written as a text, and hold a password then.
+    // Addresses of stores may be written as plain text, and may then contain a password.
     for pointer in ["/store/url", "/limits/url"] {
         let url = table.pointer(pointer).and_then(Value::as_str);
         if path.is_empty() && url.is_some_and(holds_password) {
@@ -155,7 +156,7 @@ fn plain(path: &str, table: &Value) -> Vec<Fault> {
     found
 }
 
-/// Tells whether the part of an address before the host has a password.
+/// Whether a URL contains a password.
 fn holds_password(url: &str) -> bool {
     let authority = url
         .split_once("://")
@@ -180,7 +181,7 @@ impl TenantLimits {
     }
 }
 
-/// The scope `operator` where it cannot be granted.
+/// Warns about the scope `operator` where it cannot be granted.
 fn useless_operator(tenant: &Tenant) -> Vec<Fault> {
     if tenant.operator {
         return Vec::new();
@@ -195,7 +196,7 @@ fn useless_operator(tenant: &Tenant) -> Vec<Fault> {
     useless
         .map(|(path, _)| Fault {
             path,
-            message: "the scope operator is not granted: the tenant is not marked with operator = true".to_owned(),
+            message: "the scope operator is not granted: the tenant needs operator = true".to_owned(),
             cause: None,
         })
         .collect()
@@ -216,7 +217,7 @@ mod tests {
 
     fn warnings(change: &str) -> Vec<String> {
         let all = all_warnings(change).into_iter();
-        // What the frame of these cases is warned of in any case.
+        // The common part of these cases always causes this warning.
         all.filter(|warning| !warning.contains("nobody can log in")).collect()
     }
 
@@ -302,7 +303,7 @@ mod tests {
             let expected = models.map(|models| {
                 let (path, models) = models.split_once(": ").unwrap();
                 format!(
-                    "tenants[0].{path}: money is limited here, and these models have no price, so that they count as free: {models}; \
+                    "tenants[0].{path}: this limit is in money, but these models have no price and count as free: {models}; \
                      add them to [[prices]]"
                 )
             });

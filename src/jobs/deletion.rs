@@ -1,7 +1,8 @@
-//! Erasing a tenant: first everything of it is stopped, then each store is emptied, and the tenant's own record goes last.
+//! Erasing a tenant: first all its work is stopped, then each store is emptied, and the tenant's own record is deleted
+//! last.
 //!
-//! Invariant: nothing is erased before no request, no conversation and no model call of the tenant is under way and the store takes no
-//! write of it; so nothing is left when the last pass has found nothing. Every step can be done twice.
+//! Invariant: nothing is erased until no request, conversation or model call of the tenant is in flight and the store
+//! accepts no writes for it. So once a pass finds nothing, nothing is left. Every step can be repeated.
 
 use std::time::Duration;
 
@@ -12,29 +13,29 @@ use super::record::Job;
 use super::runner::Parts;
 use super::store::TenantData;
 
-/// How long one look waits for conversations to end.
+/// How long to wait for conversations to end before logging that they have not.
 const STOPPING: Duration = Duration::from_secs(20);
-/// How often is looked whether requests are still being answered. They end by their own timeouts.
+/// How often to check whether requests are still in flight. They end by their own timeouts.
 const LOOK: Duration = Duration::from_millis(100);
-/// Looks after which it is told that they take long.
+/// Checks after which a warning is logged: every minute.
 const LONG: u32 = 600;
-/// Most passes over all stores; each after the first should find nothing.
+/// Most passes over all stores; each one after the first should find nothing.
 const PASSES: usize = 10;
 
-/// What is erased besides the store's data: answers of the cache, what limits have counted, the tenant's own record.
+/// What is erased besides the store's data: cached answers, the limiter's counters, and the tenant's own record.
 const OTHER_STORES: [&str; 3] = ["cache", "limits", "definition"];
 
-/// Does what is left to do.
+/// Runs the remaining steps of a deletion.
 pub(super) async fn run(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
     if parts.roster.is_marked(tenant, job.id).await? {
         erase(parts, job, tenant).await?;
     } else if job.state.receipt.is_empty() {
-        let why = "the server stopped before the deletion began; ask again";
+        let why = "the server stopped before the deletion started; request it again";
         job.finish(Some(why.to_owned()), parts.clock.now());
         parts.store.put_job(job).await?;
         return Ok(());
     } else {
-        // The record was removed, and the process died before it could say so.
+        // The tenant's record was deleted, and the process died before it could finish the job.
         parts.eraser.scrub().await?;
         reopen(parts, tenant);
     }
@@ -48,7 +49,7 @@ pub(super) async fn run(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyh
     Ok(())
 }
 
-/// Lets a tenant of this id be made again: nothing of the old one is under way.
+/// Allows a tenant with this id to be created again: no work of the old one is in flight.
 fn reopen(parts: &Parts, tenant: &TenantId) {
     parts.eraser.reopen_tenant(tenant);
     parts.directory.reopen_tenant(tenant);
@@ -75,7 +76,7 @@ async fn erase(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Resul
         if found == 0 {
             break;
         }
-        anyhow::ensure!(pass < PASSES, "something is still being written for the tenant");
+        anyhow::ensure!(pass < PASSES, "data of the tenant is still being written");
     }
     parts.eraser.scrub().await?;
     crash::point("tenant.after:scrub");
@@ -90,7 +91,7 @@ async fn erase(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Resul
     crash::point("tenant.before:definition");
     let removed = async {
         parts.eraser.delete_tenant(tenant, job.id).await?;
-        // Its row has to be overwritten like all others.
+        // Its row has to be overwritten too, like all others.
         parts.eraser.scrub().await
     };
     let finished = parts.roster.finish_deletion(tenant, removed, || reopen(parts, tenant));
@@ -99,12 +100,12 @@ async fn erase(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Resul
     Ok(())
 }
 
-/// Ends everything that is under way for the tenant, and keeps more from beginning.
+/// Stops all work of the tenant and keeps new work from starting.
 async fn stop(parts: &Parts, tenant: &TenantId) -> anyhow::Result<()> {
-    // Its standing has cancelled what its conversations were at; none is started any more.
+    // The tenant's standing has already cancelled its open turns; no conversation is started any more.
     parts.directory.close_tenant(tenant);
     while parts.directory.stop_tenant(tenant, STOPPING).await > 0 {
-        tracing::warn!(%tenant, "conversations of a tenant that is being deleted have not ended yet; waiting");
+        tracing::warn!(%tenant, "tenant deletion: conversations are still running; waiting for them to end");
     }
     parts.eraser.close_tenant(tenant).await?;
     for look in 1_u32.. {
@@ -112,11 +113,11 @@ async fn stop(parts: &Parts, tenant: &TenantId) -> anyhow::Result<()> {
             break;
         }
         if look.is_multiple_of(LONG) {
-            tracing::warn!(%tenant, "requests of a tenant that is being deleted are still being answered; waiting");
+            tracing::warn!(%tenant, "tenant deletion: requests are still in flight; waiting for them to end");
         }
         tokio::time::sleep(LOOK).await;
     }
-    // Whatever a request has started meanwhile.
+    // Conversations that such requests have started.
     while parts.directory.stop_tenant(tenant, STOPPING).await > 0 {}
     if let Some(ledger) = &parts.ledger {
         ledger.flushed().await;

@@ -1,7 +1,7 @@
-//! Exporting a tenant's conversations as JSON lines, one conversation after the other, newest first.
+//! Exporting a tenant's conversations as JSON lines, one conversation after another, newest first.
 //!
-//! Invariants: no more than a few lines are in memory; lines of a conversation are stored under its id, so that erasing it
-//! erases them, from a finished result as from one that is being written; a job that is resumed begins anew.
+//! Invariants: only a few lines are in memory at a time; lines of a conversation are stored under its id, so that
+//! erasing it erases them from finished and unfinished results; a resumed job starts from the beginning.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,24 +20,24 @@ use super::store::{Piece, PieceOutcome};
 
 /// Longest result, in bytes.
 pub const MAX_RESULT_BYTES: u64 = 1 << 30;
-/// Conversations that are listed at once.
+/// Conversations per page of the list.
 const PAGE: usize = 50;
-/// Messages that are read at once; each may be long.
+/// Messages per read; each may be long.
 const MESSAGES: usize = 4;
-/// Conversations after which it is noted how far the job is.
+/// Conversations between two updates of the job's stored progress.
 const NOTED: u64 = 25;
-/// How often a store that does not answer is asked again, from the beginning.
+/// Most attempts to write an export when the store does not answer; each starts from the beginning.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Why an export was not written.
+/// Why writing an export failed.
 #[derive(Debug, thiserror::Error)]
 enum ExportError {
     #[error(transparent)]
     Store(#[from] LogError),
     #[error(transparent)]
     Line(#[from] LineError),
-    #[error("the export would be longer than {MAX_RESULT_BYTES} bytes; ask for less with from and to")]
+    #[error("the export would be larger than {MAX_RESULT_BYTES} bytes; limit it with from and to")]
     TooLong,
 }
 
@@ -49,18 +49,18 @@ pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to
             Ok(()) => break None,
             Err(error) => error,
         };
-        tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), attempt, %error, "an export could not be written");
+        tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), attempt, %error, "writing an export failed");
         match &error {
             ExportError::TooLong => break Some(error.to_string()),
-            ExportError::Store(LogError::Refused(_)) => break Some("the store refused the result".to_owned()),
-            _ if attempt >= ATTEMPTS => break Some("the store does not answer".to_owned()),
+            ExportError::Store(LogError::Refused(_)) => break Some("the store refused to store the result".to_owned()),
+            _ if attempt >= ATTEMPTS => break Some("the store did not answer".to_owned()),
             _ => {}
         }
         tokio::time::sleep(PAUSE * attempt).await;
         attempt += 1;
     };
     if error.is_some() {
-        // A part of a result is none. The sweep deletes what cannot be deleted now.
+        // A partial result is useless. The sweep deletes what cannot be deleted now.
         let _ = parts.store.delete_pieces(&job.scope, job.id).await;
     }
     job.state.progress.total = job.state.progress.done;
@@ -73,10 +73,10 @@ pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to
     loop {
         match parts.store.put_job(&job).await {
             Ok(()) => break,
-            // Its tenant is being deleted, and the job with it.
+            // The tenant is being deleted, and the job with it.
             Err(LogError::Refused(_)) => return,
             Err(error) => {
-                tracing::warn!(job = %job.id, %error, "the end of an export could not be stored; trying again");
+                tracing::warn!(job = %job.id, %error, "could not store that an export has ended; trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(60));
             }
@@ -84,7 +84,7 @@ pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to
     }
     tracing::info!(
         job = %job.id, tenant = %job.scope.tenant(), conversations = job.state.progress.done, failed,
-        "export ended"
+        "export finished"
     );
 }
 
@@ -105,7 +105,7 @@ async fn write(
         n: 0,
         bytes: 0,
     };
-    // Nothing has an id before the first one: what was created at `to` is left out.
+    // No id is smaller than the nil UUID: conversations created exactly at `to` are excluded.
     let mut before = to.map(|to| (to, ConversationId::new(Uuid::nil())));
     loop {
         let query = ListQuery {
@@ -133,7 +133,7 @@ async fn write(
     }
 }
 
-/// How many conversations the tenant has: the most that there will be.
+/// Returns how many conversations the tenant has: the most that will be exported.
 async fn expected(parts: &Parts, job: &Job) -> Result<u64, LogError> {
     let Ok(nobody) = "nobody".parse::<UserId>() else {
         return Ok(0);
@@ -142,7 +142,7 @@ async fn expected(parts: &Parts, job: &Job) -> Result<u64, LogError> {
     Ok(stored.tenant.conversations)
 }
 
-/// A result as far as it is written.
+/// The part of a result that has been written.
 struct Written<'a> {
     parts: &'a Parts,
     job: Job,
@@ -151,7 +151,7 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
-    /// Writes the lines of a conversation; none if it was erased meanwhile.
+    /// Writes the lines of a conversation, unless it was erased meanwhile.
     async fn conversation(&mut self, header: &Header) -> Result<(), ExportError> {
         let (log, scope) = (&self.parts.log, &self.job.scope.clone());
         let mut line = Line::new(header);
@@ -184,7 +184,7 @@ impl Written<'_> {
         Ok(())
     }
 
-    /// Stores a line; false if its conversation was erased.
+    /// Stores lines; returns false if their conversation was erased.
     async fn put(&mut self, conversation: ConversationId, lines: Vec<u8>) -> Result<bool, ExportError> {
         self.bytes = self.bytes.saturating_add(lines.len() as u64);
         if self.bytes > MAX_RESULT_BYTES {

@@ -1,4 +1,4 @@
-//! A line of an export: a conversation with its messages and turns, or a part of a long one.
+//! A line of an export: a conversation with its messages and turns, or a part of a long conversation.
 
 use copilotd_actors::compute;
 use copilotd_actors::domain::conversation::header::Header;
@@ -8,21 +8,21 @@ use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::tenancy::TenantScope;
 use serde::Serialize;
 
-/// Bytes after which a line is ended and the conversation goes on in the next one.
+/// Bytes after which a conversation continues in another line.
 const LINE_BYTES: usize = 256 * 1024;
 
-/// Why a line was not written.
+/// Why a line could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
-    /// No processor had time for it.
-    #[error("too much is being computed for the tenant")]
+    /// The compute threads are busy.
+    #[error("too many computations are running for the tenant")]
     Busy,
-    /// It cannot be said in JSON.
-    #[error("a line cannot be written as JSON: {0}")]
+    /// The line cannot be encoded as JSON.
+    #[error("cannot encode a line as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// A line while it is being made.
+/// A line under construction.
 pub(super) struct Line {
     conversation: ConversationView,
     id: ConversationId,
@@ -32,7 +32,7 @@ pub(super) struct Line {
     bytes: usize,
 }
 
-/// A line as it is written.
+/// The encoded form of a line.
 #[derive(Serialize)]
 struct Written<'a> {
     conversation: &'a ConversationView,
@@ -54,17 +54,17 @@ impl Line {
         }
     }
 
-    /// Whether there is nothing to write: a conversation without messages has one line all the same.
+    /// Whether there is nothing to write. A conversation without messages still has one line.
     pub(super) fn is_empty(&self) -> bool {
         self.part > 1 && self.messages.is_empty() && self.turns.is_empty()
     }
 
-    /// Whether it is long enough.
+    /// Whether the line has reached its size.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= LINE_BYTES
     }
 
-    /// Adds a message, if the record is one.
+    /// Adds a record's message, if it has one.
     pub(super) async fn message(&mut self, scope: &TenantScope, record: Record) -> Result<(), LineError> {
         let cost = record.weight();
         let write = move || message(&record).map(|message| raw(&message));
@@ -77,7 +77,7 @@ impl Line {
         Ok(())
     }
 
-    /// Adds what is to be said of a turn besides its messages.
+    /// Adds the summary of a turn.
     pub(super) async fn turn(&mut self, scope: &TenantScope, records: Vec<Record>) -> Result<(), LineError> {
         let (id, cost) = (self.id, records.iter().map(Record::weight).sum());
         let write = move || TurnSummary::fold(id, &records).map(|turn| raw(&turn));
@@ -90,7 +90,7 @@ impl Line {
         Ok(())
     }
 
-    /// Returns it with its end, and begins the next one.
+    /// Returns the encoded line with a line break, and starts the next one.
     pub(super) fn take(&mut self) -> Result<Vec<u8>, LineError> {
         let mut line = serde_json::to_vec(&Written {
             conversation: &self.conversation,

@@ -1,9 +1,9 @@
 //! Jobs: work that outlives the request that started it, such as deleting a tenant or exporting its conversations.
 //!
-//! A job is a record in the store and a task of this process. Invariants: a job is stored before its request is answered 202; it
-//! goes on after a crash, from the record alone, and every step of it can be done twice; it is shown to callers of the tenant and
-//! the scope that started it, and to nobody else; there is a bound to how many are open, how large a result is, and how long
-//! a finished job and its result are kept.
+//! A job is a record in the store and a task of this process. Invariants: a job is stored before its request is
+//! answered 202; after a crash it continues from the record alone, and every step can be repeated; it is visible only
+//! to callers of the tenant and scope that started it; the number of open jobs, the size of a result, and how long a
+//! finished job and its result are stored are all bounded.
 
 mod deletion;
 mod export;

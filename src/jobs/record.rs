@@ -1,4 +1,4 @@
-//! A job as it is stored.
+//! The stored form of a job.
 
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId};
@@ -8,38 +8,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::scopes::Scopes;
 
-/// How long a finished deletion can be looked up.
+/// How long a finished deletion stays visible.
 const DELETION_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// How long a finished export can be looked up and its result be read.
+/// How long a finished export stays visible and its result readable.
 const EXPORT_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// Its id.
+    /// Id of the job.
     pub id: JobId,
     /// The tenant whose credential started it.
     pub scope: TenantScope,
-    /// Everything else; stored as JSON.
+    /// Everything else, stored as JSON.
     pub state: JobState,
 }
 
-/// What is stored of a job besides its id and its tenant.
+/// The stored state of a job, without its id and tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobState {
-    /// What it does.
+    /// The work to do.
     pub work: Work,
-    /// How far it is.
+    /// Status of the job.
     pub status: JobStatus,
-    /// Steps that are done, of all.
+    /// Steps done, out of all.
     pub progress: Progress,
-    /// Why it failed, for its reader.
+    /// Why it failed, for API clients.
     #[serde(default)]
     pub error: Option<String>,
-    /// What was erased, by store.
+    /// The deletion receipt: what was erased, by store.
     #[serde(default)]
     pub receipt: Vec<Receipt>,
-    /// The key and body of the request that started it, if it bore a key.
+    /// Idempotency key and body hash of the request that started it, if it had a key.
     #[serde(default)]
     pub idempotency: Option<Idempotency>,
     /// When it was started.
@@ -49,20 +49,20 @@ pub struct JobState {
     pub finished_at: Option<Timestamp>,
 }
 
-/// What a job does.
+/// The work of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Work {
     /// Erases a tenant.
     TenantDeletion {
-        /// Which.
+        /// The tenant to erase.
         tenant: TenantId,
     },
-    /// Writes the conversations of the tenant that started it as JSON lines.
+    /// Exports the conversations of the tenant that started it as JSON lines.
     Export {
-        /// Created at this moment or later.
+        /// Only conversations created at this time or later.
         from: Option<Timestamp>,
-        /// Created before this moment.
+        /// Only conversations created before this time.
         to: Option<Timestamp>,
     },
 }
@@ -76,7 +76,7 @@ impl Work {
         }
     }
 
-    /// Returns the scope that starts such a job and may look it up.
+    /// Returns the scope that is needed to start such a job and to see it.
     pub fn scopes(&self) -> Scopes {
         match self {
             Self::TenantDeletion { .. } => Scopes::OPERATOR,
@@ -85,49 +85,49 @@ impl Work {
     }
 }
 
-/// How far a job is.
+/// Status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
-    /// It waits for its turn.
+    /// Waiting for a permit.
     Queued,
-    /// It is being worked on.
+    /// In progress.
     Running,
-    /// It is done.
+    /// Finished successfully.
     Completed,
-    /// It cannot be done.
+    /// Finished with an error.
     Failed,
 }
 
 impl JobStatus {
-    /// Whether nothing more happens.
+    /// Whether the job has ended.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed)
     }
 }
 
-/// Steps that are done, of all.
+/// Progress of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Done.
+    /// Steps done.
     pub done: u64,
-    /// All, as far as they are known.
+    /// All steps, as far as they are known.
     pub total: u64,
 }
 
-/// That a store holds nothing any more of what was erased.
+/// A line of a deletion receipt: the store no longer contains any of the erased data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Name of the store.
     pub store: String,
-    /// How much was erased there.
+    /// Number of erased items.
     pub erased: u64,
-    /// When the last of it was.
+    /// When the last item was erased.
     pub at: Timestamp,
 }
 
 impl Job {
-    /// A job that waits for its turn.
+    /// A new, queued job.
     pub fn new(id: JobId, scope: TenantScope, work: Work, now: Timestamp) -> Self {
         Self {
             id,
@@ -145,7 +145,7 @@ impl Job {
         }
     }
 
-    /// When it and its result are deleted; none while it has not ended.
+    /// Returns when it and its result will be deleted; none until it has ended.
     pub fn expires_at(&self) -> Option<Timestamp> {
         let life = match self.state.work {
             Work::TenantDeletion { .. } => DELETION_LIFE,
@@ -154,12 +154,12 @@ impl Job {
         self.state.finished_at?.checked_add(life).ok()
     }
 
-    /// Whether its time is over at `now`.
+    /// Whether it has expired at `now`.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at().is_some_and(|end| end <= now)
     }
 
-    /// Whether it has a result to read at `now`.
+    /// Whether it has a readable result at `now`.
     pub fn has_result(&self, now: Timestamp) -> bool {
         let is_export = matches!(self.state.work, Work::Export { .. });
         is_export && self.state.status == JobStatus::Completed && !self.is_expired(now)
@@ -174,7 +174,7 @@ impl Job {
         self.state.finished_at = Some(now);
     }
 
-    /// Notes what was erased in a store; more of the same store is added up.
+    /// Adds what was erased in a store to the receipt; counts of the same store are summed.
     pub(super) fn erased(&mut self, store: &str, count: u64, at: Timestamp) {
         match self.state.receipt.iter_mut().find(|line| line.store == store) {
             Some(line) if count > 0 => {

@@ -1,8 +1,8 @@
-//! Erases conversations that nobody has used for as long as their tenant keeps them (`[tenants.retention] conversations_days`).
+//! Erases conversations whose retention has ended (`[tenants.retention] conversations_days` without a change).
 //!
-//! Exactly as `DELETE` erases them: an audit entry, a tombstone, and the reconciler deletes the rest. Invariants: a conversation
-//! with an open turn, or one that was written to since, is never erased; one round looks at a bounded number of conversations of
-//! each tenant and goes on there in the next.
+//! It does exactly what `DELETE` does: an audit entry and a tombstone; the reconciler deletes the rest. Invariants: a
+//! conversation with an open turn, or one that was changed since, is never erased; a round checks a bounded number of
+//! conversations per tenant, and the next round continues there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use crate::audit::{Action, AuditLog, Entry};
 use crate::config::Tenant;
 use crate::tenants::Roster;
 
-/// Conversations of one tenant that a round looks at.
+/// Most conversations of a tenant that a round checks.
 const LOOKED_AT: usize = 200;
-/// Failures after which a round of a tenant is given up: the store does not answer.
+/// Failures after which a tenant's round is given up: the store does not answer.
 const MOST_FAILURES: usize = 5;
-/// Who it is in the audit log and in the tombstone.
+/// Actor name in the audit log and in the tombstone.
 const ACTOR: &str = "retention";
-/// After the last conversation of a tenant, the next look at its first comes this much later.
+/// Pause after a tenant's last conversation before starting again with its first.
 const REST: SignedDuration = SignedDuration::from_hours(1);
 
-/// See the module.
+/// Erases conversations whose retention has ended; see the module.
 pub struct Retention {
     roster: Arc<Roster>,
     audit: Arc<AuditLog>,
@@ -43,12 +43,12 @@ pub struct Retention {
     places: Mutex<HashMap<TenantId, Place>>,
 }
 
-/// Where a tenant's conversations are looked at next.
+/// Where the next round of a tenant starts.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// Behind this one.
+    /// After this conversation.
     Behind(Timestamp, ConversationId),
-    /// From the beginning, at this time.
+    /// From the beginning, not before this time.
     Again(Timestamp),
 }
 
@@ -70,7 +70,7 @@ impl Retention {
         }
     }
 
-    /// Does one round.
+    /// Runs one round over all tenants.
     pub async fn look(&self) {
         let config = self.roster.config();
         let mut places = self.places.lock().await;
@@ -80,7 +80,7 @@ impl Retention {
             let Some(days) = tenant.retention.conversations_days else {
                 continue;
             };
-            // Of a suspended tenant nothing is deleted, and one that is left out may mean something else.
+            // Nothing of a suspended tenant is deleted, and the settings of a tenant that is left out may be wrong.
             if tenant.standing() != Standing::Served {
                 continue;
             }
@@ -94,13 +94,13 @@ impl Retention {
             match self.tenant(&tenant.id, days, place, now).await {
                 Ok(next) => _ = places.insert(tenant.id.clone(), next),
                 Err(error) => {
-                    tracing::warn!(tenant = %tenant.id, %error, "conversations that are kept no longer could not be erased; trying again");
+                    tracing::warn!(tenant = %tenant.id, %error, "retention: a tenant's round failed; trying again in a minute");
                 }
             }
         }
     }
 
-    /// Looks at a page of a tenant's conversations; answers with where to go on.
+    /// Checks a page of a tenant's conversations; returns where to continue.
     async fn tenant(
         &self,
         tenant: &TenantId,
@@ -113,7 +113,7 @@ impl Retention {
             return Ok(again);
         };
         let scope = scope(tenant);
-        // Older ones alone can have been left alone for so long.
+        // Only conversations created before `since` can be due.
         let before = match place {
             Some(Place::Behind(created_at, id)) => (created_at, id),
             _ => (since, ConversationId::new(Uuid::max())),
@@ -126,11 +126,11 @@ impl Retention {
         let page = self.log.list(&scope, &query).await?;
         let mut failures = 0;
         for header in page.iter().filter(|header| is_due(header, since)) {
-            // One that cannot be erased now must not keep the others waiting; its turn comes again.
+            // One that cannot be erased now must not block the others; it is tried again later.
             if let Err(error) = self.erase(&scope, header, since).await {
                 tracing::warn!(
                     tenant = %scope.tenant(), conversation = %header.id, %error,
-                    "a conversation that is kept no longer could not be erased; trying again later"
+                    "retention: an expired conversation could not be erased; trying again later"
                 );
                 failures += 1;
                 if failures >= MOST_FAILURES {
@@ -145,7 +145,7 @@ impl Retention {
     }
 
     async fn erase(&self, scope: &TenantScope, header: &Header, since: Timestamp) -> Result<(), LogError> {
-        // As it is now: the list may lag.
+        // Read it again: the list may lag.
         let Some(header) = self.log.header(scope, header.id).await? else {
             return Ok(());
         };
@@ -175,11 +175,11 @@ impl Retention {
                 counter!("copilotd_reconciled_total", "what" => "retention").increment(1);
                 tracing::info!(
                     tenant = %scope.tenant(), conversation = %header.id, last_used = %header.updated_at,
-                    "conversation erased: it was kept for as long as its tenant wants"
+                    "retention: expired conversation erased"
                 );
                 Ok(())
             }
-            // Used at this very moment, or erased by somebody else.
+            // Just used, or already erased.
             Err(Refusal::Rejected(Rejection::TurnRunning | Rejection::NotFound)) => Ok(()),
             Err(refusal) => Err(LogError::Unavailable(refusal.to_string())),
         }
@@ -190,7 +190,7 @@ fn is_due(header: &Header, since: Timestamp) -> bool {
     !header.erased && header.open_turns == 0 && header.updated_at < since
 }
 
-/// The scope of a tenant of the configuration, for work that no request asks for.
+/// Returns the scope of a configured tenant, for work that no request asked for.
 #[expect(
     clippy::disallowed_methods,
     reason = "it acts on the tenant's own settings and on no other tenant"

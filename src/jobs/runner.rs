@@ -1,4 +1,4 @@
-//! Starts jobs, works them off, and takes them up again after a restart.
+//! Starts jobs, runs them, and resumes them after a restart.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,73 +23,73 @@ use crate::audit::AuditLog;
 use crate::revocations::Revocations;
 use crate::tenants::{ChangeError, Requester, Roster};
 
-/// Tenants that are erased at the same time; others wait, refused already.
+/// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;
-/// Exports that are written at the same time.
+/// Most exports that are written at the same time.
 const EXPORTS: usize = 2;
-/// Results of a tenant that are kept at the same time.
+/// Most stored results per tenant.
 const MAX_RESULTS: usize = 4;
-/// Jobs of a tenant that are looked through before another one is started.
+/// Most jobs of a tenant that are checked before another one is started.
 const MAX_LISTED: usize = 200;
-/// Life of an idempotency key.
+/// Lifetime of an idempotency key.
 const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// Uses of one key on different days that are told apart.
+/// Most reuses of one idempotency key after it has expired.
 const MAX_ROUNDS: u32 = 64;
-/// Pause after a failure; doubles with each further one.
+/// Pause after a failure; doubled with each further one.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often what has expired is looked for.
+/// Interval of the sweep for expired jobs and conversations.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Expired jobs that one look deletes.
+/// Most expired jobs that one sweep deletes.
 const SWEPT_AT_ONCE: usize = 100;
 
-/// What jobs work with.
+/// What jobs need.
 pub struct Parts {
-    /// Where jobs are stored.
+    /// Store of jobs.
     pub store: Arc<dyn JobStore>,
-    /// What erases tenants from the store.
+    /// Erases tenants from the store.
     pub eraser: Arc<dyn TenantEraser>,
-    /// Tenants.
+    /// The tenants.
     pub roster: Arc<Roster>,
-    /// Audit logs.
+    /// The audit logs.
     pub audit: Arc<AuditLog>,
-    /// Revocations in memory.
+    /// The revocations in memory.
     pub revocations: Arc<Revocations>,
-    /// Answers and limits in memory.
+    /// The gateway, for its cached answers and limits.
     pub gateway: Arc<Gateway>,
-    /// The way to conversations.
+    /// Directory of conversations.
     pub directory: Directory,
-    /// Conversations.
+    /// The conversations' log.
     pub log: Arc<dyn EventLog>,
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// New ids.
+    /// Source of new ids.
     pub ids: Arc<dyn Ids>,
-    /// What writes usage records, where there is one.
+    /// Writes usage records, if there is one.
     pub ledger: Option<Arc<Ledger>>,
-    /// Whether requests of a tenant are being answered, or calls of it are under way.
+    /// Whether requests or model calls of a tenant are in flight.
     pub is_busy: Box<dyn Fn(&TenantId) -> bool + Send + Sync>,
 }
 
-/// See the module.
+/// Runs jobs; see the module.
 pub struct Jobs {
     pub(super) parts: Parts,
     retention: Retention,
     deletions: Semaphore,
     exports: Semaphore,
-    /// Held while an export is started: one is written at a time for each tenant.
+    /// Held while an export is started, because each tenant may have one at a time.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// Why a job was not started. Nothing has happened then.
+/// Why a job was not started. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Things stand otherwise.
+    /// The current state does not allow it.
     #[error("{0}")]
     Conflict(String),
     /// The idempotency key was used for something else.
-    #[error("the key was used for another request")]
+    #[error("the idempotency key was used for a different request")]
     KeyReused,
     /// The tenant's record could not be changed.
     #[error(transparent)]
@@ -99,17 +99,17 @@ pub enum StartError {
     Store(#[from] LogError),
 }
 
-/// What comes next of a result.
+/// The next piece of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultPage {
-    /// The position behind it.
+    /// Position after it, to continue from.
     pub after: u64,
     /// Whole lines; may be empty.
     pub lines: Vec<u8>,
 }
 
 impl Jobs {
-    /// Makes them; nothing runs yet.
+    /// Creates the runner; nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             retention: Retention::new(
@@ -127,7 +127,7 @@ impl Jobs {
         })
     }
 
-    /// Keeps the tenants that are being deleted from being written to. To be called before anything is served or reconciled.
+    /// Refuses writes for tenants that are being deleted. Call it before anything is served or reconciled.
     ///
     /// # Errors
     /// When the store fails.
@@ -139,7 +139,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Takes up what an earlier process left open, and looks for what has expired from now on.
+    /// Resumes the jobs that an earlier process left open, and starts the periodic sweep.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -159,7 +159,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Goes on with a deletion whose job cannot be read: the tenant must not stay half erased.
+    /// Continues a deletion whose job record is missing: the tenant must not stay half erased.
     fn replace_lost(self: &Arc<Self>, tenant: TenantId, id: JobId) {
         let operator = self
             .parts
@@ -170,29 +170,33 @@ impl Jobs {
             .find(|known| known.operator)
             .map(|known| known.id.clone());
         let Some(operator) = operator else {
-            tracing::error!(%tenant, job = %id, "the job that deletes a tenant is missing, and so is a tenant of an operator to run it for");
+            tracing::error!(
+                %tenant, job = %id,
+                "a tenant's deletion job is missing and cannot be recreated without an operator tenant; set operator = true \
+                 on one and restart"
+            );
             return;
         };
-        tracing::warn!(%tenant, job = %id, "the job that deletes a tenant is missing; it is begun again");
+        tracing::warn!(%tenant, job = %id, "the deletion job of a tenant is missing; recreating it");
         let work = Work::TenantDeletion { tenant };
         let scope = retention::scope(&operator);
         self.spawn(Job::new(id, scope, work, self.parts.clock.now()));
     }
 
-    /// Ends the tasks; what they were at is taken up by the next process.
+    /// Stops all tasks; the next process resumes them.
     pub fn stop(&self) {
         self.tasks().abort_all();
     }
 
-    /// Finds a job of a tenant.
+    /// Finds a job of a tenant, unless it has expired.
     pub async fn find(&self, scope: &TenantScope, id: JobId) -> Result<Option<Job>, LogError> {
         let found = self.parts.store.job(scope, id).await?;
         let now = self.parts.clock.now();
         Ok(found.filter(|job| !job.is_expired(now)))
     }
 
-    /// Deletes a tenant. It is not served any more once this returns; the job erases what is stored of it. Who asks again is
-    /// answered with the same job.
+    /// Deletes a tenant. Once this returns it is no longer served; the job erases its data. Repeated requests get the
+    /// same job.
     pub async fn delete_tenant(
         self: &Arc<Self>,
         scope: &TenantScope,
@@ -205,7 +209,7 @@ impl Jobs {
         let work = Work::TenantDeletion { tenant: tenant.clone() };
         let id = JobId::new(self.parts.ids.uuid());
         let job = Job::new(id, scope.clone(), work, self.parts.clock.now());
-        // Before the tenant is marked: a mark without a job would stay for ever.
+        // Before the tenant is marked: a mark without a job would stay forever.
         self.parts.store.put_job(&job).await?;
         let roster = &self.parts.roster;
         let begun = roster.begin_deletion(tenant, job.id, scope.tenant(), by).await;
@@ -218,7 +222,7 @@ impl Jobs {
                 self.parts.store.delete_job(scope, job.id).await?;
                 self.known(scope, other).await
             }
-            // The mark may have been stored after all: the job finds out.
+            // The mark may have been stored after all: the job will find out.
             Err(error @ ChangeError::Store(_)) => {
                 self.spawn(job);
                 Err(error.into())
@@ -230,17 +234,17 @@ impl Jobs {
         }
     }
 
-    /// A job that another request has started.
+    /// Returns a job that another request started.
     async fn known(&self, scope: &TenantScope, id: JobId) -> Result<Job, StartError> {
         let known = self.parts.store.job(scope, id).await?;
         known.ok_or_else(|| {
             StartError::Conflict(format!(
-                "the tenant is being deleted by another tenant's operator ({id})"
+                "the tenant is already being deleted, by another tenant's operator (job {id})"
             ))
         })
     }
 
-    /// Starts an export of the tenant's conversations. `record` writes the entry of the audit log for the job whose id it is given.
+    /// Starts an export of the tenant's conversations. `record` writes the audit entry for the job id it is given.
     pub async fn export<F: Future<Output = Result<(), LogError>>>(
         self: &Arc<Self>,
         scope: &TenantScope,
@@ -261,7 +265,7 @@ impl Jobs {
         let known = self.parts.store.jobs_of(scope, MAX_LISTED).await?;
         let exports = |job: &&Job| matches!(job.state.work, Work::Export { .. });
         if let Some(open) = known.iter().filter(exports).find(|job| !job.state.status.is_terminal()) {
-            let message = format!("an export of this tenant is being written already: {}", open.id);
+            let message = format!("an export of this tenant is already running: {}", open.id);
             return Err(StartError::Conflict(message));
         }
         let kept: Vec<Timestamp> = known
@@ -272,7 +276,7 @@ impl Jobs {
         if kept.len() >= MAX_RESULTS {
             let first = kept.iter().min().map(ToString::to_string).unwrap_or_default();
             let message =
-                format!("{MAX_RESULTS} results of exports are kept already; the oldest is deleted at {first}");
+                format!("{MAX_RESULTS} export results are stored already, the limit; the oldest is deleted at {first}");
             return Err(StartError::Conflict(message));
         }
         let mut job = Job::new(id, scope.clone(), Work::Export { from, to }, now);
@@ -283,7 +287,7 @@ impl Jobs {
         Ok(job)
     }
 
-    /// The job that an earlier copy of a request has started, or the id of the one that this copy starts.
+    /// Returns the job that an earlier copy of the request started, or else the id for the job of this one.
     async fn copy_of(
         &self,
         scope: &TenantScope,
@@ -303,25 +307,25 @@ impl Jobs {
         Err(StartError::KeyReused)
     }
 
-    /// Reads on in a job's result, from behind `after`. None at the end. What belongs to a conversation that was erased meanwhile
-    /// is left out.
+    /// Reads the piece of a job's result after position `after`; none at the end. Lines of conversations that were
+    /// erased meanwhile are omitted.
     pub async fn result(&self, scope: &TenantScope, id: JobId, after: u64) -> Result<Option<ResultPage>, LogError> {
         let Some(Piece { n, conversation, lines }) = self.parts.store.next_piece(scope, id, after).await? else {
             return Ok(None);
         };
-        // Its pieces are there until the reconciler has come by.
+        // Pieces of an erased conversation exist until the reconciler deletes them.
         let header = self.parts.log.header(scope, conversation).await?;
         let is_there = header.is_some_and(|header| !header.erased);
         let lines = if is_there { lines } else { Vec::new() };
         Ok(Some(ResultPage { after: n, lines }))
     }
 
-    /// Erases what tenants do not want to keep any longer; see [`Retention`].
+    /// Erases conversations whose retention has ended; see [`Retention`].
     pub async fn retain(&self) {
         self.retention.look().await;
     }
 
-    /// Deletes jobs whose time is over, with their results.
+    /// Deletes expired jobs and their results.
     pub async fn forget_expired(&self) -> Result<(), LogError> {
         let store = &self.parts.store;
         for job in store.expired_jobs(self.parts.clock.now(), SWEPT_AT_ONCE).await? {
@@ -334,7 +338,7 @@ impl Jobs {
     fn spawn(self: &Arc<Self>, job: Job) {
         let jobs = Arc::clone(self);
         let mut tasks = self.tasks();
-        // Those that have ended are put away.
+        // Remove finished tasks from the set.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move { jobs.run(job).await });
     }
@@ -344,7 +348,7 @@ impl Jobs {
             Work::TenantDeletion { .. } => &self.deletions,
             Work::Export { .. } => &self.exports,
         };
-        // Never closed.
+        // The semaphore is never closed.
         let Ok(_slot) = slots.acquire().await else { return };
         job.state.status = JobStatus::Running;
         match job.state.work.clone() {
@@ -353,7 +357,7 @@ impl Jobs {
         }
     }
 
-    /// Erases a tenant; tries again until it is done.
+    /// Erases a tenant; retries until it is done.
     async fn delete(&self, mut job: Job, tenant: &TenantId) {
         let mut pause = PAUSE;
         loop {
@@ -361,9 +365,9 @@ impl Jobs {
                 Ok(()) => return,
                 Err(failure) => failure,
             };
-            tracing::warn!(job = %job.id, %tenant, error = %failure, "deleting a tenant failed; trying again");
-            job.state.error = Some("a store does not answer; the deletion is tried again".to_owned());
-            // Told as far as the store takes it.
+            tracing::warn!(job = %job.id, %tenant, error = %failure, "tenant deletion failed; trying again");
+            job.state.error = Some("a store did not answer; the deletion is being retried".to_owned());
+            // Best effort: the store may be unavailable.
             let _ = self.parts.store.put_job(&job).await;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -375,13 +379,13 @@ impl Jobs {
     }
 }
 
-/// Looks for what has expired, until the process ends.
+/// Sweeps periodically, until the process ends.
 async fn sweep(jobs: Weak<Jobs>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(jobs) = jobs.upgrade() else { return };
         if let Err(error) = jobs.forget_expired().await {
-            tracing::warn!(%error, "expired jobs could not be deleted; trying again");
+            tracing::warn!(%error, "could not delete expired jobs; trying again in a minute");
         }
         jobs.retain().await;
     }

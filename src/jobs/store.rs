@@ -1,4 +1,4 @@
-//! Where jobs and their results are kept, and how a store erases a tenant.
+//! The ports to the store of jobs and to the erasure of tenants.
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{ConversationId, JobId, TenantId};
@@ -8,81 +8,82 @@ use jiff::Timestamp;
 
 use super::record::Job;
 
-/// Keeps jobs beside the log. One suite checks every implementation.
+/// Stores jobs and their results. One test suite checks every implementation.
 #[async_trait]
 pub trait JobStore: Send + Sync {
-    /// Stores a job in the place of what was stored under its id.
+    /// Stores a job, replacing an earlier version.
     async fn put_job(&self, job: &Job) -> Result<(), LogError>;
 
     /// Finds a job of a tenant.
     async fn job(&self, scope: &TenantScope, id: JobId) -> Result<Option<Job>, LogError>;
 
-    /// Lists the jobs of a tenant, the newest first, at most `limit`.
+    /// Lists at most `limit` jobs of a tenant, newest first.
     async fn jobs_of(&self, scope: &TenantScope, limit: usize) -> Result<Vec<Job>, LogError>;
 
-    /// Lists the jobs of all tenants that have not ended, the oldest first.
+    /// Lists the unfinished jobs of all tenants, oldest first.
     async fn open_jobs(&self) -> Result<Vec<Job>, LogError>;
 
-    /// Lists jobs of all tenants whose time ([`Job::expires_at`]) is over at `now`, at most `limit`.
+    /// Lists at most `limit` jobs of all tenants that have expired ([`Job::expires_at`]) at `now`.
     async fn expired_jobs(&self, now: Timestamp, limit: usize) -> Result<Vec<Job>, LogError>;
 
     /// Deletes a job and its result.
     async fn delete_job(&self, scope: &TenantScope, id: JobId) -> Result<(), LogError>;
 
-    /// Stores a piece of a job's result in the place of what was stored under its number, unless its conversation is erased or
-    /// unknown. Invariant: of a conversation whose erasure has returned no piece is left, also of those that were being stored.
+    /// Stores a piece of a job's result, replacing one with the same number, unless its conversation is erased or
+    /// unknown. Invariant: once the erasure of a conversation has returned, no piece of it is left, not even one that
+    /// was being stored.
     async fn put_piece(&self, scope: &TenantScope, job: JobId, piece: &Piece) -> Result<PieceOutcome, LogError>;
 
-    /// Returns the first piece of a job's result with a larger number than `after`.
+    /// Returns the next piece of a job's result, with a number larger than `after`.
     async fn next_piece(&self, scope: &TenantScope, job: JobId, after: u64) -> Result<Option<Piece>, LogError>;
 
-    /// Deletes a job's result, in bounded steps. Returns how many pieces it had.
+    /// Deletes a job's result, in bounded steps. Returns the number of pieces.
     async fn delete_pieces(&self, scope: &TenantScope, job: JobId) -> Result<u64, LogError>;
 }
 
-/// A part of a job's result: whole lines about one conversation.
+/// A piece of a job's result: whole lines about one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Its number; from 1.
+    /// Number of the piece, from 1.
     pub n: u64,
-    /// Whose lines these are. Erasing the conversation deletes them.
+    /// The conversation of these lines. Erasing it deletes them.
     pub conversation: ConversationId,
     /// The lines.
     pub lines: Vec<u8>,
 }
 
-/// What became of a piece.
+/// The outcome of storing a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PieceOutcome {
-    /// It is stored.
+    /// The piece is stored.
     Stored,
-    /// Its conversation is erased or gone: nothing was stored.
+    /// The conversation is erased or unknown: nothing was stored.
     Erased,
 }
 
-/// What a store keeps of a tenant; each has its line in the receipt of a deletion.
+/// A kind of a tenant's data in a store; each has a line in the deletion receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantData {
-    /// The records of its conversations.
+    /// Records of its conversations.
     Records,
-    /// Folded logs.
+    /// Snapshots of folded logs.
     Snapshots,
-    /// Headers of conversations, the index of turns, and the counters of quotas.
+    /// Headers of conversations, the index of turns, and quota counters.
     Projections,
-    /// What its model calls used and cost, and calls that were open.
+    /// Usage records of its model calls, and open calls.
     Usage,
     /// Revocations of user tokens.
     Revocations,
-    /// API keys, and when they were used last.
+    /// API keys, and when they were last used.
     ApiKeys,
-    /// Its jobs and their results.
+    /// Jobs and their results.
     Jobs,
-    /// Its audit log, with head and anchor.
+    /// The audit log, with head and anchor.
     Audit,
 }
 
 impl TenantData {
-    /// All, in the order in which they are erased.
+    /// All kinds, in the order in which they are erased.
     pub const ALL: [Self; 8] = [
         Self::Records,
         Self::Snapshots,
@@ -109,26 +110,27 @@ impl TenantData {
     }
 }
 
-/// Erases tenants. One suite checks every implementation.
+/// Erases tenants. One test suite checks every implementation.
 ///
-/// Contract: from when [`close_tenant`](Self::close_tenant) returns until [`reopen_tenant`](Self::reopen_tenant) is called, nothing
-/// of the tenant is added by this process: writes that had begun are over, later ones are refused, and usage records are dropped.
-/// Erasing can be repeated and continued at any point.
+/// Contract: from the return of [`close_tenant`](Self::close_tenant) to the call of
+/// [`reopen_tenant`](Self::reopen_tenant) this process adds nothing for the tenant: writes in flight have finished,
+/// later ones are refused, and usage records are dropped. Erasing can be repeated and resumed at any point.
 #[async_trait]
 pub trait TenantEraser: Send + Sync {
-    /// Refuses the tenant's writes from now on, and waits for those that have begun. Not stored: whoever resumes a deletion calls
-    /// it again.
+    /// Refuses the tenant's writes from now on, and waits for those in flight. This is not stored: call it again when a
+    /// deletion is resumed.
     async fn close_tenant(&self, tenant: &TenantId) -> Result<(), LogError>;
 
-    /// Takes the tenant's writes again.
+    /// Accepts the tenant's writes again.
     fn reopen_tenant(&self, tenant: &TenantId);
 
-    /// Deletes a kind of data of a closed tenant, in bounded steps with others' writes in between. Returns how much it was.
+    /// Deletes a kind of data of a closed tenant, in bounded steps with others' writes in between. Returns how many
+    /// items were deleted.
     async fn erase_tenant(&self, tenant: &TenantId, data: TenantData) -> Result<u64, LogError>;
 
-    /// Makes sure that no byte of what was deleted is left, where the store keeps deleted data.
+    /// Makes sure that no byte of deleted data is left, if the store retains it.
     async fn scrub(&self) -> Result<(), LogError>;
 
-    /// Deletes the tenant's own record if it is marked for deletion by this job. Returns whether it was there.
+    /// Deletes the tenant's own record if it is marked for deletion by this job. Returns whether it existed.
     async fn delete_tenant(&self, tenant: &TenantId, job: JobId) -> Result<bool, LogError>;
 }

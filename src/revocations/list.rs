@@ -1,4 +1,4 @@
-//! The revocations in force, in memory: asked on every request.
+//! The revocations in force, in memory: checked on every request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use super::mark::{JtiDigest, TokenMark};
 use super::record::{Revocation, RevocationId, Subject};
 
-/// The revocations in force of all tenants. Each tenant's are apart: one that revokes much wakes nobody else's streams.
+/// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
+/// other tenants' streams.
 #[derive(Debug, Default)]
 pub struct RevocationList(DashMap<TenantId, Arc<OfTenant>>);
 
@@ -33,27 +34,28 @@ impl Default for OfTenant {
 #[derive(Debug, Default)]
 struct Held {
     all: HashMap<RevocationId, Revocation>,
-    /// Until when tokens have to have been issued to be hit.
+    /// Tokens of a user issued up to this time are revoked.
     users: HashMap<UserId, Timestamp>,
     tokens: HashMap<TokenKey, RevocationId>,
-    /// The latest `iat` of each user that was ahead of our clock when its token was seen: a revocation has to reach that far.
+    /// The latest `iat` of each user that was ahead of our clock when the token was seen: a revocation has to include
+    /// it.
     ahead: HashMap<UserId, Timestamp>,
 }
 
-/// Most users whose issuer's clock is noted to be ahead, of one tenant; beyond it those that are past are forgotten, then all.
+/// Most users per tenant in `ahead`; beyond it, entries that are past are dropped, then all.
 const MAX_AHEAD: usize = 10_000;
 
-/// What names one token.
+/// Identifies one token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum TokenKey {
     Jti(JtiDigest),
-    /// Hash of the whole token, in hexadecimal: the last part of its credential's name. The part before it names the key that signed
-    /// and may change with the configuration.
+    /// Hash of the whole token, in hexadecimal: the last part of its credential's name. The part before it names the
+    /// signing key and may change with the configuration.
     Hash(String),
 }
 
 impl TokenKey {
-    /// Lists what an id given by an administrator may mean.
+    /// Returns the keys that an id given by an administrator may mean.
     fn of_id(id: &str) -> Vec<Self> {
         let mut keys = vec![Self::Jti(JtiDigest::of(id))];
         keys.extend(hash_in(id).map(|hash| Self::Hash(hash.to_owned())));
@@ -61,7 +63,7 @@ impl TokenKey {
     }
 }
 
-/// Returns the hash of a token out of its credential's name, `jwt:<key>:<hash>`.
+/// Extracts the hash of a token from its credential's name, `jwt:<key>:<hash>`.
 fn hash_in(credential: &str) -> Option<&str> {
     let (_, hash) = credential.strip_prefix("jwt:")?.rsplit_once(':')?;
     Some(hash)
@@ -91,8 +93,8 @@ impl Held {
         let of_user = self
             .users
             .get(user)
-            // `iat` counts whole seconds: one that was issued in the second of the revocation is hit. What does not say when it was
-            // issued is hit too.
+            // `iat` has whole seconds: a token issued in the second of the revocation is revoked, and so is one without
+            // `iat`.
             .is_some_and(|revoked_at| token.issued_at.is_none_or(|issued_at| issued_at <= *revoked_at));
         if of_user || self.tokens.is_empty() {
             return of_user;
@@ -107,7 +109,7 @@ impl Held {
 }
 
 impl RevocationList {
-    /// Notes that a valid token says to have been issued later than now.
+    /// Records that a valid token's `iat` is later than now.
     pub fn issued_ahead(&self, tenant: &TenantId, user: &UserId, issued_at: Timestamp, now: Timestamp) {
         let of_tenant = self.of(tenant);
         let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +123,8 @@ impl RevocationList {
         *latest = issued_at.max(*latest);
     }
 
-    /// Returns how far a revocation of the subject has to reach: to now, or to the latest of its tokens that was issued ahead of it.
+    /// Returns the time up to which a revocation of the subject has to reach: now, or the latest `iat` seen ahead of
+    /// it.
     pub(super) fn reach(&self, tenant: &TenantId, subject: &Subject, now: Timestamp) -> Timestamp {
         let Subject::User(user) = subject else { return now };
         let ahead = self.of(tenant).read(|held| held.ahead.get(user).copied());
@@ -134,23 +137,23 @@ impl RevocationList {
         of_tenant.is_some_and(|of_tenant| of_tenant.read(|held| held.hits(user, token, credential)))
     }
 
-    /// Tells of every change of a tenant's revocations from now on.
+    /// Returns a receiver of every change of a tenant's revocations.
     pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<()> {
         self.of(tenant).changed.subscribe()
     }
 
-    /// Holds a revocation from now on. An earlier one of the same subject stays in force where it reaches further.
+    /// Puts a revocation in force, in place of an earlier one of the same subject.
     pub(super) fn hold(&self, revocation: Revocation) {
         let of_tenant = self.of(&revocation.tenant);
         of_tenant.write(|held| held.insert(revocation));
     }
 
-    /// Holds one no longer.
+    /// Removes a revocation.
     pub(super) fn release(&self, tenant: &TenantId, id: RevocationId) {
         self.of(tenant).write(|held| held.remove(id));
     }
 
-    /// Forgets a tenant's revocations that have expired.
+    /// Removes a tenant's expired revocations.
     pub(super) fn forget_expired(&self, tenant: &TenantId, now: Timestamp) {
         let of_tenant = self.of(tenant);
         let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +166,7 @@ impl RevocationList {
         expired.into_iter().for_each(|id| held.remove(id));
     }
 
-    /// Forgets everything of a tenant.
+    /// Removes everything of a tenant.
     pub(super) fn forget(&self, tenant: &TenantId) {
         self.0.remove(tenant);
     }

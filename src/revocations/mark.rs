@@ -1,4 +1,4 @@
-//! What a revocation looks at in a token.
+//! The parts of a token that revocations are compared with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,12 +6,12 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-/// When a user token was issued, and its own id, as far as it says so. A ticket bears that of the token it was issued to.
+/// A user token's time of issue and id, if it has them. A stream ticket has those of the token it was issued for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenMark {
     /// The `iat` claim.
     pub issued_at: Option<Timestamp>,
-    /// Digest of the `jti` claim, which may be of any length.
+    /// Digest of the `jti` claim, which may have any length.
     pub jti: Option<JtiDigest>,
 }
 
@@ -25,7 +25,7 @@ pub struct JtiDigest([u8; 16]);
 pub struct InvalidDigest;
 
 impl JtiDigest {
-    /// Digests an id.
+    /// Hashes a `jti`.
     pub fn of(jti: &str) -> Self {
         let hash: [u8; 32] = Sha256::digest(jti).into();
         let mut digest = [0; 16];

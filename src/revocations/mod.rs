@@ -1,11 +1,12 @@
-//! Revoked user tokens: all tokens of a user that were issued up to a moment, or one token by its id.
+//! Revocations of user tokens: all tokens of a user that were issued up to a moment, or one token by its id.
 //!
-//! A tenant's own backend signs its users' tokens, so that a token that leaked stays good until its end unless it is refused here.
-//! API keys are revoked elsewhere (`tenants`), and a key that acts for a user is not touched by revoking that user's tokens.
+//! A tenant's own backend signs its users' tokens, so a leaked token stays valid until it expires unless it is refused
+//! here. API keys are revoked in `tenants`; revoking a user's tokens does not affect a key that acts for the user.
 //!
-//! Invariants: a revocation is in the audit log before it takes effect and stored before it is answered; nothing about tenants or the
-//! configuration is needed for it, so that neither a faulty tenant nor a broken file stands in its way; no revocation of one tenant
-//! reaches another's tokens; one is kept until every token that it can hit has ended, so that their number is bounded.
+//! Invariants: a revocation is in the audit log before it takes effect, and stored before it is answered; it needs
+//! nothing from tenants or the configuration, so neither a faulty tenant nor a broken file prevents it; no revocation
+//! of one tenant affects another's tokens; a revocation is stored until every token it affects has expired, so their
+//! number is bounded.
 
 mod list;
 mod mark;

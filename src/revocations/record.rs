@@ -1,4 +1,4 @@
-//! A revocation as it is stored.
+//! The stored form of a revocation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +8,22 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::fingerprint::fingerprint;
 
-/// How long a revocation is kept: the longest life of a token, and twice the difference of clocks that is forgiven (once when a token
-/// is accepted that ends in a day, once when it ends). Every token that was accepted at the moment of the revocation has ended then.
+/// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
+/// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has
+/// expired.
 pub const KEPT: SignedDuration = SignedDuration::from_secs(24 * 60 * 60 + 2 * 60);
 
-/// Whose tokens are revoked, or which.
+/// The revoked user or token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// All tokens of a user that were issued up to the moment of the revocation.
+    /// All tokens of a user that were issued up to the time of the revocation.
     User(UserId),
     /// The token with this `jti`, or with this name in logs and in the audit log (`jwt:…`).
     Token(String),
 }
 
 impl Subject {
-    /// Names the kind, as stores do.
+    /// Returns the kind's name in stores.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::User(_) => "user",
@@ -38,7 +39,7 @@ impl Subject {
         }
     }
 
-    /// Reads what a store keeps.
+    /// Parses the stored form.
     pub fn read(kind: &str, text: &str) -> Option<Self> {
         match kind {
             "user" => text.parse().ok().map(Self::User),
@@ -51,38 +52,38 @@ impl Subject {
 /// A revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
-    /// Whose tokens.
+    /// Tenant of the tokens.
     pub tenant: TenantId,
-    /// Whose or which.
+    /// The user or token.
     pub subject: Subject,
-    /// Since when; tokens of a user that were issued later are not hit.
+    /// When it took effect; a user's tokens issued later are not affected.
     pub revoked_at: Timestamp,
-    /// When every token that it can hit has ended.
+    /// When every affected token has expired.
     pub expires_at: Timestamp,
-    /// Who revoked.
+    /// The user who revoked.
     pub revoked_by: String,
-    /// Why, if that was said.
+    /// The reason, if one was given.
     pub reason: Option<String>,
 }
 
 impl Revocation {
-    /// Returns its id: the same for the same tenant and subject, so that revoking again replaces.
+    /// Returns its id: the same for the same tenant and subject, so that revoking again replaces it.
     pub fn id(&self) -> RevocationId {
         RevocationId::of(&self.tenant, &self.subject)
     }
 }
 
-/// Names a revocation: `rev_` and 32 hexadecimal digits.
+/// Id of a revocation: `rev_` and 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RevocationId([u8; 16]);
 
-/// The text does not name a revocation.
+/// The text is not a revocation's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected rev_ and 32 hexadecimal digits")]
+#[error("expected rev_ followed by 32 hexadecimal digits")]
 pub struct InvalidRevocationId;
 
 impl RevocationId {
-    /// Names the revocation of a subject.
+    /// Returns the id of the revocation of a subject.
     pub fn of(tenant: &TenantId, subject: &Subject) -> Self {
         let print = fingerprint(&["revocation", tenant.as_str(), subject.kind(), subject.text()]);
         let mut id = [0; 16];
@@ -102,7 +103,7 @@ impl FromStr for RevocationId {
 
     fn from_str(text: &str) -> Result<Self, InvalidRevocationId> {
         let digits = text.strip_prefix("rev_").ok_or(InvalidRevocationId)?;
-        // One spelling of each id.
+        // Each id has one spelling.
         if digits.bytes().any(|digit| digit.is_ascii_uppercase()) {
             return Err(InvalidRevocationId);
         }

@@ -1,4 +1,4 @@
-//! Makes and lifts revocations.
+//! Creates and lifts revocations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,22 +13,26 @@ use super::list::RevocationList;
 use super::record::{KEPT, Revocation, RevocationId, Subject};
 use super::store::RevocationStore;
 
-/// Most revocations in force of one tenant. Who needs more replaces the issuer's key, which refuses all its tokens.
+/// Most revocations in force per tenant. A tenant that needs more replaces the issuer's key, which invalidates all its
+/// tokens.
 pub const MAX_PER_TENANT: usize = 10_000;
 
-/// Why a revocation was not made or lifted as asked.
+/// Why creating or lifting a revocation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// The tenant has as many as it may.
-    #[error("the tenant has {MAX_PER_TENANT} revocations in force; replace the issuer's key to refuse all its tokens")]
+    /// The tenant has reached [`MAX_PER_TENANT`].
+    #[error(
+        "the tenant already has {MAX_PER_TENANT} revocations in force, the limit; replace the issuer's key to invalidate \
+         all its tokens"
+    )]
     Full,
     /// There is no such revocation.
-    #[error("there is no such revocation")]
+    #[error("revocation not found")]
     Missing,
-    /// It could not be recorded in the audit log; nothing has happened.
+    /// It could not be recorded in the audit log; nothing was changed.
     #[error("the audit log failed")]
     Audit(#[source] LogError),
-    /// It could not be stored. It is in force all the same, in this process.
+    /// It could not be stored. A new revocation is in force anyway, in this process.
     #[error("the store failed")]
     Store(#[source] LogError),
 }
@@ -38,15 +42,15 @@ pub struct Revocations {
     store: Arc<dyn RevocationStore>,
     list: Arc<RevocationList>,
     clock: Arc<dyn Clock>,
-    /// Held while a tenant's revocations change, so that the later one of two is what is stored. Each tenant has its own.
+    /// One lock per tenant, held while its revocations change, so that of two changes the later one is stored.
     changing: DashMap<TenantId, Arc<Mutex<()>>>,
 }
 
 impl Revocations {
-    /// Reads what is stored and deletes what has expired.
+    /// Reads the stored revocations and deletes expired ones.
     ///
     /// # Errors
-    /// When the store cannot be read: tokens that are revoked would be accepted.
+    /// When the store cannot be read: revoked tokens would be accepted.
     pub async fn open(store: Arc<dyn RevocationStore>, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
         let now = clock.now();
         let list = Arc::new(RevocationList::default());
@@ -56,7 +60,7 @@ impl Revocations {
             }
         }
         if let Err(error) = store.delete_expired_revocations(now).await {
-            tracing::warn!(%error, "expired token revocations could not be deleted; the next revocation tries again");
+            tracing::warn!(%error, "could not delete expired token revocations; the next revocation tries again");
         }
         Ok(Arc::new(Self {
             store,
@@ -77,8 +81,8 @@ impl Revocations {
         self.list.all(scope.tenant())
     }
 
-    /// Revokes tokens of the caller's tenant. They are refused once this returns, and their streams end. `record` writes the entry of
-    /// the audit log; it comes first, and nothing happens when it fails.
+    /// Revokes tokens of the caller's tenant. They are refused once this returns, and their streams end. `record`
+    /// writes the audit entry; it runs first, and nothing is changed if it fails.
     pub async fn revoke(
         &self,
         scope: &TenantScope,
@@ -98,7 +102,7 @@ impl Revocations {
         }
         record.await.map_err(RevokeError::Audit)?;
         let reach = self.list.reach(tenant, &subject, now);
-        // A clock that was set back must not let tokens live that were revoked already.
+        // If the clock was set back, tokens that were already revoked must stay revoked.
         let revoked_at = known.map_or(reach, |known| known.revoked_at.max(reach));
         let revocation = Revocation {
             tenant: tenant.clone(),
@@ -109,8 +113,8 @@ impl Revocations {
             reason,
         };
         let stored = self.store.put_revocation(&revocation).await;
-        // In force even if it could not be stored, or nobody knows whether it was: who revokes has a reason. The caller is told that
-        // it does not survive a restart.
+        // In force even if it was not stored, or might not have been: revoking is safer. The caller gets an error,
+        // because it may not survive a restart.
         self.list.hold(revocation.clone());
         stored.map_err(RevokeError::Store)?;
         tracing::info!(
@@ -118,12 +122,12 @@ impl Revocations {
             "user tokens revoked"
         );
         if let Err(error) = self.store.delete_expired_revocations(now).await {
-            tracing::warn!(%error, "expired token revocations could not be deleted; the next revocation tries again");
+            tracing::warn!(%error, "could not delete expired token revocations; the next revocation tries again");
         }
         Ok(revocation)
     }
 
-    /// Lifts a revocation of the caller's tenant: tokens that it hit are accepted again until their end.
+    /// Lifts a revocation of the caller's tenant: tokens that it refused are accepted again until they expire.
     pub async fn lift(
         &self,
         scope: &TenantScope,
@@ -145,7 +149,7 @@ impl Revocations {
         Ok(())
     }
 
-    /// Forgets a tenant's revocations, which were erased with the tenant.
+    /// Removes a tenant's revocations, which were erased with the tenant.
     pub fn forget(&self, tenant: &TenantId) {
         self.list.forget(tenant);
         self.changing.remove(tenant);

@@ -1,4 +1,4 @@
-//! Where revocations are stored.
+//! The port to the store of revocations.
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
@@ -7,19 +7,19 @@ use jiff::Timestamp;
 
 use super::record::{Revocation, Subject};
 
-/// Stores revocations beside the log. One suite checks every implementation.
+/// Stores revocations. One test suite checks every implementation.
 #[async_trait]
 pub trait RevocationStore: Send + Sync {
-    /// Returns every stored revocation, in any order. A record that cannot be read is left out and logged: it must not keep the
-    /// others from holding.
+    /// Returns all stored revocations, in any order. An unreadable record is skipped and logged: the others must still
+    /// take effect.
     async fn revocations(&self) -> Result<Vec<Revocation>, LogError>;
 
-    /// Stores a revocation in the place of an earlier one of its subject.
+    /// Stores a revocation, replacing an earlier one of the same subject.
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError>;
 
-    /// Deletes the revocation of a subject; there need not be one.
+    /// Deletes the revocation of a subject, if there is one.
     async fn delete_revocation(&self, tenant: &TenantId, subject: &Subject) -> Result<(), LogError>;
 
-    /// Deletes what has expired at `now`.
+    /// Deletes revocations that have expired at `now`.
     async fn delete_expired_revocations(&self, now: Timestamp) -> Result<(), LogError>;
 }

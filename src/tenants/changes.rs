@@ -1,4 +1,4 @@
-//! What a change changed: the places, never the values.
+//! Lists the changed paths of settings, never their values.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::config::is_secret;
 
-/// Most places that one change is recorded with; beyond, only the outermost members are named.
+/// Most paths per change; beyond it, only the outermost members are listed.
 const MAX_PLACES: usize = 64;
-/// Longest place, in characters.
+/// Longest path, in characters.
 const MAX_LENGTH: usize = 200;
 
 /// Lists the JSON Pointers at which two settings differ.

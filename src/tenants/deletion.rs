@@ -1,8 +1,8 @@
-//! The beginning and the end of a tenant's deletion; what lies between is the job's (`jobs::deletion`).
+//! The start and the end of a tenant's deletion; the job (`jobs::deletion`) does everything in between.
 //!
-//! Invariant: a tenant's record bears the id of the job that deletes it until nothing else of the tenant is left. Only that job removes
-//! the record, so a job that is resumed finds by it whether anything is left to do, and never touches a tenant that was made later
-//! under the same id.
+//! Invariant: a tenant's record contains the id of the job that deletes it until nothing else of the tenant is left.
+//! Only that job removes the record. So a resumed job can tell whether anything is left to do, and never touches a
+//! tenant that was created later with the same id.
 
 use std::sync::PoisonError;
 
@@ -16,7 +16,7 @@ use super::roster::Roster;
 use crate::audit::{Action, Entry as AuditEntry};
 
 impl Roster {
-    /// Whether the tenant may be deleted now. Returns the job that deletes it already, if one does.
+    /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.
     pub fn deletable(&self, id: &TenantId) -> Result<Option<JobId>, ChangeError> {
         let present = self.present();
         let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
@@ -24,15 +24,16 @@ impl Roster {
             return Ok(Some(job));
         }
         if present.is_of_file(id) {
-            let message = "the tenant stands in the configuration file; take it out there and reload, then delete what is stored of it";
+            let message =
+                "the tenant is in the configuration file: remove it there and reload, then delete its stored data";
             return Err(ChangeError::Conflict(message.to_owned()));
         }
         Ok(None)
     }
 
-    /// Marks a tenant as being deleted by `job`. Its credentials are refused, its streams end and its open turns are cancelled once
-    /// this returns. Recorded in the audit log of `recorded_in`, the tenant of whoever asks: the tenant's own log is erased. Returns
-    /// the job that deletes it, which is another one if that came first.
+    /// Marks a tenant as being deleted by `job`. Once this returns, its credentials are refused, its streams end and
+    /// its open turns are cancelled. Recorded in the audit log of `recorded_in`, the requester's tenant, because the
+    /// tenant's own log is erased. Returns the job that deletes it: another one, if that came first.
     pub async fn begin_deletion(
         &self,
         id: &TenantId,
@@ -47,14 +48,15 @@ impl Roster {
             return Ok(other);
         }
         if source.tenant(id.as_str()).is_some() || present.is_of_file(id) {
-            let message = "the tenant stands in the configuration file; take it out there and reload, then delete what is stored of it";
+            let message =
+                "the tenant is in the configuration file: remove it there and reload, then delete its stored data";
             return Err(ChangeError::Conflict(message.to_owned()));
         }
         let mut record = self.record_of(id, entry);
         (record.status, record.deletion) = (TenantStatus::Suspended, Some(job));
         tracing::info!(
             tenant = %id, %job, actor = by.actor, credential = by.credential, request_id = by.request_id,
-            "deleting a tenant; its credentials are refused from now on"
+            "tenant deletion requested; its credentials are refused from now on"
         );
         let recorded = AuditEntry {
             actor: by.actor.clone(),
@@ -72,7 +74,7 @@ impl Roster {
         Ok(job)
     }
 
-    /// Lists the tenants that are marked as being deleted, with the jobs that do it.
+    /// Lists the tenants that are being deleted, with their deletion jobs.
     pub fn deletions(&self) -> Vec<(TenantId, JobId)> {
         let present = self.present();
         let marked = present.tenants.iter();
@@ -81,8 +83,8 @@ impl Roster {
             .collect()
     }
 
-    /// Whether the store has the tenant marked as being deleted by `job`. What is remembered of it follows the store: an answer of it
-    /// may have been lost.
+    /// Whether the store has marked the tenant as being deleted by `job`. Updates the state in memory from the store,
+    /// whose earlier answer may have been lost.
     pub async fn is_marked(&self, id: &TenantId, job: JobId) -> Result<bool, ChangeError> {
         let source = self.source.lock().await;
         let tenants = self.store.tenants().await?;
@@ -97,8 +99,9 @@ impl Roster {
         Ok(marked)
     }
 
-    /// Forgets a tenant of which nothing is left. `removed` removes its record from the store; `before` is called once that is done
-    /// and before anybody can make a tenant of this id. One that stands in the configuration file by now is served by that.
+    /// Forgets a tenant whose data is erased. `removed` deletes its record from the store; `before` is called after
+    /// that and before a tenant with this id can be created again. If the configuration file has the tenant by now, it
+    /// is served from that.
     pub async fn finish_deletion(
         &self,
         id: &TenantId,
@@ -108,7 +111,7 @@ impl Roster {
         let source = self.source.lock().await;
         let present = self.present();
         if let Some(entry) = present.tenants.get(id) {
-            // Keys of its table have no record of their own, but their last use may have.
+            // Keys of its table have no stored record, but their last use may be stored.
             let hashes: Vec<_> = entry.table_keys().map(|key| key.hash).collect();
             if !hashes.is_empty() {
                 self.store.delete_keys(&hashes).await?;

@@ -1,4 +1,4 @@
-//! One tenant: what the file or the store says of it, checked by itself.
+//! One tenant, from the file or the store, checked without regard to other tenants.
 
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::record::{StoredTenant, TenantStatus};
 use super::seal::Seal;
 use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
 
-/// What a tenant is checked within.
+/// What is needed to check a tenant.
 #[derive(Clone, Copy)]
 pub(super) struct Surroundings<'a> {
     pub globals: &'a Globals,
@@ -18,31 +18,31 @@ pub(super) struct Surroundings<'a> {
     pub seal: &'a Seal,
 }
 
-/// A tenant as it stands, checked by itself. What it has in common with others is looked at where they are put together.
+/// A tenant, checked by itself. Conflicts with other tenants are found when all are assembled.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Its table, with secrets as they were written.
+    /// Its table, with unresolved secrets.
     table: Value,
     pub origin: Origin,
     pub stored: Option<StoredTenant>,
-    /// Issuers and keys that no other tenant may have, left out or not.
+    /// Issuers and keys that no other tenant may have, even if this one is left out.
     pub claims: Vec<Claim>,
-    /// Its configuration, or what is wrong with it.
+    /// Its configuration, or its faults.
     pub checked: Result<Box<Tenant>, Vec<SettingsFault>>,
-    /// What the operating system had to say about it; for the log alone.
+    /// The operating system's errors behind the faults; only for the log.
     pub causes: Vec<String>,
-    /// Whether the table can be shown: one of another shape may hold a secret anywhere.
+    /// Whether the table is valid against the schema and may be shown; otherwise secrets could be anywhere in it.
     has_shape: bool,
 }
 
 impl Entry {
-    /// Checks a table of the file.
+    /// Checks a tenant's table of the file.
     pub(super) fn of_file(around: Surroundings<'_>, id: &TenantId, table: &FileTable) -> Self {
         let checked = if around.source.is_ambiguous(id.as_str()) {
-            // Which of the two is meant cannot be known.
+            // It is unknown which of them is meant.
             Err(Faults::of(
                 "",
-                format!("the configuration file has several tenants {id}"),
+                format!("the configuration file has several tenants with the id {id}"),
             ))
         } else {
             around.source.file_tenant(around.globals, table)
@@ -50,7 +50,7 @@ impl Entry {
         Self::new(table.value().clone(), Origin::File, None, checked)
     }
 
-    /// Checks what is stored of a tenant. The file has `file` of it, if anything.
+    /// Checks a stored tenant. `file` is the file's table of the same tenant, if there is one.
     pub(super) fn stored(around: Surroundings<'_>, file: Option<&FileTable>, record: StoredTenant) -> Self {
         let Some(sealed) = &record.sealed else {
             let mut entry = match file {
@@ -79,7 +79,7 @@ impl Entry {
         let entry = match opened {
             Ok(mut table) => {
                 if let Value::Object(members) = &mut table {
-                    // Of these the record and the file know; whatever the settings say of them means nothing.
+                    // The record and the file decide these; the settings have no say.
                     members.shift_remove("suspended");
                     members.shift_remove("operator");
                 }
@@ -121,7 +121,7 @@ impl Entry {
         }
     }
 
-    /// Returns the same tenant with another record of its status.
+    /// Returns the same tenant with a new record of its status.
     pub(super) fn with_record(&self, record: StoredTenant) -> Self {
         let mut entry = self.clone();
         entry.stored = Some(record);
@@ -145,12 +145,12 @@ impl Entry {
         }
     }
 
-    /// The job that deletes it, if one does.
+    /// Returns the job that is deleting it, if there is one.
     pub(super) fn deletion(&self) -> Option<JobId> {
         self.stored.as_ref()?.deletion
     }
 
-    /// Returns the settings: the table without what stands beside them.
+    /// Returns the settings: the table without the members in [`NOT_SETTINGS`].
     pub(super) fn settings(&self) -> Value {
         let mut settings = self.table.clone();
         if let Value::Object(members) = &mut settings {
@@ -161,7 +161,7 @@ impl Entry {
         settings
     }
 
-    /// Lists the hashes, names and scopes of the API keys that stand in its table, whether it is served or not.
+    /// Returns the API keys in its table, whether it is served or not.
     pub(super) fn table_keys(&self) -> impl Iterator<Item = crate::config::ApiKey> + '_ {
         let keys = self.table["api_keys"].as_array().into_iter().flatten();
         keys.filter_map(|key| serde_json::from_value(key.clone()).ok())
@@ -194,5 +194,5 @@ impl Entry {
     }
 }
 
-/// Members of a table that are no settings: no request changes them as such.
+/// Members of a table that are not settings, so that requests cannot change them there.
 pub(super) const NOT_SETTINGS: [&str; 3] = ["id", "suspended", "operator"];

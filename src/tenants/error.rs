@@ -1,4 +1,4 @@
-//! Why a change of a tenant or a key was not made.
+//! Why a change of a tenant or key failed.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use copilotd_actors::ports::LogError;
 
 use crate::config::Fault;
 
-/// What is wrong with settings.
+/// A fault in settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsFault {
-    /// Where in the settings, as a JSON Pointer (RFC 6901).
+    /// Place in the settings, as a JSON Pointer (RFC 6901).
     pub pointer: String,
-    /// What is wrong there; never quotes a secret.
+    /// What is wrong; never quotes a secret.
     pub message: String,
 }
 
 impl From<Fault> for SettingsFault {
-    /// The operating system's words stay behind.
+    /// Drops the operating system's error.
     fn from(fault: Fault) -> Self {
         Self {
             pointer: fault.pointer(),
@@ -34,25 +34,25 @@ impl fmt::Display for SettingsFault {
     }
 }
 
-/// Why a change was not made. Nothing has happened then, but for an error of the store, whose outcome is unknown.
+/// Why a change failed. Nothing was changed, except after a store error, whose outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// There is one already.
-    #[error("{0} exists already")]
+    /// It already exists.
+    #[error("{0} already exists")]
     Exists(String),
-    /// There is none.
-    #[error("there is no such thing")]
+    /// It does not exist.
+    #[error("not found")]
     Missing,
-    /// It cannot be done as things stand.
+    /// The current state does not allow it.
     #[error("{0}")]
     Conflict(String),
-    /// The settings do not fit the configuration.
+    /// The settings have faults.
     #[error("the settings are not valid")]
     Invalid(Vec<SettingsFault>),
-    /// The store does not answer.
+    /// The store failed.
     #[error("the store failed")]
     Store(#[from] LogError),
-    /// A part of the process could not take the change.
-    #[error("a part of the process cannot take the change: {0:#}")]
+    /// A part of the process could not apply the change.
+    #[error("a part of the process cannot apply the change: {0:#}")]
     Part(anyhow::Error),
 }

@@ -17,49 +17,49 @@ use crate::scopes::Scopes;
 
 /// Most keys of a tenant that are neither revoked nor expired.
 const MAX_KEYS: usize = 500;
-/// How long a key that has ended is still listed.
+/// How long a revoked or expired key is still listed.
 const ENDED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Most keys of a tenant that have ended and are still listed; every change reads all keys.
+/// Most revoked or expired keys of a tenant that are still listed; bounded because every change reads all keys.
 const MAX_ENDED: usize = 500;
 
-/// An API key to be made.
+/// An API key to create.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub hash: KeyHash,
-    /// Its name.
+    /// Name of the key.
     pub name: String,
-    /// What it allows.
+    /// Scopes of the key.
     pub scopes: Scopes,
-    /// Who makes it.
+    /// The user who creates it.
     pub by: String,
-    /// Its end, if it has one.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
 }
 
 /// An API key as an administrator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyView {
-    /// Its id.
+    /// Id of the key.
     pub id: KeyId,
-    /// Its name.
+    /// Name of the key.
     pub name: String,
-    /// What it allows.
+    /// Scopes of the key.
     pub scopes: Scopes,
-    /// Where it stands.
+    /// Whether it is in the file or stored.
     pub origin: Origin,
-    /// When it was made, and by whom; the file does not tell.
+    /// When and by whom it was created; unknown for keys of the file.
     pub made: Option<(Timestamp, String)>,
-    /// Its end, if it has one.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
-    /// When it was taken back, if it was.
+    /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
-    /// When it was used last, to a minute.
+    /// When it was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
 }
 
 impl Roster {
-    /// Lists a tenant's keys, the newest first, those of the file last. Scopes are those that count.
+    /// Lists a tenant's keys, newest first, those of the file last, with their effective scopes.
     pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
         let present = self.present();
         let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl Roster {
         views
     }
 
-    /// Creates a key. It is accepted once this returns.
+    /// Creates a key, which is accepted once this returns.
     pub async fn create_key(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
@@ -98,7 +98,7 @@ impl Roster {
             return Err(ChangeError::Exists(format!("a key named {:?}", new.name)));
         }
         if live.len() >= MAX_KEYS {
-            let message = format!("the tenant has {MAX_KEYS} keys already; revoke one that is not used");
+            let message = format!("the tenant already has {MAX_KEYS} keys, the limit; revoke one that is not used");
             return Err(ChangeError::Conflict(message));
         }
         let grantable = known.map_or(Scopes::NONE, |known| known.grantable());
@@ -134,7 +134,7 @@ impl Roster {
         Ok(view_of(&key, grantable, &HashMap::new()))
     }
 
-    /// Revokes a key. It is refused once this returns, and its streams end. A revoked one stays so.
+    /// Revokes a key. Once this returns it is refused, and its streams end. Does nothing if it was already revoked.
     pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
@@ -166,7 +166,7 @@ impl Roster {
     }
 }
 
-/// Finds a key in the tenant's table, also of one that is left out.
+/// Finds a key in the tenant's table, even if the tenant is left out.
 fn key_of_table(present: &Present, scope: &TenantScope, id: KeyId, now: Timestamp) -> Option<StoredKey> {
     let entry = present.tenants.get(scope.tenant())?;
     let key: ApiKey = entry.table_keys().find(|key| KeyId::of(&key.hash) == id)?;
@@ -182,12 +182,12 @@ fn key_of_table(present: &Present, scope: &TenantScope, id: KeyId, now: Timestam
     })
 }
 
-/// Lists the keys that are not listed any more: of all tenants those that ended long ago, of this one also those that ended before
-/// the newest [`MAX_ENDED`].
+/// Returns the keys to delete: those of all tenants that ended longer than [`ENDED`] ago, and of this tenant also those
+/// that ended before the newest [`MAX_ENDED`].
 fn forgotten(keys: &[StoredKey], tenant: &TenantId, now: Timestamp) -> HashSet<KeyHash> {
     let past = keys.iter().filter(|key| is_past(key, now));
     let mut forgotten: HashSet<KeyHash> = past.map(|key| key.hash).collect();
-    // One of the file's that was revoked has to be remembered for as long as it stands there.
+    // A revoked key of the file has to be remembered for as long as it is in the file.
     let own = keys
         .iter()
         .filter(|key| key.tenant == *tenant && key.created_by.is_some());
@@ -201,7 +201,7 @@ fn forgotten(keys: &[StoredKey], tenant: &TenantId, now: Timestamp) -> HashSet<K
 
 fn is_past(key: &StoredKey, now: Timestamp) -> bool {
     let long_ago = |end: Option<Timestamp>| end.is_some_and(|end| now.duration_since(end) > ENDED);
-    // One of the file's that was revoked has to be remembered for as long as it stands there.
+    // A revoked key of the file has to be remembered for as long as it is in the file.
     key.created_by.is_some() && (long_ago(key.revoked_at) || long_ago(key.expires_at))
 }
 

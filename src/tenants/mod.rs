@@ -1,10 +1,11 @@
-//! Tenants while the process runs: the file's, those an operator has made or changed since, and their API keys.
+//! Tenants while the process runs: those of the file, those created or changed by an operator, and their API keys.
 //!
-//! The file is the beginning. What an operator changes is stored, sealed, as the tenant's whole settings, and stands in the place
-//! of the file's from then on. Invariants: a change is checked as a whole configuration would be, then recorded, then stored, then
-//! taken by every part of the process, or it is refused and nothing has happened; no change touches another tenant; a tenant with a
-//! fault, of the file or stored, is left out and named, and keeps none of the others from being served, suspended or revoked; a
-//! secret never goes to another place than the one it was given for; only the file reads the environment and files.
+//! The file is the starting point. When an operator changes a tenant, its whole settings are stored, encrypted, and
+//! replace those of the file from then on. Invariants: a change is checked like a whole configuration, then recorded in
+//! the audit log, then stored, then applied to every part of the process, or it is refused and nothing changes; no
+//! change affects another tenant; a tenant with a fault, whether from the file or stored, is left out and named, and
+//! does not keep others from being served or suspended, or credentials from being revoked; a secret is never used at
+//! another place than the one it was given for; only the file can refer to the environment and to files.
 
 mod changes;
 mod deletion;

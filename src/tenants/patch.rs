@@ -1,10 +1,10 @@
-//! Changes of settings: merge patches (RFC 7396), and secrets that are named and never shown.
+//! Changes of settings: merge patches (RFC 7396), and secrets that are shown only as fingerprints.
 //!
-//! A secret is shown as `{"kept": "<fingerprint>"}`. Given back like that, or left alone by a patch, it stays what it was, as long as
-//! the place that it is for stays the same one: its address, its provider, its issuer.
+//! A secret is shown as `{"kept": "<fingerprint>"}`. Sent back like that, or untouched by a patch, it stays the same,
+//! as long as the place it is bound to does: its address, provider or issuer.
 //!
-//! Invariant: a secret of the settings before is carried over by [`settle`] alone, which looks at the settings as they came out of
-//! every other step. What was patched holds no secret but those that the patch gives, so that no order of steps can move one.
+//! Invariant: only [`settle`] carries over secrets of the old settings, and it works on the result of all other steps.
+//! Patched settings contain no secrets but those in the patch, so no order of steps can move one to another place.
 
 use std::collections::HashMap;
 
@@ -14,11 +14,11 @@ use super::error::SettingsFault;
 use super::seal::Seal;
 use crate::config::{FileTable, NOT_FROM_FILE, Place, is_secret, reference, secrets, visit_secrets_mut};
 
-/// What is wrong with a secret that would go to another place than before.
-const OTHER_PLACE: &str = "the address, provider or issuer that this secret is kept for is another one now: \
-     give the secret again as { \"value\": … }";
+/// The message for a secret that would be used at another place than before.
+const OTHER_PLACE: &str = "the address, provider or issuer that this secret belongs to has changed: \
+    give the secret again as { \"value\": … }";
 
-/// Returns the settings that a merge patch makes of `old`. `file` is the table of the same tenant in the configuration file.
+/// Returns `old` with a merge patch applied. `file` is the table of the same tenant in the configuration file.
 pub fn patched(old: &Value, patch: &Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
     let mut settings = old.clone();
     redact(&mut settings, seal);
@@ -26,12 +26,12 @@ pub fn patched(old: &Value, patch: &Value, file: Option<&FileTable>, seal: &Seal
     settle(settings, old, file, seal)
 }
 
-/// Returns the settings that are given in the place of `old`, with the secrets that they keep.
+/// Returns the settings that replace `old`, with the kept secrets filled in.
 pub fn replaced(old: &Value, given: Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
     settle(given, old, file, seal)
 }
 
-/// Applies a merge patch. What stands for a secret is one value: it is replaced, and never merged with another.
+/// Applies a merge patch. A secret counts as a single value: it is replaced, never merged.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         target.clone_from(patch);
@@ -50,7 +50,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Puts the names of secrets in their place.
+/// Replaces secrets by their fingerprints.
 pub fn redact(settings: &mut Value, seal: &Seal) {
     visit_secrets_mut(settings, &mut |_, _, leaf| {
         if leaf.get("value").is_some() {
@@ -60,8 +60,8 @@ pub fn redact(settings: &mut Value, seal: &Seal) {
     });
 }
 
-/// Puts the secrets of `old` in the place of their names, each where it was. References to the environment and to files are what the
-/// file has at the same place, and nothing else.
+/// Replaces fingerprints by the secrets of `old`, each only at its old place. References to the environment and to
+/// files are allowed only where the file has the same one at the same place.
 fn settle(
     mut settings: Value,
     old: &Value,
@@ -90,7 +90,7 @@ fn settle(
         };
         match reference(leaf) {
             Some(("kept", wanted)) => match known.get(wanted) {
-                None => fault("there is no such secret to be kept"),
+                None => fault("no stored secret has this fingerprint: give the secret as { \"value\": … }"),
                 Some(same) => match same.iter().find(|(known, _)| known == place) {
                     Some((_, secret)) => *leaf = json!({ "value": secret }),
                     None => fault(OTHER_PLACE),
@@ -101,7 +101,7 @@ fn settle(
                 Some(places) if !places.contains(place) => fault(OTHER_PLACE),
                 Some(_) => {}
             },
-            // The schema has a word about the rest.
+            // The schema checks the rest.
             _ => {}
         }
     });
@@ -134,7 +134,7 @@ mod tests {
                 json!({"a": {"bb": {"ccc": null}}}),
                 json!({"a": {"bb": {}}}),
             ),
-            // Not of the RFC: what stands for a secret is one value.
+            // Not from the RFC: a secret counts as a single value.
             (
                 json!({"a": {"env": "X"}}),
                 json!({"a": {"value": "y"}}),
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(shown["zendesk"]["token"], json!({ "env": "ZENDESK" }));
         assert_eq!(replaced(&old(), shown.clone(), Some(&file()), &seal()), Ok(old()));
         assert_eq!(patched(&old(), &json!({}), Some(&file()), &seal()), Ok(old()));
-        // Lists may be put in another order, and their items be named otherwise.
+        // Lists may be reordered, and their items renamed.
         let mut moved = shown;
         moved["issuers"].as_array_mut().unwrap().reverse();
         moved["issuers"][0]["kid"] = json!("2027");
@@ -259,7 +259,7 @@ mod tests {
                 changed("/provider_keys/0/provider", json!("other")),
                 vec!["/provider_keys/0/api_key"],
             ),
-            // Of one slot to another, and of one system to another.
+            // From one slot to another, and from one system to another.
             (
                 changed("/zendesk/oauth_token", json!({ "env": "ZENDESK" })),
                 vec!["/zendesk/oauth_token"],
@@ -325,7 +325,7 @@ mod tests {
                 "{patch}"
             );
         }
-        // Without the file's table nothing is the file's.
+        // Without the file's table no reference is allowed.
         assert_eq!(pointers(patched(&old(), &json!({}), None, &seal())), ["/zendesk/token"]);
     }
 }

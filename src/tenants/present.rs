@@ -1,7 +1,7 @@
-//! The tenants as they stand: what the file says, what is stored, and the configuration that both make.
+//! The live tenants: those of the file and of the store, and the configuration assembled from both.
 //!
-//! Building one cannot fail: a tenant with a fault is left out, which means that nothing but its id is known to the process, that
-//! none of its credentials is accepted, and that its issuers and keys stay its own.
+//! Building cannot fail: a tenant with a fault is left out. Then the process knows only its id, accepts none of its
+//! credentials, and still reserves its issuers and keys for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::config::{ApiKey, Config, Globals, KeyHash, LeftOut, Tenant, conflicts
 pub enum Origin {
     /// The configuration file.
     File,
-    /// The store: made or changed at run time.
+    /// The store: created or changed at run time.
     Stored,
 }
 
@@ -31,11 +31,11 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShownStatus {
-    /// It is.
+    /// Served.
     Active,
-    /// It is not, and nothing of it is deleted.
+    /// Not served; nothing is deleted.
     Suspended,
-    /// It is not, and a job erases it.
+    /// Not served; a job is erasing it.
     Deleting,
 }
 
@@ -51,29 +51,29 @@ impl From<TenantStatus> for ShownStatus {
 /// A tenant as an operator sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct TenantView {
-    /// Its id.
+    /// Id of the tenant.
     pub id: TenantId,
     /// Whether it is served.
     pub status: ShownStatus,
-    /// The job that deletes it, if one does.
+    /// The job that is deleting it, if there is one.
     pub deletion: Option<JobId>,
     /// Where its settings come from.
     pub origin: Origin,
-    /// Whether its credentials may grant the scope `operator`; as the configuration file says.
+    /// Whether its credentials may grant the scope `operator`, which only the configuration file decides.
     pub operator: bool,
-    /// Its settings; secrets are named, not shown.
+    /// Its settings, with fingerprints in place of secrets.
     pub settings: Value,
     /// Why it is left out, if it is.
     pub faults: Vec<String>,
-    /// What does not keep it from being served and should be known.
+    /// Warnings, which do not keep it from being served.
     pub warnings: Vec<String>,
-    /// When it was made or first changed at run time.
+    /// When it was created or first changed at run time.
     pub created_at: Option<Timestamp>,
-    /// When it was changed last at run time.
+    /// When it was last changed at run time.
     pub updated_at: Option<Timestamp>,
 }
 
-/// See the module.
+/// The live tenants and their configuration; see the module.
 #[derive(Debug)]
 pub(super) struct Present {
     pub config: Arc<Config>,
@@ -81,16 +81,16 @@ pub(super) struct Present {
     pub keys: Vec<StoredKey>,
     /// Why tenants are left out.
     pub faults: BTreeMap<TenantId, Vec<SettingsFault>>,
-    /// What should be known of tenants that are served.
+    /// Warnings about tenants that are served.
     pub warnings: BTreeMap<TenantId, Vec<SettingsFault>>,
-    /// Tables of the file that name no tenant, with their place.
+    /// Paths of the file's tenant tables without a valid id.
     pub nameless: Vec<String>,
     /// The tenants of the file, in its order.
     order: Vec<TenantId>,
 }
 
 impl Present {
-    /// Puts the file and what is stored together.
+    /// Combines the file with the store.
     pub(super) fn build(
         around: Surroundings<'_>,
         stored: Vec<StoredTenant>,
@@ -131,8 +131,8 @@ impl Present {
         present.assembled(around.globals, now)
     }
 
-    /// Takes the records of the store as they are now. Only tenants whose records are others than before are looked at again, so that
-    /// nothing that has gone wrong around another tenant meanwhile is noticed by this one's change.
+    /// Updates the records from the store. Only tenants whose records changed are checked again, so that a change of
+    /// one tenant does not pick up faults that others have developed meanwhile.
     pub(super) fn refreshed(
         &self,
         around: Surroundings<'_>,
@@ -155,14 +155,14 @@ impl Present {
         next.assembled(around.globals, now)
     }
 
-    /// Returns the same with another record of one tenant, whose settings are checked.
+    /// Returns the same with a new record of one tenant, whose settings are checked.
     pub(super) fn with_tenant(&self, around: Surroundings<'_>, record: StoredTenant, now: Timestamp) -> Self {
         let mut next = self.copied();
         next.put(around, record);
         next.assembled(around.globals, now)
     }
 
-    /// Returns the same with another status of one tenant. Depends on nothing but its record.
+    /// Returns the same with a new status of one tenant. Depends only on its record.
     pub(super) fn with_status(&self, globals: &Globals, record: StoredTenant, now: Timestamp) -> Self {
         let mut next = self.copied();
         if let Some(entry) = next.tenants.get_mut(&record.id) {
@@ -171,14 +171,14 @@ impl Present {
         next.assembled(globals, now)
     }
 
-    /// Returns the same with other keys. Depends on nothing but their records.
+    /// Returns the same with new keys. Depends only on their records.
     pub(super) fn with_keys(&self, globals: &Globals, keys: Vec<StoredKey>, now: Timestamp) -> Self {
         let mut next = self.copied();
         next.keys = keys;
         next.assembled(globals, now)
     }
 
-    /// Whether the configuration file, as it was read last, has the tenant.
+    /// Whether the configuration file, as last read, has the tenant.
     pub(super) fn is_of_file(&self, id: &TenantId) -> bool {
         self.order.contains(id)
     }
@@ -201,7 +201,7 @@ impl Present {
         }
     }
 
-    /// Looks at what tenants have in common and makes the configuration. Reads nothing from outside.
+    /// Finds conflicts between tenants and assembles the configuration. Reads nothing from outside.
     fn assembled(mut self, globals: &Globals, now: Timestamp) -> Self {
         let ranked = self.ranked();
         self.faults.clear();
@@ -245,7 +245,8 @@ impl Present {
         self
     }
 
-    /// Lists the tenants in the order in which claims count: those whose settings are the file's first, then those of the store.
+    /// Returns the tenants in the order of precedence of their claims: first those with settings from the file, then
+    /// those of the store, oldest first.
     fn ranked(&self) -> Vec<TenantId> {
         let is_of_file = |id: &&TenantId| self.tenants.get(*id).is_some_and(|entry| entry.origin == Origin::File);
         let known: HashSet<&TenantId> = self.order.iter().collect();
@@ -273,7 +274,7 @@ impl Present {
 /// The stored keys of each tenant.
 struct KeysByTenant<'a> {
     keys: HashMap<&'a TenantId, Vec<&'a StoredKey>>,
-    /// The hashes of all of them: a key that is stored, revoked ones too, is its own tenant's, whatever a table says.
+    /// The hashes of all of them: a stored key, even a revoked one, belongs to its tenant whatever a table says.
     hashes: HashSet<&'a KeyHash>,
     now: Timestamp,
 }
@@ -288,7 +289,8 @@ impl<'a> KeysByTenant<'a> {
         Self { keys, hashes, now }
     }
 
-    /// Makes a tenant of which nothing is accepted, as suspended as it is. Its keys are known by their hashes alone.
+    /// Returns the entry for a tenant that is left out, which also keeps its suspension. Its keys are known only by
+    /// hash.
     fn left_out(&mut self, id: &TenantId, entry: Option<&Entry>) -> Tenant {
         let suspended = entry.is_some_and(|entry| entry.status() == TenantStatus::Suspended);
         let mut tenant = Tenant::left_out(id.clone(), suspended);
@@ -299,7 +301,7 @@ impl<'a> KeysByTenant<'a> {
         tenant
     }
 
-    /// Takes what is stored of a tenant's keys in the place of what its table says of the same ones.
+    /// Replaces the keys of a tenant's table by the stored ones where both have the same key.
     fn applied(&mut self, mut tenant: Tenant) -> Tenant {
         let stored = self.keys.remove(&tenant.id).unwrap_or_default();
         tenant.api_keys.retain(|key| !self.hashes.contains(&key.hash));

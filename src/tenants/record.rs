@@ -1,4 +1,4 @@
-//! What is stored of tenants and their keys.
+//! The stored form of tenants and their keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 
-/// Who asks for a change, for the log and the audit log.
+/// Who requests a change, for the log and the audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requester {
-    /// The user; of another tenant than the changed one, `tenant/user`.
+    /// The user; `tenant/user` if it is of another tenant than the changed one.
     pub actor: String,
-    /// The name of the credential, which does not disclose it.
+    /// The name of the credential, which does not reveal it.
     pub credential: String,
-    /// The id of the request.
+    /// Id of the request.
     pub request_id: Option<String>,
 }
 
@@ -25,70 +25,70 @@ pub struct Requester {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantStatus {
-    /// It is.
+    /// Served.
     Active,
-    /// None of its credentials is accepted and none of its calls is made. Nothing is deleted.
+    /// Its credentials are refused and no calls are made for it. Nothing is deleted.
     Suspended,
 }
 
-/// A tenant as it is stored.
+/// A stored tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTenant {
-    /// Its id.
+    /// Id of the tenant.
     pub id: TenantId,
     /// Whether it is served.
     pub status: TenantStatus,
-    /// Its settings, sealed; none while they are the file's.
+    /// Its encrypted settings; none while those of the file apply.
     pub sealed: Option<Vec<u8>>,
-    /// When it was made, or first changed.
+    /// When it was created or first changed.
     pub created_at: Timestamp,
-    /// When it was changed last.
+    /// When it was last changed.
     pub updated_at: Timestamp,
-    /// The job that deletes it, from the moment at which its deletion was accepted; it is not served from then on.
+    /// The job that is deleting it, set when its deletion is accepted; it is not served from then on.
     pub deletion: Option<JobId>,
 }
 
-/// An API key as it is stored: made at run time, or one of the file's that was taken back.
+/// A stored API key: created at run time, or a revoked one of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// Whose.
+    /// Tenant of the key.
     pub tenant: TenantId,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub hash: KeyHash,
-    /// Its name.
+    /// Name of the key.
     pub name: String,
-    /// What it allows.
+    /// Scopes of the key.
     pub scopes: Scopes,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Who made it; nobody of one that stands in the file.
+    /// The user who created it; none for a key of the file.
     pub created_by: Option<String>,
-    /// Its end, if it has one.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
-    /// When it was taken back, if it was.
+    /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// When a key was used last.
+/// The last use of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub hash: KeyHash,
-    /// When.
+    /// When it was last used.
     pub at: Timestamp,
 }
 
-/// Names a key without disclosing it: `key_` and the first half of its hash.
+/// Id of a key, which does not reveal it: `key_` and the first half of its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 16]);
 
-/// The text does not name a key.
+/// The text is not a key's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected key_ and 32 hexadecimal digits")]
+#[error("expected key_ followed by 32 hexadecimal digits")]
 pub struct InvalidKeyId;
 
 impl KeyId {
-    /// Names the key of a hash.
+    /// Returns the id of the key with this hash.
     pub fn of(hash: &KeyHash) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&hash.bytes()[..16]);

@@ -1,8 +1,9 @@
-//! The roster: changes tenants and keys, one change at a time, and tells every part of the process.
+//! The tenant registry: changes tenants and API keys, one change at a time, and applies them to every part of the
+//! process.
 //!
-//! Invariants: a change is recorded with who asked for it, then stored, then taken, in this order. To suspend a tenant and to revoke a key
-//! nothing is needed but the record of that tenant or key: no settings are checked, no secret is fetched, and a part of the
-//! process that cannot follow keeps nobody from it.
+//! Invariants: a change is recorded in the audit log, then stored, then applied, in this order. Suspending a tenant or
+//! revoking a key needs only the record of that tenant or key: no settings are checked, no secret is resolved, and a
+//! part of the process that cannot apply the change does not prevent it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,53 +30,53 @@ use crate::config::{Config, Faults, Globals, KeyHash, Source, keep_operator_to_f
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;
 
-/// What follows the configuration while the process runs.
+/// A part of the process that follows configuration changes.
 pub trait Part: Send + Sync {
-    /// Makes ready for `config`, and answers with what makes it hold. Must change nothing before that is called.
+    /// Prepares for `config` and returns the function that applies it. Must change nothing before that is called.
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 }
 
-/// What becomes of a tenant's settings.
+/// A change of a tenant's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingsChange {
-    /// A merge patch is applied to them.
+    /// Apply a merge patch.
     Patch(Value),
-    /// They are the file's again.
+    /// Go back to the settings of the file.
     Reset,
 }
 
 /// A change of a tenant.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
-    /// Of its settings, if any.
+    /// Change of its settings, if any.
     pub settings: Option<SettingsChange>,
-    /// Of its status, if any.
+    /// New status, if any.
     pub status: Option<TenantStatus>,
 }
 
-/// See the module.
+/// The tenant registry; see the module.
 pub struct Roster {
     pub(super) store: Arc<dyn TenantStore>,
     pub(super) audit: Arc<AuditLog>,
     seal: Seal,
     pub(super) clock: Arc<dyn Clock>,
-    /// What is not a tenant's, as it was at start: it changes with a restart alone.
+    /// The global part of the configuration as it was at start; only a restart changes it.
     pub(super) globals: Globals,
     parts: Mutex<Vec<Arc<dyn Part>>>,
     present: RwLock<Arc<Present>>,
     standings: Arc<PresentStandings>,
     pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
-    /// One lock per tenant, whose administrators wait for each other there, and not in front of those of other tenants.
+    /// One lock per tenant, so that its administrators wait for each other and not for those of other tenants.
     pub(super) turns: DashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
-    /// Held while a change is made; the file that it is made against.
+    /// The configuration file as last read; locked while a change is made.
     pub(super) source: tokio::sync::Mutex<Source>,
 }
 
 impl Roster {
-    /// Reads what is stored and puts it together with the file. Tenants with a fault are left out and logged.
+    /// Reads the stored tenants and combines them with the file. Tenants with a fault are left out and logged.
     ///
     /// # Errors
-    /// When the store fails, or what is not a tenant's in the file has a fault.
+    /// When the store fails, or the global part of the file has a fault.
     pub async fn open(
         source: Source,
         store: Arc<dyn TenantStore>,
@@ -109,29 +110,29 @@ impl Roster {
         Ok(roster)
     }
 
-    /// Waits until no other administrator of the tenant changes something. Operators do not wait here: suspending a tenant must not
-    /// stand behind what its administrators do.
+    /// Waits until no other administrator of the tenant is making a change. Operators do not wait here: suspending a
+    /// tenant must not queue behind its administrators.
     pub(super) async fn turn(&self, tenant: &TenantId) -> tokio::sync::OwnedMutexGuard<()> {
         let turn = Arc::clone(&self.turns.entry(tenant.clone()).or_default());
         turn.lock_owned().await
     }
 
-    /// Returns the configuration as it holds now.
+    /// Returns the live configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.present().config)
     }
 
-    /// Which tenants work is done for, as it changes.
+    /// Returns the live standings of tenants.
     pub fn standings(&self) -> &Arc<PresentStandings> {
         &self.standings
     }
 
-    /// Tells `part` of every change from now on.
+    /// Registers a part, which is prepared for and told of every later change.
     pub fn follow(&self, part: Arc<dyn Part>) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     }
 
-    /// Lists the tenants by id.
+    /// Lists the tenants, ordered by id.
     pub fn tenants(&self) -> Vec<TenantView> {
         let present = self.present();
         present
@@ -146,20 +147,21 @@ impl Roster {
         self.present().view(id, &self.seal)
     }
 
-    /// Lists what is left out because of a fault: tenants by their ids, and tables of the file without one by their place.
+    /// Lists what is left out because of a fault: ids of tenants, and paths of the file's tenant tables without a valid
+    /// id.
     pub fn left_out(&self) -> Vec<String> {
         let present = self.present();
         let tenants = present.faults.keys().map(ToString::to_string);
         tenants.chain(present.nameless.iter().cloned()).collect()
     }
 
-    /// Whether a tenant's money is limited and some of its models have no price.
+    /// Whether any tenant has a warning.
     pub fn has_warnings(&self) -> bool {
         !self.present().warnings.is_empty()
     }
 
-    /// Gives a tenant these settings, and makes it if there is none; answers with it, and whether it was made. A status that is
-    /// not given stays, or is active.
+    /// Replaces a tenant's settings, or creates it. Returns it and whether it was created. Without `status`, it keeps
+    /// its status, or is active if new.
     pub async fn put(
         &self,
         id: TenantId,
@@ -177,7 +179,7 @@ impl Roster {
         }
         if known.is_none() && present.tenants.len() >= MAX_TENANTS {
             return Err(ChangeError::Conflict(format!(
-                "there are {MAX_TENANTS} tenants already, the most of one process"
+                "there are already {MAX_TENANTS} tenants, the limit of one process"
             )));
         }
         let mut faults = not_settings(&settings);
@@ -220,7 +222,8 @@ impl Roster {
         record.status = change.status.unwrap_or(record.status);
         let settings = match settings_change {
             SettingsChange::Reset => {
-                let message = "the file has no settings of this tenant to go back to";
+                let message =
+                    "the configuration file does not have this tenant, so its settings cannot be reset to the file's";
                 let file = file.ok_or_else(|| ChangeError::Conflict(message.to_owned()))?;
                 record.sealed = None;
                 file.value().clone()
@@ -242,7 +245,7 @@ impl Roster {
         self.check_and_take(&source, &present, record, &settings, by).await
     }
 
-    /// Sets a tenant's status and nothing else. It needs no settings that are fit, of this tenant or of others.
+    /// Sets only a tenant's status. Works even if settings of this or other tenants have faults.
     async fn set_status(
         &self,
         source: &Source,
@@ -271,10 +274,11 @@ impl Roster {
         view.ok_or(ChangeError::Missing)
     }
 
-    /// Takes the tenants of the file as it is now; what is stored stays in the place of it. One with a fault is left out.
+    /// Applies the tenants of a newly read file; stored settings still have precedence. Tenants with a fault are left
+    /// out.
     ///
     /// # Errors
-    /// When what is not a tenant's in the file has a fault: everything is as it was then.
+    /// When the global part of the file has a fault; nothing is changed.
     pub async fn reload(&self, source: Source) -> Result<(), ChangeError> {
         let mut held = self.source.lock().await;
         let broken = |faults: Faults| ChangeError::Conflict(format!("the configuration file is not valid: {faults}"));
@@ -289,7 +293,7 @@ impl Roster {
         Ok(())
     }
 
-    /// Checks a tenant's new settings with everything around them, records the change, stores it, and lets it hold.
+    /// Checks a tenant's new settings together with all others, then records, stores and applies the change.
     async fn check_and_take(
         &self,
         source: &Source,
@@ -324,13 +328,14 @@ impl Roster {
         self.store.put_tenant(&record).await?;
         let view = after.view(&id, &self.seal);
         for warning in after.warnings.get(&id).into_iter().flatten() {
-            tracing::warn!(tenant = %id, %warning, "the tenant's settings were accepted with a warning");
+            tracing::warn!(tenant = %id, %warning, "tenant settings accepted with a warning");
         }
         self.take(after, commits);
         view.ok_or(ChangeError::Missing)
     }
 
-    /// Records a change, in the log and in the changed tenant's audit log, before it is made: what cannot be recorded is not made.
+    /// Records a change in the log and in the changed tenant's audit log before it is made. A change that cannot be
+    /// recorded is not made.
     pub(super) async fn record(
         &self,
         tenant: &TenantId,
@@ -347,7 +352,7 @@ impl Roster {
             actor = by.actor,
             credential = by.credential,
             request_id = by.request_id,
-            "changing a tenant or one of its API keys"
+            "tenant or API key change requested"
         );
         let entry = AuditEntry {
             actor: by.actor.clone(),
@@ -362,7 +367,7 @@ impl Roster {
         Ok(())
     }
 
-    /// Notes when keys were used last, here and in the store.
+    /// Records when keys were last used, in memory and in the store.
     pub async fn note_uses(&self, uses: Vec<(KeyHash, Timestamp)>) -> Result<(), LogError> {
         let fresh: Vec<KeyUse> = {
             let mut known = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -407,19 +412,19 @@ impl Roster {
         }
     }
 
-    /// Reads the store again: a change whose outcome was unknown may have been made after all.
+    /// Reads the store again, because a change whose outcome was unknown may have been made.
     pub(super) async fn read(&self, source: &Source) -> Result<Present, ChangeError> {
         let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
         let now = self.clock.now();
         Ok(self.present().refreshed(self.around(source), tenants, keys, now))
     }
 
-    /// The same, or what is remembered when the store cannot be read.
+    /// Like [`Roster::read`], but falls back to the state in memory if the store cannot be read.
     pub(super) async fn read_or_remembered(&self, source: &Source) -> Present {
         match self.read(source).await {
             Ok(present) => present,
             Err(error) => {
-                tracing::warn!(%error, "tenants and keys could not be read from the store; using those in memory");
+                tracing::warn!(%error, "could not read tenants and API keys from the store; using those in memory");
                 self.present().copied()
             }
         }
@@ -439,7 +444,7 @@ impl Roster {
         });
     }
 
-    /// Takes what only takes rights away. A part that cannot follow is named in the log and keeps what it has.
+    /// Applies a change that only revokes access. A part that cannot apply it is logged and keeps its state.
     pub(super) fn take_despite_parts(&self, present: Present) {
         let parts = self.parts();
         let mut commits = Vec::new();
@@ -448,7 +453,7 @@ impl Roster {
                 Ok(commit) => commits.push(commit),
                 Err(error) => tracing::error!(
                     error = format!("{error:#}"),
-                    "a part of the process cannot follow a suspension or revocation and keeps its previous configuration"
+                    "a part of the process could not apply a suspension or revocation and keeps its previous configuration"
                 ),
             }
         }
@@ -481,13 +486,13 @@ impl Roster {
                 tenant = %id,
                 faults = told.collect::<Vec<_>>().join("; "),
                 causes,
-                "the tenant's settings have a fault: it is left out and its credentials are refused; all others are served"
+                "tenant left out because its settings have faults: its credentials are refused; other tenants are served"
             );
         }
         for place in &present.nameless {
             tracing::error!(
                 place,
-                "a tenant of the configuration file has no valid id and is left out"
+                "tenant of the configuration file left out: its id is missing or invalid"
             );
         }
         for (id, warnings) in &present.warnings {
@@ -497,16 +502,16 @@ impl Roster {
                 told.filter(|_| is_of_file(id)).unwrap_or_else(|| warning.to_string())
             });
             let warnings = told.collect::<Vec<_>>().join("; ");
-            tracing::warn!(tenant = %id, warnings, "the tenant's settings have a warning; it is served");
+            tracing::warn!(tenant = %id, warnings, "tenant settings have warnings; the tenant is served");
         }
     }
 }
 
-/// Refuses a change of a tenant that is being deleted: it would come too late.
+/// Refuses to change a tenant that is being deleted.
 fn not_deleting(entry: Option<&Entry>) -> Result<(), ChangeError> {
     match entry.and_then(Entry::deletion) {
         Some(job) => Err(ChangeError::Conflict(format!(
-            "the tenant is being deleted by {job}; its id can be used again once that job has completed"
+            "the tenant is being deleted (job {job}); its id can be used again once that job has completed"
         ))),
         None => Ok(()),
     }
@@ -520,20 +525,20 @@ pub(super) fn prepare<'a>(
     prepared.map_err(ChangeError::Part)
 }
 
-/// Lists what stands beside the settings and not in them.
+/// Returns a fault for each member that is not a setting.
 fn not_settings(settings: &Value) -> Vec<SettingsFault> {
     let members = NOT_SETTINGS.into_iter().filter(|name| settings.get(name).is_some());
     let fault = |name: &str| SettingsFault {
         pointer: format!("/{name}"),
         message: match name {
-            "operator" => "is not one of the settings: only the configuration file says so".to_owned(),
-            _ => "is not one of the settings".to_owned(),
+            "operator" => "cannot be set here: only the configuration file can mark a tenant as operator".to_owned(),
+            _ => "is not a setting".to_owned(),
         },
     };
     members.map(fault).collect()
 }
 
-/// Lists where settings that are to be stored give the scope `operator` and the file does not.
+/// Returns a fault for each place where new settings grant the scope `operator` and the file does not.
 fn operator_faults(source: &Source, id: &TenantId, record: &StoredTenant, settings: &Value) -> Vec<SettingsFault> {
     if record.sealed.is_none() {
         return Vec::new();
@@ -541,12 +546,12 @@ fn operator_faults(source: &Source, id: &TenantId, record: &StoredTenant, settin
     let taken = keep_operator_to_file(&mut settings.clone(), source.tenant(id.as_str()));
     let fault = |pointer| SettingsFault {
         pointer,
-        message: "the scope operator is given by the configuration file alone".to_owned(),
+        message: "only the configuration file can grant the scope operator".to_owned(),
     };
     taken.into_iter().map(fault).collect()
 }
 
-/// Lists what a change would break: the faults of the changed tenant, and those that others did not have before.
+/// Returns the faults that a change would cause: those of the changed tenant, and new ones of others.
 fn new_faults(id: &TenantId, before: &Present, after: &Present) -> Vec<SettingsFault> {
     let mut found = Vec::new();
     for (other, faults) in &after.faults {
@@ -558,7 +563,7 @@ fn new_faults(id: &TenantId, before: &Present, after: &Present) -> Vec<SettingsF
         let new = faults.iter().filter(|fault| !known.contains(fault));
         found.extend(new.map(|fault| SettingsFault {
             pointer: String::new(),
-            message: format!("tenant {other} would not fit any more: {fault}"),
+            message: format!("this would break tenant {other}: {fault}"),
         }));
     }
     found

@@ -1,38 +1,40 @@
-//! Seals settings before they are stored: they hold secrets. AES-256-GCM (NIST SP 800-38D) with a random nonce, bound to the
-//! tenant's id, so that what is stored of one tenant cannot be put in the place of another's.
+//! Encrypts tenants' settings, which contain secrets, before they are stored: AES-256-GCM (NIST SP 800-38D) with a
+//! random nonce, bound to the tenant's id, so that one tenant's stored settings cannot be swapped for another's.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-/// Begins what is sealed, so that another form can follow.
+/// First byte of the ciphertext, so that the format can change.
 const VERSION: u8 = 1;
-/// Bytes of a key's own hash that say which key it was.
+/// Length of the part of the key's hash that identifies the key.
 const MARK: usize = 4;
-/// Bytes of a nonce.
+/// Length of a nonce, in bytes.
 const NONCE: usize = 12;
 
-/// A key that seals.
+/// The key that encrypts stored settings.
 pub struct Seal {
     key: RandomizedNonceKey,
     mark: [u8; MARK],
-    /// For fingerprints alone: a key is used for one purpose.
+    /// Separate key for fingerprints: each key has one purpose.
     fingerprints: [u8; 32],
 }
 
-/// What was sealed cannot be read.
+/// Why a ciphertext could not be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Another key sealed it.
-    #[error("it was sealed with another key (server.seal_key, or tenants.key in the data directory)")]
+    /// It was encrypted with another key.
+    #[error(
+        "the stored settings were encrypted with another key (server.seal_key, or tenants.key in the data directory)"
+    )]
     OtherKey,
-    /// It was changed, or put in the place of another's.
-    #[error("it is not what was sealed")]
+    /// It was changed, or belongs to another tenant.
+    #[error("the stored settings are corrupt: they cannot be decrypted")]
     Broken,
 }
 
 impl Seal {
-    /// Takes a key of 32 random bytes.
+    /// Derives the keys from a key of 32 random bytes.
     pub fn new(key: &[u8; 32]) -> Self {
         let derived = |purpose: &str| -> [u8; 32] {
             Sha256::new()
@@ -50,7 +52,7 @@ impl Seal {
         }
     }
 
-    /// Seals `plain` for `whom`.
+    /// Encrypts `plain` for `whom`.
     ///
     /// # Panics
     /// When the machine has no randomness.
@@ -59,7 +61,7 @@ impl Seal {
         let nonce = self
             .key
             .seal_in_place_append_tag(Aad::from(whom), &mut text)
-            .expect("sealing fails only without randomness");
+            .expect("encryption fails only without randomness");
         let mut sealed = vec![VERSION];
         sealed.extend_from_slice(&self.mark);
         sealed.extend_from_slice(nonce.as_ref());
@@ -67,7 +69,7 @@ impl Seal {
         sealed
     }
 
-    /// Opens what was sealed for `whom`.
+    /// Decrypts what was encrypted for `whom`.
     pub fn open(&self, whom: &str, sealed: &[u8]) -> Result<Vec<u8>, Unreadable> {
         let rest = sealed.strip_prefix(&[VERSION]).ok_or(Unreadable::Broken)?;
         let (mark, rest) = rest.split_at_checked(MARK).ok_or(Unreadable::Broken)?;
@@ -81,7 +83,7 @@ impl Seal {
         Ok(plain.map_err(|_error| Unreadable::Broken)?.to_vec())
     }
 
-    /// Returns a short name of a secret that tells nothing about it without the key.
+    /// Returns a short fingerprint of a secret, which reveals nothing about it without the key.
     pub fn fingerprint(&self, secret: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.fingerprints).expect("any length is a key");
         mac.update(secret.as_bytes());

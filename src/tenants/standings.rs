@@ -1,7 +1,8 @@
-//! Which tenants work is done for, while the configuration changes.
+//! The live standing of tenants (served, left out or suspended) while the configuration changes.
 //!
-//! Invariant: a tenant is served only while every part of the process has what its work needs. So one that is left out or suspended
-//! stops being served before the first part follows the change, and one that is served again starts after the last.
+//! Invariant: a tenant is served only while every part of the process has what its work needs. So a tenant that becomes
+//! left out or suspended stops being served before the first part applies the change, and one that is served again
+//! starts after the last.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +12,10 @@ use copilotd_actors::ports::Standing;
 
 use crate::config::{Config, Standings};
 
-/// Told of a change that has been made: the standings before and after it.
+/// Called after a change with the standings before and after it.
 type Listener = Box<dyn Fn(&Standings, &Standings) + Send + Sync>;
 
-/// See the module.
+/// The live standings; see the module.
 pub struct PresentStandings {
     present: ArcSwap<Standings>,
     listeners: Mutex<Vec<Listener>>,
@@ -28,7 +29,7 @@ impl PresentStandings {
         }
     }
 
-    /// The standing of a tenant.
+    /// Returns the standing of a tenant.
     pub fn of(&self, tenant: &TenantId) -> Standing {
         self.present.load().of(tenant)
     }
@@ -39,7 +40,7 @@ impl PresentStandings {
         listeners.push(Box::new(listener));
     }
 
-    /// Changes to the standings of `config`, with `commit` in between, which lets all parts follow it.
+    /// Changes to the standings of `config`, calling `commit` in between, which applies the change to all parts.
     pub(super) fn change(&self, config: &Config, commit: impl FnOnce()) {
         let (before, next) = (self.present.load_full(), Arc::new(Standings::of_config(config)));
         self.present.store(Arc::new(before.while_replaced_by(&next)));

@@ -1,4 +1,4 @@
-//! Where tenants and their keys are kept.
+//! The port to the store of tenants and their API keys.
 
 use async_trait::async_trait;
 use copilotd_actors::ports::LogError;
@@ -6,28 +6,28 @@ use copilotd_actors::ports::LogError;
 use super::record::{KeyUse, StoredKey, StoredTenant};
 use crate::config::KeyHash;
 
-/// Keeps tenants and keys beside the log. Small and seldom written: what is asked for is asked for whole. One process has the
-/// store at a time, so that nobody else writes. One suite checks every implementation.
+/// Stores tenants and API keys. They are few and rarely written, so reads return all of them. One process has the store
+/// at a time, so nobody else writes. One test suite checks every implementation.
 #[async_trait]
 pub trait TenantStore: Send + Sync {
-    /// Returns every stored tenant, by id.
+    /// Returns all stored tenants, ordered by id.
     async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError>;
 
-    /// Keeps a tenant in the place of what was kept under its id.
+    /// Stores a tenant, replacing an earlier record.
     async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError>;
 
-    /// Returns every stored key, the newest first.
+    /// Returns all stored keys, newest first.
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError>;
 
-    /// Keeps a key in the place of what was kept under its hash.
+    /// Stores a key, replacing an earlier record with the same hash.
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError>;
 
-    /// Forgets keys, and when they were used.
+    /// Deletes keys and their last uses.
     async fn delete_keys(&self, hashes: &[KeyHash]) -> Result<(), LogError>;
 
-    /// Returns when keys were used last.
+    /// Returns the last uses of keys.
     async fn key_uses(&self) -> Result<Vec<KeyUse>, LogError>;
 
-    /// Notes when keys were used last.
+    /// Stores last uses of keys.
     async fn put_key_uses(&self, uses: &[KeyUse]) -> Result<(), LogError>;
 }

@@ -37,7 +37,7 @@ export class Demo {
       let said = "";
       this.process.stdout.setEncoding("utf8").on("data", (text) => {
         said += text;
-        if (said.includes("goes on where it was.")) ready();
+        if (said.includes("continues where it stopped.")) ready();
       });
     });
     this.about = JSON.parse(readFileSync(join(this.directory, "demo.json"), "utf8"));

@@ -236,7 +236,7 @@ async fn happens(child: &mut Child, serves: bool) -> Option<SocketAddr> {
 
 /// Finds the log line with the server's address.
 fn serving_at(log: &str) -> Option<SocketAddr> {
-    let (_, said) = log.split_once("copilotd serves")?;
+    let (_, said) = log.split_once("copilotd is ready")?;
     let (line, _) = said.split_once('\n')?;
     let (_, port) = line.split_once("127.0.0.1:")?;
     let digits: String = port.chars().take_while(char::is_ascii_digit).collect();

@@ -1,9 +1,9 @@
-//! The direction of imports, asserted.
+//! Asserts the allowed directions of imports.
 
 use std::path::Path;
 use std::process::Command;
 
-/// What the application core must never know.
+/// Crates that the application core must not depend on.
 const OUTSIDE: [&str; 6] = ["axum", "mongodb", "async-openai", "rusqlite", "reqwest", "hyper"];
 
 #[test]
@@ -55,7 +55,7 @@ fn the_domain_awaits_nothing_and_reads_no_clock() {
     }
 }
 
-/// `value["name"]` panics where something is set in what a vendor sent: `tools::member` reads and sets instead.
+/// Assigning to `value["name"]` can panic on data from a vendor; `tools::member` reads and sets safely.
 #[test]
 fn the_vendors_rooms_index_no_json() {
     for folder in ["src/adapters/zendesk", "src/adapters/slack", "src/adapters/tools"] {
@@ -70,7 +70,7 @@ fn the_vendors_rooms_index_no_json() {
     }
 }
 
-/// Every Rust file below a folder, without lines that are comments.
+/// Returns every Rust file below a folder, without comment lines.
 fn sources(folder: &str) -> Vec<(String, String)> {
     fn walk(folder: &Path, into: &mut Vec<(String, String)>) {
         for entry in std::fs::read_dir(folder).expect("the folder is in the checkout") {

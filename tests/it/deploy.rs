@@ -1,10 +1,11 @@
-//! What `deploy/` builds and starts, as far as that shows without a container runtime and a service manager.
+//! Checks of `deploy/` that need neither a container runtime nor a service manager.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Lists the files of the checkout that the ignore file lets through to the build, by its rules: the last pattern that fits decides.
+/// Returns the files of the checkout that the ignore file lets into the build context: the last matching pattern
+/// decides.
 fn let_through() -> BTreeSet<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let rules = std::fs::read_to_string(root.join("deploy/Dockerfile.dockerignore")).unwrap();
@@ -23,7 +24,7 @@ fn walk(root: &Path, below: &Path, rules: &[(bool, &str)], found: &mut BTreeSet<
     for entry in std::fs::read_dir(root.join(below)).unwrap() {
         let entry = entry.unwrap();
         let path = below.join(entry.file_name());
-        // Never let through, and large.
+        // Never in the context, and large.
         if matches!(entry.file_name().to_str(), Some("target" | ".git" | "node_modules")) {
             continue;
         }
@@ -42,7 +43,8 @@ fn walk(root: &Path, below: &Path, rules: &[(bool, &str)], found: &mut BTreeSet<
     }
 }
 
-/// Whether a pattern fits a file or a directory above it. Of Docker's patterns those that the file uses are known: a path, `*`, and `**/name`.
+/// Whether a pattern matches a file or a directory above it. Supports the Docker patterns that the file uses: a path,
+/// `*` and `**/name`.
 fn fits(pattern: &str, path: &Path) -> bool {
     if let Some(name) = pattern.strip_prefix("**/") {
         return path.components().any(|part| part.as_os_str() == name);
@@ -54,7 +56,7 @@ fn fits(pattern: &str, path: &Path) -> bool {
     pattern == "*" || path.starts_with(pattern)
 }
 
-/// A path without the steps up that an included file's has.
+/// Removes `..` steps from the path of an included file.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -66,7 +68,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// Everything that the compiler read for the program, included texts and schemas too: what it wrote beside its output, a line for each file.
+/// Returns every file that the compiler read for the program, including texts and schemas, from its dependency files.
 fn read_by_the_build() -> BTreeSet<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_BIN_EXE_copilotd")).parent().unwrap().join("deps");
@@ -81,16 +83,16 @@ fn read_by_the_build() -> BTreeSet<PathBuf> {
             continue;
         }
         let list = std::fs::read_to_string(&path).unwrap();
-        // A blank in a path is written with a backslash.
+        // A space in a path is escaped with a backslash.
         let files = list
             .lines()
             .filter_map(|line| line.strip_suffix(':'))
             .map(|file| PathBuf::from(file.replace("\\ ", " ")));
         found.extend(files.map(|file| plain(file.strip_prefix(root).unwrap_or(&file))));
     }
-    // An older build may have read what is no longer there, and others wrote their outputs as targets too.
+    // An older build may have read files that no longer exist, and other builds list their outputs too.
     found.retain(|file| file.is_relative() && root.join(file).is_file() && !file.starts_with("target"));
-    // Clippy leaves its lists beside the compiler's; only it reads this file.
+    // Clippy's lists are beside the compiler's; only Clippy reads this file.
     found.remove(Path::new("clippy.toml"));
     found
 }
@@ -110,7 +112,7 @@ fn the_image_is_built_from_all_that_the_build_reads() {
         "the build reads these, and deploy/Dockerfile.dockerignore keeps them out: {missing:?}"
     );
 
-    // Cargo reads the manifest of every member, built or not, and wants the lock file to fit all of them.
+    // Cargo reads the manifest of every member, built or not, and the lock file has to fit all of them.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tempfile::tempdir().unwrap();
     for file in &through {
@@ -128,7 +130,7 @@ fn the_image_is_built_from_all_that_the_build_reads() {
         "{}",
         String::from_utf8_lossy(&metadata.stderr)
     );
-    // What COPY names is in the context too.
+    // Files named in COPY are in the context too.
     let dockerfile = std::fs::read_to_string(root.join("deploy/Dockerfile")).unwrap();
     let copies = dockerfile
         .lines()
@@ -142,7 +144,7 @@ fn the_image_is_built_from_all_that_the_build_reads() {
     }
 }
 
-/// The commands that the container and the service run are commands of this program.
+/// The commands that the container and the service run exist in this program.
 #[test]
 fn what_is_started_can_be_started() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -161,7 +163,7 @@ fn what_is_started_can_be_started() {
     }
     assert!(commands.len() >= 5, "{commands:?}");
     for mut command in commands {
-        // Only whether its arguments are understood.
+        // Only checks that its arguments parse.
         command.push("--help".to_owned());
         let output = Command::new(env!("CARGO_BIN_EXE_copilotd"))
             .args(&command)

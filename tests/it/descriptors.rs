@@ -1,4 +1,4 @@
-//! The real program at the limit of its file descriptors: connections are refused, it says so once, and goes on.
+//! The real program at its file descriptor limit: connections are refused, it logs that once, and keeps serving.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,7 @@ targets = [{ provider = "main", model = "large", context_tokens = 8000 }]
 id = "acme"
 "#;
 
-/// Files that the program may open; half of them are for connections.
+/// Open file limit of the program; half of it is for connections.
 const FILES: usize = 160;
 
 struct Served {
@@ -43,7 +43,7 @@ impl Served {
         let arguments = [&limit, program, "serve", "--config", config.to_str().unwrap()];
         let log = directory.path().join("log");
         let mut child = Child::start(Path::new("prlimit"), &arguments, &[], &log).await;
-        let line = child.wait_for(|log| said(log, "copilotd serves")).await.unwrap();
+        let line = child.wait_for(|log| said(log, "copilotd is ready")).await.unwrap();
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         Self {
             child,
@@ -87,7 +87,7 @@ fn said(log: &str, what: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_leave_files_for_everything_else() {
     let mut served = Served::start().await;
-    let limits = said(&served.child.output(), "limit of open files").unwrap();
+    let limits = said(&served.child.output(), "open file limit; ").unwrap();
     let limits: serde_json::Value = serde_json::from_str(&limits).unwrap();
     assert_eq!(
         (&limits["open_files"], &limits["max_connections"]),
@@ -103,7 +103,7 @@ async fn connections_leave_files_for_everything_else() {
         drop(sockets);
         served.recovers().await;
     }
-    // Once a minute at most.
+    // Logged at most once a minute.
     assert_eq!(served.child.output().matches("connections refused").count(), 1);
     served.child.signal("TERM").await;
     assert_eq!(served.child.wait().await, 0);
@@ -126,7 +126,7 @@ async fn a_process_that_runs_out_of_files_goes_on_when_there_are_some() {
     let pid = served.child.pid();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     limit(pid, open + 5).await;
-    // No more than fit in the queue of a listener that accepts nothing.
+    // No more than fit into the queue of a listener that accepts nothing.
     let sockets = served.flood(50).await;
     served
         .child

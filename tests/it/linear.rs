@@ -1,7 +1,7 @@
-//! The house rule on outside input: nothing takes more than linear time in it. Each parser is fed the worst that is known of it, at a
-//! quarter of its size and at the whole; the processor time of its thread may grow with the size, and not with its square.
+//! Nothing may take more than linear time in outside input. Each parser gets its worst known input at a quarter of the
+//! size and at full size; its thread's processor time may grow linearly with the size, not quadratically.
 //!
-//! What is compared is time on the processor, the best of some runs, in one run of the test: a busy machine changes nothing.
+//! It compares processor time, the best of several runs within one test run, so that a busy machine does not matter.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -36,21 +36,21 @@ use uuid::Uuid;
 
 use crate::support::talk::scope;
 
-/// The whole size in bytes, about.
+/// Full size of the input in bytes, approximately.
 const WHOLE: usize = 1024 * 1024;
-/// Times that each size is measured.
+/// Measurements per size.
 const RUNS: usize = 3;
-/// Linear work on four times the input takes four times as long, quadratic work sixteen times.
+/// For four times the input, linear work takes four times as long, quadratic work sixteen times.
 const MOST_GROWTH: f64 = 9.0;
-/// What is below is noise.
+/// Shorter times are noise.
 const FLOOR: Duration = Duration::from_millis(4);
 
-/// Time that this thread was on a processor.
+/// Returns the processor time of this thread.
 fn on_processor() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
 
-/// Asserts that `work` on what `make` makes for a size grows no faster than that size.
+/// Asserts that the time of `work` on the input that `make` creates grows no faster than the input's size.
 #[track_caller]
 fn assert_linear<I, O>(name: &str, make: impl Fn(usize) -> I, work: impl Fn(&I) -> O) {
     let best = |size: usize| {
@@ -71,7 +71,7 @@ fn assert_linear<I, O>(name: &str, make: impl Fn(usize) -> I, work: impl Fn(&I) 
     );
 }
 
-/// `head`, then as many of `item` (which is told its number) as fit, parted by commas, then `tail`.
+/// Returns `head`, then as many of `item` (called with its number) as fit, separated by commas, then `tail`.
 fn list(size: usize, head: &str, item: impl Fn(usize) -> String, tail: &str) -> String {
     let mut text = head.to_owned();
     let mut number = 0;
@@ -157,7 +157,7 @@ fn screening() {
         ("items", &items),
         ("JSON within JSON", &within),
     ] {
-        // What is not optimised folds slowly.
+        // Unoptimised code folds slowly.
         let value = |n: usize| value(n / 16);
         let answer = |n| Command::ToolReplied {
             turn: TurnId::new(Uuid::nil()),
@@ -181,7 +181,7 @@ fn screening() {
     }
 }
 
-/// A copilot with rules, and with bounds that nothing here passes.
+/// A copilot with guardrail rules, and with limits that nothing here reaches.
 fn guarded() -> Policy {
     let mut policy = policy("support".parse().unwrap())
         .with_tool("do", "do", Repeat::Never, Duration::from_secs(1))
@@ -384,7 +384,7 @@ fn markdown_of_models() {
         let make = |n: usize| format!("{head}{}", unit.repeat(n / 8 / unit.len()));
         assert_linear(name, make, |text| message::from_markdown(text).is_ok());
     }
-    // Many empty cells make more text than there was.
+    // Many empty cells make the output longer than the input.
     let table = |n: usize| {
         let columns = n / 64;
         format!(
@@ -403,7 +403,7 @@ fn tokens_of_texts() {
     for unit in [
         "a", "A", " ", "\n", "\t ", "🙂", "é", "漢", "\u{301}", "7", "=", "' ", "\u{200b}", "aB", "word ", "\r\n",
     ] {
-        // The tokenizer is slow where nothing is optimised.
+        // The tokenizer is slow without optimisation.
         let make = |n: usize| unit.repeat(n / 4 / unit.len());
         assert_linear(&format!("count {unit:?}"), make, |text| tokens::count(text));
         assert_linear(&format!("at least {unit:?}"), make, |text| tokens::at_least(text));

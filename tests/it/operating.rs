@@ -1,4 +1,4 @@
-//! What an operator does with the real program: checks, reloads, probes, and looks into tokens.
+//! What an operator does with the real program: checks, reloads, health checks, and verifying tokens.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use crate::served::{FILE, Served, said};
 
-/// A provider that answers everything and notes the keys that it was sent.
+/// A provider that answers everything and records the keys it receives.
 async fn provider() -> (String, Arc<Mutex<Vec<String>>>) {
     let keys: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = Arc::clone(&keys);
@@ -107,11 +107,11 @@ async fn keys_of_providers_in_files_are_read_again_on_a_signal_and_what_needs_a_
         .await
         .unwrap();
     assert!(
-        told.contains("keys of providers changed: main; NOT applied until a restart: server.drain_s"),
+        told.contains("provider keys changed: main; NOT applied until a restart: server.drain_s"),
         "{told}"
     );
     assert_eq!(chat(&served, &token).await, 200);
-    // One that cannot be read changes nothing.
+    // A file that cannot be read changes nothing.
     std::fs::remove_file(served.path("key")).unwrap();
     served.child.signal("HUP").await;
     let told = served
@@ -155,7 +155,7 @@ async fn a_service_manager_is_told_when_it_serves_reloads_and_stops() {
 async fn a_health_check_tells_by_its_exit_code() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let directory = TempDir::new().unwrap();
-    // Its own secrets are not needed for it.
+    // It does not need the configuration's secrets.
     let file = FILE
         .replacen("127.0.0.1:0", &free.to_string(), 1)
         .replacen("admin_listen = \"127.0.0.1:0\"\n", "", 1);
@@ -193,8 +193,8 @@ async fn a_health_check_tells_by_its_exit_code() {
     served.child.signal("TERM").await;
     assert_eq!(served.child.wait().await, 0);
     let (failed, told) = code(&[]).await;
-    assert!(failed == 1 && told.contains("nothing answers there"), "{told}");
-    // Something that takes the connection and says nothing.
+    assert!(failed == 1 && told.contains("cannot connect"), "{told}");
+    // A server that accepts connections and sends nothing.
     let _mute = TcpListener::bind(free).await.unwrap();
     let (failed, told) = code(&["--timeout", "200ms"]).await;
     assert!(failed == 1 && told.contains("no answer within"), "{told}");
@@ -230,7 +230,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     let (code, told) = check(&format!("{server}{}{tenant}", provider("main", &base, "good"))).await;
     assert_eq!(code, 0, "{told}");
     assert!(
-        told.contains("ok    store: sqlite in") && told.contains("takes the key"),
+        told.contains("ok    store: sqlite in") && told.contains("key accepted"),
         "{told}"
     );
     assert!(!data.exists(), "nothing is made");
@@ -247,10 +247,10 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     for line in [
         "FAIL  store: ",
         "FAIL  limits (Redis): ",
-        "refuses the key (status 401)",
+        "the key was refused (status 401)",
         "FAIL  provider away at",
-        "error: 4 of",
-        // Each with its place.
+        "error: checks failed: 4",
+        // Each with its line.
         "(line 3)",
         "(line 8)",
         "(line 15)",
@@ -260,7 +260,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     assert!(!told.contains("hunter2"), "{told}");
 }
 
-/// Zendesk, Slack, an issuer's keys and a collector of traces at one address. `good` is the one credential that they take.
+/// Zendesk, Slack, an issuer's keys and a trace collector at one address. They accept only the credential `good`.
 async fn systems() -> String {
     let authorization = |headers: &HeaderMap| {
         let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
@@ -302,7 +302,7 @@ async fn systems() -> String {
 async fn check_reaches_what_tenants_have_of_their_own_and_names_the_line_of_each() {
     let ((base, _), there) = tokio::join!(provider(), systems());
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    // Takes the connection and says nothing.
+    // Accepts connections and sends nothing.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute_at = mute.local_addr().unwrap();
     let directory = TempDir::new().unwrap();
@@ -351,34 +351,40 @@ bot_token = {{ value = "{credential}" }}
     let (code, told) = check(text("good", &there)).await;
     assert_eq!(code, 0, "{told}");
     for line in [
-        "ok    collector of traces at http://127.0.0.1:",
-        "takes traces (line 4)",
+        "ok    trace collector at http://127.0.0.1:",
+        "accepts traces (line 4)",
         "ok    provider main at",
-        "answers with 1 keys (line 14)",
+        "published keys: 1 (line 14)",
         "ok    provider main with the keys of tenant acme, key 2 at",
-        "takes the key (line 15)",
+        "reachable, key accepted (line 15)",
         "ok    Zendesk of tenant acme at",
-        "takes the credential (line 19)",
+        "credential accepted (line 19)",
         "ok    Slack of tenant acme at",
-        "takes the token (line 23)",
+        "token accepted (line 23)",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     let (code, told) = check(text("hunter2", &there)).await;
     assert_eq!(code, 1, "{told}");
     for line in [
-        "refuses the key (status 401) (line 15)",
+        "the key was refused (status 401) (line 15)",
         "FAIL  Zendesk of tenant acme at",
-        "does not know the credential (line 19)",
-        "refuses the token (invalid_auth) (line 23)",
-        "error: 3 of",
+        "the credential is not valid (line 19)",
+        "the token was refused (invalid_auth) (line 23)",
+        "error: checks failed: 3",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert!(!told.contains("hunter2"), "{told}");
     let (code, told) = check(text("good", &format!("http://{closed}"))).await;
     assert_eq!(code, 1, "{told}");
-    for line in ["(line 4)", "(line 14)", "(line 19)", "(line 23)", "error: 4 of"] {
+    for line in [
+        "(line 4)",
+        "(line 14)",
+        "(line 19)",
+        "(line 23)",
+        "error: checks failed: 4",
+    ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     let (code, told) = check(text("good", &format!("http://{mute_at}"))).await;
@@ -423,7 +429,7 @@ async fn a_token_is_explained() {
         (
             sign(secret, json!({ "iss": "https://acme.example", "exp": end - 6_000 })),
             1,
-            // All that is wrong, and not the first of it.
+            // All findings, not only the first.
             &[
                 "FAIL  the token has no aud claim",
                 "no tenant claim",
@@ -452,7 +458,7 @@ async fn a_token_is_explained() {
             1,
             &["no API key in the configuration"],
         ),
-        (String::new(), 2, &["give a token"]),
+        (String::new(), 2, &["pass a token"]),
     ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_copilotd"))
             .args(["token", "verify", "--config", path.to_str().unwrap()])
@@ -537,7 +543,7 @@ async fn the_log_of_a_start_names_the_warnings_of_check_with_their_lines() {
     let log = served.child.output();
     for warning in warnings {
         assert!(warning.starts_with("line "), "{warning}");
-        // As it stands in a line of JSON.
+        // As it is escaped in a JSON line.
         let quoted = serde_json::to_string(warning).unwrap();
         assert!(log.contains(quoted.trim_matches('"')), "{warning}: {log}");
     }

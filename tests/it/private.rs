@@ -1,4 +1,4 @@
-//! What the program keeps is its owner's alone, whatever the umask was and whatever an older release left.
+//! Only the owner can read the program's files, whatever the umask was and whatever an older release left.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::live::child::Child;
 
-/// Every file and directory below a directory that others have rights to, with its mode.
+/// Returns every file and directory below a directory that others have permissions on, with its mode.
 fn readable_by_others(directory: &Path) -> Vec<(PathBuf, u32)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -79,7 +79,7 @@ async fn every_file_of_a_demo_is_its_owners_alone() {
         assert_eq!(readable_by_others(&data), []);
         child.kill().await;
         assert_eq!(readable_by_others(&data), []);
-        // What an older release left is tightened at the next start.
+        // Files of an older release get private permissions at the next start.
         for name in names {
             fs::set_permissions(data.join(name), Permissions::from_mode(0o644)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! The real program: tenants and keys by its command line, and its file taken anew.
+//! The real program: managing tenants and keys on its command line, and reloading its file.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -40,7 +40,7 @@ name = "support"
 route = "default"
 "#;
 
-/// A server, and its command line.
+/// A server, and its command-line client.
 pub struct Served {
     pub directory: TempDir,
     pub child: Child,
@@ -59,7 +59,8 @@ impl Served {
         Self::start_with(directory, data, FILE, &[]).await
     }
 
-    /// Starts with a configuration in which DATA stands for the data directory and HERE for the directory of the file.
+    /// Starts with a configuration in which DATA is replaced by the data directory and HERE by the directory of the
+    /// file.
     pub async fn start_with(directory: TempDir, data: &Path, file: &str, env: &[(&str, &str)]) -> Self {
         let text = file.replace("DATA", data.to_str().unwrap());
         let text = text.replace("HERE", directory.path().to_str().unwrap());
@@ -93,7 +94,7 @@ impl Served {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let mut child = Child::start(program, &arguments, &env, &log).await;
-        let address = child.wait_for(|log| said(log, "copilotd serves")).await;
+        let address = child.wait_for(|log| said(log, "copilotd is ready")).await;
         let line: serde_json::Value = serde_json::from_str(&address.unwrap()).unwrap();
         let server = format!("http://{}", line["address"].as_str().unwrap());
         (child, server)
@@ -117,7 +118,7 @@ impl Served {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The same, asking the server.
+    /// The same, against the server.
     async fn ask(&self, arguments: &[&str]) -> String {
         self.run(&[arguments, &["--server", &self.server]].concat()).await
     }
@@ -128,7 +129,7 @@ impl Served {
     }
 }
 
-/// The line of the log that says so.
+/// Finds the log line that contains the text.
 pub fn said(log: &str, what: &str) -> Option<String> {
     log.lines().find(|line| line.contains(what)).map(str::to_owned)
 }
@@ -156,7 +157,7 @@ async fn tenants_and_keys_by_the_command_line() {
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&again.stderr),
-        "error: a tenant initech exists already\n"
+        "error: a tenant initech already exists\n"
     );
     let shown = served.ask(&["tenant", "show", "initech"]).await;
     assert!(shown.contains("\"kept\"") && !shown.contains("a secret of"), "{shown}");
@@ -169,7 +170,7 @@ async fn tenants_and_keys_by_the_command_line() {
     let listed = served.ask(&["key", "list"]).await;
     let id = listed.split_whitespace().next().unwrap().to_owned();
 
-    // What was made is there after a kill, and what was taken back stays so.
+    // After a kill, created keys still exist and revoked ones stay revoked.
     served.child.kill().await;
     let (child, server) = Served::serve(served.directory.path()).await;
     (served.child, served.server) = (child, server);
@@ -189,7 +190,7 @@ async fn tenants_and_keys_by_the_command_line() {
     let tenants = served.ask(&["tenant", "list"]).await;
     let words: Vec<Vec<&str>> = tenants.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words, [["initech", "suspended", "stored"], ["ops", "active", "file"]]);
-    // One's own tenant only if that is meant: nobody of it could resume it.
+    // One's own tenant only with --force: nobody of it could resume it.
     let refused = served
         .output(&["tenant", "suspend", "ops", "--server", &served.server])
         .await;
@@ -233,7 +234,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
         .await
         .unwrap();
     assert_eq!(served.status("/v1/models", KEY).await, 200);
-    // What is wrong changes nothing.
+    // An invalid file changes nothing.
     std::fs::write(&file, format!("colour = 1\n{text}")).unwrap();
     served.child.signal("HUP").await;
     let told = served
@@ -243,20 +244,20 @@ async fn the_file_is_taken_anew_on_a_signal() {
         .unwrap();
     assert!(told.contains("colour"), "{told}");
     assert_eq!(served.status("/v1/models", KEY).await, 200);
-    // What is wrong with one tenant leaves that one out, and the others are served.
+    // A tenant with a fault is left out, and the others are served.
     let secret = served.path("no-such-secret");
     let broken = format!(
         "[[tenants]]\nid = \"broken\"\n[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = {{ file = {secret:?} }}\n"
     );
     std::fs::write(&file, format!("{text}{key}{broken}")).unwrap();
     served.child.signal("HUP").await;
-    let told = served.child.wait_for(|log| said(log, "it is left out")).await.unwrap();
+    let told = served.child.wait_for(|log| said(log, "tenant left out")).await.unwrap();
     assert!(
         told.contains("broken") && told.contains("line 28: /zendesk/oauth_token") && told.contains("os error"),
         "{told}"
     );
     assert_eq!(served.status("/v1/models", KEY).await, 200);
-    // So does a start, while `check` refuses the file.
+    // The same at a start, while `check` refuses the file.
     served.child.kill().await;
     let (child, server) = Served::serve(served.directory.path()).await;
     (served.child, served.server) = (child, server);
@@ -276,7 +277,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
     std::fs::write(&secret, "a token").unwrap();
     served.ask(&["tenant", "resume", "broken"]).await;
     served.child.signal("HUP").await;
-    // Mended, and active as it was made meanwhile.
+    // Fixed, and active, as it was set meanwhile.
     while !served
         .ask(&["tenant", "show", "broken"])
         .await
@@ -445,5 +446,5 @@ async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
         .await;
 }
 
-/// A key of nobody at first.
+/// A key that no tenant has at first.
 const KEY: &str = "cpk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";

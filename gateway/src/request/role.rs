@@ -1,4 +1,4 @@
-//! What a credential stands for within its tenant.
+//! The role of a credential within its tenant: which credentials may share cached answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,21 +6,21 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The claims that are a role unless an issuer's `role_claims` say otherwise: `scope`, and those of RFC 9068, section 2.2.3.1.
+/// The claims that make up a role unless an issuer sets `role_claims`: `scope`, and those of RFC 9068, section 2.2.3.1.
 pub const DEFAULT_ROLE_CLAIMS: [&str; 4] = ["scope", "roles", "groups", "entitlements"];
 
-/// The role that a verified credential acts in. Two are equal when their credentials may do the same: tokens of one issuer whose
-/// role claims are equal, lists in any order; of API keys only the same key is the same role, since nobody says what the users
-/// behind two keys have in common.
+/// The role of a verified credential. Two roles are equal when their credentials may do the same: tokens of one issuer
+/// whose role claims are equal, with lists in any order. Every API key is a role of its own, because nothing tells what
+/// the users behind two keys have in common.
 ///
-/// Invariant: tokens that differ in one of the role claims differ in their role. A claim that is missing differs from one that is
-/// empty: what an identity provider means by leaving it out is not ours to guess.
+/// Invariant: tokens that differ in one of the role claims have different roles. A missing claim differs from an empty
+/// one: we do not guess what an identity provider means by omitting it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Role(Arc<str>);
 
 impl Role {
-    /// Reads the role of a token off its claims. A name means the claim of that name, and also the nested claim that it leads to:
-    /// by a JSON Pointer (`/realm_access/roles`) or by dots (`realm_access.roles`).
+    /// Derives the role of a token from its claims. A name selects the claim of that name, and also the nested claim it
+    /// leads to as a JSON Pointer (`/realm_access/roles`) or a dotted path (`realm_access.roles`).
     pub fn of_token<S: AsRef<str>>(iss: &str, names: impl IntoIterator<Item = S>, claims: &Value) -> Self {
         let mut digest = Sha256::new();
         let mut add = |part: &str| {
@@ -41,18 +41,18 @@ impl Role {
         Self(format!("token:{}", hex::encode(digest.finalize())).into())
     }
 
-    /// The role of an API key: nobody else's.
+    /// Returns the role of an API key, which no other credential has.
     pub fn of_key(source: impl Into<Arc<str>>) -> Self {
         Self(source.into())
     }
 
-    /// Returns it as text, which is the same for the same role.
+    /// Returns the role as a text; equal roles give equal texts.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Finds the claim that a pointer or a dotted path leads to.
+/// Finds the claim at a JSON Pointer or a dotted path.
 fn nested<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     if name.starts_with('/') {
         return claims.pointer(name);
@@ -63,12 +63,12 @@ fn nested<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     name.split('.').try_fold(claims, |claim, member| claim.get(member))
 }
 
-/// Writes a claim so that equal roles are equal texts: a list in one order, `scope` as the words it consists of, anything else as
-/// it stands.
+/// Encodes a claim so that equal roles give equal texts: lists sorted, `scope` as a sorted set of words, anything else
+/// unchanged.
 fn written(name: &str, claim: &Value) -> String {
     match claim {
         Value::Array(items) => format!("list {}", set(items.iter().map(Value::to_string))),
-        // RFC 8693, section 4.2: a list separated by spaces, in any order. Some providers call it `scp`.
+        // RFC 8693, section 4.2: a space-separated list in any order. Some providers call it `scp`.
         Value::String(words) if matches!(name, "scope" | "scp") => {
             let words = words.split(' ').filter(|word| !word.is_empty());
             format!("words {}", set(words.map(|word| Value::from(word).to_string())))
@@ -77,7 +77,7 @@ fn written(name: &str, claim: &Value) -> String {
     }
 }
 
-/// Writes texts in one order. None of them holds a line break: they are written as JSON.
+/// Joins texts sorted and without duplicates. None contains a line break, because each is encoded as JSON.
 fn set(texts: impl Iterator<Item = String>) -> String {
     let mut texts: Vec<String> = texts.collect();
     texts.sort_unstable();
@@ -176,13 +176,13 @@ mod tests {
             bob["sub"] = json!("bob");
             assert_eq!(of(&one), of(&bob), "{name}");
         }
-        // A name that may be read in two ways stands for both.
+        // A name that can be read in two ways selects both claims.
         let both = |plain: &str, deep: &str| {
             let claims = json!({ "a.b": plain, "a": { "b": deep } });
             Role::of_token("iss", ["a.b"], &claims)
         };
         all_differ(&[both("x", "x"), both("x", "y"), both("y", "x"), both("y", "y")]);
-        // What is configured differently is another role, whatever a token says.
+        // Different `role_claims` give different roles, whatever the token contains.
         let claims = json!({ "a": "x", "b": "x" });
         let of = |names: &[&str]| Role::of_token("iss", names, &claims);
         all_differ(&[of(&["a"]), of(&["b"]), of(&["a", "b"]), of(&["c"])]);
@@ -203,7 +203,7 @@ mod tests {
         })
     }
 
-    /// What two claims have in common that may share answers.
+    /// Whether two claims may share answers.
     fn is_alike(name: &str, one: Option<&Value>, other: Option<&Value>) -> bool {
         let sorted = |items: &[Value]| set(items.iter().map(Value::to_string));
         let words = |text: &str| set(text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned));

@@ -1,4 +1,4 @@
-//! What only one tenant may have: its issuers and its API keys.
+//! What must be unique among tenants: issuers and API keys.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,27 +9,27 @@ use super::{Node, members};
 use crate::config::faults::Fault;
 use crate::config::issuer::canonical;
 
-/// Something that belongs to one tenant alone.
+/// An issuer or API key that a tenant claims for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim {
     kind: Kind,
-    /// In the form in which it is compared.
+    /// In canonical form, for comparison.
     key: String,
-    /// As it was written.
+    /// As written in the configuration.
     text: String,
-    /// Where, within the tenant's table.
+    /// Its path within the tenant's table.
     path: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    /// An issuer speaks for one tenant alone: what it signs could otherwise be read as another's.
+    /// An issuer belongs to one tenant: otherwise its tokens could be taken for another tenant's.
     Issuer,
     /// The hash of an API key.
     KeyHash,
 }
 
-/// Lists what the table of a tenant claims. Its secrets need not be resolved.
+/// Lists the claims of a tenant's table. Its secrets need not be resolved.
 pub(crate) fn claims(table: &Value) -> Vec<Claim> {
     let table = Node::root(table);
     let (issuers, keys) = (table.get("issuers"), table.get("api_keys"));
@@ -50,8 +50,8 @@ pub(crate) fn claims(table: &Value) -> Vec<Claim> {
     issuers.chain(keys).filter_map(claim).collect()
 }
 
-/// Lists the claims that an earlier tenant has already, each with the number of the tenant that comes too late. `place` says where
-/// the claim of a tenant stands, for people.
+/// Lists claims that an earlier tenant already has, each with the index of the later tenant. `place` describes where a
+/// tenant's claim is, for readers.
 pub(crate) fn conflicts<'a>(
     tenants: impl Iterator<Item = &'a [Claim]>,
     place: impl Fn(usize, &str) -> String,

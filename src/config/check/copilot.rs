@@ -8,7 +8,7 @@ use super::{Faults, Node, members, unique};
 use crate::config::MemoryOverrides;
 use crate::config::suggest::there_is_no;
 
-/// External systems with a table of their own; a tool's name begins with its system's.
+/// External systems with a table of their own. A tool's name begins with its system's name.
 const SYSTEMS: [&str; 2] = ["zendesk", "slack"];
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
@@ -33,12 +33,12 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
         memory(root, &copilot, faults);
         rules(&copilot, faults);
         for list in ["deny_input", "deny_output"] {
-            // A record names a rule: it has to be clear which one.
+            // Records name the rule that triggered, so names must be unambiguous.
             let all = tenant.get(list);
             let all: HashSet<&str> = members(&all, "name").filter_map(|name| name.text()).collect();
             for name in members(&copilot.get(list), "name") {
                 if name.text().is_some_and(|text| all.contains(text)) {
-                    faults.add(name.path(), "is the name of a rule of the whole tenant");
+                    faults.add(name.path(), "a rule of the whole tenant already has this name");
                 }
             }
         }
@@ -52,7 +52,10 @@ fn rules(of: &Node<'_>, faults: &mut Faults) {
         for literal in members(&of.get(list), "literal") {
             let is_blank = |text: &str| !text.is_empty() && guard::is_blank(text);
             if literal.text().is_some_and(is_blank) {
-                faults.add(literal.path(), "holds nothing that can be compared");
+                faults.add(
+                    literal.path(),
+                    "contains only characters that are ignored in comparisons",
+                );
             }
         }
     }
@@ -60,7 +63,7 @@ fn rules(of: &Node<'_>, faults: &mut Faults) {
         if action.text() == Some("redact") {
             faults.add(
                 action.path(),
-                "a prompt is kept as it was given: it can only be blocked",
+                "prompts are stored unchanged, so they can only be blocked: use \"block\"",
             );
         }
     }
@@ -81,21 +84,24 @@ fn tools(tenant: &Node<'_>, copilot: &Node<'_>, known_tools: &BTreeSet<String>, 
         if let Some(system) = system.filter(|system| SYSTEMS.contains(system))
             && !tenant.get(system).exists()
         {
-            faults.add(tool.path(), format!("needs the table {}", tenant.get(system).path()));
+            faults.add(
+                tool.path(),
+                format!("this tool needs the table {}", tenant.get(system).path()),
+            );
         }
     }
     for tool in copilot.get("approval").items() {
         if tool.text().is_some_and(|name| !offered.contains(name)) {
-            faults.add(tool.path(), "is not among the copilot's tools");
+            faults.add(tool.path(), "is not in the copilot's tools");
         }
     }
     let timeouts = copilot.get("tool_timeouts");
     for name in timeouts.names().filter(|name| !offered.contains(name)) {
-        faults.add(timeouts.get(name).path(), "is not among the copilot's tools");
+        faults.add(timeouts.get(name).path(), "is not in the copilot's tools");
     }
 }
 
-/// The figures that hold in the end have to be in order, wherever each comes from.
+/// Checks the order of the effective figures, whether configured or default.
 fn memory(root: &Node<'_>, copilot: &Node<'_>, faults: &mut Faults) {
     let memory = copilot.get("memory");
     if !memory.exists() {
@@ -123,7 +129,7 @@ fn memory(root: &Node<'_>, copilot: &Node<'_>, faults: &mut Faults) {
     let mut order = |lower: (&str, u64), upper: (&str, u64), strict: bool| {
         if lower.1 > upper.1 || (strict && lower.1 == upper.1) {
             let (name, number) = lower;
-            let message = format!("{name} ({number}) has to be less than {} ({})", upper.0, upper.1);
+            let message = format!("{name} ({number}) must be less than {} ({})", upper.0, upper.1);
             faults.add(memory.path(), message);
         }
     };

@@ -1,7 +1,7 @@
-//! What has to fit together in a configuration, beyond its shape.
+//! Checks of a configuration's meaning, beyond its schema.
 //!
-//! The checks walk the raw value, not the structs: what the schema already dislikes is simply missing to them, so that
-//! faults of both kinds are reported in one run.
+//! The checks walk the raw value, not the structs, and treat values that violate the schema as missing, so that one run
+//! reports faults of both kinds.
 
 mod claims;
 mod copilot;
@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use super::faults::Faults;
 use super::network;
 
-/// Notes every fault of what is not a tenant's.
+/// Adds every fault of the global part, which is everything but tenants.
 pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
     server(&root.get("server"), faults);
     store(&root.get("store"), faults);
@@ -28,8 +28,8 @@ pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
     models::check(root, faults);
 }
 
-/// Notes every fault of one tenant, within the rest of the configuration at `root`. What it may have in common with other
-/// tenants is for [`conflicts`].
+/// Adds every fault of one tenant, within the global part at `root`. Conflicts with other tenants are found by
+/// [`conflicts`].
 pub(super) fn tenant(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
     tenant::check(root, tenant, known_tools, faults);
 }
@@ -75,7 +75,7 @@ fn telemetry(telemetry: &Node<'_>, faults: &mut Faults) {
     if let Some(text) = level.text()
         && let Err(error) = EnvFilter::try_new(text)
     {
-        faults.add(level.path(), format!("not a filter of logs: {error}"));
+        faults.add(level.path(), format!("not a valid log filter: {error}"));
     }
 }
 
@@ -90,7 +90,7 @@ fn store(store: &Node<'_>, faults: &mut Faults) {
         if address.text().is_some_and(|text| !known(text)) {
             faults.add(
                 address.path(),
-                "expected an address that begins with mongodb:// or mongodb+srv://",
+                "expected a URL that begins with mongodb:// or mongodb+srv://",
             );
         }
     } else if kind.text() == Some("sqlite") {
@@ -98,7 +98,7 @@ fn store(store: &Node<'_>, faults: &mut Faults) {
             if store.get(name).exists() {
                 faults.add(
                     store.get(name).path(),
-                    "belongs to mongodb; sqlite keeps its file in server.data_dir",
+                    "applies only to kind = \"mongodb\"; sqlite stores its file in server.data_dir",
                 );
             }
         }
@@ -114,44 +114,41 @@ fn limits(limits: &Node<'_>, faults: &mut Faults) {
         let known = |text: &str| text.starts_with("redis://") || text.starts_with("rediss://");
         if let Some(text) = address.text() {
             if !known(text) {
-                faults.add(
-                    address.path(),
-                    "expected an address that begins with redis:// or rediss://",
-                );
+                faults.add(address.path(), "expected a URL that begins with redis:// or rediss://");
             } else if redis::Client::open(text).is_err() {
-                // The driver's own words might quote the address, which may hold a password.
-                faults.add(address.path(), "not an address of a Redis server");
+                // The driver's error might quote the URL, which may contain a password.
+                faults.add(address.path(), "not a valid Redis URL");
             }
         }
     } else if limits.get("store").text() == Some("local") {
         for name in ["url", "prefix", "local_share", "max_outage_s"] {
             if limits.get(name).exists() {
-                faults.add(limits.get(name).path(), "belongs to redis; local limits have no store");
+                faults.add(limits.get(name).path(), "applies only to store = \"redis\"");
             }
         }
     }
 }
 
-/// Notes what is not an absolute address with a host.
+/// Adds a fault unless the value is an absolute URL with one of `schemes`.
 fn url(node: &Node<'_>, schemes: &[&str], faults: &mut Faults) {
     let Some(text) = node.text() else { return };
     match reqwest::Url::parse(text) {
         Ok(url) if !schemes.contains(&url.scheme()) => {
             faults.add(
                 node.path(),
-                format!("expected an address that begins with {}://", schemes.join(":// or ")),
+                format!("expected a URL that begins with {}://", schemes.join(":// or ")),
             );
         }
-        // A password would end up in logs; keys have fields of their own.
+        // A password would end up in logs; there are separate fields for keys.
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            faults.add(node.path(), "may not hold a user or a password");
+            faults.add(node.path(), "must not contain a user name or password");
         }
         Ok(_) => {}
-        Err(error) => faults.add(node.path(), format!("not an address: {error}")),
+        Err(error) => faults.add(node.path(), format!("not a valid URL: {error}")),
     }
 }
 
-/// Notes every value of `member` that an earlier one of `nodes` has already.
+/// Adds a fault for every value that equals an earlier one.
 fn unique<'a>(nodes: impl IntoIterator<Item = Node<'a>>, faults: &mut Faults) {
     let mut seen: HashMap<&str, String> = HashMap::new();
     for node in nodes {
@@ -163,7 +160,7 @@ fn unique<'a>(nodes: impl IntoIterator<Item = Node<'a>>, faults: &mut Faults) {
     }
 }
 
-/// Lists the members `name` of the tables in the array `list`.
+/// Returns the member `name` of every table in the array `list`.
 fn members<'a>(list: &Node<'a>, name: &'static str) -> impl Iterator<Item = Node<'a>> {
     list.items().map(move |item| item.get(name))
 }

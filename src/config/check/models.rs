@@ -16,16 +16,16 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         url(&provider.get("base_url"), &["http", "https"], faults);
         let keys = provider.get("api_keys");
         if provider.get("api_key").exists() && keys.exists() {
-            faults.add(keys.path(), "give either api_key or api_keys");
+            faults.add(keys.path(), "give either api_key or api_keys, not both");
         }
         let bound = provider.get("max_tokens");
         if bound.exists() && provider.get("kind").text() != Some("anthropic") {
-            faults.add(bound.path(), "belongs to providers of the kind anthropic");
+            faults.add(bound.path(), "applies only to providers with kind = \"anthropic\"");
         }
         for name in ["stream_options", "user"] {
             let member = provider.get(name);
             if member.exists() && provider.get("kind").text() == Some("anthropic") {
-                faults.add(member.path(), "belongs to providers of the kind openai");
+                faults.add(member.path(), "applies only to providers with kind = \"openai\"");
             }
         }
     }
@@ -44,36 +44,36 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
             timeout(&route, "total_ms", 120_000),
         );
         if first > total {
-            faults.add(route.get("timeouts").path(), "first_token_ms is longer than total_ms");
+            faults.add(
+                route.get("timeouts").path(),
+                "first_token_ms must not be longer than total_ms",
+            );
         }
     }
 }
 
-/// Least similarity of questions that are compared at all; the cache has the same bound.
+/// Lowest threshold: the cache never considers less similar questions.
 const NEAR: f64 = 0.6;
 
-/// Near questions are found by a model, whose similarities have a scale of their own.
+/// Checks the cache's embedding model and threshold. Each model's similarities have their own scale.
 fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
     let (mode, by) = (cache.get("mode"), cache.get("embedding_route"));
     if mode.text() == Some("semantic") && !by.exists() && !root.get("embeddings").exists() {
         faults.add(
             mode.path(),
-            "needs an embedding model: name one in [embeddings], or a route in embedding_route",
+            "semantic mode needs an embedding model: set one in [embeddings], or a route in embedding_route",
         );
     }
     let Some(name) = by.text() else { return };
     if mode.text() != Some("semantic") {
-        faults.add(by.path(), "belongs to the mode semantic");
+        faults.add(by.path(), "applies only to mode = \"semantic\"");
     }
     match cache.get("threshold").decimal() {
-        None => faults.add(
-            by.path(),
-            "needs a threshold beside it: what counts as near is each model's own",
-        ),
+        None => faults.add(by.path(), "needs threshold too: similarity scores of models differ"),
         Some(threshold) if threshold < NEAR => {
             faults.add(
                 cache.get("threshold").path(),
-                format!("is below {NEAR}, from which on questions are compared"),
+                format!("must be at least {NEAR}: less similar questions are never compared"),
             );
         }
         Some(_) => {}
@@ -94,11 +94,14 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
         known.is_none_or(|known| known.get("kind").text() != Some("anthropic"))
     };
     if !members(&route.get("targets"), "provider").any(|provider| embeds(&provider)) {
-        faults.add(by.path(), format!("no provider of the route {name:?} makes embeddings"));
+        faults.add(
+            by.path(),
+            format!("no provider of the route {name:?} supports embeddings"),
+        );
     }
 }
 
-/// A model has one price on each day.
+/// Checks that a model has at most one price for each date.
 fn dated(prices: &Node<'_>, faults: &mut Faults) {
     let mut seen: HashMap<(&str, Option<Date>), String> = HashMap::new();
     for price in prices.items() {

@@ -1,8 +1,8 @@
-//! A place in the raw configuration, which knows its path and may be empty.
+//! A place in the raw configuration, with its path; it may be empty.
 
 use serde_json::Value;
 
-/// A value and its path. What is missing or of another kind than asked for is simply absent.
+/// A value and its path. A missing value, or one of another type than requested, reads as none.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct Node<'a> {
     path: String,
@@ -10,7 +10,7 @@ pub(in crate::config) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// Starts at the whole configuration.
+    /// The root of the configuration.
     pub fn root(value: &'a Value) -> Self {
         Self {
             path: String::new(),
@@ -18,7 +18,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Starts at a table that stands at `path` of the whole.
+    /// A table at `path` of the configuration.
     pub fn at(path: &str, value: &'a Value) -> Self {
         Self {
             path: path.to_owned(),
@@ -51,27 +51,27 @@ impl<'a> Node<'a> {
         members.into_iter().flatten().map(|(name, _)| name.as_str())
     }
 
-    /// Returns a string.
+    /// Returns the value as a string.
     pub fn text(&self) -> Option<&'a str> {
         self.value.and_then(Value::as_str)
     }
 
-    /// Returns a whole number that is not negative.
+    /// Returns the value as a non-negative integer.
     pub fn number(&self) -> Option<u64> {
         self.value.and_then(Value::as_u64)
     }
 
-    /// Returns a number.
+    /// Returns the value as a floating-point number.
     pub fn decimal(&self) -> Option<f64> {
         self.value.and_then(Value::as_f64)
     }
 
-    /// Whether it is `true`.
+    /// Whether the value is `true`.
     pub fn truth(&self) -> bool {
         self.value.and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Whether something was written here, even if it could not be had.
+    /// Whether a value was written here, even a secret that could not be resolved.
     pub fn exists(&self) -> bool {
         self.value.is_some()
     }

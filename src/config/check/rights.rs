@@ -1,4 +1,4 @@
-//! What a tenant may call: patterns and regions that name something, and a model left for each of its copilots.
+//! Models that a tenant may use: patterns and regions have to match something, and each copilot needs a model.
 
 use super::{Faults, Node, members, unique};
 use crate::config::TenantModels;
@@ -12,14 +12,14 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
         let Some(text) = pattern.text() else { continue };
         let only = rule(Some(vec![text.to_owned()]), None);
         if !targets(root).any(|target| target.is_allowed(&only)) {
-            faults.add(pattern.path(), "no route has such a model");
+            faults.add(pattern.path(), "matches no model of any route");
         }
     }
     let texts = |list: &Node<'_>| list.items().filter_map(|item| Some(item.text()?.to_owned())).collect();
     for region in regions.items() {
         let Some(text) = region.text() else { continue };
         if !members(&root.get("providers"), "region").any(|known| known.text() == Some(text)) {
-            faults.add(region.path(), "no provider is in such a region");
+            faults.add(region.path(), "no provider has this region");
         }
     }
     let rule = rule(
@@ -31,7 +31,10 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
             let Some(name) = route.text() else { continue };
             let mut known = targets(root).filter(|target| target.route == Some(name)).peekable();
             if known.peek().is_some() && !known.any(|target| target.is_allowed(&rule) && target.has_key(tenant)) {
-                faults.add(route.path(), "the tenant may use none of its models");
+                faults.add(
+                    route.path(),
+                    "the tenant may use none of this route's models; see its models and provider_keys",
+                );
             }
         }
     }
@@ -41,7 +44,7 @@ fn rule(allow: Option<Vec<String>>, regions: Option<Vec<String>>) -> TenantModel
     TenantModels { allow, regions }
 }
 
-/// A target of a route, as far as it can be read.
+/// The readable parts of a route's target.
 struct Target<'a> {
     route: Option<&'a str>,
     provider: &'a str,
@@ -100,7 +103,7 @@ fn own_keys(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
         }
         let (one, several) = (keys.get("api_key"), keys.get("api_keys"));
         match (one.exists(), several.exists()) {
-            (true, true) => faults.add(several.path(), "give either api_key or api_keys"),
+            (true, true) => faults.add(several.path(), "give either api_key or api_keys, not both"),
             (false, false) => faults.add(keys.path(), "give api_key or api_keys"),
             _ => {}
         }

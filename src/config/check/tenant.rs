@@ -1,4 +1,4 @@
-//! Tenants: who signs for them, their API keys and the systems they connect to.
+//! Tenants: their issuers, API keys and external systems.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -23,7 +23,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
     copilot::check(root, tenant, known_tools, faults);
 }
 
-/// Several keys of one issuer are told apart by `kid`; at most one of them may go without.
+/// Several keys of one issuer are distinguished by `kid`; at most one may omit it.
 fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
     let mut seen = HashSet::new();
     for issuer in issuers.items() {
@@ -36,7 +36,7 @@ fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
     }
 }
 
-/// A pointer with a wrong escape leads nowhere, and would make one role of everybody.
+/// A pointer with an invalid escape matches nothing, which would give all users the same role.
 fn role_claims(issuer: &Node<'_>, faults: &mut Faults) {
     for name in issuer.get("role_claims").items() {
         let Some(text) = name.text() else { continue };
@@ -44,7 +44,7 @@ fn role_claims(issuer: &Node<'_>, faults: &mut Faults) {
         if text.starts_with('/') && !escapes.all(|rest| rest.starts_with(['0', '1'])) {
             faults.add(
                 name.path(),
-                "not a JSON Pointer: ~ is written ~0, and / within a name ~1",
+                "not a valid JSON Pointer: write ~0 for ~, and ~1 for / within a name",
             );
         }
     }
@@ -71,7 +71,7 @@ fn key(issuer: &Node<'_>, faults: &mut Faults) {
     if issuer.get(other).exists() {
         faults.add(
             issuer.get(other).path(),
-            format!("this algorithm takes {needed} instead"),
+            format!("not used with this algorithm: give {needed} instead"),
         );
     }
     let material = issuer.get(needed);
@@ -83,18 +83,16 @@ fn key(issuer: &Node<'_>, faults: &mut Faults) {
     }
 }
 
-/// Keys at an address. Plain HTTP is for this machine: whoever can change the answer on its way can sign tokens.
+/// Checks an issuer with a JWKS address. Plain HTTP is allowed only to this machine: whoever can change the answer in
+/// transit can sign tokens.
 fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
     let jwks = issuer.get("jwks_url");
     if alg == Alg::Hs256 {
-        faults.add(
-            jwks.path(),
-            "a secret is not published: this algorithm takes secret instead",
-        );
+        faults.add(jwks.path(), "the secret of HS256 is not published: give secret instead");
     }
     for other in ["pem", "secret", "kid"] {
         if issuer.get(other).exists() {
-            faults.add(issuer.get(other).path(), "stands in the way of jwks_url");
+            faults.add(issuer.get(other).path(), "cannot be combined with jwks_url");
         }
     }
     url(&jwks, &["http", "https"], faults);
@@ -103,7 +101,7 @@ fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
         let host = address.host_str().unwrap_or_default();
         let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         if host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback()) {
-            faults.add(jwks.path(), "has to begin with https://, unless it is on this machine");
+            faults.add(jwks.path(), "must begin with https://, unless the host is this machine");
         }
     }
 }
@@ -125,25 +123,26 @@ fn systems(tenant: &Node<'_>, faults: &mut Faults) {
     if zendesk.exists() {
         match (email.exists(), token.exists(), oauth.exists()) {
             (true, true, false) | (false, false, true) => {}
-            (_, _, true) => faults.add(oauth.path(), "give either oauth_token or email and token"),
-            (false, true, false) => faults.add(email.path(), "is required beside token"),
-            (true, false, false) => faults.add(token.path(), "is required beside email"),
+            (_, _, true) => faults.add(oauth.path(), "give either oauth_token, or email and token, not both"),
+            (false, true, false) => faults.add(email.path(), "is required with token"),
+            (true, false, false) => faults.add(token.path(), "is required with email"),
             (false, false, false) => faults.add(zendesk.path(), "give oauth_token, or email and token"),
         }
     }
     address(&tenant.get("slack").get("base_url"), faults);
 }
 
-/// The address of a system, below which its resources stand.
+/// Checks the base URL of an external system.
 fn address(node: &Node<'_>, faults: &mut Faults) {
     url(node, &["http", "https"], faults);
     let address = node.text().and_then(|text| reqwest::Url::parse(text).ok());
     if address.is_some_and(|url| url.query().is_some() || url.fragment().is_some()) {
-        faults.add(node.path(), "may not have a query or a fragment");
+        faults.add(node.path(), "must not have a query or a fragment");
     }
 }
 
-/// What is sent in a header. Found here, it is this tenant's fault; found when its client is built, it would be everybody's.
+/// Checks a secret that is sent in a header. Found here, it is a fault of this tenant only; found when the client is
+/// built, it would affect all tenants.
 fn fits_a_header(secret: &Node<'_>, faults: &mut Faults) {
     if secret
         .text()
@@ -151,7 +150,7 @@ fn fits_a_header(secret: &Node<'_>, faults: &mut Faults) {
     {
         faults.add(
             secret.path(),
-            "holds characters that a header cannot carry; only printable ASCII is sent",
+            "contains characters that are not allowed in an HTTP header: use printable ASCII only",
         );
     }
 }

@@ -1,6 +1,6 @@
-//! List prices that come with the program, for models whose price the configuration does not give.
+//! Built-in list prices, for models without a price in the configuration.
 //!
-//! The table is data that `scripts/prices` renews; it names its source, its date and its licence.
+//! `scripts/prices` updates the table, which names its source, date and licence.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::ModelPrice;
 
-/// Hosts, or the ends of their names, and the vendors' names in the table. A server that is not listed has no list price: the same
-/// model costs nothing on one's own machine.
+/// Host names, or their ends, with the vendors' names in the table. Other servers have no list price: on one's own
+/// machine the same model costs nothing.
 const HOSTS: &[(&str, &[&str])] = &[
     ("api.anthropic.com", &["anthropic"]),
     ("openai.azure.com", &["azure", "azure_ai"]),
@@ -44,7 +44,7 @@ const HOSTS: &[(&str, &[&str])] = &[
 ];
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
-    // A damaged table costs the list prices, not the process; a test reads it.
+    // A damaged table must not stop the process; it only loses list prices. A test parses it.
     serde_json::from_str(include_str!("table.json")).unwrap_or_default()
 });
 
@@ -65,8 +65,8 @@ struct Listed {
     reasoning: Option<f64>,
 }
 
-/// Returns the list price of `model` at the server with this address, if the vendor and the model are known. Where a vendor
-/// charges more for long prompts, it is the price of the short ones.
+/// Returns the list price of `model` at this address, if vendor and model are known. Where a vendor charges more for
+/// long prompts, it is the price of short ones.
 pub(super) fn list_price(base_url: &str, model: &str) -> Option<Price> {
     let url = Url::parse(base_url).ok()?;
     let host = url.host_str()?;

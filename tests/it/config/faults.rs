@@ -1,4 +1,4 @@
-//! Wrong configurations, and every fault that has to be named.
+//! Invalid configurations and the faults that have to be reported.
 
 use std::path::Path;
 
@@ -92,47 +92,47 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
     "#;
     let found = faults(text);
     let expected = [
-        "colour: is not known here",
-        "providers[0].api_key: the environment variable NOT_SET is not set",
-        "providers[0].base_url: expected an address that begins with http:// or https://",
-        "providers[1].api_key: a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the \
+        "colour: unknown field",
+        "providers[0].api_key: the environment variable NOT_SET is not set or is empty",
+        "providers[0].base_url: expected a URL that begins with http:// or https://",
+        "providers[1].api_key: do not write a secret as plain text: use { env = \"NAME\" } and set NAME in the \
          environment, or { file = \"path\" }",
-        "providers[1].base_url: may not hold a user or a password",
+        "providers[1].base_url: must not contain a user name or password",
         "providers[1].name: is the same as providers[0].name",
         "routes[0].targets[0].provider: there is no provider \"nobody\"",
-        "routes[0].timeouts: first_token_ms is longer than total_ms",
+        "routes[0].timeouts: first_token_ms must not be longer than total_ms",
         "routes[1].targets: value has less than 1 item",
         "server.drain_s: value is less than the minimum of 0",
         "server.listen: expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080",
         "server.trusted_proxies[0]: expected an IP address or a network such as 10.0.0.0/8",
         "store.url: is required for mongodb",
         "telemetry.log_format: expected one of \"json\",\"pretty\"",
-        "telemetry.otlp_endpoint: expected an address that begins with http:// or https://",
+        "telemetry.otlp_endpoint: expected a URL that begins with http:// or https://",
         "tenants[0].api_keys[0].hash: value does not match \"^sha256:[0-9a-f]{64}$\"",
         "tenants[0].api_keys[0].scopes[0]: expected one of \"chat\",\"gateway\",\"knowledge\",\"admin\",\"operator\"",
-        "tenants[0].copilots[0].approval[0]: is not among the copilot's tools",
+        "tenants[0].copilots[0].approval[0]: is not in the copilot's tools",
         "tenants[0].copilots[0].name: value does not match \"^[A-Za-z0-9_.-]+$\"",
         "tenants[0].copilots[0].route: there is no route \"nowhere\"",
-        "tenants[0].copilots[0].tool_timeouts.launch: is not among the copilot's tools",
+        "tenants[0].copilots[0].tool_timeouts.launch: is not in the copilot's tools",
         "tenants[0].copilots[0].tools[1]: there is no tool \"launch_rocket\"",
-        "tenants[0].copilots[1].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
+        "tenants[0].copilots[1].deny_input[0].action: prompts are stored unchanged, so they can only be blocked: use \"block\"",
         "tenants[0].copilots[1].deny_input[0].literal: value is shorter than 1 character",
         "tenants[0].copilots[1].deny_output[1].name: is the same as tenants[0].copilots[1].deny_output[0].name",
-        "tenants[0].copilots[1].deny_output[2].name: is the name of a rule of the whole tenant",
-        "tenants[0].copilots[1].memory: hard_tokens (5000) has to be less than the context of the route (1000)",
-        "tenants[0].copilots[1].memory: keep_tokens (200) has to be less than trigger_tokens (100)",
+        "tenants[0].copilots[1].deny_output[2].name: a rule of the whole tenant already has this name",
+        "tenants[0].copilots[1].memory: hard_tokens (5000) must be less than the context of the route (1000)",
+        "tenants[0].copilots[1].memory: keep_tokens (200) must be less than trigger_tokens (100)",
         "tenants[0].copilots[1].small_route: there is no route \"nowhere\"",
-        "tenants[0].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
-        "tenants[0].deny_output[1].literal: holds nothing that can be compared",
+        "tenants[0].deny_input[0].action: prompts are stored unchanged, so they can only be blocked: use \"block\"",
+        "tenants[0].deny_output[1].literal: contains only characters that are ignored in comparisons",
         "tenants[0].id: value does not match \"^[a-z0-9_-]+$\"",
         "tenants[0].issuers[0].secret: a secret needs at least 32 bytes",
         "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",
         "tenants[0].issuers[1]: several keys of one issuer need different kid values",
         "tenants[0].issuers[2].pem: cannot read the file no/such/file: No such file or directory (os error 2)",
-        "tenants[0].issuers[3].jwks_url: a secret is not published: this algorithm takes secret instead",
-        "tenants[0].issuers[3].jwks_url: has to begin with https://, unless it is on this machine",
-        "tenants[0].issuers[3].kid: stands in the way of jwks_url",
-        "tenants[0].zendesk.token: is required beside email",
+        "tenants[0].issuers[3].jwks_url: the secret of HS256 is not published: give secret instead",
+        "tenants[0].issuers[3].jwks_url: must begin with https://, unless the host is this machine",
+        "tenants[0].issuers[3].kid: cannot be combined with jwks_url",
+        "tenants[0].zendesk.token: is required with email",
         "tenants[1].issuers[0].iss: is the same as tenants[0].issuers[0].iss, which belongs to another tenant",
         "tenants[1].issuers[0].secret: is required for this algorithm",
     ];
@@ -153,9 +153,13 @@ fn single_faults_have_their_path() {
         (
             "kind = \"mongodb\"",
             "kind = \"sqlite\"",
-            "store.url: belongs to mongodb",
+            "store.url: applies only to kind = \"mongodb\"",
         ),
-        ("store = \"redis\"", "store = \"local\"", "limits.url: belongs to redis"),
+        (
+            "store = \"redis\"",
+            "store = \"local\"",
+            "limits.url: applies only to store = \"redis\"",
+        ),
         (
             "url = { env = \"REDIS_URL\" }\n",
             "",
@@ -164,28 +168,28 @@ fn single_faults_have_their_path() {
         (
             "url = { env = \"REDIS_URL\" }",
             "url = \"hunter2\"",
-            "limits.url: expected an address that begins with redis:// or rediss://",
+            "limits.url: expected a URL that begins with redis:// or rediss://",
         ),
         (
             "url = { env = \"REDIS_URL\" }",
             "url = \"redis://hunter2:x:y\"",
-            "limits.url: not an address of a Redis server",
+            "limits.url: not a valid Redis URL",
         ),
         (
             "url = { env = \"MONGODB_URI\" }",
             "url = \"postgres://x\"",
-            "store.url: expected an address",
+            "store.url: expected a URL",
         ),
         ("name = \"second\"\nkind", "kind", "providers[1].name: is required"),
         (
             "kind = \"anthropic\"",
             "kind = \"openai\"",
-            "providers[1].max_tokens: belongs to providers of the kind anthropic",
+            "providers[1].max_tokens: applies only to providers with kind = \"anthropic\"",
         ),
         (
             "max_tokens = 8192",
             "stream_options = false",
-            "providers[1].stream_options: belongs to providers of the kind openai",
+            "providers[1].stream_options: applies only to providers with kind = \"openai\"",
         ),
         (
             "api_keys = [",
@@ -205,7 +209,7 @@ fn single_faults_have_their_path() {
         (
             "{ value = \"first-key\" }",
             "{ vault = \"x\" }",
-            "providers[1].api_keys[0].vault: is not known here",
+            "providers[1].api_keys[0].vault: unknown field",
         ),
         (
             "kid = \"2027\"",
@@ -265,7 +269,7 @@ fn single_faults_have_their_path() {
         (
             "queue = 1",
             "queues = 1",
-            "tenants[0].copilots[0].limits.queues: is not known here",
+            "tenants[0].copilots[0].limits.queues: unknown field",
         ),
     ] {
         let found = full(from, to);
@@ -280,7 +284,7 @@ fn single_faults_have_their_path() {
 fn a_tool_needs_its_system() {
     let found = faults(&FULL.replace("[tenants.slack]", "[tenants.limits2]"));
     assert!(
-        found.contains(&"tenants[0].copilots[0].tools[2]: needs the table tenants[0].slack".to_owned()),
+        found.contains(&"tenants[0].copilots[0].tools[2]: this tool needs the table tenants[0].slack".to_owned()),
         "{found:#?}"
     );
 }
@@ -380,10 +384,10 @@ fn what_a_tenant_may_call_has_to_be_there() {
         [
             "server.seal_key: expected 64 hexadecimal digits",
             "tenants[0].api_keys[0].expires_at: expected a time such as 2027-01-31T00:00:00Z",
-            "tenants[0].copilots[0].small_route: the tenant may use none of its models",
-            "tenants[0].models.allow[0]: no route has such a model",
-            "tenants[0].models.regions[1]: no provider is in such a region",
-            "tenants[0].provider_keys[0].api_keys: give either api_key or api_keys",
+            "tenants[0].copilots[0].small_route: the tenant may use none of this route's models; see its models and provider_keys",
+            "tenants[0].models.allow[0]: matches no model of any route",
+            "tenants[0].models.regions[1]: no provider has this region",
+            "tenants[0].provider_keys[0].api_keys: give either api_key or api_keys, not both",
             "tenants[0].provider_keys[1].provider: is the same as tenants[0].provider_keys[0].provider",
             "tenants[0].provider_keys[1]: give api_key or api_keys",
             "tenants[0].provider_keys[2].provider: there is no provider \"nobody\"",
@@ -425,7 +429,7 @@ fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
             r#"mode = "semantic""#,
             "",
             vec![
-                "routes[0].cache.mode: needs an embedding model: name one in [embeddings], or a route in embedding_route"
+                "routes[0].cache.mode: semantic mode needs an embedding model: set one in [embeddings], or a route in embedding_route"
                     .to_owned(),
             ],
         ),
@@ -442,21 +446,21 @@ fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
         (
             r#"mode = "semantic", embedding_route = "embeddings", threshold = 0.5"#,
             "",
-            vec!["routes[0].cache.threshold: is below 0.6, from which on questions are compared".to_owned()],
+            vec!["routes[0].cache.threshold: must be at least 0.6: less similar questions are never compared".to_owned()],
         ),
         (
             r#"mode = "exact", embedding_route = "nowhere""#,
             "",
             vec![
-                format!("{by}: belongs to the mode semantic"),
-                format!("{by}: needs a threshold beside it: what counts as near is each model's own"),
+                format!("{by}: applies only to mode = \"semantic\""),
+                format!("{by}: needs threshold too: similarity scores of models differ"),
                 format!("{by}: there is no route \"nowhere\""),
             ],
         ),
         (
             r#"mode = "semantic", embedding_route = "mute", threshold = 0.7"#,
             "",
-            vec![format!("{by}: no provider of the route \"mute\" makes embeddings")],
+            vec![format!("{by}: no provider of the route \"mute\" supports embeddings")],
         ),
     ] {
         assert_eq!(faults(&file(cache, more)), expected, "{cache}");

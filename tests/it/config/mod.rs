@@ -1,4 +1,4 @@
-//! The configuration: what is right is read as it stands, what is wrong is named all at once.
+//! The configuration: valid files are read correctly, and all faults of invalid ones are reported at once.
 
 #![expect(
     clippy::unwrap_used,
@@ -88,7 +88,7 @@ fn every_key_is_read() {
     assert_eq!(
         keys,
         ["first-key", "second-secret"],
-        "the line break at the end of a file is left out"
+        "the line break at the end of a file is removed"
     );
     let route = config.route("default").unwrap();
     assert_eq!(
@@ -257,11 +257,14 @@ fn the_filter_of_logs_can_be_given_by_the_environment_and_has_to_be_one() {
     );
     assert_eq!(parse(one, Some("error")).unwrap().telemetry.log_level, "error");
     let faults = parse(one, Some("copilotd=loud")).unwrap_err().to_string();
-    assert!(faults.contains("telemetry.log_level: not a filter of logs"), "{faults}");
+    assert!(
+        faults.contains("telemetry.log_level: not a valid log filter"),
+        "{faults}"
+    );
 }
 
-/// The schema, the structs and `full.toml` name the same keys: what the schema knows is in the file, and what is in the
-/// file was read by structs that know no other.
+/// The schema, the structs and `full.toml` have the same keys: every key of the schema is in the file, and the structs,
+/// which accept no other keys, have read the file.
 #[test]
 fn the_full_example_names_every_key_of_the_schema() {
     let schema: Value = serde_json::from_str(include_str!("../../../schemas/config/copilotd.schema.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Faults as `copilotd check` shows them: with lines, names, and what was probably meant.
+//! Faults as `copilotd check` shows them: with lines, names and suggestions.
 
 use copilotd::config::Source;
 
@@ -45,17 +45,17 @@ fn each_fault_has_its_line_and_the_names_around_it() {
         (
             "route = \"default\"\n",
             "rout = \"default\"\n",
-            "line 18: tenants[0].copilots[0].rout (tenant \"acme\", copilot \"support\"): is not known here; did you mean \"route\"?",
+            "line 18: tenants[0].copilots[0].rout (tenant \"acme\", copilot \"support\"): unknown field; did you mean \"route\"?",
         ),
         (
             "listen =",
             "Listen =",
-            "line 2: server.Listen: is not known here; did you mean \"listen\"?",
+            "line 2: server.Listen: unknown field; did you mean \"listen\"?",
         ),
         (
             "[server]",
             "[sever]",
-            "line 1: sever: is not known here; did you mean \"server\"?",
+            "line 1: sever: unknown field; did you mean \"server\"?",
         ),
         (
             "provider = \"main\"",
@@ -65,7 +65,7 @@ fn each_fault_has_its_line_and_the_names_around_it() {
         (
             "context_tokens",
             "context_token",
-            "line 8: routes[0].targets[0].context_token (route \"default\", model \"m\"): is not known here; did you mean \"context_tokens\"?",
+            "line 8: routes[0].targets[0].context_token (route \"default\", model \"m\"): unknown field; did you mean \"context_tokens\"?",
         ),
         (
             "\"slack_post_message\"",
@@ -75,23 +75,23 @@ fn each_fault_has_its_line_and_the_names_around_it() {
         (
             "{ env = \"ACME_JWT_SECRET\" }",
             "\"hunter2-hunter2-hunter2-hunter2-hunter2\"",
-            "line 14: tenants[0].issuers[0].secret (tenant \"acme\", issuer \"https://acme.example\"): a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }",
+            "line 14: tenants[0].issuers[0].secret (tenant \"acme\", issuer \"https://acme.example\"): do not write a secret as plain text: use { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }",
         ),
         (
             "{ env = \"ACME_SLACK_TOKEN\" }",
             "\"xoxb-hunter2\"",
-            "line 21: tenants[0].slack.bot_token (tenant \"acme\"): a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }",
+            "line 21: tenants[0].slack.bot_token (tenant \"acme\"): do not write a secret as plain text: use { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }",
         ),
         (
             "alg = \"HS256\"\n",
             "",
-            // What is missing is missed where its table begins.
+            // A missing member is reported at the line of its table.
             "line 11: tenants[0].issuers[0].alg (tenant \"acme\", issuer \"https://acme.example\"): is required",
         ),
         (
             "{ env = \"ACME_JWT_SECRET\" }",
             "{ env = \"NOT_SET\" }",
-            "line 14: tenants[0].issuers[0].secret (tenant \"acme\", issuer \"https://acme.example\"): the environment variable NOT_SET is not set",
+            "line 14: tenants[0].issuers[0].secret (tenant \"acme\", issuer \"https://acme.example\"): the environment variable NOT_SET is not set or is empty",
         ),
     ] {
         assert!(GOOD.contains(right), "{right}");
@@ -129,23 +129,23 @@ fn what_is_not_wrong_and_yet_not_wanted_is_a_warning() {
         ),
         (
             "[[prices]]\nmodel = \"gpt-4o\"\ninput = 1.0\noutput = 2.0\n",
-            "line 24: prices[0].model (price of \"gpt-4o\"): no route has the model \"gpt-4o\": this price is not used",
+            "line 24: prices[0].model (price of \"gpt-4o\"): no route uses the model \"gpt-4o\", so this price has no effect",
         ),
         (
             "[[providers]]\nname = \"spare\"\nbase_url = \"http://127.0.0.1:2/v1\"\n",
-            "line 23: providers[1] (provider \"spare\"): no route has a target of the provider",
+            "line 23: providers[1] (provider \"spare\"): no route uses the provider",
         ),
         (
             "[[providers]]\nname = \"spare\"\nbase_url = \"http://127.0.0.1:2/v1\"\napi_key = { value = \"sk-hunter2\" }\n",
-            "line 26: providers[1].api_key (provider \"spare\"): the secret stands in the file: write { env = \"NAME\" }",
+            "line 26: providers[1].api_key (provider \"spare\"): the secret is in the file itself: use { env = \"NAME\" }",
         ),
         (
             "[store]\nkind = \"mongodb\"\nurl = \"mongodb://root:hunter2@db\"\n",
-            "line 25: store.url: the secret stands in the file",
+            "line 25: store.url: the secret is in the file itself",
         ),
         (
             "[tenants.limits]\nusd_per_month = 5.0\n",
-            "line 23: tenants[0].limits (tenant \"acme\"): money is limited here, and these models have no price",
+            "line 23: tenants[0].limits (tenant \"acme\"): this limit is in money, but these models have no price",
         ),
     ] {
         let found = warnings(&format!("{GOOD}{more}"));

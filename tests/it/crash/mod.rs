@@ -1,4 +1,4 @@
-//! The server dies at each of its named points, with turns of every kind running; then everything has to come out as if
+//! Crashes the server at each of its named crash points, with turns of every kind running; the outcome has to be as if
 //! nothing had happened.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

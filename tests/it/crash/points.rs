@@ -1,4 +1,4 @@
-//! The points, in groups that fit a test runner's limit of time.
+//! The crash points, in groups that fit a test runner's time limit.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -10,11 +10,11 @@ use crate::store::mongo::TestDatabase;
 use crate::support::live::server::Store;
 use crate::support::live::verdict::Summary;
 
-/// Runs that go on at one time: they wait more than they compute.
+/// Concurrent runs: they wait more than they compute.
 const AT_ONCE: usize = 4;
 
-/// Events that are tried before and after their append, with how often each is reached before the end comes: in the
-/// middle of the workload, where many turns are open.
+/// Events to crash before and after their append, with the occurrence to crash at: in the middle of the workload, where
+/// many turns are open.
 type Events = &'static [(&'static str, u32)];
 
 const TURNS: Events = &[
@@ -75,7 +75,7 @@ const TOOL_EFFECTS: &[&str] = &[
     "effect.before:request:slack_post_message",
     "effect.after:request:slack_post_message",
 ];
-/// Deaths while the death before is being recovered from.
+/// Crashes while the server recovers from the crash before.
 const TWICE: &[&[&str]] = &[
     &["effect.after:request:slack_post_message", "append.before:tool.retried"],
     &["effect.after:request:slack_post_message", "append.after:tool.retried"],
@@ -87,7 +87,7 @@ const TWICE: &[&[&str]] = &[
         "effect.after:request:zendesk_add_comment",
         "effect.after:look_up:zendesk_add_comment",
     ],
-    // What may have left is looked for, and only what has a key is sent again.
+    // Calls that may have been sent are looked up, and only those with a key are sent again.
     &[
         "effect.before:request:slack_post_message",
         "effect.after:look_up:slack_post_message",
@@ -103,14 +103,14 @@ const TWICE: &[&[&str]] = &[
     &["effect.during:model_stream#200", "append.before:message.reset"],
     &["effect.during:model_stream#200", "append.after:message.reset"],
     &["append.after:turn.queued#20", "append.after:turn.started"],
-    // The third one takes all attempts of the turn that streams.
+    // The third crash uses up all attempts of the streaming turn.
     &[
         "effect.during:model_stream#100",
         "effect.during:model_stream#100",
         "effect.during:model_stream#100",
     ],
 ];
-/// On MongoDB: one of each kind. The store's own contract is tested elsewhere; this is about the lives around it.
+/// On MongoDB, one crash of each kind. The store's own contract is tested elsewhere; this tests restarts around it.
 const MONGO: &[&[&str]] = &[
     &["append.before:turn.queued#14"],
     &["append.after:turn.queued#14"],
@@ -140,7 +140,7 @@ fn several(plans: &[&[&str]]) -> Vec<Vec<String>> {
     plans.iter().map(owned).collect()
 }
 
-/// Runs the workload once for each plan, whose points end one life each. Names everything that failed.
+/// Runs the workload once per plan; each point of a plan crashes the server once. Reports all failures.
 async fn all(plans: Vec<Vec<String>>, mongodb: bool) {
     let begun = tokio::time::Instant::now();
     let runs = stream::iter(&plans).map(|points| async move {

@@ -1,4 +1,4 @@
-//! One run: lives that end at a named point each, then one that goes on to the end.
+//! One run: server processes that each crash at a named point, then one that runs to the end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::support::live::stage::perform;
 use crate::support::live::verdict::{Summary, verdict};
 use crate::support::live::world::World;
 
-/// How a process ended that a crash point stopped by `abort`, as a shell tells it.
+/// Exit code of a process that a crash point aborted, as a shell reports it.
 const ABORTED: i32 = 128 + 6;
-/// A point may lie behind the last thing that a client sees.
+/// How long to wait for a point that comes after the last thing a client sees.
 const AFTERMATH: Duration = Duration::from_secs(30);
 
-/// Runs the mixed workload; each of `points` (`NAME#N`) ends one life. Panics if one was not reached.
+/// Runs the mixed workload; each of `points` (`NAME#N`) crashes the server once. Panics if one was not reached.
 pub async fn run(points: &[String], store: Store) -> Summary {
     let scratch = tempfile::TempDir::new().unwrap();
     let world = World::start(scratch.path()).await;
@@ -47,7 +47,7 @@ pub async fn run(points: &[String], store: Store) -> Summary {
             tail(&server.log())
         );
         present = lives.next();
-        // A life may end while it starts: it takes up what is open before it serves.
+        // It may crash while it starts, because it resumes open work before it serves.
         while let Err(status) = server.try_start(&armed(present)).await {
             let point = present.expect("an unarmed life serves");
             assert_eq!(
@@ -69,7 +69,7 @@ pub async fn run(points: &[String], store: Store) -> Summary {
     verdict(&client, &world, &talks, points.len() < 2).await
 }
 
-/// Runs the mixed workload undisturbed; answers the names of the points that it reaches.
+/// Runs the mixed workload without crashes; returns the names of the points that it reaches.
 pub async fn reached() -> BTreeSet<String> {
     let scratch = tempfile::TempDir::new().unwrap();
     let trace = scratch.path().join("points");
@@ -84,7 +84,7 @@ pub async fn reached() -> BTreeSet<String> {
         let text = std::fs::read_to_string(&trace).unwrap();
         text.lines().map(str::to_owned).collect()
     };
-    // What was erased is deleted at the reconciler's next look: the last thing of all.
+    // The reconciler's next round deletes erased data: the last thing that happens.
     let deadline = tokio::time::Instant::now() + AFTERMATH;
     while !names().contains("effect.after:erase") {
         assert!(tokio::time::Instant::now() < deadline, "nothing was erased");

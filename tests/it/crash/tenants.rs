@@ -1,4 +1,5 @@
-//! A tenant's deletion dies at each of its points; the next life goes on, and nothing of the tenant is left in any file.
+//! Crashes a tenant's deletion at each of its crash points; the next process continues, and nothing of the tenant is
+//! left in any file.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::support::live::child::Child;
 const KEY: &str = "cpk_operatoroperatoroperatoroperatoroperatorope";
 const TENANT: &str = "/v1/operator/tenants/initech";
 const SECRET: &str = "a secret of initech, at least 32 bytes long";
-/// How a process ended that a crash point stopped by `abort`, as a shell tells it.
+/// Exit code of a process that a crash point aborted, as a shell reports it.
 const ABORTED: i32 = 128 + 6;
 
 /// In the order in which they are reached; `#2` is the second pass over the stores.
@@ -52,7 +53,7 @@ impl Life {
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         let mut child = Child::start(program, &arguments, &env, &directory.join("server.log")).await;
         let serving = |log: &str| {
-            let line = log.lines().find(|line| line.contains("copilotd serves"))?;
+            let line = log.lines().find(|line| line.contains("copilotd is ready"))?;
             let (_, port) = line.split_once("127.0.0.1:")?;
             let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
             Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
@@ -63,7 +64,7 @@ impl Life {
         Self { child, address, http }
     }
 
-    /// None: the process died meanwhile.
+    /// None if the process died meanwhile.
     async fn ask(&self, method: &str, path: &str, token: &str, body: Option<&Value>) -> Option<(u16, Value)> {
         let method = method.parse().unwrap();
         let request = self.http.request(method, format!("http://{}{path}", self.address));
@@ -122,7 +123,7 @@ fn token(user: &str, scope: &str) -> String {
     jsonwebtoken::encode(&header, &claims, &key).unwrap()
 }
 
-/// Makes the tenant with something in every store that a client can fill.
+/// Creates the tenant with data in every store that a client can fill.
 async fn fill(life: &Life) {
     let settings = json!({
         "issuers": [{ "iss": "https://initech.example", "alg": "HS256", "secret": { "value": SECRET } }],
@@ -180,7 +181,7 @@ async fn a_deletion_survives_a_crash_at_each_of_its_points() {
         let user = token("hidden-user", "chat");
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         while life.ask("GET", TENANT, KEY, None).await.unwrap().0 != 404 {
-            // Not for a moment is it served.
+            // It must not be served even for a moment.
             let (status, _) = life.ask("GET", "/v1/conversations", &user, None).await.unwrap();
             assert!([401, 403].contains(&status), "{point}: {status}");
             assert!(tokio::time::Instant::now() < deadline, "{point}: it is still there");

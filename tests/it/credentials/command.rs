@@ -96,7 +96,7 @@ fn the_program_checks_mints_and_makes_keys() {
     ]);
     assert_eq!(key.status.code(), Some(0));
     let table = text(&key.stdout);
-    // Standard output is no terminal here: what goes into the file holds no secret.
+    // Standard output is not a terminal here, so it must not contain the secret.
     assert!(!table.contains("cpk_") && table.contains("hash = \"sha256:"), "{table}");
     let said = text(&key.stderr);
     let secret = said.split_whitespace().find(|word| word.starts_with("cpk_")).unwrap();
@@ -116,10 +116,10 @@ fn the_program_checks_mints_and_makes_keys() {
     assert_eq!(
         copilotd(&args).status.code(),
         Some(1),
-        "an older key is not written over"
+        "an existing file is not overwritten"
     );
 
-    // What `key create` prints is pasted as it is.
+    // The output of `key create` can be pasted unchanged.
     let env = Env::from_iter([("ACME_JWT_SECRET", super::SECRET)]);
     let config = Config::parse(&format!("{good}{table}"), &env, &[].into()).unwrap_or_else(|faults| panic!("{faults}"));
     let verifier = Verifier::new(&config).unwrap();

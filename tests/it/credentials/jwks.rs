@@ -1,4 +1,4 @@
-//! Keys that issuers publish: rotation, an address that is away, and tokens that name keys nobody has.
+//! JWKS of issuers: rotation, an unreachable address, and tokens with unknown key ids.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ fn token(kid: Option<&str>, change: Value) -> String {
     sign_with(&header, &all, &EncodingKey::from_ec_pem(&pem("p256.pem")).unwrap())
 }
 
-/// An address that answers what a test says.
+/// An address that answers what a test sets.
 struct Publisher {
     url: String,
     answer: Arc<Mutex<(u16, String)>>,
@@ -109,7 +109,7 @@ async fn keys_are_fetched_when_a_token_names_one_that_is_not_known() {
     assert_eq!((caller.scope.tenant().as_str(), caller.user.as_str()), ("acme", "ada"));
     assert!(accepts(&authenticator, &token(None, json!({ "sub": "bob" }))).await);
     assert_eq!(publisher.asked(), 1);
-    // The other rules hold for these keys as for all.
+    // The other rules apply to these keys too.
     assert!(!accepts(&authenticator, &token(Some("one"), json!({ "tenant": "globex" }))).await);
     assert_eq!(publisher.asked(), 1);
 }
@@ -147,7 +147,7 @@ async fn two_issuers_at_one_address_are_fetched_for_each() {
         clock: Arc::new(SteppedClock::default()),
     };
     assert!(accepts(&authenticator, &token(Some("one"), json!({}))).await);
-    // A storm on the first issuer's keys does not use up the second one's fetches.
+    // A flood of unknown keys of the first issuer does not use up fetches of the second.
     assert!(!accepts(&authenticator, &token(Some("forged"), json!({}))).await);
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some("one".to_owned());

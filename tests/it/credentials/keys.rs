@@ -51,7 +51,7 @@ fn a_key_has_one_role_for_whomever_it_acts() {
 fn a_user_token_acts_for_nobody_else() {
     let verifier = Verifier::new(&config()).unwrap();
     let token = sign(&claims(json!({})));
-    // Both when it is new and when it is remembered.
+    // Both on first use and when it is cached.
     for _ in 0..2 {
         assert!(verifier.verify(&token, Some("ada"), now()).is_ok());
         assert_eq!(verifier.verify(&token, Some("bob"), now()), Err(Refusal::NotAKey));
@@ -83,7 +83,7 @@ fn a_caller_is_live_with_whatever_scopes_it_was_admitted() {
         assert!(verifier.is_live(&caller), "{scope}");
     }
     assert!(verifier.is_live(&verifier.verify(KEY, None, now()).unwrap()));
-    // A key of the gateway alone streams answers of the OpenAI endpoint.
+    // A key with only the gateway scope streams answers on the OpenAI-compatible routes.
     let mut narrow = config();
     narrow.tenants[0].api_keys[0].scopes = Scopes::GATEWAY;
     let verifier = Verifier::new(&narrow).unwrap();

@@ -1,4 +1,4 @@
-//! Credentials: what is accepted, what is refused, and what a caller may do with it.
+//! Credentials: which are accepted or refused, and what a caller may do with them.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,12 +21,12 @@ use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-/// The time at which the tests take place.
+/// The current time in these tests.
 pub fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-/// A moment `seconds` later.
+/// The time `seconds` later.
 pub fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
@@ -90,7 +90,7 @@ fn sha256(text: &str) -> String {
     hex::encode(sha2::Sha256::digest(text))
 }
 
-/// Claims of ada at acme that are valid for an hour, changed by `change`.
+/// Claims of ada at acme, valid for an hour, modified by `change`.
 pub fn claims(change: Value) -> Value {
     let mut claims = json!({
         "iss": "https://acme.example",

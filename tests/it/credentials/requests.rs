@@ -1,4 +1,4 @@
-//! Credentials on requests, through a router in process.
+//! Credentials on requests, through an in-process router.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -257,7 +257,7 @@ async fn what_fails_is_limited_and_what_verifies_never() {
         let wait = headers[header::RETRY_AFTER].to_str().unwrap();
         assert_eq!((status, wait), (429, "20"), "{kind}");
         assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
-        // However many fail meanwhile, every credential that verifies is let in, the first time too.
+        // However many fail meanwhile, every valid credential is accepted, even on first use.
         for n in 0..50 {
             assert_eq!(from(1, &wrong(100 + n)).await.0, 429, "{kind}");
             let new = sign(&claims(json!({ "jti": format!("new {n}") })));

@@ -1,4 +1,4 @@
-//! Which scopes a credential has: what it claims, as far as its issuer or key may grant it and its tenant is marked for it.
+//! The scopes of a credential: those it claims, as far as its issuer or key may grant them and its tenant is marked.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{KEY, SECRET, claims, now, sign};
 const ALL: &str = "chat gateway knowledge admin operator";
 const USUAL: &str = "chat gateway knowledge admin";
 
-/// A tenant with one issuer and one key; `mark`, `issuer` and `key` are lines of its tables.
+/// A tenant with one issuer and one key; `mark`, `issuer` and `key` are added lines of its tables.
 fn config(mark: &str, issuer: &str, key: &str) -> Config {
     let hash = KeyHash::of(KEY);
     let text = format!(
@@ -29,7 +29,7 @@ const EVERY: &str = "scopes = [\"chat\", \"gateway\", \"knowledge\", \"admin\", 
 fn a_credential_has_what_the_file_lets_it_have() {
     let chat = "scopes = [\"chat\"]";
     for (mark, issuer, claimed, of_token) in [
-        // Without a word in the file.
+        // With no setting in the file.
         ("", "", ALL, USUAL),
         ("", "", "chat", "chat"),
         ("", "", "operator", ""),
@@ -38,7 +38,7 @@ fn a_credential_has_what_the_file_lets_it_have() {
         ("", chat, ALL, "chat"),
         ("", chat, "gateway", ""),
         ("", "scopes = []", ALL, ""),
-        // The scope operator takes both, and the token has to ask for it.
+        // The scope operator needs both settings, and the token has to claim it.
         ("", EVERY, ALL, USUAL),
         ("operator = false", EVERY, ALL, USUAL),
         (MARK, EVERY, ALL, ALL),
@@ -47,7 +47,7 @@ fn a_credential_has_what_the_file_lets_it_have() {
     ] {
         let verifier = Verifier::new(&config(mark, issuer, chat)).unwrap();
         let token = sign(&claims(json!({ "scope": claimed })));
-        // Verified, and then remembered.
+        // On first use, and then from the cache.
         for _ in 0..2 {
             let caller = verifier.verify(&token, None, now()).unwrap();
             assert_eq!(caller.scopes.to_string(), of_token, "{mark} {issuer} {claimed}");
@@ -81,13 +81,13 @@ async fn what_is_remembered_follows_the_configuration_at_once() {
     ] {
         verifier.replace(&config(mark, issuer, EVERY)).unwrap();
         assert_eq!(scopes(&token), expected, "{mark} {issuer}");
-        // What was admitted with more than is granted now has to come again.
+        // A request admitted with more than is granted now has to authenticate again.
         assert_eq!(verifier.is_live(&caller), expected == ALL, "{mark} {issuer}");
         assert!(verifier.is_live(&verifier.verify(&token, None, now()).unwrap()));
     }
     verifier.replace(&config("", EVERY, EVERY)).unwrap();
     assert_eq!(scopes(KEY), USUAL);
-    // A stream ends when something is no longer granted that it was admitted with.
+    // A stream ends when a scope that it was admitted with is no longer granted.
     verifier.replace(&config("", "scopes = [\"gateway\"]", EVERY)).unwrap();
     verifier.ended(&caller).await;
     assert_eq!(scopes(&token), "gateway");

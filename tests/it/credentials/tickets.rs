@@ -70,7 +70,7 @@ fn a_position_is_signed_for_one_ticket_and_exactly() {
         changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
         assert!(!late(&ticket, &String::from_utf8(changed).unwrap()), "{place}");
     }
-    // Nor is a ticket's own signature one, or what another key signed.
+    // Nor is a ticket's own signature accepted, or another key's.
     let (_, signature) = ticket.rsplit_once('.').unwrap();
     assert!(!late(&ticket, &format!("17.4~{}", &signature[..22])));
     let foreign = Tickets::new(&[8; 32]);

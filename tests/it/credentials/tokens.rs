@@ -62,7 +62,7 @@ fn a_role_is_what_scope_and_roles_say_whoever_has_it() {
     let hr = role(json!({ "scope": "chat gateway hr", "roles": ["lead", "hr"] }));
     let same = json!({ "sub": "bob", "scope": "hr gateway chat", "roles": ["hr", "lead"], "jti": "another" });
     assert_eq!(hr, role(same));
-    // A claim of any form is accepted, as it was before anybody read it.
+    // Role claims of any type are accepted, as before roles existed.
     for roles in [
         json!(["hr"]),
         json!("lead hr"),
@@ -98,7 +98,7 @@ fn an_issuer_s_role_claims_decide_who_is_alike() {
         assert_ne!(role(&token(lead.clone())), role(&token(other.clone())), "{other}");
     }
 
-    // Other role claims hold at once, for tokens that are remembered too.
+    // Changed role claims apply immediately, also to cached tokens.
     let (one, other) = (
         token(json!({ "department": "hr", "scope": "chat" })),
         token(json!({ "department": "sales", "scope": "chat" })),
@@ -220,7 +220,7 @@ fn claims_are_held_against_the_clock_the_issuer_and_us() {
     }
 }
 
-/// Whoever has a valid signature may know what else is wrong.
+/// The holder of a validly signed token is told what else is wrong.
 #[test]
 fn after_a_valid_signature_the_claim_that_is_missing_or_wrong_is_named() {
     let deep = (0..200).fold(json!(1), |value, _| json!([value]));
@@ -247,7 +247,7 @@ fn after_a_valid_signature_the_claim_that_is_missing_or_wrong_is_named() {
     ] {
         let refusal = verify(&sign(&claims(change.clone()))).unwrap_err();
         assert!(refusal.to_string().contains(named), "{change}: {refusal}");
-        // And with any other signature, nothing.
+        // With any other signature, nothing is revealed.
         let forged = EncodingKey::from_secret(b"another secret of at least 32 bytes");
         let forged = sign_with(&Header::new(Algorithm::HS256), &claims(change.clone()), &forged);
         assert_eq!(verify(&forged), Err(Refusal::Unknown), "{change}");

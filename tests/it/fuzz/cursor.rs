@@ -2,7 +2,7 @@
 
 use copilotd::http::page::{cursor, position};
 
-/// A cursor is read back as what was written, for its own list alone; anything else is refused.
+/// A cursor decodes to what was encoded, only for its own list; anything else is refused.
 #[test]
 fn fuzz_cursor() {
     super::fuzz(256, |input| {

@@ -14,7 +14,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// What is accepted is JSON, reads as any other reader reads it, and is not nested beyond the bound.
+/// Every accepted body is valid JSON, parses as other parsers do, and is not nested too deeply.
 fn check(body: &[u8]) {
     if let Ok(value) = parse(body) {
         assert!(depth(&value) <= MAX_DEPTH);

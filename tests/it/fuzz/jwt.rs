@@ -1,4 +1,4 @@
-//! Credentials. A verifier that accepts what nobody signed gives a tenant away.
+//! Credentials: the verifier must not accept a token that nobody signed.
 
 use copilotd::http::auth::Verifier;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::text::Choices;
 use crate::credentials::{claims, config, now, sign};
 
-/// No text but the signed one is accepted, whatever is changed, left out or put in between.
+/// Only the signed text is accepted, whatever is changed, removed or inserted.
 #[test]
 fn fuzz_jwt() {
     let verifier = Verifier::new(&config()).unwrap();

@@ -1,4 +1,4 @@
-//! Markdown that models write, on its way to Slack.
+//! Markdown of models, converted for Slack.
 
 use copilotd::adapters::slack::message::from_markdown;
 
@@ -47,7 +47,7 @@ const PARTS: &[&str] = &[
     "\u{0}",
 ];
 
-/// Blocks stay within Slack's bounds, and no markup of Slack's own is left that notifies anybody.
+/// Blocks stay within Slack's limits, and no Slack markup is left that would notify somebody.
 #[test]
 fn fuzz_markdown() {
     super::fuzz(1024, |input| {
@@ -68,7 +68,7 @@ fn fuzz_markdown() {
                 "{text:?} of {markdown:?}"
             );
         }
-        // Slack's bound for one section; what is longer is refused by Slack as a whole message.
+        // Slack's limit for one section; Slack refuses the whole message beyond it.
         let sections = blocks().filter(|block| block["type"] == "section");
         for section in sections {
             let length = section["text"]["text"].as_str().unwrap_or_default().chars().count();
@@ -77,7 +77,7 @@ fn fuzz_markdown() {
     });
 }
 
-/// Lists the texts of a block that Slack reads as mrkdwn.
+/// Returns the texts of a block that Slack parses as mrkdwn.
 fn texts(block: &serde_json::Value) -> Vec<String> {
     let mut found = Vec::new();
     if block["type"] == "mrkdwn" {

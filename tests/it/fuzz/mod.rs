@@ -1,9 +1,9 @@
-//! Fuzz tests: every parser of bytes that come from outside is fed with what nobody would write.
+//! Fuzz tests of every parser of outside input.
 //!
-//! In a plain test run each target tries a few hundred inputs. `scripts/test fuzz` gives each ten seconds, `scripts/fuzz`
-//! as long as one likes. A failure prints `BOLERO_RANDOM_SEED=…`; with that variable set, the same input is tried first.
-//! A target states what holds for every input (bounds, agreement with a second reader, no forged value accepted);
-//! that nothing panics is checked on the side.
+//! In a plain test run each target tries a few hundred inputs. `scripts/test fuzz` runs each for ten seconds,
+//! `scripts/fuzz` for as long as you like. A failure prints `BOLERO_RANDOM_SEED=…`; with that variable set, the same
+//! input is tried first. A target asserts what holds for every input (bounds, agreement with a second parser, no forged
+//! value accepted), and implicitly that nothing panics.
 
 mod cursor;
 mod json_body;
@@ -20,7 +20,7 @@ use std::panic::AssertUnwindSafe;
 
 /// Feeds `check` with random inputs of at most `max_len` bytes.
 fn fuzz(max_len: usize, check: impl FnMut(&[u8])) {
-    // What a failing check leaves behind is only used to repeat the same check.
+    // State after a failing check is only used to repeat the same check.
     let mut check = AssertUnwindSafe(check);
     bolero::check!()
         .with_max_len(max_len)

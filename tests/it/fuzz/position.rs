@@ -27,7 +27,7 @@ const PARTS: &[&str] = &[
     "",
 ];
 
-/// What is read as a position is written again as the same position, and consists of digits and at most one dot.
+/// A parsed position encodes to the same position, and consists of digits and at most one dot.
 #[test]
 fn fuzz_last_event_id() {
     let check = |text: &str| {
@@ -46,7 +46,7 @@ fn fuzz_last_event_id() {
     });
 }
 
-/// After its first minute a ticket resumes only with the very id that its stream sent, however that id is changed.
+/// After its first minute a ticket resumes only with the exact id that its stream sent.
 #[test]
 fn fuzz_last_event_id_of_a_ticket() {
     let tickets = Tickets::new(&[7; 32]);
@@ -69,7 +69,7 @@ fn fuzz_last_event_id_of_a_ticket() {
         };
         let accepted = tickets.verify(&ticket, later(61), Some(changed)).is_ok();
         assert_eq!(accepted, changed == id, "{changed}");
-        // Nor does any change of the ticket itself open a stream.
+        // Nor does a modified ticket open a stream.
         let (mut other, at) = (ticket.clone().into_bytes(), usize::from(choices.byte()) % ticket.len());
         other[at] = choices.byte();
         let Ok(other) = std::str::from_utf8(&other) else { return };

@@ -24,7 +24,7 @@ const LINES: &[&str] = &[
 ];
 const ENDS: &[&str] = &["\n", "\n", "\r\n", "\r", "\n\n", "\r\n\r\n"];
 
-/// Reads a stream in pieces whose lengths `cuts` decides.
+/// Decodes a stream in chunks whose lengths come from `cuts`.
 fn read(stream: &[u8], mut cuts: Choices<'_>) -> Vec<Vec<u8>> {
     let (mut reader, mut events, mut rest) = (SseReader::default(), Vec::new(), stream);
     while !rest.is_empty() {
@@ -42,7 +42,7 @@ fn read(stream: &[u8], mut cuts: Choices<'_>) -> Vec<Vec<u8>> {
     events
 }
 
-/// How a stream is cut into pieces changes nothing of what is read.
+/// The result does not depend on how a stream is split into chunks.
 #[test]
 fn fuzz_provider_stream() {
     super::fuzz(2048, |input| {
@@ -90,7 +90,7 @@ const JSON: &[&str] = &[
     "\u{0}",
 ];
 
-/// What is mended stays what it was where it was JSON; a text is the same however it is cut into pieces.
+/// Repairing JSON does not change valid JSON, and the result does not depend on how the text is split.
 #[test]
 fn fuzz_provider_json() {
     super::fuzz(512, |input| {
@@ -104,7 +104,7 @@ fn fuzz_provider_json() {
             assert_eq!(mended, text);
             let whole = without_lone_surrogates(&text);
             assert_eq!(whole.len(), text.len());
-            // Only nesting can be in the way now.
+            // Only nesting can make it invalid now.
             let read = serde_json::from_str::<serde_json::Value>(&whole);
             assert!(read.is_ok() || text.matches(['[', '{']).count() > 100, "{text}");
         }

@@ -1,4 +1,4 @@
-//! Callers' schemas and what is checked against them.
+//! Callers' schemas, and values validated against them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ const REFERENCES: &[&str] = &[
     "#/$defs/none",
 ];
 
-/// Grows a schema out of the keywords that make checks expensive.
+/// Grows a schema from the keywords that make validation expensive.
 fn schema(choices: &mut Choices<'_>, depth: usize) -> Value {
     if depth == 0 || choices.is_empty() {
         let leaf = choices.of(&["true", "{}", "{\"type\":\"string\"}", "false"]);
@@ -106,7 +106,7 @@ fn schema(choices: &mut Choices<'_>, depth: usize) -> Value {
     Value::Object(fields)
 }
 
-/// The budget is kept by what it lets pass, and every check of such a schema comes to an end.
+/// Schemas that pass the budget stay within it, and every validation against such a schema ends.
 #[test]
 fn fuzz_schema() {
     let runtime = tokio::runtime::Builder::new_multi_thread()

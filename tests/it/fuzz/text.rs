@@ -1,9 +1,9 @@
 //! Texts grown from random bytes: well-formed JSON most of the time, broken at random places.
 
-/// Deepest value that is grown; deeper than what bodies may have.
+/// Deepest value that is grown; deeper than bodies may be.
 const DEPTH: usize = 80;
 
-/// A stream of decisions. An exhausted one decides for zero, so that every input ends.
+/// A stream of decisions. An exhausted one returns zero, so that every input ends.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
@@ -120,7 +120,7 @@ fn value(choices: &mut Choices<'_>, depth: usize, text: &mut String) {
             }
             text.push('}');
         }
-        // Anything at all, so that what is broken is broken in every place.
+        // Any byte, so that the text can be broken at any place.
         _ => text.push_str(&String::from_utf8_lossy(choices.take(3))),
     }
 }

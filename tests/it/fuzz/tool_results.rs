@@ -1,4 +1,4 @@
-//! Answers of Zendesk and Slack: whatever a vendor sends, a tool answers with a result or an error.
+//! Answers of Zendesk and Slack: whatever a vendor sends, a tool returns a result or an error.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use super::text;
 use crate::tools::stub::{Stub, raw};
 use crate::tools::{request, slack, zendesk};
 
-/// A call of each tool with the least that its schema asks for.
+/// A call of each tool with only the required arguments.
 fn calls() -> Vec<(&'static str, Value)> {
     vec![
         ("zendesk_search_tickets", json!({ "query": "printer" })),
@@ -42,7 +42,7 @@ fn calls() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Names that vendors' answers have, so that a grown body gets past the first look.
+/// Names of members in vendors' answers, so that a grown body passes the first checks.
 const SHAPES: &[&str] = &[
     "{}",
     "{\"ticket\":@}",

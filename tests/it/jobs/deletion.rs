@@ -1,4 +1,4 @@
-//! A tenant that is deleted: nothing of it is left, whatever happens meanwhile.
+//! Deleting a tenant: nothing of it is left, whatever happens meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use crate::support::usage::record;
 
 const TENANT: &str = "/v1/operator/tenants/initech";
 
-/// Texts of initech that must be nowhere afterwards; each is written by another part.
+/// Texts of initech that must not exist anywhere afterwards; each is written by a different part of the product.
 const SECRETS: [&str; 8] = [
     "secret-prompt",
     "secret-answer",
@@ -85,7 +85,7 @@ async fn fill(world: &World) {
     world.ended(export["id"].as_str().unwrap(), &admin).await;
 }
 
-/// Checks that nothing of initech is left but the operator's word for it, and that globex is whole.
+/// Checks that nothing of initech is left but the operator's audit entry and job, and that globex is intact.
 async fn verify(world: &World, place: &Place, job: &Value) {
     assert_eq!(job["status"], "completed", "{job:#}");
     assert_eq!(job["error"], Value::Null);
@@ -133,7 +133,7 @@ async fn verify(world: &World, place: &Place, job: &Value) {
     assert_eq!(kept["data"][0]["title"], "what stays");
 }
 
-/// Makes the tenant again: it begins with nothing.
+/// Creates the tenant again: it starts empty.
 async fn made_again_it_is_empty(world: &World) {
     world.make("initech", json!({})).await;
     let admin = world.token("initech", "secret-user", Scopes::ADMIN | Scopes::CHAT);
@@ -146,7 +146,7 @@ async fn made_again_it_is_empty(world: &World) {
         let answer = world.ask("GET", path, &admin, None).await.is(200).json();
         assert_eq!(answer.pointer(empty), Some(&json!([])), "{path}");
     }
-    // Its audit log begins with its creation, and is whole.
+    // Its audit log starts with its creation and verifies.
     let audit = world.ask("GET", "/v1/admin/audit", &admin, None).await.is(200).json();
     let actions: Vec<_> = audit["data"]
         .as_array()
@@ -191,7 +191,7 @@ async fn nothing_is_left_and_the_id_can_be_used_again() {
         assert!([401, 403].contains(&refused.status), "{refused:?}");
         let job = world.ended(job["id"].as_str().unwrap(), &operator).await;
         verify(&world, place, &job).await;
-        // Nobody but an operator of the tenant that started it sees the job.
+        // Only operators of the tenant that started the job can see it.
         let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
         for (tenant, scopes) in [
             ("acme", Scopes::ADMIN | Scopes::CHAT),
@@ -265,7 +265,7 @@ async fn writers_that_go_on_leave_nothing() {
         world.make("initech", json!({})).await;
         let ada = world.token("initech", "secret-user", Scopes::CHAT);
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        // Through the router, and straight into the store, as a request that passed every check just before.
+        // Through the router, and directly into the store, like a request that has just passed every check.
         let mut writers = Vec::new();
         for n in 0..6 {
             let (world, ada, stop) = (Arc::clone(&world), ada.clone(), Arc::clone(&stop));
@@ -293,7 +293,7 @@ async fn writers_that_go_on_leave_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
         let operator = world.operator();
-        // Before it has ended nobody else's writes come through either, so writers stop as soon as the stores are closed.
+        // Before it has ended no other writes succeed either, so writers stop once the stores are closed.
         let job = world.ask("DELETE", TENANT, &operator, None).await.is(202).json();
         let id = job["id"].as_str().unwrap().to_owned();
         world
@@ -315,13 +315,13 @@ async fn writers_that_go_on_leave_nothing() {
         assert_eq!(job["status"], "completed", "{job:#}");
         let left = place.found(&SECRETS).await;
         Arc::into_inner(world).unwrap().stop().await;
-        // A store that is open again may be written to by whoever still tries; here all had stopped before the end.
+        // A reopened store would accept late writes; here all writers had stopped before the end.
         assert_eq!(left, Vec::<String>::new());
     })
     .await;
 }
 
-/// Erases until it has been asked so often; then it does not answer any more.
+/// Erases a given number of times, then stops answering.
 struct Cut {
     inner: Arc<dyn TenantEraser>,
     left: Arc<AtomicUsize>,
@@ -366,7 +366,7 @@ impl TenantEraser for Cut {
 #[test]
 fn a_deletion_goes_on_in_the_next_life_wherever_it_was_cut() {
     for place in &places() {
-        // Before the first step, between stores, in the second pass, before the record goes, and behind it.
+        // Before the first step, between stores, in the second pass, before the record is deleted, and after it.
         for (index, steps) in [0, 1, 3, 6, 8, 12, 16, 17, 18].into_iter().enumerate() {
             let id = life(async || cut_life(place, steps, index == 0).await);
             life(async || {
@@ -376,7 +376,7 @@ fn a_deletion_goes_on_in_the_next_life_wherever_it_was_cut() {
                 assert_eq!(job["status"], "completed", "cut after {steps}: {job:#}");
                 assert_eq!(place.found(&SECRETS).await, Vec::<String>::new(), "cut after {steps}");
                 world.ask("GET", TENANT, &operator, None).await.is(404);
-                // The next life must not erase a tenant that was made after the end of the job.
+                // The next process must not erase a tenant that was created after the job ended.
                 world.make("initech", json!({})).await;
                 world.talk("initech", "secret-user", "a new life").await;
                 world.stop().await;
@@ -395,7 +395,7 @@ fn a_deletion_goes_on_in_the_next_life_wherever_it_was_cut() {
     }
 }
 
-/// A life whose store erases so many steps and then does not answer. Returns the job.
+/// Runs a process whose store erases a number of steps and then stops answering. Returns the job.
 async fn cut_life(place: &Place, steps: usize, is_full: bool) -> String {
     let mut stores = place.open().await;
     let left = Arc::new(AtomicUsize::new(steps));
@@ -413,7 +413,7 @@ async fn cut_life(place: &Place, steps: usize, is_full: bool) -> String {
     let operator = world.operator();
     let job = world.ask("DELETE", TENANT, &operator, None).await.is(202).json();
     let id = job["id"].as_str().unwrap().to_owned();
-    // Asked again it is the same job, and nothing else may be done with the tenant.
+    // A repeated request gets the same job, and nothing else may be done with the tenant.
     let again = world.ask("DELETE", TENANT, &operator, None).await;
     if again.status == 202 {
         assert_eq!(again.json()["id"], id.as_str());
@@ -434,7 +434,7 @@ async fn cut_life(place: &Place, steps: usize, is_full: bool) -> String {
     id
 }
 
-/// The process died between the two that belong together: the job's record and the tenant's mark.
+/// The process died between the two writes that belong together: the job's record and the tenant's mark.
 #[test]
 fn a_job_without_a_mark_ends_and_a_mark_without_a_job_is_worked_off() {
     for place in &places() {
@@ -502,7 +502,7 @@ async fn tenants_of_the_file_and_ones_own_are_not_deleted() {
         problem["detail"].as_str().unwrap().contains("configuration file"),
         "{problem}"
     );
-    // Also with settings of its own in the store.
+    // Also if it has stored settings.
     let body = json!({ "status": "suspended" });
     let path = "/v1/operator/tenants/globex";
     world.ask("PATCH", path, &operator, Some(&body)).await.is(200);

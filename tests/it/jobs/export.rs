@@ -1,4 +1,4 @@
-//! Exports: what stands in them, who gets them, and what an erasure takes out of them.
+//! Exports: their content, who can read them, and what an erasure removes from them.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn an_export_has_every_conversation_of_the_tenant_and_of_no_other() {
         assert_eq!(first["turns"][0]["status"], "completed");
         assert_eq!(first["part"], 1);
 
-        // What was erased after the export goes out of it, at once and for good.
+        // A conversation erased after the export disappears from it, immediately and for good.
         let gone = format!("/v1/conversations/{}", first["conversation"]["id"].as_str().unwrap());
         world.ask("DELETE", &gone, &ada, None).await.is(204);
         let left = self::lines(&world, &path).await;
@@ -92,7 +92,7 @@ async fn an_export_has_every_conversation_of_the_tenant_and_of_no_other() {
             .await;
         assert_eq!(self::lines(&world, &path).await.len(), 2);
 
-        // Who may not: other tenants, users without the scope.
+        // Not allowed: other tenants, and users without the scope.
         for (tenant, scopes) in [
             ("globex", Scopes::ALL.without(Scopes::OPERATOR)),
             ("acme", Scopes::CHAT | Scopes::OPERATOR),
@@ -190,7 +190,7 @@ async fn an_export_is_of_a_time_and_a_long_conversation_has_many_lines() {
             .sum();
         let turns: usize = lines.iter().map(|line| line["turns"].as_array().unwrap().len()).sum();
         assert_eq!((messages, turns), (18, 9));
-        // The world began on the first of January.
+        // The test's clock starts on the first of January.
         for (body, found) in [
             (json!({ "from": "2026-01-01", "to": "2026-01-01" }), lines.len()),
             (json!({ "from": "2026-01-02" }), 0),
@@ -198,9 +198,12 @@ async fn an_export_is_of_a_time_and_a_long_conversation_has_many_lines() {
         ] {
             assert_eq!(export(&world, body.clone()).await.1.len(), found, "{body}");
         }
-        // Four results are kept.
+        // At most four results are stored.
         let problem = start(&world, json!({})).await.problem(409, "conflict");
-        assert!(problem["detail"].as_str().unwrap().contains("4 results"), "{problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("4 export results"),
+            "{problem}"
+        );
         world.stop().await;
     })
     .await;
@@ -228,7 +231,7 @@ async fn an_export_needs_a_reason_and_one_runs_at_a_time() {
     let audit = world.ask("GET", "/v1/admin/audit", &admin, None).await.is(200).json();
     assert_eq!(audit["data"], json!([]), "what was refused left no entry");
 
-    // Copies of one request are one job; another body is another request.
+    // Copies of one request give one job; a different body with the same key is refused.
     let keyed = |body: Value, key: &'static str| {
         let (world, admin) = (&world, admin.clone());
         async move {
@@ -246,7 +249,7 @@ async fn an_export_needs_a_reason_and_one_runs_at_a_time() {
         .await
         .problem(409, "idempotency_key_reused");
     world.ended(first.as_str().unwrap(), &admin).await;
-    // One that is not finished, of this tenant alone, is in the way of the next.
+    // An unfinished export of this tenant, and only of this one, blocks the next.
     let mut open = Job::new(
         JobId::new(uuid::Uuid::now_v7()),
         scope("acme"),

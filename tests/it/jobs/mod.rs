@@ -1,4 +1,4 @@
-//! Jobs over HTTP and on both stores: tenants that are deleted, exports, and what is kept no longer.
+//! Jobs over HTTP and on both stores: tenant deletion, exports and retention.
 
 mod deletion;
 mod export;

@@ -1,4 +1,4 @@
-//! Conversations that are kept no longer than their tenant wants.
+//! Retention: conversations are stored no longer than their tenant wants.
 
 use copilotd::http::auth::Scopes;
 use copilotd_actors::fakes::model::Act;
@@ -54,7 +54,7 @@ async fn what_nobody_has_used_for_so_long_is_erased_and_nothing_else() {
         world.app.state.jobs.retain().await;
         assert_eq!(titles(&world, "initech").await, ["is running", "used again"]);
         assert_eq!(titles(&world, "globex").await, ["kept for ever"]);
-        // As DELETE does it: the rest goes, and the audit log says who did it.
+        // As DELETE does: the data is deleted, and the audit log says who did it.
         world
             .until(async || place.found(&["left alone"]).await.is_empty())
             .await;
@@ -69,7 +69,7 @@ async fn what_nobody_has_used_for_so_long_is_erased_and_nothing_else() {
         assert_eq!(erased.len(), 1, "{audit:#}");
         assert_eq!(erased[0]["actor"], "retention");
 
-        // Once the turn has ended its time begins.
+        // Its time starts once the turn has ended.
         let ada = world.token("initech", "ada", Scopes::CHAT);
         let cancel = format!("/v1/turns/{}/cancel", turn["id"].as_str().unwrap());
         world.ask("POST", &cancel, &ada, None).await.is(202);
@@ -77,7 +77,7 @@ async fn what_nobody_has_used_for_so_long_is_erased_and_nothing_else() {
         world.app.state.jobs.retain().await;
         assert_eq!(titles(&world, "initech").await.len(), 2);
 
-        // An operator changes it while the server runs; a look comes once an hour.
+        // An operator changes the setting while the server runs; a round starts once an hour.
         let path = "/v1/operator/tenants/initech";
         let change = json!({ "settings": { "retention": { "conversations_days": 1 } } });
         world.ask("PATCH", path, &world.operator(), Some(&change)).await.is(200);

@@ -1,4 +1,4 @@
-//! The application behind its router over a real store, which outlives it: stopped and opened again it goes on.
+//! The application behind its router, on a real store that outlives it, so that it can be stopped and restarted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use uuid::Uuid;
 use crate::http::app::config;
 use crate::store::mongo::TestDatabase;
 
-/// Where the data is.
+/// Location of the data.
 pub enum Place {
     Sqlite(TempDir),
     Mongo(TestDatabase),
@@ -48,14 +48,14 @@ pub async fn on_both(test: impl AsyncFn(&Place)) {
     }
 }
 
-/// The places, for tests of several lives.
+/// The locations, for tests with several restarts.
 pub fn places() -> Vec<Place> {
     let mut places = vec![Place::Sqlite(TempDir::new().unwrap())];
     places.extend(life(TestDatabase::new).map(Place::Mongo));
     places
 }
 
-/// One life: everything in it has ended when this returns, tasks that nobody waits for too.
+/// Runs one process's lifetime: when this returns everything in it has ended, including detached tasks.
 pub fn life<T>(live: impl AsyncFnOnce() -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,7 +67,7 @@ pub fn life<T>(live: impl AsyncFnOnce() -> T) -> T {
     lived
 }
 
-/// One store, as all that it is.
+/// A store, as all the ports it implements.
 #[derive(Clone)]
 pub struct Stores {
     pub log: Arc<dyn EventLog>,
@@ -77,7 +77,7 @@ pub struct Stores {
     pub revocations: Arc<dyn RevocationStore>,
     pub jobs: Arc<dyn JobStore>,
     pub eraser: Arc<dyn TenantEraser>,
-    /// What has a lease to give back.
+    /// The store with a lease to release, if it has one.
     leased: Option<Arc<MongoLog>>,
 }
 
@@ -97,7 +97,7 @@ macro_rules! stores {
 }
 
 impl Stores {
-    /// Gives a lease back, so that the next life need not wait for its end.
+    /// Releases the lease, so that the next process need not wait for its expiry.
     pub async fn close(self) {
         if let Some(store) = self.leased {
             store.close().await;
@@ -119,7 +119,7 @@ impl Place {
         }
     }
 
-    /// Which of the texts stand in any file or document.
+    /// Returns which of the texts occur in any file or document.
     pub async fn found(&self, texts: &[&str]) -> Vec<String> {
         match self {
             Self::Sqlite(directory) => found_in_files(directory.path(), texts),
@@ -161,7 +161,7 @@ async fn found_in_documents(database: &TestDatabase, texts: &[&str]) -> Vec<Stri
     found
 }
 
-/// Ids that are never given twice, over all lives.
+/// Ids that are never repeated, across all restarts.
 struct FreshIds;
 
 impl Ids for FreshIds {
@@ -174,7 +174,7 @@ impl Ids for FreshIds {
     }
 }
 
-/// A life of the application.
+/// One run of the application.
 pub struct World {
     pub app: App,
     pub router: Router,
@@ -236,13 +236,13 @@ impl World {
         }
     }
 
-    /// Ends the application; of the store it gives back what the next life would wait for.
+    /// Stops the application and releases the store's lease.
     pub async fn stop(self) {
         self.app.stop(Duration::ZERO).await;
         self.stores.close().await;
     }
 
-    /// A token by the configuration as it is now.
+    /// A token for the live configuration.
     pub fn token(&self, tenant: &str, user: &str, scopes: Scopes) -> String {
         let grant = Grant {
             tenant: tenant.parse().unwrap(),
@@ -292,7 +292,7 @@ impl World {
         }
     }
 
-    /// Makes a tenant.
+    /// Creates a tenant.
     pub async fn make(&self, id: &str, change: Value) {
         let mut settings = json!({
             "issuers": [{ "iss": format!("https://{id}.example"), "alg": "HS256",
@@ -307,7 +307,7 @@ impl World {
         self.ask("PUT", &path, &self.operator(), Some(&body)).await.is(201);
     }
 
-    /// Has a user of a tenant say something and get it answered; returns the conversation's path.
+    /// Submits a turn for a user of a tenant and waits for its answer; returns the conversation's path.
     pub async fn talk(&self, tenant: &str, user: &str, prompt: &str) -> String {
         let token = self.token(tenant, user, Scopes::CHAT);
         let body = json!({ "title": prompt });
@@ -339,7 +339,7 @@ impl World {
         last
     }
 
-    /// Waits until something holds. Real time: real stores do not wait for a paused one.
+    /// Waits until a condition holds. In real time, because real stores do not follow paused time.
     pub async fn until(&self, mut holds: impl AsyncFnMut() -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while !holds().await {

@@ -1,4 +1,4 @@
-//! A turn by the real server over Anthropic's protocol: tools are called, their results given back, the answer is told.
+//! A turn by the real server over Anthropic's protocol: tools are called, their results sent, and the answer streamed.
 
 use serde_json::json;
 

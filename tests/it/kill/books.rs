@@ -1,4 +1,4 @@
-//! What a killed process had asked of a model stands in the ledger, once.
+//! Model calls of a killed process are in the ledger exactly once.
 
 use std::path::Path;
 use std::time::Duration;
@@ -50,19 +50,20 @@ async fn an_answer_that_died_with_the_process_has_a_record() {
     assert_eq!(rows.iter().filter(|row| row.0 == "ok").count(), 1, "{rows:?}");
 }
 
-/// Prompt and completion tokens of a turn, as it tells.
+/// Prompt and completion tokens of a turn, as the turn reports them.
 fn used(turn: &Value) -> (u64, u64) {
     let tokens = |name: &str| turn["usage"][name].as_u64().unwrap();
     (tokens("prompt_tokens"), tokens("completion_tokens"))
 }
 
-/// The same, as the ledger has it.
+/// The same, from the ledger.
 fn of_turn(data: &Path, turn: &str) -> (u64, u64) {
     let sum = |column: &str| -> u64 { read(data, &format!("SELECT sum({column}) FROM usage WHERE turn = '{turn}'")) };
     (sum("prompt_tokens"), sum("completion_tokens"))
 }
 
-/// A server that is stopped lets go of what does not end in time. That was accounted for then: it is not booked as lost, too.
+/// A server that is stopped aborts calls that do not end in time. It records them itself; they must not also be
+/// recorded as lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_a_stop_cut_is_booked_once() {
     let scratch = tempfile::TempDir::new().unwrap();
@@ -100,7 +101,7 @@ async fn an_answer_that_a_stop_cut_is_booked_once() {
     );
 }
 
-/// Asks the database of a server that may be running.
+/// Queries the database of a server that may be running.
 fn read<T: rusqlite::types::FromSql>(data: &Path, query: &str) -> T {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let database = rusqlite::Connection::open_with_flags(data.join("copilotd.db"), flags).unwrap();
@@ -120,7 +121,7 @@ async fn a_call_of_the_endpoint_that_died_with_the_process_has_a_record() {
         client.request(Method::POST, "/v1/chat/completions").await.json(&body)
     };
     let open = || read::<u32>(&server.data, "SELECT count(*) FROM open_calls");
-    // One that takes its time and ends is one record and no longer open.
+    // A slow call that ends has one record and is no longer open.
     let whole = ask("tokens=60 pace_ms=20").await.send().await.unwrap();
     assert!(whole.text().await.unwrap().ends_with("data: [DONE]\n\n"));
     let died = ask("tokens=1000 pace_ms=20").await.send().await.unwrap();
@@ -143,7 +144,7 @@ async fn a_call_of_the_endpoint_that_died_with_the_process_has_a_record() {
     assert_eq!(rows, "ok endpoint 0 1 1 ada, lost endpoint 1 1 1 ada");
 }
 
-/// What the ledger has of calls that died: their number, and the tokens of prompts and answers.
+/// The lost calls in the ledger: their number, and their prompt and completion tokens.
 fn lost(data: &Path, purpose: &str) -> (u64, u64, u64) {
     let column = |what: &str| {
         let query = format!("SELECT {what} FROM usage WHERE outcome = 'lost' AND purpose = '{purpose}'");
@@ -153,7 +154,8 @@ fn lost(data: &Path, purpose: &str) -> (u64, u64, u64) {
     (column("count(*)"), column(prompt), column(completion))
 }
 
-/// How many tokens of an answer came before its server was killed; the simulator counts four characters as one.
+/// Number of tokens of an answer that arrived before its server was killed; the simulator counts four characters as
+/// one.
 async fn received(mut answer: reqwest::Response) -> u64 {
     let mut text = String::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
@@ -166,7 +168,7 @@ async fn received(mut answer: reqwest::Response) -> u64 {
     text.lines().filter_map(content).sum::<usize>().div_ceil(4) as u64
 }
 
-/// Many calls of every length are killed together: what is booked of them is close to what they used.
+/// Many calls of every length are killed together: their recorded usage is close to what they really used.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_calls_are_booked_for_about_what_they_used() {
     let scratch = tempfile::TempDir::new().unwrap();
@@ -182,12 +184,12 @@ async fn killed_calls_are_booked_for_about_what_they_used() {
         made
     };
     let mut real = Used::default();
-    // Young, older and old ones: each life ends at another moment.
+    // New and old calls: each process is killed at a different moment.
     for (life, wait_ms) in [(0, 900), (1, 2_300), (2, 4_100)] {
         let mut calls = tokio::task::JoinSet::new();
         let mut turns = Vec::new();
         for n in 0..8_u64 {
-            // The slowest says 16 words a second, the fastest 125.
+            // The slowest streams 16 words a second, the fastest 125.
             let pace = 8 + 7 * n;
             let prompt = format!(
                 "{} [[sim tokens=4000 pace_ms={pace}]]",
@@ -205,7 +207,7 @@ async fn killed_calls_are_booked_for_about_what_they_used() {
         for (_, reader) in &turns {
             reader.until("text", |seen| seen.open_bytes() > 0).await;
         }
-        // Not for something to happen: the moment of the kill is what is tested.
+        // This does not wait for an event: the moment of the kill is what is tested.
         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         let prompts = prompts(&world).await;
         server.kill().await;
@@ -223,7 +225,7 @@ async fn killed_calls_are_booked_for_about_what_they_used() {
                 .await;
             assert_eq!(status, 202);
             let turn = client.turn(turn).await;
-            // What was lost is the turn's own, too.
+            // Lost usage also counts for the turn.
             assert!(turn["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{turn}");
         }
         world.post(&world.openai, "reset", &json!({})).await;

@@ -1,4 +1,4 @@
-//! SIGTERM: no new turns, running ones get their time, the rest is the next process' work.
+//! SIGTERM: no new turns; running ones get time to finish; the next process resumes the others.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ struct Scene {
     _scratch: tempfile::TempDir,
 }
 
-/// A server that was told to end while a turn of `words` words streams.
+/// A server that got SIGTERM while a turn of `words` words streams.
 async fn told_to_end(words: u32, drain_s: u64) -> Scene {
     let scratch = tempfile::TempDir::new().unwrap();
     let world = World::start(scratch.path()).await;
@@ -51,7 +51,7 @@ async fn told_to_end(words: u32, drain_s: u64) -> Scene {
     }
 }
 
-/// One request without any patience.
+/// Sends one request, without retries.
 async fn once(client: &Client, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
     let mut request = client.request(method, path).await;
     if let Some(body) = body {
@@ -78,7 +78,7 @@ async fn a_running_turn_ends_in_its_time_and_new_ones_are_refused() {
         refused.1
     );
     assert_eq!(scene.server.ended().await, 0, "{}", scene.server.log());
-    // Its own stream showed the end before the process went.
+    // Its own stream showed the end before the process exited.
     scene.reader.look(|seen| {
         assert!(seen.ended(&scene.turn), "{seen:#?}");
         assert_eq!((seen.resumes(), &seen.faults), (0, &Vec::new()));

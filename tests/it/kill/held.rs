@@ -1,5 +1,5 @@
-//! Requests that the network holds: they reach the vendor when the process that sent them is long dead, and the next one has said
-//! what it knows. However late they arrive, nothing is done twice.
+//! Requests that the network delays: they reach the vendor long after the process that sent them has died and the next
+//! one has recorded their outcome. However late they arrive, nothing is done twice.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ struct Case {
     zendesk: bool,
     tool: &'static str,
     arguments: Value,
-    /// Stands in the requests that change something.
+    /// Text that occurs in the requests that change something.
     line: &'static str,
-    /// How many of them pass before one is held.
+    /// How many of them pass before one is delayed.
     passing: u64,
-    /// What the call ends as, and what its error says.
+    /// The final status of the call, and its error.
     ends: (&'static str, &'static str),
-    /// What is done outside before the bytes arrive, and in the end.
+    /// How often it was carried out before the bytes arrive, and in the end.
     effects: (usize, usize),
 }
 
@@ -41,7 +41,7 @@ fn cases() -> Vec<Case> {
             ends: ("unknown", "check in slack before doing it again"),
             effects: (0, 1),
         },
-        // The second of several messages: the first one bears the mark.
+        // The second of several messages; the first one contains the mark.
         Case {
             zendesk: false,
             tool: "slack_post_message",
@@ -60,7 +60,7 @@ fn cases() -> Vec<Case> {
             ends: ("unknown", "check in zendesk before doing it again"),
             effects: (0, 1),
         },
-        // The vendor drops the second copy by its key.
+        // The vendor recognises the second copy by its key and drops it.
         Case {
             zendesk: true,
             tool: "zendesk_create_ticket",
@@ -73,7 +73,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Requests of this kind that the vendor has received and answered, or would have.
+/// Number of requests of this kind that the vendor has received and answered, or would have.
 async fn arrived(world: &World, vendor: &str, line: &str) -> usize {
     let state = world.state(vendor).await;
     let journal = state["journal"].as_array().unwrap();
@@ -114,7 +114,7 @@ async fn held(case: &Case, kills: u64) {
     };
     *place = through;
     let mut server = Server::new(&world, Store::Sqlite);
-    // The server asks through the proxy; the test asks the vendor itself.
+    // The server calls through the proxy; the test calls the vendor directly.
     let place = if case.zendesk {
         &mut world.zendesk
     } else {

@@ -11,7 +11,7 @@ use crate::support::live::reader::Reader;
 use crate::support::live::server::{Server, Store};
 use crate::support::live::world::World;
 
-/// Which answers are held, and what makes the server ask for them.
+/// Which answers are delayed, and which prompts make the server request them.
 struct Case {
     zendesk: bool,
     hold: Value,
@@ -44,8 +44,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The vendor has the call when the server dies, and says what became of it when the next one lives. With `apply_first`
-/// it was carried out before the death, else after it.
+/// The vendor has the call when the server dies, and reports its outcome once the next one runs. With `apply_first` it
+/// is carried out before the server dies, else after.
 async fn answers_late(case: &Case, apply_first: bool) {
     let what = format!("{} with apply_first {apply_first}", case.tool);
     let scratch = tempfile::TempDir::new().unwrap();
@@ -76,7 +76,7 @@ async fn answers_late(case: &Case, apply_first: bool) {
     assert_eq!(view["status"], "completed", "{what}: {view:#}");
     let calls = view["tool_calls"].as_array().unwrap();
     assert_eq!(calls.len(), 1, "{what}: {view:#}");
-    // Not "unknown": each of these tools can tell.
+    // Not "outcome unknown": each of these tools can look it up.
     assert_eq!(calls[0]["status"], "succeeded", "{what}: {view:#}");
     assert_eq!(world.effects(MARK).await, 1, "{what}: how often it was done");
 }

@@ -1,4 +1,4 @@
-//! The real binary, killed at any moment, refused, or told to end; and its store and its vendors when they fail it.
+//! The real binary, killed at any moment, refused to start, or told to stop; and failures of its store and vendors.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ mod schema;
 mod standby;
 mod store;
 
-/// A number from the environment, such as a seed to run again.
+/// A number from the environment, such as a seed to repeat.
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }

@@ -1,4 +1,4 @@
-//! Starts that have to be refused, each in words that say what to do.
+//! Starts that have to be refused, each with a message that says what to do.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ async fn world() -> (World, TempDir) {
     (World::start(scratch.path()).await, scratch)
 }
 
-/// Starts a server that must not serve; answers what it said.
+/// Starts a server that must not serve; returns its output.
 async fn refusal(server: &mut Server) -> String {
     let status = server.try_start(&[]).await.expect_err("it serves");
     assert_eq!(status, 1, "{}", server.log());
@@ -29,7 +29,7 @@ async fn a_second_process_on_the_same_directory() {
     let (status, said) = server.second().await;
     assert_eq!(status, 1, "{said}");
     assert!(said.contains("is in use by another copilotd (process "), "{said}");
-    // A killed one leaves no lock behind.
+    // A killed process leaves no lock behind.
     server.kill().await;
     server.start(&[]).await;
 }
@@ -50,7 +50,7 @@ async fn a_second_process_on_the_same_database() {
     let (status, said) = server.second().await;
     assert_eq!(status, 1, "{said}");
     assert!(said.contains("the database is in use by another copilotd"), "{said}");
-    // The first one goes on.
+    // The first one keeps serving.
     server.kill().await;
     server.start(&[]).await;
 }
@@ -86,7 +86,7 @@ async fn a_directory_that_cannot_be_written() {
     let locked = scratch.path().join("locked");
     std::fs::create_dir(&locked).unwrap();
     std::fs::set_permissions(&locked, PermissionsExt::from_mode(0o555)).unwrap();
-    // Permissions do not stop root; the kernel's own file system does.
+    // Permissions do not stop root; the kernel's own file systems do.
     let is_root = std::fs::write(locked.join("probe"), "").is_ok();
     let data = if is_root {
         PathBuf::from("/sys/copilotd")

@@ -1,5 +1,5 @@
-//! Rolling restarts with a standby, under load, through a balancer: every request is answered, every stream resumed, and no turn
-//! ends for having been handed over.
+//! Rolling restarts with a standby, under load, through a load balancer: every request is answered, every stream
+//! resumes, and no turn ends because it was handed over.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ const PACE: Duration = Duration::from_millis(50);
 const OF_WHICH_ONE_SUBMITS: usize = 4;
 /// Conversations, so that turns rarely wait for each other.
 const CONVERSATIONS: usize = 12;
-/// Longest time for a restart: it must not hang.
+/// Longest time for a restart, which must not hang.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Sends a request and repeats it once after a 503, as it is told.
+/// Sends a request and repeats it once after a 503, as Retry-After says.
 async fn strict(client: &Client, method: Method, path: &str, key: Option<&str>, body: Option<&Value>) -> (u16, Value) {
     let mut refusals = Vec::new();
     for _ in 0..2 {
@@ -52,7 +52,7 @@ async fn strict(client: &Client, method: Method, path: &str, key: Option<&str>, 
         }
         assert_eq!(retry.as_deref(), Some("1"), "{method} {path}: {body}");
         refusals.push(body);
-        // What a client does that is told to come back.
+        // A client retries when it is told to.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     panic!("{method} {path} was refused twice: {refusals:#?}");
@@ -63,7 +63,7 @@ struct Submitted {
     reader: Reader,
 }
 
-/// Sends 20 requests a second until it is told to stop.
+/// Sends 20 requests a second until it is stopped.
 async fn load(client: Client, stop: watch::Receiver<bool>) -> Vec<Submitted> {
     let conversations = join_all((0..CONVERSATIONS).map(|n| {
         let client = client.clone();
@@ -116,7 +116,7 @@ async fn rolling(store: Store) {
     let world = World::start(scratch.path()).await;
     let settings = Settings {
         data: Some(scratch.path().join("data")),
-        // Were it drained, a restart would take so long.
+        // A drain would make the restart take this long.
         drain_s: 60,
         ..store.into()
     };
@@ -151,7 +151,8 @@ async fn rolling(store: Store) {
         turn.reader.until("its end", |seen| seen.ended(&turn.id)).await;
         let view = client.turn(&turn.id).await;
         assert_eq!(view["status"], "completed", "{view:#}");
-        // Read by one client over all servers, and by one afterwards: the same, and the text is the stored message's.
+        // One client read across all servers, another one afterwards: both got the same, and the text of the stored
+        // message.
         let fresh = Reader::open(&client, format!("/v1/turns/{}/events", turn.id));
         fresh.until("its end", |seen| seen.ended(&turn.id)).await;
         let durable = fresh.look(|seen| seen.durable.clone());
@@ -166,7 +167,7 @@ async fn rolling(store: Store) {
     assert!(resumed > 0, "no stream was cut");
 }
 
-/// Waits until the server that serves can know of the standby.
+/// Waits until the serving process can know about the standby.
 async fn announced(standby: &mut Server) {
     let said = tokio::time::timeout(HANGS, standby.said("standing by:")).await;
     said.unwrap();

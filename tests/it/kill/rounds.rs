@@ -14,11 +14,11 @@ use crate::support::live::stage::perform;
 use crate::support::live::verdict::verdict;
 use crate::support::live::world::World;
 
-/// Copies of the mixed workload that run at once; two have more than fifty turns.
+/// Concurrent copies of the mixed workload; two have more than fifty turns.
 const COPIES: usize = 2;
 
-/// A process that cannot renew its lease in time ends, as it must; nobody starts it again here. So this is longer than
-/// the stand-in's slowest write on a machine that is busy with other things.
+/// A process that cannot renew its lease in time exits, and nobody restarts it here. So this is longer than the
+/// stand-in's slowest write on a busy machine.
 const LEASE_S: u64 = 12;
 
 /// Kills the server `rounds` times while one workload after the other runs.
@@ -36,7 +36,7 @@ async fn rounds(store: Store, rounds: u64) {
             .flat_map(|copy| orders::mixed(&format!("r{round}c{copy}")))
             .collect();
         let moment = Duration::from_millis(random.random_range(50..3000));
-        // The orders go on while the server is away, so that what they hold at Zendesk is let go of in time.
+        // The orders continue while the server is down, so that calls they hold at Zendesk are released in time.
         let kill = async {
             tokio::time::sleep(moment).await;
             server.kill().await;

@@ -1,4 +1,4 @@
-//! Schemas whose check has no end: they cost their own turns, and nobody else anything.
+//! Schemas whose validation never ends: they fail only their own turns and do not affect others.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn checks_without_end_fail_their_turns_and_stop_nobody() {
         let conversation = ada.conversation("support", &format!("c{n}")).await;
         turns.push(ada.submit(&conversation, &format!("t{n}"), &endless()).await);
     }
-    // While they are checked, everybody else is served.
+    // While they are validated, everybody else is served.
     let theirs = bob.conversation("support", "bob").await;
     let turn = bob
         .submit(&theirs, "bob-0", &json!({ "input": "[[sim tokens=5]]" }))
@@ -66,7 +66,7 @@ async fn checks_without_end_fail_their_turns_and_stop_nobody() {
         first["error"]["message"].as_str().unwrap().contains("response_schema"),
         "{first:#}"
     );
-    // With the rest under way: the process ends when it is told to, and the next one is not held up by them.
+    // With the others in progress, the process stops when told to, and they do not delay the next one.
     server.terminate().await;
     assert_eq!(server.ended().await, 0, "{}", server.log());
     server.start(&[]).await;
@@ -81,7 +81,7 @@ async fn checks_without_end_fail_their_turns_and_stop_nobody() {
         let code = view["error"]["code"].as_str().unwrap();
         assert!(["schema_failed", "attempts_exhausted"].contains(&code), "{view:#}");
     }
-    // A schema that is too much for a submit is refused, with its place.
+    // A schema that is too expensive is refused at submit, with its pointer.
     let member = |n: usize| (format!("p{n}"), json!({ "pattern": format!("^\\p{{L}}{{80}}<{n}>$") }));
     let conversation = ada.conversation("support", "refused").await;
     for (count, place) in [

@@ -1,4 +1,4 @@
-//! A standby that waits, one that is killed, and an owner that was overtaken without noticing it.
+//! A standby that waits, one that is killed, and an owner that lost the lease without noticing.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn meta(url: &str, database: &str) -> Collection<Document> {
     client.database(database).collection("meta")
 }
 
-/// One request without any patience.
+/// Sends one request, without retries.
 async fn once(client: &Client, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
     let mut request = client.request(method, path).await;
     if let Some(body) = body {
@@ -62,7 +62,7 @@ async fn a_standby_says_what_it_is_and_takes_over_from_a_process_that_was_killed
         let (status, ready) = once(&waiting, Method::GET, "/readyz", None).await;
         assert_eq!((status, &ready["status"]), (503, &json!("standby")), "{store:?}");
         assert_eq!(once(&waiting, Method::GET, "/healthz", None).await.0, 200);
-        // The other one serves, and this one holds what comes until it does.
+        // The other process serves; requests to this one wait until it takes over.
         let path = format!("/v1/turns/{turn}");
         let (held, ()) = tokio::join!(once(&waiting, Method::GET, &path, None), async {
             first.kill().await;
@@ -100,7 +100,7 @@ async fn without_a_standby_a_process_drains_and_a_standby_that_is_told_to_end_do
         let ended = tokio::time::timeout(HANGS, second.ended()).await.unwrap();
         assert_eq!(ended, 0, "{store:?}: {}", second.log());
         if let Store::Mongo { url, database, .. } = &store {
-            // It is believed to be there until what it announced has ended.
+            // It counts as present until its announcement expires.
             let meta = meta(url, database).await;
             let standby = async || meta.find_one(doc! { "_id": "standby" }).await.unwrap().unwrap();
             while standby().await.get_datetime("expires_at").unwrap() > &DateTime::now() {}
@@ -111,7 +111,7 @@ async fn without_a_standby_a_process_drains_and_a_standby_that_is_told_to_end_do
     }
 }
 
-/// Someone takes the lease away from a process that is sure of it.
+/// Takes the lease away from a process that believes it has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overtaken_owner_answers_503_and_asks_no_model() {
     let Some(url) = secantus::shared().await else { return };
@@ -121,7 +121,7 @@ async fn an_overtaken_owner_answers_503_and_asks_no_model() {
     let store = Store::Mongo {
         url: url.to_owned(),
         database: database.clone(),
-        // Its owner does not look at it meanwhile.
+        // Its owner does not check it meanwhile.
         lease_s: 300,
     };
     let (mut first, mut second) = (Server::new(&world, store.clone()), Server::new(&world, store));
@@ -140,14 +140,14 @@ async fn an_overtaken_owner_answers_503_and_asks_no_model() {
     let path = format!("/v1/conversations/{conversation}/turns");
     let (status, problem) = once(&old, Method::POST, &path, Some(json!({ "input": "stale" }))).await;
     assert_eq!((status, &problem["code"]), (503, &json!("unavailable")), "{problem}");
-    // It ends by itself: it knows now that another one has the database.
+    // It exits by itself once it knows that another process has the database.
     let status = tokio::time::timeout(HANGS, first.ended()).await.unwrap();
     assert_ne!(status, 0);
     assert_eq!(requests().await, before);
-    // And the owner serves the conversation.
+    // The new owner serves the conversation.
     let turn = new.submit(&conversation, "fresh", &json!({ "input": "hello" })).await;
     let reader = Reader::open(&new, format!("/v1/turns/{turn}/events"));
     reader.until("its end", |seen| seen.ended(&turn)).await;
-    // Of what was refused nothing is there: one prompt and one answer.
+    // Nothing of the refused write is stored: one prompt and one answer.
     assert_eq!(new.messages(&conversation).await.len(), 2);
 }

@@ -1,5 +1,5 @@
-//! The store dies too, in mid-append, or is cut off. Elections cannot be tried on the stand-in: what a client sees of
-//! one, lost connections and silence, is made by the proxy.
+//! The store fails too: it dies during an append, or is cut off. Elections cannot be tested on the stand-in; the proxy
+//! simulates what a client sees of one: lost connections and no answers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::support::live::world::World;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::secantus;
 
-/// Longer than any trouble of these tests: the process stays the owner of its database.
+/// Longer than any outage of these tests, so that the process keeps its lease.
 const LEASE_S: u64 = 20;
 
-/// A MongoDB of our own that may be killed.
+/// A MongoDB server of the test's own, which it may kill.
 struct Database {
     binary: PathBuf,
     data: TempDir,
@@ -63,7 +63,7 @@ fn store(url: String) -> Store {
     }
 }
 
-/// Performs orders while `trouble` goes on; both end.
+/// Runs orders while `trouble` goes on, until both end.
 async fn through(client: &Client, world: &World, copy: &str, trouble: impl Future<Output = ()>) -> Vec<Talk> {
     let (talks, ()) = tokio::join!(perform(client, world, orders::mixed(copy)), trouble);
     talks
@@ -95,8 +95,9 @@ async fn a_store_that_is_killed_in_mid_append_loses_nothing() {
         let summary = verdict(&client, &world, &talks, false).await;
         println!("round {round}: store killed after {moments:?}, {summary:?}");
     }
-    // What the last round was told is also there for the next process, after both have died at once. The orders go on
-    // meanwhile: Zendesk lets go of a call that it holds in time, though the next process has to wait for the lease.
+    // Everything acknowledged in the last round is still there for the next process after both have died at once. The
+    // orders continue meanwhile: Zendesk releases held calls in time, although the next process has to wait for the
+    // lease.
     let moment = Duration::from_millis(random.random_range(300..800));
     let trouble = async {
         tokio::time::sleep(moment).await;
@@ -148,7 +149,7 @@ async fn a_clean_stop_leaves_the_database_to_the_next_process_at_once() {
     let store = Store::Mongo {
         url: database.url(),
         database: "copilotd".to_owned(),
-        // A start that waited for its end would be given up.
+        // A start that waited for it would time out.
         lease_s: 300,
     };
     let mut server = Server::new(&world, store);

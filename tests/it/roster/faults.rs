@@ -1,4 +1,5 @@
-//! One tenant's fault is its own: the others are served, and suspending and revoking need nothing but their own records.
+//! A fault in one tenant affects only that tenant: the others are served, and suspending and revoking need only their
+//! own records.
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ fn key_table(key: &str) -> String {
     format!("[[tenants.api_keys]]\nname = \"backend\"\nhash = \"{hash}\"\nscopes = [\"chat\", \"admin\"]\n")
 }
 
-/// The file with a second tenant, in which `text` stands: members, or whole tables.
+/// The file with a second tenant that contains `text`: members, or whole tables.
 fn file_with(text: &str) -> String {
     let (members, tables) = if text.starts_with('[') { ("", text) } else { (text, "") };
     let (acme, faulty) = (key_table(ACME), key_table(FAULTY));
@@ -45,7 +46,7 @@ fn accepts(roster: &Roster, key: &str) -> bool {
     verifier.verify(key, None, PausedClock::default().now()).is_ok()
 }
 
-/// Faults of a tenant in the file, with the place that is named.
+/// Faults of a tenant in the file, with the path that is reported.
 const FAULTS: [(&str, &str); 12] = [
     (
         "[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = { file = \"no/such/file\" }",
@@ -87,7 +88,7 @@ const FAULTS: [(&str, &str); 12] = [
     ("limits = 5", "/limits: "),
     (
         "[[tenants]]\nid = \"faulty\"",
-        "the configuration file has several tenants faulty",
+        "the configuration file has several tenants with the id faulty",
     ),
 ];
 
@@ -120,7 +121,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
             let left_out = config.tenant("faulty").unwrap();
             assert_eq!(left_out.standing(), Standing::LeftOut, "{table}");
             assert!(left_out.api_keys.is_empty() && left_out.copilots.is_empty());
-            // Others can be revoked, suspended and changed meanwhile, and so can it.
+            // Other tenants, and this one, can be changed and suspended, and their keys revoked, meanwhile.
             let acme = KeyId::of(&KeyHash::of(ACME));
             roster.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
             assert!(!accepts(&roster, ACME));
@@ -149,7 +150,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
                 Standing::Suspended,
                 "{table}"
             );
-            // Once mended, it is as suspended and its key as revoked as it was made.
+            // Once fixed, it is still suspended and its key is still revoked.
             roster.reload(source(&file_with(""))).await.unwrap();
             assert!(roster.left_out().is_empty() && !accepts(&roster, FAULTY));
             roster
@@ -223,7 +224,7 @@ async fn a_change_notices_nothing_that_went_wrong_around_others() {
     let change = status(TenantStatus::Suspended);
     roster.change(&"acme".parse().unwrap(), change, &root()).await.unwrap();
     assert!(roster.left_out().is_empty() && accepts(&roster, FAULTY));
-    // Read again, the file's fault shows.
+    // After a reload the fault of the file shows.
     roster.reload(source(&file_with(&table))).await.unwrap();
     assert_eq!(roster.left_out(), ["faulty"]);
 }
@@ -248,7 +249,7 @@ async fn of_two_tenants_with_one_issuer_the_later_is_left_out_and_no_third_takes
         faults,
         ["/issuers/0/iss: is another spelling of issuers[0].iss of tenant acme, which belongs to another tenant"]
     );
-    // What a tenant that is left out claims stays its own too.
+    // Claims of a tenant that is left out stay reserved for it.
     let broken = format!(
         "{FILE}\n[[tenants]]\nid = \"late\"\nlimits = 5\n{}",
         issuer("https://b.example")
@@ -278,7 +279,7 @@ async fn revoking_and_suspending_work_while_the_store_cannot_be_listed() {
     assert!(!accepts(&roster, ACME) && !accepts(&roster, FAULTY));
 }
 
-/// Everything over a restart, on one store. `open` opens it.
+/// Everything across a restart, on one store. `open` opens it.
 async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     let clock = Arc::new(PausedClock::default());
     let start = async |text: &str| {
@@ -296,7 +297,7 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     };
     let roster = start(&file_with("")).await;
     put(&roster, "initech", copilot("default")).await;
-    // An older release could store these: a reference to this machine, and rights that nobody gave.
+    // An older release could have stored these: a reference to this machine, and scopes that nobody granted.
     let smuggled = json!({
         "operator": true,
         "zendesk": { "base_url": "https://evil.example", "oauth_token": { "file": "tests/it/config/second.key" } },
@@ -368,7 +369,7 @@ async fn on_mongodb() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_are_not_fit_to_be_shown_are_not() {
-    // A secret where none belongs: the shape of the table says nothing of where its secrets are.
+    // A secret where none belongs: the table does not fit the schema, so the places of its secrets are unknown.
     let text = file_with("[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = \"hunter2\"");
     let roster = open_source(source(&text), &Arc::default(), 1).await;
     let view = tenant(&roster, "faulty");

@@ -1,4 +1,4 @@
-//! Tenants over restarts: what is stored, what the file says by then, and what no longer fits.
+//! Tenants across restarts: stored settings, a changed file, and settings that no longer fit.
 
 mod faults;
 mod secrets;
@@ -102,7 +102,7 @@ async fn what_was_changed_is_there_after_a_restart() {
     let known = roster.config();
     let initech = known.tenant("initech").unwrap();
     assert!(initech.zendesk.is_some() && !initech.suspended);
-    // Suspended by the operator, its settings still the file's: a change of the file reaches it.
+    // Suspended by the operator, but still with the settings of the file: a change of the file applies to it.
     let renamed = FILE.replace("name = \"support\"", "name = \"help\"");
     roster.reload(source(&renamed)).await.unwrap();
     let acme = tenant(&roster, "acme");
@@ -126,7 +126,7 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
     assert_eq!(faults, ["/copilots/0/route: there is no route \"extra\""]);
     assert_eq!(roster.config().tenant("initech").unwrap().standing(), Standing::LeftOut);
     assert!(!roster.config().tenant("hooli").unwrap().suspended);
-    // Others may be changed meanwhile, and what is mended is served again.
+    // Others can be changed meanwhile, and a fixed tenant is served again.
     put(&roster, "hooli", json!({})).await;
     let mend = Change {
         settings: Some(SettingsChange::Patch(
@@ -167,7 +167,7 @@ async fn only_self_hosted_models_is_one_line() {
     let models = &config.tenant("acme").unwrap().models;
     assert!(models.allows("local", "small", Some("self-hosted")));
     assert!(!models.allows("main", "large", None));
-    // A copilot without any model left is a fault, at start as later.
+    // A copilot that may use no model is a fault, at start and later.
     let only = json!({ "models": { "allow": ["local/*"] }, "copilots": [{ "name": "x", "route": "extra" }] });
     let refused = roster.put("initech".parse().unwrap(), only, None, false, &root()).await;
     assert!(refused.is_err());

@@ -1,5 +1,5 @@
-//! Whatever is patched in whatever order: no secret is sent to another place than the one it was given for, nothing of the
-//! environment or of files is read, and nobody becomes an operator.
+//! Whatever is patched in whatever order: no secret is used at another place than the one it was given for, nothing of
+//! the environment or of files is read, and nobody becomes an operator.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::{open_source, root};
 
 const ACME_HOST: &str = "https://acme.zendesk.example";
 const STORED_HOST: &str = "https://stored.zendesk.example";
-/// Known to the process and named by nobody in the file.
+/// An environment variable of the process that the configuration does not refer to.
 const CANARY: &str = "canary of the environment";
-/// What stands in the file below, which nobody in the configuration names.
+/// Content of the file below, which the configuration does not refer to.
 const CANARY_FILE: &str = "tests/it/config/second.key";
 const CANARY_TEXT: &str = "second-secret";
-/// The file's for acme, by the environment; and what an operator gave.
+/// acme's secrets: that of the file, from the environment, and those that an operator gave.
 const OF_FILE: &str = "token of the file";
 const GIVEN: &str = "token that was given";
 const GIVEN_KEY: &str = "key that was given";
@@ -53,10 +53,10 @@ fn source() -> Source {
     Source::parse(&text, &env, &[].into()).unwrap()
 }
 
-/// Texts that stand for a secret, of every kind and malformed ones.
+/// Values for a secret: every kind of reference, and malformed ones.
 fn secret() -> impl Strategy<Value = Value> {
     let kept = (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(index, null)| {
-        // Filled in with a fingerprint that is shown at the time.
+        // Replaced by a fingerprint that is shown at that moment.
         let mut kept = json!({ "kept": format!("#{}", index.index(8)) });
         if null {
             kept["value"] = Value::Null;
@@ -80,7 +80,7 @@ fn secret() -> impl Strategy<Value = Value> {
     prop_oneof![kept, reference]
 }
 
-/// One step of a patch: a member, wherever it is.
+/// One step of a patch: a member at any place.
 fn step() -> impl Strategy<Value = Value> {
     let host = prop::sample::select(vec![
         ACME_HOST,
@@ -137,7 +137,7 @@ fn act() -> impl Strategy<Value = (bool, Act)> {
     (any::<bool>(), act)
 }
 
-/// Puts fingerprints that are shown in the place of their numbers.
+/// Replaces numbers by the fingerprints that are shown.
 fn filled(value: &mut Value, shown: &[String]) {
     match value {
         Value::String(text) => {
@@ -178,7 +178,7 @@ fn merged(steps: &[Value]) -> Value {
     all
 }
 
-/// Fails unless every secret of the tenant goes where it was given for.
+/// Fails unless every secret of the tenant is used where it was given for.
 fn assert_bound(tenant: &Tenant) {
     let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
     let mut sent: Vec<(String, String)> = Vec::new();

@@ -1,5 +1,5 @@
-//! Schemas and answers that are made to be expensive: each is refused, or its check ends within its bounds, and the memory of
-//! this process stays what it was.
+//! Schemas and answers designed to be expensive: each is refused, or its validation ends within its limits, and this
+//! process's memory does not grow.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{check, deep, doubling, pool};
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
@@ -28,7 +28,7 @@ fn list(n: usize, item: impl Fn(usize) -> String) -> String {
     format!("[{}]", items.join(","))
 }
 
-/// A recursive schema whose every level looks at the parts of a value in several ways.
+/// A recursive schema that validates the parts of a value in several ways at every level.
 fn recursive(combine: &str, ways: usize) -> Value {
     let way = |i: usize| json!({ "type": "array", "items": { "$ref": "#/$defs/n" }, "maxItems": 1_000 + i });
     let ways: Vec<Value> = (0..ways).map(way).collect();
@@ -279,7 +279,7 @@ fn cases() -> Vec<(&'static str, Value, String)> {
             list(100_000, |_| "1".into()),
         ),
     ];
-    // Over the budget: refused by the worker itself, even if nobody measured before.
+    // Over the budget: the worker itself refuses it, even if nothing was measured before.
     cases.extend([
         (
             "J05",
@@ -312,7 +312,7 @@ async fn every_check_ends_within_its_bounds_and_costs_this_process_nothing() {
     let pool = pool(2, Duration::from_millis(700));
     let before = resident();
     for (name, schema, answer) in cases() {
-        // Whatever comes of it: it comes, and in its time.
+        // Whatever the result, it comes in time.
         let outcome = check(&pool, &schema, &answer).await;
         println!("{name}: {outcome:.120?}");
     }

@@ -1,4 +1,5 @@
-//! Checks of callers' schemas in child processes of the real program: every one ends, and costs this process nothing.
+//! Validation against callers' schemas in child processes of the real program: it always ends, and does not affect this
+//! process.
 
 mod hostile;
 
@@ -11,9 +12,9 @@ use copilotd_actors::ports::{SchemaChecker as _, SchemaError, SchemaVerdict};
 use copilotd_actors::tenancy::TenantScope;
 use serde_json::{Value, json};
 
-/// More than an honest check ever takes, on a machine that does much else.
+/// Longer than a normal validation ever takes, even on a busy machine.
 const AMPLE: Duration = Duration::from_secs(60);
-/// Longest time of anything here: a test that hangs fails.
+/// Longest time for anything here; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 fn pool(workers: usize, deadline: Duration) -> Arc<SchemaPool> {
@@ -29,7 +30,7 @@ fn tenant(name: &str) -> TenantScope {
     TenantScope::from_verified(name.parse().unwrap())
 }
 
-/// A small schema whose check of [`deep`] takes 2^50 steps.
+/// A small schema against which validating [`deep`] takes 2^50 steps.
 fn doubling() -> Arc<Value> {
     Arc::new(json!({ "$ref": "#/$defs/n", "$defs": { "n": { "anyOf": [
         { "type": "array", "items": { "$ref": "#/$defs/n" }, "minItems": 0 },
@@ -47,14 +48,14 @@ async fn check(pool: &SchemaPool, schema: &Value, answer: &str) -> Result<Schema
     tokio::time::timeout(PATIENCE, checked).await.expect("every check ends")
 }
 
-/// Processes of the pool that live, by what the system says.
+/// Returns the pool's live processes, according to the system.
 fn workers() -> usize {
     let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let is_worker = |entry: &std::fs::DirEntry| {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        // After the name in brackets: the state, then the parent.
+        // After the name in parentheses: the state, then the parent.
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
         parent == Some(own.as_str()) && command.contains("schema-worker")
     };
@@ -120,7 +121,7 @@ async fn a_check_without_end_is_killed_and_its_worker_replaced() {
     for _ in 0..3 {
         assert_eq!(check(&pool, &doubling(), &deep()).await, Err(SchemaError::TooExpensive));
     }
-    // Time for an honest one to be late in does not matter: what matters is that there is a worker.
+    // How late a normal one is does not matter, only that there is a worker.
     loop {
         match check(&pool, &json!({}), "1").await {
             Ok(verdict) => break assert_eq!(verdict, SchemaVerdict::Valid),
@@ -147,7 +148,7 @@ async fn what_is_not_wanted_any_more_is_ended() {
     tokio::time::timeout(PATIENCE, ended)
         .await
         .expect("the process is killed");
-    // Its tenant, whose share is one of two, has it back.
+    // Its tenant, whose share is one of two workers, has it back.
     assert_eq!(check(&pool, &json!({}), "1").await, Ok(SchemaVerdict::Valid));
 }
 

@@ -9,11 +9,11 @@ use copilotd::audit::{AuditStore, Head, StoredEntry};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 
-/// See the module.
+/// An audit log store in memory.
 #[derive(Default)]
 pub struct MemoryAudit {
     kept: Mutex<BTreeMap<TenantId, Kept>>,
-    /// Whether it does not answer.
+    /// Whether the store fails.
     pub away: AtomicBool,
 }
 

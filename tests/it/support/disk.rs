@@ -1,4 +1,4 @@
-//! A small disk of its own, to be filled up.
+//! A small file system that a test can fill up.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -7,13 +7,13 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A file system in memory, where the machine lets the test mount one. Unmounted at the end.
+/// A file system in memory, if the machine lets the test mount one. Unmounted at the end.
 pub struct SmallDisk {
     directory: TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts one of so many MiB; says so where that is not permitted.
+    /// Mounts one of this many MiB; prints a note if that is not permitted.
     pub fn new(mib: u32) -> Option<Self> {
         let directory = TempDir::new().unwrap();
         let mut mount = Command::new("mount");
@@ -22,7 +22,7 @@ impl SmallDisk {
             .arg(directory.path());
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         if !mounted {
-            eprintln!("left out: this user may not mount a file system");
+            eprintln!("skipped: this user may not mount a file system");
             return None;
         }
         Some(Self { directory })
@@ -36,7 +36,7 @@ impl SmallDisk {
         self.path().join("filler")
     }
 
-    /// Takes every byte that is left, as another program would.
+    /// Fills all free space, as another program would.
     pub fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.filler()).unwrap();
         for size in [64 * 1024, 4096, 1] {
@@ -45,7 +45,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives it back.
+    /// Frees that space again.
     pub fn empty(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }

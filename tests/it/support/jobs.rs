@@ -1,5 +1,5 @@
-//! Jobs in memory, beside the other stores in memory. Of a tenant that is deleted it erases jobs and the tenant's record; the stores
-//! that erase the rest are tested as such.
+//! A job store in memory, beside the other stores in memory. Of a deleted tenant it erases jobs and the tenant's
+//! record; the real stores, which erase the rest, have their own tests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::tenants::MemoryTenants;
 
-/// See the module.
+/// A job store in memory.
 pub struct MemoryJobs {
     log: MemoryLog,
     tenants: Arc<MemoryTenants>,

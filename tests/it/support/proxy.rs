@@ -1,4 +1,4 @@
-//! A TCP proxy that can be cut, slowed down, held, or lose answers.
+//! A TCP proxy that can cut, slow down or hold connections, or lose answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,29 +15,29 @@ use tokio::task::JoinHandle;
 /// What happens to the bytes of all connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// They pass.
+    /// Everything passes.
     Open,
-    /// Answers pass later.
+    /// Answers are delayed.
     Delayed(Duration),
-    /// Nothing moves, and nobody is told.
+    /// Nothing passes, and connections stay open.
     Paused,
-    /// Requests pass; in place of the first answer the connection ends.
+    /// Requests pass; the connection is closed instead of the first answer.
     AnswersLost,
-    /// The same, for connections whose requests contain this text only.
+    /// The same, only for connections whose requests contain this text.
     AnswersLostTo(&'static str),
-    /// So many requests that contain this text pass, the next one is held until the mode changes, even when its client is gone by
-    /// then; everything else passes.
+    /// This many requests that contain this text pass; the next one is held until the mode changes, even if its client
+    /// is gone by then. Everything else passes.
     HeldAfter(u64, &'static str),
-    /// Connections end, and new ones are closed at once.
+    /// Connections are closed, and new ones are closed immediately.
     Cut,
-    /// The same by RST.
+    /// The same, by RST.
     Reset,
-    /// Connections end, and nobody listens.
+    /// Connections are closed, and nothing listens.
     Refused,
 }
 
 impl Mode {
-    /// Whether no connection lives through it.
+    /// Whether it closes all connections.
     fn ends_connections(self) -> bool {
         matches!(self, Self::Cut | Self::Reset | Self::Refused)
     }
@@ -45,11 +45,11 @@ impl Mode {
 
 #[derive(Default)]
 struct Counts {
-    /// Answers that were lost.
+    /// Number of lost answers.
     lost: AtomicU64,
-    /// Requests with the text of [`Mode::HeldAfter`].
+    /// Number of requests with the text of [`Mode::HeldAfter`].
     matched: AtomicU64,
-    /// Requests that were held.
+    /// Number of held requests.
     held: AtomicU64,
 }
 
@@ -62,7 +62,7 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(upstream: SocketAddr) -> Self {
-        // Never listens: it keeps the port ours while nobody listens there.
+        // Never listens: it only reserves the port.
         let port = socket(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = port.local_addr().unwrap();
         let mode = watch::Sender::new(Mode::Open);
@@ -105,12 +105,12 @@ impl Proxy {
         }
     }
 
-    /// How many answers were lost by [`Mode::AnswersLostTo`].
+    /// Returns how many answers were lost by [`Mode::AnswersLostTo`].
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::SeqCst)
     }
 
-    /// How many requests were held by [`Mode::HeldAfter`].
+    /// Returns how many requests were held by [`Mode::HeldAfter`].
     pub fn held(&self) -> u64 {
         self.counts.held.load(Ordering::SeqCst)
     }
@@ -146,7 +146,7 @@ async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let chosen = AtomicBool::new(false);
-        // Whichever way ends first ends both.
+        // Whichever direction ends first ends both.
         tokio::select! {
             _ = pass_requests(from_client, to_server, mode.clone(), &chosen, &counts) => {}
             _ = pass_answers(from_server, to_client, mode, &chosen, &counts.lost) => {}
@@ -158,7 +158,7 @@ async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<
     }
 }
 
-/// Reads what comes next, and the mode it meets; none at the end.
+/// Reads the next bytes, with the mode at that moment; none at the end.
 async fn next<'a>(
     from: &mut ReadHalf<'_>,
     buffer: &'a mut [u8],
@@ -195,7 +195,7 @@ async fn pass_requests(
         to.write_all(bytes).await?;
     }
     if was_held {
-        // Its client is gone, which the server must not learn before it has read the request: it ends with the answer.
+        // Its client is gone. The server must not learn that before it has read the request, so close after its answer.
         std::future::pending::<()>().await;
     }
     Ok(())
@@ -270,7 +270,7 @@ mod tests {
             assert_eq!(error, ErrorKind::ConnectionReset);
             assert!(answer(proxy.address).await.is_err());
             proxy.set(Mode::Refused);
-            // The task that listens hears of it in its own time.
+            // The listening task notices it later.
             while answer(proxy.address).await.map_err(|error| error.kind()) != Err(ErrorKind::ConnectionRefused) {
                 tokio::task::yield_now().await;
             }

@@ -1,4 +1,4 @@
-//! Starts `redis-server` as a process of its own.
+//! Starts `redis-server` as a child process.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::secantus::free_port;
 
-/// As long as somebody holds the other end of standard input the server lives; it outlives no test process.
+/// Stops the server when standard input is closed, so that it does not outlive the test process.
 const WATCHDOG: &str = r#"
 trap "" INT TERM HUP
 "$0" --port "$1" --bind 127.0.0.1 --save "" --appendonly no --dir "$2" </dev/null >"$2/server.log" 2>&1 &
@@ -20,7 +20,7 @@ kill -9 $!
 wait $! 2>/dev/null
 "#;
 
-/// A server; it ends with this value.
+/// A running server, stopped on drop.
 pub struct Redis {
     watchdog: Option<Child>,
     pid: String,
@@ -40,7 +40,7 @@ impl Redis {
         server
     }
 
-    /// Starts it (again), with an empty memory, at the same address.
+    /// Starts it (again), empty, at the same address.
     pub async fn restart(&mut self) {
         self.kill();
         let mut watchdog = Command::new("sh")
@@ -60,12 +60,12 @@ impl Redis {
             let log = std::fs::read_to_string(self.data.path().join("server.log")).unwrap_or_default();
             let exe = format!("/proc/{}/exe", self.pid.trim());
             assert!(std::path::Path::new(&exe).exists(), "redis-server did not start: {log}");
-            // There is no event to wait for: another program starts.
+            // No event to wait for: it is another program.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Ends it as a power cut would.
+    /// Kills it, like a power failure.
     pub fn kill(&mut self) {
         if let Some(mut watchdog) = self.watchdog.take() {
             drop(watchdog.stdin.take());
@@ -73,7 +73,7 @@ impl Redis {
         }
     }
 
-    /// Has it hang: connections stay open, and nobody answers.
+    /// Makes it hang: connections stay open without answers.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -98,7 +98,7 @@ impl Redis {
         Ok(connection)
     }
 
-    /// A connection of the test's own.
+    /// Opens a connection for the test.
     pub async fn connection(&self) -> MultiplexedConnection {
         self.try_connection().await.unwrap()
     }

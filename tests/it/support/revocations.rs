@@ -1,4 +1,4 @@
-//! Revocations of user tokens in memory.
+//! A revocation store in memory.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,11 +10,11 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
 
-/// See the module.
+/// A revocation store in memory.
 #[derive(Default)]
 pub struct MemoryRevocations {
     stored: Mutex<HashMap<RevocationId, Revocation>>,
-    /// Whether it does not answer.
+    /// Whether the store fails.
     pub away: AtomicBool,
 }
 

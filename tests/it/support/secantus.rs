@@ -1,4 +1,4 @@
-//! Starts `secantusd-rs`, which stands in for MongoDB, as a process of its own.
+//! Starts `secantusd-rs`, a stand-in for MongoDB, as a child process.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -12,9 +12,8 @@ use tokio::sync::OnceCell;
 
 const VERSION: &str = "secantus-0.5.3-beta.196";
 
-/// Keeps the server alive for as long as somebody holds the other end of standard input: a test process that is
-/// killed cannot leave a server behind. Signals to the whole group (Ctrl-C) are left to the test process: the watchdog must
-/// outlive it.
+/// Watchdog that stops the server when standard input is closed, so that a killed test process leaves no server behind.
+/// It ignores signals to the whole process group (Ctrl-C), because it must outlive the test process.
 const WATCHDOG: &str = r#"
 trap "" INT TERM HUP
 "$0" --port "$1" --storage-path "$2" --sync-on-commit --log-level WARNING --cache-size 256M --log-file-max 32MB \
@@ -33,7 +32,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on `data`; answers when it accepts connections.
+    /// Starts a server on `data`; returns when it accepts connections.
     pub async fn start(binary: &Path, data: &Path, port: u16, keep: bool) -> Self {
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG])
@@ -57,13 +56,13 @@ impl Server {
                 Path::new(&format!("/proc/{pid}/exe")).exists(),
                 "the server did not start: {log}"
             );
-            // There is no event to wait for: another program starts.
+            // No event to wait for: it is another program.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Self { watchdog, address }
     }
 
-    /// Ends it as a power cut would: SIGKILL, at once.
+    /// Kills it immediately with SIGKILL, like a power failure.
     pub fn kill(mut self) {
         self.end();
     }
@@ -84,7 +83,7 @@ impl Drop for Server {
     }
 }
 
-/// The address of one server, without looking for others of its set: it may be behind a proxy.
+/// Returns a URL that does not discover the replica set, because the server may be behind a proxy.
 pub fn url(address: SocketAddr) -> String {
     format!("mongodb://{address}/?directConnection=true")
 }
@@ -94,7 +93,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The program, or `None` when it is not installed. Then says what is left out, and fails in CI.
+/// Returns the program, or `None` if it is not installed; then prints that tests are skipped, and fails in CI.
 pub fn binary() -> Option<PathBuf> {
     let name = "secantusd-rs";
     let cache = std::env::var_os("COPILOTD_CACHE").map(PathBuf::from).or_else(|| {
@@ -117,7 +116,7 @@ pub fn binary() -> Option<PathBuf> {
     found
 }
 
-/// Address of the database server that tests of this process share: `MONGODB_URI`, or a server of our own.
+/// URL of the database server that tests of this process share: `MONGODB_URI`, or one started here.
 pub async fn shared() -> Option<&'static str> {
     static SHARED: OnceCell<Option<(String, Option<Server>)>> = OnceCell::const_new();
     let shared = SHARED.get_or_init(|| async {
@@ -125,7 +124,7 @@ pub async fn shared() -> Option<&'static str> {
             return Some((url, None));
         }
         let binary = binary()?;
-        // The watchdog removes it when this process has ended.
+        // The watchdog removes it when this process ends.
         let data = TempDir::new().unwrap().keep();
         let server = Server::start(&binary, &data, free_port(), false).await;
         Some((server.url(), Some(server)))

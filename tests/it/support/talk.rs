@@ -1,4 +1,4 @@
-//! Writes plausible conversations, record by record, without the core.
+//! Writes plausible conversations, record by record, without the actors.
 
 use copilotd_actors::domain::content::{Finish, Input, Metadata};
 use copilotd_actors::domain::conversation::header::Header;
@@ -19,7 +19,7 @@ pub fn turn() -> TurnId {
     TurnId::new(Uuid::now_v7())
 }
 
-/// One conversation, as its only writer knows it.
+/// A conversation's state, as its only writer knows it.
 #[derive(Clone, Debug)]
 pub struct Talk {
     pub scope: TenantScope,
@@ -48,7 +48,7 @@ impl Talk {
         self.header.as_ref().map_or(1, |header| header.last_seq + 1)
     }
 
-    /// The append that would add `events` now.
+    /// Returns the append that would add `events`.
     pub fn draft(&self, events: Vec<(Option<TurnId>, Event)>) -> Append {
         let mut header = self.header.clone();
         let records: Vec<Record> = (self.next()..)
@@ -75,7 +75,7 @@ impl Talk {
         }
     }
 
-    /// Takes note that an append was written.
+    /// Records that an append was written.
     pub fn written(&mut self, append: &Append) {
         self.header = Some(append.header.clone());
         self.records.extend(append.records.iter().cloned());
@@ -102,7 +102,7 @@ impl Talk {
         self.write(log, vec![created]).await
     }
 
-    /// A whole turn of four appends.
+    /// Writes a whole turn of four appends.
     pub async fn turn(&mut self, log: &dyn EventLog, prompt: &str) -> TurnId {
         let turn = turn();
         self.write(log, vec![queued(turn, prompt), started(turn)]).await;

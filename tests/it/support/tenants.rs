@@ -1,4 +1,4 @@
-//! Tenants and keys in memory.
+//! A tenant store in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,13 +10,13 @@ use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStore};
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::LogError;
 
-/// See the module.
+/// A tenant store in memory.
 #[derive(Default)]
 pub struct MemoryTenants {
     kept: Mutex<Kept>,
-    /// Whether it does not answer.
+    /// Whether the store fails.
     pub away: AtomicBool,
-    /// Whether nothing can be read from it.
+    /// Whether reads fail.
     pub unlisted: AtomicBool,
 }
 

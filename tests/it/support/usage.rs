@@ -1,4 +1,4 @@
-//! A ledger in memory.
+//! A usage store in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::gateway::caller;
 
-/// See the module.
+/// A usage store in memory.
 #[derive(Default)]
 pub struct MemoryUsage {
     kept: Mutex<Vec<UsageRecord>>,
@@ -31,37 +31,37 @@ pub struct MemoryUsage {
     writes: Mutex<usize>,
 }
 
-/// Tells whether the store refuses entries, and with which error.
+/// The error with which the store refuses entries, if it does.
 type Refuses = Box<dyn Fn(&Entries) -> Option<LogError> + Send>;
 
 impl MemoryUsage {
-    /// Refuses entries from now on as told.
+    /// Refuses entries from now on with this error.
     pub fn refuse(&self, refuses: impl Fn(&Entries) -> Option<LogError> + Send + 'static) {
         *self.refuses.lock().unwrap() = Some(Box::new(refuses));
     }
 
-    /// Takes everything again.
+    /// Accepts everything again.
     pub fn take_all(&self) {
         *self.refuses.lock().unwrap() = None;
     }
 
-    /// How often something was stored.
+    /// Returns how often something was stored.
     pub fn writes(&self) -> usize {
         *self.writes.lock().unwrap()
     }
 
-    /// What is put down of open attempts.
+    /// Returns the stored open attempts.
     pub fn notes(&self) -> Vec<UsageRecord> {
         self.open.lock().unwrap().clone()
     }
 
-    /// What became of each attempt.
+    /// Returns the outcome of each attempt.
     pub fn outcomes(&self) -> Vec<String> {
         let kept = self.kept.lock().unwrap();
         kept.iter().map(|record| record.outcome.clone()).collect()
     }
 
-    /// How many attempts are put down as open.
+    /// Returns the number of stored open attempts.
     pub fn open(&self) -> usize {
         self.open.lock().unwrap().len()
     }
@@ -253,7 +253,7 @@ pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
     }
 }
 
-/// An attempt of the endpoint's, of which nothing was used.
+/// An attempt on the OpenAI-compatible routes with no usage.
 pub fn attempt(id: u128, outcome: Outcome) -> Attempted {
     Attempted {
         id: Some(Uuid::from_u128(id)),

@@ -168,7 +168,7 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
             log[begun..]
                 .lines()
                 .filter_map(|line| serde_json::from_str(line).ok())
-                .filter(|line: &Value| line["message"] == "copilotd serves")
+                .filter(|line: &Value| line["message"] == "copilotd is ready")
                 .find_map(|line| line["address"].as_str().map(str::to_owned))
         };
         let address = eventually("the address", PATIENCE, served).await;

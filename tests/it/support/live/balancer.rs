@@ -1,4 +1,4 @@
-//! A small load balancer over two servers: what one refuses with 503, or does not take, is sent to the other.
+//! A small load balancer over two servers: a request that one refuses with 503, or does not accept, goes to the other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The balancer; it ends when it is dropped.
+/// The balancer; it stops when it is dropped.
 pub struct Balancer {
-    /// Where it is, for clients.
+    /// Its address, for clients.
     pub address: watch::Receiver<Option<SocketAddr>>,
     _kept: watch::Sender<Option<SocketAddr>>,
     _task: AbortOnDropHandle<()>,
@@ -24,7 +24,7 @@ pub struct Balancer {
 struct Targets {
     http: reqwest::Client,
     all: [watch::Receiver<Option<SocketAddr>>; 2],
-    /// The one that answered last.
+    /// The server that answered last.
     preferred: AtomicUsize,
 }
 

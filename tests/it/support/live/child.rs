@@ -1,4 +1,4 @@
-//! A program under test as a process of its own, which can be killed, and which no test leaves behind.
+//! A program under test as a child process, which can be killed and which no test leaves behind.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-/// Runs a program and says its number, then how it ended. Kills it as soon as nobody holds the other end of standard
-/// input: a test process that is killed itself cannot leave anything behind.
+/// Runs a program and prints its process id, then its exit code. Kills it when standard input is closed, so that a test
+/// process that is itself killed leaves nothing behind.
 const WATCHDOG: &str = r#"
 log=$1
 shift
@@ -25,28 +25,28 @@ kill "$guard" 2>/dev/null
 echo "$status"
 "#;
 
-/// Longest time in which a killed process has to be gone.
+/// Longest time for a killed process to be gone.
 const END: Duration = Duration::from_secs(20);
-/// Pause between two looks at a file that another process writes.
+/// Interval at which a file written by another process is read.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How a process ended that was killed, as a shell tells it.
+/// Exit code of a killed process, as a shell reports it.
 const KILLED: i32 = 128 + 9;
 
 /// A running process.
 pub struct Child {
     pid: u32,
     log: PathBuf,
-    /// What the log already held when it started.
+    /// Length of the log when it started.
     skip: usize,
     status: Option<i32>,
     said: Lines<BufReader<ChildStdout>>,
-    // Closing it kills.
+    // Closing it kills the process.
     stdin: Option<ChildStdin>,
 }
 
 impl Child {
-    /// Starts `program`; what it writes goes to the end of `log`.
+    /// Starts `program`; its output is appended to `log`.
     pub async fn start(program: &Path, arguments: &[&str], env: &[(String, String)], log: &Path) -> Self {
         let skip = std::fs::metadata(log).map_or(0, |about| usize::try_from(about.len()).unwrap());
         let mut shell = Command::new("sh")
@@ -73,21 +73,21 @@ impl Child {
         }
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// What it has written since its start.
+    /// Returns its output since its start.
     pub fn output(&self) -> String {
         let all = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(all.get(self.skip..).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until it has written something of which `find` makes a value; nothing if it ends before.
+    /// Waits until `find` returns a value for its output; none if it ends before that.
     pub async fn wait_for<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         loop {
-            // Asked before the output is read: what it wrote last is seen.
+            // Checked before the output is read, so that its last output is seen.
             let ended = tokio::time::timeout(LOOK, self.wait()).await.is_ok();
             if let Some(found) = find(&self.output()) {
                 return Some(found);
@@ -98,7 +98,7 @@ impl Child {
         }
     }
 
-    /// Waits for its end; answers its exit code, or 128 and the signal's number. May be dropped and called again.
+    /// Waits for its end; returns its exit code, or 128 plus the signal number. May be dropped and called again.
     pub async fn wait(&mut self) -> i32 {
         if let Some(status) = self.status {
             return status;
@@ -109,7 +109,7 @@ impl Child {
         status
     }
 
-    /// Ends it as a power cut would: SIGKILL, at once.
+    /// Kills it immediately with SIGKILL, like a power failure.
     pub async fn kill(&mut self) {
         self.signal("KILL").await;
         tokio::time::timeout(END, self.wait())

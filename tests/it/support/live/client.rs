@@ -1,4 +1,4 @@
-//! A patient client: what gets no answer is asked again, until it gets one.
+//! A client that repeats each request until it gets a final answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::server::KEY;
 
-/// Longest time in which a request has to get its answer, deaths of the server included.
+/// Longest time for a request to get its answer, including restarts of the server.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause before a request is sent again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ impl Client {
         Self { http, address, user }
     }
 
-    /// A request to wherever the server is now; waits while it is nowhere.
+    /// Returns a request to the server's present address; waits while there is none.
     pub async fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut address = self.address.clone();
         let there = address
@@ -41,7 +41,7 @@ impl Client {
         request.bearer_auth(KEY).header("x-copilotd-user", self.user)
     }
 
-    /// Asks until there is an answer that is final: the connection may be lost, and 503 says to come again.
+    /// Repeats the request until there is a final answer: after a lost connection or a 503.
     pub async fn ask(&self, method: Method, path: &str, key: Option<&str>, body: Option<&Value>) -> (u16, Value) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -87,7 +87,7 @@ impl Client {
         self.ask(Method::POST, path, Some(key), Some(body)).await
     }
 
-    /// Makes a conversation.
+    /// Creates a conversation.
     pub async fn conversation(&self, copilot: &str, key: &str) -> String {
         let (status, body) = self
             .post("/v1/conversations", key, &json!({ "copilot": copilot }))
@@ -96,7 +96,7 @@ impl Client {
         body["id"].as_str().unwrap().to_owned()
     }
 
-    /// Submits a turn; answers its id.
+    /// Submits a turn; returns its id.
     pub async fn submit(&self, conversation: &str, key: &str, body: &Value) -> String {
         let (status, turn) = self
             .post(&format!("/v1/conversations/{conversation}/turns"), key, body)
@@ -112,7 +112,7 @@ impl Client {
         turn
     }
 
-    /// Every message of a conversation.
+    /// Returns all messages of a conversation.
     pub async fn messages(&self, conversation: &str) -> Vec<Value> {
         let mut all = Vec::new();
         let mut cursor = String::new();

@@ -1,5 +1,5 @@
-//! The real binary under test: processes, the simulated world, clients and readers that outlive every server, and the
-//! promises that are checked in the end.
+//! The real binary under test: processes, simulated vendors, clients and readers that outlive every server process, and
+//! the promises that are checked at the end.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,

@@ -1,49 +1,49 @@
-//! What is asked of the server: turns of every kind, each with what may come of it.
+//! The workload: turns of every kind, each with its possible outcomes.
 
 use serde_json::{Value, json};
 
-/// What a client does besides waiting.
+/// What a client does while its turn runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     Wait,
-    /// Allows the call that waits for a person.
+    /// Approves the tool call.
     Approve,
-    /// Refuses it.
+    /// Rejects the tool call.
     Reject,
-    /// Cancels once text was seen.
+    /// Cancels after the first text.
     Cancel,
-    /// Cancels at once: the turn is still queued then, as a rule.
+    /// Cancels immediately, usually while the turn is still queued.
     CancelQueued,
-    /// Cancels while the vendor holds the answer of a call that changes something, then lets the vendor go on.
+    /// Cancels while the vendor holds the answer to a writing call, then releases it.
     CancelHeld,
     /// Rates the answer and renames the conversation.
     Rate,
-    /// Deletes the conversation once text was seen.
+    /// Deletes the conversation after the first text.
     Erase,
 }
 
-/// A turn to be submitted.
+/// A turn to submit.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// Conversation it belongs to; turns of one are submitted in their order here.
+    /// Its conversation; turns of one conversation are submitted in this order.
     pub talk: String,
     pub copilot: &'static str,
     pub body: Value,
-    /// Submitted only once the conversation's stream shows text of the turn before.
+    /// Whether it is submitted only once the conversation's stream shows text of the turn before.
     pub over_text: bool,
     pub act: Act,
-    /// What it may end as.
+    /// Its allowed final statuses.
     pub ends: &'static [&'static str],
-    /// Stands in everything that the turn changes outside.
+    /// Text that everything the turn changes in external systems contains.
     pub mark: Option<String>,
 }
 
 const COMPLETED: &[&str] = &["completed"];
 const FAILED: &[&str] = &["failed"];
-/// A person was quicker, or was not.
+/// Final statuses of a turn that is cancelled: the cancel may come too late.
 const STOPPED: &[&str] = &["cancelled", "completed"];
 
-/// The ticket whose changes the simulated Zendesk holds back.
+/// The ticket whose changes the simulated Zendesk delays.
 pub const HELD_TICKET: u64 = 105;
 
 fn order(talk: &str, input: &str) -> Order {
@@ -142,7 +142,7 @@ pub fn mixed(run: &str) -> Vec<Order> {
         comment(&talk("comment"), 102, mark("comment")),
         comment(&talk("held"), HELD_TICKET, mark("held")).act(Act::CancelHeld, STOPPED),
         order(&talk("schema"), r#"[[sim json={"answer": "fine"}]]"#).with("response_schema", schema.clone()),
-        // The model is told what is wrong, and mends it.
+        // The model is told the error and corrects it.
         order(&talk("schema"), r#"[[sim json={"wrong": 1}]]"#).with("response_schema", schema),
         order(&talk("blocked"), r#"[[sim text="this is FORBIDDEN to say"]]"#).ends(FAILED),
         order(&talk("refused"), "[[sim status=400]]").ends(FAILED),

@@ -1,4 +1,4 @@
-//! A reader of a stream, as a browser is one: it comes back with `Last-Event-ID` for as long as it is wanted.
+//! A stream reader that behaves like a browser: it reconnects with `Last-Event-ID` until it is dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use super::client::{Client, PATIENCE};
 use super::transcript::{Frames, Transcript};
 
-/// Pause before a reader comes back; a browser's is longer, which tests nothing more.
+/// Pause before a reader reconnects; shorter than a browser's, to save time.
 const PAUSE: Duration = Duration::from_millis(30);
-/// A stream says something at least this often.
+/// A stream sends something at least this often.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// A reader; it leaves when it is dropped.
+/// A reader, which disconnects when it is dropped.
 pub struct Reader {
     pub name: String,
     shared: Arc<Shared>,
@@ -35,7 +35,7 @@ impl Shared {
 }
 
 impl Reader {
-    /// Opens `path` and reads it to its end, over deaths of the server.
+    /// Opens `path` and reads it to its end, across restarts of the server.
     pub fn open(client: &Client, path: String) -> Self {
         let shared = Arc::new(Shared {
             transcript: Mutex::default(),
@@ -49,12 +49,12 @@ impl Reader {
         }
     }
 
-    /// What it has got so far.
+    /// Calls `look` with what it has received so far.
     pub fn look<T>(&self, look: impl FnOnce(&Transcript) -> T) -> T {
         look(&self.shared.lock())
     }
 
-    /// Waits until it has got something.
+    /// Waits until it has received what is wanted.
     pub async fn until(&self, what: &str, found: impl Fn(&Transcript) -> bool) {
         let mut changed = self.shared.changed.subscribe();
         let deadline = Instant::now() + PATIENCE;
@@ -110,7 +110,7 @@ async fn read(client: Client, path: String, shared: Arc<Shared>) {
                 return;
             }
         }
-        // What a broken connection leaves of a frame is not an event.
+        // An incomplete frame of a broken connection is not an event.
         let mut frames = Frames::default();
         loop {
             match tokio::time::timeout(SILENCE, answer.chunk()).await {

@@ -1,4 +1,4 @@
-//! The real server on one data directory, over as many lives as a test wants.
+//! The real server on one data directory, which a test can restart as often as it wants.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,27 @@ pub const KEY: &str = "cpk_killkillkillkillkillkillkillkillkillkillkil";
 /// Lines of the server's log that a failing test shows.
 const SHOWN_LINES: usize = 200;
 
-/// Where the conversations' logs are.
+/// The store.
 #[derive(Debug, Clone)]
 pub enum Store {
     Sqlite,
     Mongo {
         url: String,
         database: String,
-        /// How long the next life waits after a kill, and how long the store may be away.
+        /// How long a process waits for the lease after a kill, and how long the store may be unavailable.
         lease_s: u64,
     },
 }
 
-/// What differs between the servers of several tests.
+/// Settings that differ between tests.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub store: Store,
-    /// Time that turns get after SIGTERM.
+    /// Time that turns get to finish after SIGTERM.
     pub drain_s: u64,
-    /// The data directory, unless it is one of the server's own.
+    /// The data directory, if not the server's own.
     pub data: Option<PathBuf>,
-    /// Whether the model behind the route is Anthropic's; else OpenAI's.
+    /// Whether the route's model speaks Anthropic's protocol instead of OpenAI's.
     pub anthropic: bool,
 }
 
@@ -51,13 +51,13 @@ impl From<Store> for Settings {
     }
 }
 
-/// The server of one configuration; each [`Server::start`] is a life of it.
+/// The server of one configuration; each [`Server::start`] starts a process.
 pub struct Server {
     directory: TempDir,
     pub data: PathBuf,
     config: PathBuf,
     child: Option<Child>,
-    /// Where it serves; none between two lives.
+    /// Its address; none while no process runs.
     address: watch::Sender<Option<SocketAddr>>,
 }
 
@@ -80,12 +80,12 @@ impl Server {
         }
     }
 
-    /// Where it serves, over all its lives.
+    /// Returns a receiver of its address, across restarts.
     pub fn address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.address.subscribe()
     }
 
-    /// Starts a life; with `env` set as said. Answers once it serves.
+    /// Starts a process with the environment variables `env`; returns once it serves.
     pub async fn start(&mut self, env: &[(String, String)]) {
         let ended = self.try_start(env).await.err();
         assert!(
@@ -95,7 +95,7 @@ impl Server {
         );
     }
 
-    /// Starts a life that may end before it serves: then answers its exit code.
+    /// Starts a process that may end before it serves; then returns its exit code.
     pub async fn try_start(&mut self, env: &[(String, String)]) -> Result<(), i32> {
         assert!(self.child.is_none(), "it still lives");
         let mut child = serve(&self.config, env, &self.directory.path().join("server.log")).await;
@@ -108,25 +108,27 @@ impl Server {
         Ok(())
     }
 
-    /// Starts a life that waits for another server's end; answers once it stands by.
+    /// Starts a standby of another server; returns once it stands by.
     pub async fn stand_by(&mut self) {
         assert!(self.child.is_none(), "it still lives");
         let log = self.directory.path().join("server.log");
         let mut child = run(&self.config, &["--standby"], &[], &log).await;
-        let address = child.wait_for(|said| address_in(said, "copilotd stands by")).await;
+        let address = child
+            .wait_for(|said| address_in(said, "standing by until the store is free"))
+            .await;
         assert!(address.is_some(), "it does not stand by:\n{}", child.output());
         self.address.send_replace(address);
         self.child = Some(child);
     }
 
-    /// Waits until it has logged these words.
+    /// Waits until it has logged this text.
     pub async fn said(&mut self, words: &str) {
         let child = self.child.as_mut().expect("it lives");
         let said = child.wait_for(|log| log.contains(words).then_some(())).await;
         assert!(said.is_some(), "it ended without saying it:\n{}", child.output());
     }
 
-    /// Waits until it serves, having stood by.
+    /// Waits until a standby serves.
     pub async fn took_over(&mut self) {
         let child = self.child.as_mut().expect("it lives");
         let serves = child.wait_for(serving_at).await;
@@ -154,7 +156,7 @@ impl Server {
         self.address.send_replace(None);
     }
 
-    /// Starts another process with the same configuration, which is meant to be refused: its exit code and its words.
+    /// Starts a second process with the same configuration, which has to be refused; returns its exit code and output.
     pub async fn second(&self) -> (i32, String) {
         let mut child = serve(&self.config, &[], &self.directory.path().join("second.log")).await;
         let served = child.wait_for(serving_at).await;
@@ -162,13 +164,13 @@ impl Server {
         (child.wait().await, child.output())
     }
 
-    /// What all lives have logged.
+    /// Returns the log of all its processes.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
     }
 }
 
-/// A test that fails shows what the server said last: its directory is gone afterwards.
+/// A failing test prints the end of the log, because the directory is deleted.
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -191,12 +193,12 @@ async fn run(config: &Path, more: &[&str], env: &[(String, String)], log: &Path)
     Child::start(program, &arguments, env, log).await
 }
 
-/// Finds the line in which the server says where it serves.
+/// Finds the address in the log line that says that the server is ready.
 fn serving_at(log: &str) -> Option<SocketAddr> {
-    address_in(log, "copilotd serves")
+    address_in(log, "copilotd is ready")
 }
 
-/// Finds the address in the line with these words, whatever the form of the logs.
+/// Finds the address in the line that contains `words`, in any log format.
 fn address_in(log: &str, words: &str) -> Option<SocketAddr> {
     let (_, said) = log.split_once(words)?;
     let line = log
@@ -208,8 +210,8 @@ fn address_in(log: &str, words: &str) -> Option<SocketAddr> {
     Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
 }
 
-/// One tenant with three copilots: one for everything, one whose tickets need approval, one with little memory. The
-/// tools' time is short, because calls whose answers are held have to wait for it.
+/// One tenant with three copilots: one for everything, one whose tickets need approval, one with a small memory. Tool
+/// timeouts are short, because calls whose answers are delayed have to wait for them.
 fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
     let (kind, provider) = if settings.anthropic {
         ("anthropic", &world.anthropic)

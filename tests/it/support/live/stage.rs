@@ -1,4 +1,4 @@
-//! Plays the clients: submits orders, watches them from the beginning, does what a person would do.
+//! Plays the clients: submits orders, reads their streams from the beginning, and acts as a person would.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::reader::Reader;
 use super::transcript::Transcript;
 use super::world::World;
 
-/// Longer than a summary takes here.
+/// Longer than any summary takes here.
 const COMPRESSION: Duration = Duration::from_secs(4);
 
-/// Less than the time of a call that is held.
+/// Shorter than the timeout of a delayed call.
 const HELD: Duration = Duration::from_millis(1500);
 
-/// A conversation that is watched.
+/// A conversation with a reader.
 pub struct Talk {
     pub id: String,
     pub reader: Reader,
@@ -36,7 +36,7 @@ pub struct Turn {
     pub reader: Reader,
 }
 
-/// Works all orders off at once; those of one conversation begin one after the other. Answers when all have ended.
+/// Runs all orders concurrently; those of one conversation start one after another. Returns when all have ended.
 pub async fn perform(client: &Client, world: &World, orders: Vec<Order>) -> Vec<Talk> {
     let mut groups: Vec<Vec<Order>> = Vec::new();
     for order in orders {
@@ -76,7 +76,7 @@ async fn talk(client: &Client, world: &World, orders: Vec<Order>) -> Talk {
         }
     }))
     .await;
-    // A compression that a death has interrupted is planned anew after the next turn, and not before.
+    // A compression that a crash has interrupted is planned again only after the next turn.
     while turns[0].order.copilot == "brief" && !compressed(&reader).await {
         assert!(
             turns.len() < 8,
@@ -97,7 +97,7 @@ async fn talk(client: &Client, world: &World, orders: Vec<Order>) -> Talk {
     }
 }
 
-/// Whether a compression comes in the time that one takes.
+/// Whether a compression happens within the time that one takes.
 async fn compressed(reader: &Reader) -> bool {
     let comes = reader.until("a compression", |seen| seen.has("memory.compressed"));
     tokio::time::timeout(COMPRESSION, comes).await.is_ok()
@@ -154,15 +154,15 @@ async fn act(client: &Client, world: &World, conversation: &str, turn: &Turn) {
             assert_eq!(decided.0, 202, "{}", decided.1);
         }
         Act::CancelHeld => {
-            // What Zendesk has is asked of Zendesk: the server may be dead, and its stream not say so yet.
+            // Asks Zendesk itself: the server may be dead before its stream shows it.
             let held = async || world.state(&world.zendesk).await["held"].as_u64() > Some(0);
             let deadline = Instant::now() + PATIENCE;
             while !held().await && !reader.look(|seen| seen.ended(id)) {
                 assert!(Instant::now() < deadline, "the call never reached Zendesk");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            // It answers in time whatever becomes of the server: what a vendor still carries out after its time is over,
-            // nobody can tell from what it never will.
+            // It answers in time whatever happens to the server: nobody could tell a call that a vendor carries out
+            // after its timeout from one that it never will.
             let in_time = tokio::time::timeout(HELD, cancel()).await.is_ok();
             world.post(&world.zendesk, "release", &json!({})).await;
             if !in_time {
@@ -173,7 +173,7 @@ async fn act(client: &Client, world: &World, conversation: &str, turn: &Turn) {
             text().await;
             let path = format!("/v1/conversations/{conversation}");
             let (status, body) = client.ask(Method::DELETE, &path, None, None).await;
-            // A copy of the request whose answer was lost finds nothing any more.
+            // A repeated request, whose first answer was lost, finds nothing.
             assert!([204, 404].contains(&status), "{status} {body}");
         }
     }

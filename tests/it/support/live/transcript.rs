@@ -1,4 +1,4 @@
-//! What one reader of a stream got, checked against API.md as it comes.
+//! What one stream reader received, checked against API.md as it arrives.
 
 use serde_json::Value;
 
@@ -21,19 +21,19 @@ impl Durable {
     }
 }
 
-/// Everything a reader got, over all its connections.
+/// Everything a reader received, across all its connections.
 #[derive(Debug, Default)]
 pub struct Transcript {
     pub durable: Vec<Durable>,
-    /// What was wrong.
+    /// Violations of the protocol.
     pub faults: Vec<String>,
     /// The last event's id: where the reader resumes.
     pub position: Option<String>,
-    /// Streams that it was given: the first one, and one for each time that it had to come back.
+    /// Number of streams it opened: the first one, and one for each reconnect.
     pub connections: usize,
-    /// Events that were pieces of text.
+    /// Number of text deltas.
     pub deltas: usize,
-    /// Whether it came back and there was no such stream: only for what was erased.
+    /// Whether it reconnected and the stream no longer existed; allowed only for erased conversations.
     pub gone: bool,
     /// The turn whose message is open, and its text so far.
     open: Option<(String, String)>,
@@ -104,7 +104,7 @@ impl Transcript {
         Ok(())
     }
 
-    /// Checks what the event says about the open text, and closes it where it has to.
+    /// Checks what the event says about the open text, and closes it where needed.
     fn close(&mut self, event: &Durable) -> Result<(), String> {
         let turn = event.turn().unwrap_or_default();
         let ours = self.open.as_ref().is_none_or(|(open, _)| open == turn);
@@ -133,7 +133,7 @@ impl Transcript {
             .any(|event| event.is_terminal() && event.turn() == Some(turn))
     }
 
-    /// How often it had to come back.
+    /// Returns how often it reconnected.
     pub fn resumes(&self) -> usize {
         self.connections.saturating_sub(1)
     }
@@ -142,18 +142,18 @@ impl Transcript {
         self.durable.iter().any(|event| event.name == name)
     }
 
-    /// Bytes of the open text.
+    /// Returns the length of the open text, in bytes.
     pub fn open_bytes(&self) -> usize {
         self.open.as_ref().map_or(0, |(_, text)| text.len())
     }
 }
 
-/// Cuts a stream of bytes into events: id, name, data.
+/// Splits a stream of bytes into events: id, name, data.
 #[derive(Debug, Default)]
 pub struct Frames(Vec<u8>);
 
 impl Frames {
-    /// Takes bytes and hands out every event that is complete.
+    /// Adds bytes and returns every complete event.
     pub fn push(&mut self, bytes: &[u8], mut event: impl FnMut(&str, &str, &str)) {
         self.0.extend_from_slice(bytes);
         while let Some(end) = self.0.windows(2).position(|pair| pair == b"\n\n") {

@@ -1,4 +1,4 @@
-//! The promises, checked when everything has ended.
+//! The product's promises, checked when everything has ended.
 
 use serde_json::Value;
 
@@ -8,14 +8,14 @@ use super::stage::{Talk, Turn};
 use super::transcript::{Durable, Transcript};
 use super::world::World;
 
-/// What a run came to.
+/// Summary of a run.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Summary {
     pub turns: usize,
     /// Connections of readers after their first.
     pub resumes: usize,
     pub deltas: usize,
-    /// Turns that were taken up again.
+    /// Turns that were resumed.
     pub recovered: usize,
     pub effects: usize,
 }
@@ -30,11 +30,11 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
-/// Attempts of a turn, those that a death interrupted included.
+/// Attempts of a turn, including those that a crash interrupted.
 const ATTEMPTS: u64 = 3;
 
-/// Checks every conversation. With `steady` nothing may have ended but as ordered; without it a turn may also have
-/// used up its attempts.
+/// Checks every conversation. With `steady`, every turn must have ended as ordered; otherwise it may also have used up
+/// its attempts.
 pub async fn verdict(client: &Client, world: &World, talks: &[Talk], steady: bool) -> Summary {
     let mut summary = Summary::default();
     for talk in talks {
@@ -113,7 +113,7 @@ async fn conversation(client: &Client, talk: &Talk, summary: &mut Summary) {
     }
 }
 
-/// One turn: how it ended, what it says of itself, what it did outside.
+/// Checks one turn: its final status, its usage and calls, and its effects in external systems.
 async fn turn(client: &Client, world: &World, talk: &Talk, turn: &Turn, steady: bool, summary: &mut Summary) {
     let path = format!("/v1/conversations/{}/turns", talk.id);
     let (status, copy) = client.post(&path, &turn.key, &turn.order.body).await;
@@ -157,7 +157,7 @@ async fn turn(client: &Client, world: &World, talk: &Talk, turn: &Turn, steady: 
     }
 }
 
-/// What was done outside is what the turn says of it.
+/// Checks that effects in external systems agree with what the turn reports.
 fn effect(view: &Value, count: usize) {
     let calls = view["tool_calls"].as_array().unwrap();
     let has = |status: &str| calls.iter().any(|call| call["status"] == status);

@@ -1,4 +1,4 @@
-//! The simulated outside world as a process of its own, which outlives every server that is killed.
+//! The simulated provider and vendors as a child process, which outlives every server that is killed.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub struct World {
     _child: Child,
 }
 
-/// The program: what `COPILOTD_SIM_BIN` says, else what was built beside the server.
+/// The simulators' program: `COPILOTD_SIM_BIN`, else the one built beside the server.
 fn program() -> PathBuf {
     let beside = || Path::new(env!("CARGO_BIN_EXE_copilotd")).with_file_name("copilotd-sim");
     let program = std::env::var_os("COPILOTD_SIM_BIN").map_or_else(beside, PathBuf::from);
@@ -47,7 +47,7 @@ impl World {
             slack: url("slack"),
             _child: child,
         };
-        // Tests have no time for a model that thinks like a person.
+        // Tests need a model that answers quickly.
         for provider in [&world.openai, &world.anthropic] {
             let knobs = json!({"first_ms": 30, "pace_ms": 10});
             world.post(provider, "knobs", &knobs).await;
@@ -55,7 +55,7 @@ impl World {
         world
     }
 
-    /// Turns knobs, sets scripts, releases what is held.
+    /// Changes settings, sets scripts, releases held requests.
     pub async fn post(&self, vendor: &str, what: &str, body: &Value) -> Value {
         let answer = self
             .http
@@ -68,18 +68,18 @@ impl World {
         answer.json().await.unwrap()
     }
 
-    /// Everything a vendor knows.
+    /// Returns everything that a vendor has stored.
     pub async fn state(&self, vendor: &str) -> Value {
         self.get(vendor, "state").await
     }
 
-    /// What a vendor's control plane tells.
+    /// Reads a vendor's control plane.
     pub async fn get(&self, vendor: &str, what: &str) -> Value {
         let answer = self.http.get(format!("{vendor}/_sim/{what}")).send().await.unwrap();
         answer.json().await.unwrap()
     }
 
-    /// How often what bears this mark was done: tickets by subject, messages and comments by text.
+    /// Counts the effects that contain this mark: tickets by subject, messages and comments by text.
     pub async fn effects(&self, mark: &str) -> usize {
         let (zendesk, slack) = tokio::join!(self.state(&self.zendesk), self.state(&self.slack));
         let tickets = zendesk["tickets"].as_array().unwrap();
@@ -97,7 +97,7 @@ impl World {
         subjects.count() + comments.count() + messages.count()
     }
 
-    /// Requests that changed something, with the number of times: the same `Idempotency-Key` must not stand here twice.
+    /// Returns how often each writing request was carried out; no `Idempotency-Key` may occur twice.
     pub async fn keyed_changes(&self) -> Vec<String> {
         let state = self.state(&self.zendesk).await;
         let journal = state["journal"].as_array().unwrap();
