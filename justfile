@@ -33,6 +33,10 @@ deny:
 clients:
     scripts/test clients
 
+# Builds the browser code into web/dist; `just web --check` only compares.
+web *args:
+    scripts/web {{args}}
+
 # Tests the demo's page in a real browser.
 browser:
     scripts/test browser
