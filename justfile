@@ -1,4 +1,4 @@
-# Names for commands, nothing more: each can be run as it stands here, without just.
+# Shortcuts for commands; each also runs as written here, without just.
 
 # Lists the recipes.
 default:
@@ -8,7 +8,7 @@ default:
 setup:
     scripts/setup
 
-# Everything, as CI does it.
+# Runs every check and test, as CI does.
 test *stages:
     scripts/test {{stages}}
 
@@ -19,7 +19,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# The fast loop: the tests that need nothing but Rust.
+# Runs the tests that need nothing but Rust: the fast loop.
 check *args:
     cargo nextest run --workspace {{args}}
 
@@ -29,11 +29,15 @@ doc:
 deny:
     cargo deny check licenses bans sources
 
-# Real third-party clients against the real binary.
+# Runs real third-party clients against the real binary.
 clients:
     scripts/test clients
 
-# The demo's page in a real browser.
+# Builds the browser code into web/dist; `just web --check` only compares.
+web *args:
+    scripts/web {{args}}
+
+# Tests the demo's page in a real browser.
 browser:
     scripts/test browser
 
@@ -41,10 +45,10 @@ browser:
 crash:
     scripts/test crash
 
-# Users on the real binary while it is killed and loses what it depends on: --seconds, --seed, --store.
+# Runs the chaos test: users at work while the real binary is killed and loses its dependencies. --seconds, --seed, --store.
 chaos *args:
     scripts/chaos {{args}}
 
-# The product on embedded defaults, the outside world simulated.
+# Runs the product on embedded defaults with a simulated outside world.
 demo *args:
     cargo run --release -- demo {{args}}
