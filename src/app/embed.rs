@@ -17,7 +17,7 @@ use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
 const MARGIN: f32 = 0.02;
 
 /// Similarity from which an entry without audits is served: the lowest that keeps false hits on the `gptcache` set
-/// under a tenth of GPTCache's own. The table is in docs/semantic-cache.md. The light model's was not lowered, because
+/// under a tenth of GPTCache's own. The table is in docs/operate/semantic-cache.md. The light model's was not lowered, because
 /// its false hits would rise.
 fn cut(kind: Option<ModelKind>) -> f32 {
     match kind {

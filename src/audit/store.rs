@@ -37,7 +37,7 @@ pub struct Head {
 /// Contract: an append is durable when it returns; of two entries with the same tenant and number one gets
 /// [`LogError::Conflict`]; appending the same entry again succeeds; the head is written with the entry (in one
 /// transaction, or right after it and, for the first entry, also before it) and never goes back. Protective entries are
-/// written even when the store is too full for anything else (see the reserve in docs/storage.md).
+/// written even when the store is too full for anything else (see the reserve in docs/operate/storage.md).
 #[async_trait]
 pub trait AuditStore: Send + Sync {
     /// Appends an entry and replaces an older head by `head`. `genesis` is the head of an empty log, for stores that

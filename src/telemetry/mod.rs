@@ -1,4 +1,4 @@
-//! Logs, traces and metrics. `docs/observability.md` lists all of them.
+//! Logs, traces and metrics. `docs/operate/observability.md` lists all of them.
 //!
 //! Invariants: no log line, span or label contains a prompt, answer, argument, result or credential, except the prompts
 //! and answers of tenants that enable it ([`content`]). Nothing here runs once per token, and nothing here makes a

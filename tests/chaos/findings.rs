@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::history::History;
 
-/// The promises; the numbers are those of the list in `docs/chaos.md`.
+/// The promises; the numbers are those of the list in `docs/extend/chaos.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
     /// Nothing that was acknowledged is lost, and everything ends.

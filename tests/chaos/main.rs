@@ -1,6 +1,6 @@
 //! Chaos test: users work while the real server is killed and stopped and loses its dependencies; then a checker
 //! outside the process compares what they saw, and what the simulated vendors received, with what the API serves. See
-//! `docs/chaos.md`.
+//! `docs/extend/chaos.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,

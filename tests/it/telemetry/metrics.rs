@@ -289,7 +289,7 @@ fn every_metric_of_the_code_is_listed_and_described() {
     }
     let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     assert_eq!(recorded, listed);
-    let document = std::fs::read_to_string(root.join("docs/observability.md")).unwrap();
+    let document = std::fs::read_to_string(root.join("docs/operate/observability.md")).unwrap();
     for name in METRICS
         .iter()
         .map(|metric| metric.name)
