@@ -1,5 +1,6 @@
 //! The application core of copilotd: the pure conversation domain, the ports to the outside world, and the actors
 //! between them. Nothing here knows a web framework, database driver or provider client.
+#![warn(missing_docs)]
 
 pub mod actors;
 pub mod compute;

@@ -5,8 +5,10 @@
 //! embedding models are ports, which `copilotd`'s adapters implement.
 //!
 //! Invariant: a call leaves for a target only with a key that [`access::Access`] handed out for its tenant.
+#![warn(missing_docs)]
 
 pub mod access;
+pub mod answer;
 pub mod cache;
 pub mod dispatch;
 pub mod error;

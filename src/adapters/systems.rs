@@ -1,5 +1,9 @@
 //! The external systems of all tenants.
 
+pub mod slack;
+pub mod tools;
+pub mod zendesk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

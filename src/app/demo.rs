@@ -15,10 +15,9 @@ use super::store::WhenTaken;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, KeyHash, Source};
-use crate::http::auth::{Grant, Scopes, mint};
-use crate::http::router::router;
-use crate::private_files;
-use crate::telemetry;
+use crate::http::credentials::{Grant, Scopes, mint};
+use crate::surfaces::router::router;
+use crate::{private_files, telemetry};
 
 /// The demo's tenants; each has these two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];

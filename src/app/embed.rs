@@ -9,7 +9,8 @@ use copilotd_gateway::cache::embedder::Embedder;
 use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd_gateway::{Embeddings, Gateway};
 
-use crate::adapters::embed::{self, LocalEmbedder, ModelKind};
+use crate::adapters::embedding as embed;
+use crate::adapters::embedding::{LocalEmbedder, ModelKind};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
 

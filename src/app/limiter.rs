@@ -10,7 +10,7 @@ use copilotd_gateway::ledger::UsageStore;
 use copilotd_gateway::limit::{Limiter, LocalLimiter, TenantLimits};
 use copilotd_gateway::spending::Spending;
 
-use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use crate::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use crate::config::{Config, LimitStore};
 
 /// Builds the limiter. `spent` is the initial spending of local budgets; shared ones read the ledger themselves.

@@ -40,20 +40,20 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::adapters::schema_check::{self, SchemaPool};
-use crate::adapters::tools;
+use crate::adapters::systems::tools;
 use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs, TokenCommand};
 use crate::config::Env;
 use crate::http::account::Budgets;
-use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
-use crate::http::body::BodyLimits;
+use crate::http::bodies::BodyLimits;
+use crate::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::probe::StoreProbe;
-use crate::http::state::{AppState, Shutdown};
 use crate::jobs::{self, JobStore, Jobs, TenantEraser};
 use crate::private_files;
 use crate::revocations::Revocations;
+use crate::surfaces::state::{AppState, Shutdown};
 use crate::telemetry::content::{ContentTenants, LoggedContent};
-use crate::telemetry::{self, StoredTraces};
+use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::Roster;
 use standby::HandOver;
 
@@ -231,7 +231,7 @@ impl App {
             auth: Arc::clone(&auth),
         };
         let uses = uses.keep();
-        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&budgets));
+        let metrics = telemetry::metrics(Arc::clone(&shared), held_by_requests(&budgets));
         config
             .providers
             .iter()
@@ -339,7 +339,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         }
         Command::Models(ModelsCommand::Pull(args)) => runtime()?.block_on(embed::pull(&args)),
         Command::Openapi => {
-            let text = serde_json::to_string_pretty(crate::openapi::document());
+            let text = serde_json::to_string_pretty(crate::surfaces::openapi::document());
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }
@@ -370,5 +370,16 @@ pub fn context() -> Context {
         env: Env::of_process(),
         known_tools: tools::definitions().keys().cloned().collect(),
         now: system::now(),
+    }
+}
+
+/// Reads what requests hold, for the metrics.
+fn held_by_requests(budgets: &Arc<Budgets>) -> impl Fn() -> HttpUse + Send + Sync + 'static {
+    let budgets = Arc::clone(budgets);
+    move || HttpUse {
+        streams: budgets.streams.in_use(),
+        bodies: budgets.bodies.in_use(),
+        answers: budgets.answers.in_use(),
+        changes: budgets.changes.in_use(),
     }
 }

@@ -16,7 +16,7 @@ use copilotd_gateway::target::{TargetName, TargetState};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::upstream::upstream;
-use crate::adapters::provider::Hosts;
+use crate::adapters::llm::provider::Hosts;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
 use crate::tenants::Part;

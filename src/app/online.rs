@@ -9,10 +9,10 @@ use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::online_systems as systems;
-use crate::adapters::mongo::MongoLog;
-use crate::adapters::openai::Auth;
-use crate::adapters::provider::endpoint;
-use crate::adapters::redis_limiter;
+use crate::adapters::limiter::redis as redis_limiter;
+use crate::adapters::llm::openai::Auth;
+use crate::adapters::llm::provider::endpoint;
+use crate::adapters::store::mongo::MongoLog;
 use crate::cli::Failure;
 use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
 

@@ -13,13 +13,13 @@ use copilotd_actors::ports::{Clock, Policies, Standing, SystemKey, Systems, Tool
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
-use crate::adapters::tools::{self, http};
-use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use crate::adapters::systems::slack::{Slack, SlackConfig};
+use crate::adapters::systems::tools::{self, http};
+use crate::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;
-use crate::http::auth::{Authenticator, Verifier, WriteLimits};
+use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{Part, PresentStandings};
 

@@ -21,10 +21,10 @@ use super::{App, Records, files, memory, service, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
-use crate::http::router::{admin_router, router};
 use crate::http::server;
-use crate::http::state::AppState;
 use crate::revocations::Revocations;
+use crate::surfaces::router::{admin_router, router};
+use crate::surfaces::state::AppState;
 use crate::tenants::{Roster, Seal};
 use crate::{private_files, telemetry};
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::http::server;
-use crate::http::standby::Standby;
+use crate::surfaces::standby::Standby;
 
 /// Most connections of the admin port.
 const ADMIN_CONNECTIONS: usize = 64;

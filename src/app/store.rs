@@ -9,8 +9,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 
-use crate::adapters::mongo::{MongoLog, MongoOptions};
-use crate::adapters::sqlite::{SqliteLog, standby};
+use crate::adapters::store::mongo::{MongoLog, MongoOptions};
+use crate::adapters::store::sqlite::{SqliteLog, standby};
 use crate::audit::AuditStore;
 use crate::config::{Config, Store};
 use crate::jobs::{JobStore, TenantEraser};

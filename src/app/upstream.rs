@@ -5,9 +5,9 @@ use std::sync::Arc;
 use copilotd_gateway::provider::Upstream;
 use secrecy::SecretString;
 
-use crate::adapters::anthropic::{self, Anthropic, AnthropicConfig};
-use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
-use crate::adapters::provider::Hosts;
+use crate::adapters::llm::anthropic::{self, Anthropic, AnthropicConfig};
+use crate::adapters::llm::openai::{Auth, OpenAi, OpenAiConfig};
+use crate::adapters::llm::provider::Hosts;
 use crate::config::{Config, Provider, ProviderAuth, ProviderKind, Route, Target};
 
 /// Builds the adapter of `target` with one key of its provider.

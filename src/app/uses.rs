@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::http::auth::Authenticator;
+use crate::http::credentials::Authenticator;
 use crate::tenants::Roster;
 
 /// Interval between two writes.

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::args::Scope;
 use super::{Failure, print, tell};
-use crate::http::auth::{Scopes, new_api_key};
+use crate::http::credentials::{Scopes, new_api_key};
 use crate::private_files;
 
 pub(super) fn create(

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::args::{MintArgs, Scope, VerifyArgs};
 use super::{Context, Failure, print};
-use crate::http::auth::{Grant, MintError, explain, mint};
+use crate::http::credentials::{Grant, MintError, explain, mint};
 
 /// Longest credential that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;

@@ -16,10 +16,10 @@ use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::auth::{Authenticator, Caller};
 use super::budget::{Budget, Exhausted, Holder, Limits, Reservation};
+use super::credentials::{Authenticator, Caller};
 use super::peer::Proxies;
-use super::problem::{Code, Problem, RateLimit};
+use super::problems::{Code, Problem, RateLimit};
 use super::server::Connection;
 use crate::config;
 

@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::auth::{Caller, CredentialKind};
+use super::credentials::{Caller, CredentialKind};
 
 /// The party a reservation is charged to. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,14 +7,13 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use copilotd_actors::domain::event::Idempotency;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
 
-use copilotd_actors::domain::event::Idempotency;
-
-use super::problem::{Code, FieldError, Problem};
+use super::problems::{Code, FieldError, Problem};
 
 /// Maximum length of an `Idempotency-Key`, in characters.
 const MAX_KEY: usize = 255;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
 
 use super::extract::invalid;
-use super::problem::Problem;
+use super::problems::Problem;
 
 /// Default entries per page.
 const DEFAULT_LIMIT: usize = 20;

@@ -7,7 +7,7 @@ use copilotd_actors::compute::{self, ComputeError};
 use copilotd_actors::domain::ids::TenantId;
 use serde::Serialize;
 
-use super::problem::{Code, Problem};
+use super::problems::{Code, Problem};
 
 /// Runs work for a response of `tenant`, on the compute pool when it is expensive.
 pub async fn work<T: Send + 'static>(

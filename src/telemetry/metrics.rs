@@ -13,7 +13,6 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::runtime::RuntimeState;
 use super::tenants::{self, MetricsView};
 use super::zeros;
-use crate::http::account::Budgets;
 
 /// Interval for folding samples into histograms: until then each sample is held in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -430,20 +429,35 @@ pub const METRICS: &[Metric] = &[
 /// Renders the metrics page for a view.
 pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
 
-/// Returns the renderer. Several applications in one process (in tests) share their counters.
-pub fn metrics(shared: Arc<Shared>, budgets: Arc<Budgets>) -> Render {
+/// Memory and streams that requests hold now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HttpUse {
+    /// Open streams.
+    pub streams: usize,
+    /// Bytes of request bodies.
+    pub bodies: usize,
+    /// Bytes of responses.
+    pub answers: usize,
+    /// Bytes of changes that wait for the store.
+    pub changes: usize,
+}
+
+/// Returns the renderer; `in_use` reads what requests hold. Several applications in one process (in tests) share their
+/// counters.
+pub fn metrics(shared: Arc<Shared>, in_use: impl Fn() -> HttpUse + Send + Sync + 'static) -> Render {
     let handle = recorder();
     let runtime = RuntimeState::new();
     Arc::new(move |view| {
         runtime.record();
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        gauge!("copilotd_open_streams").set(number(budgets.streams.in_use()));
-        for (what, budget) in [
-            ("bodies", &budgets.bodies),
-            ("answers", &budgets.answers),
-            ("changes", &budgets.changes),
+        let held = in_use();
+        gauge!("copilotd_open_streams").set(number(held.streams));
+        for (what, bytes) in [
+            ("bodies", held.bodies),
+            ("answers", held.answers),
+            ("changes", held.changes),
         ] {
-            gauge!("copilotd_http_memory_bytes", "what" => what).set(number(budget.in_use()));
+            gauge!("copilotd_http_memory_bytes", "what" => what).set(number(bytes));
         }
         let turns = shared.admission.by_state();
         for (state, count) in [

@@ -6,7 +6,6 @@
 
 mod calls;
 pub mod content;
-mod http;
 mod logs;
 mod metrics;
 mod panics;
@@ -19,8 +18,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 pub use self::calls::{CallMetrics, start as start_counters_of_target};
-pub use self::http::http_span;
-pub use self::metrics::{METRICS, Metric, Render, metrics};
+pub use self::metrics::{HttpUse, METRICS, Metric, Render, metrics};
 pub use self::runtime::PROCESS_METRICS;
 pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent, traces_url};

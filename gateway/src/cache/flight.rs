@@ -22,9 +22,9 @@ use super::canonical::Digest;
 use super::embedder::Vector;
 use super::question::{Partition, Question};
 use super::{Cache, lock};
+use crate::answer::AnswerStream;
 use crate::error::GatewayError;
 use crate::provider::Piece;
-use crate::request::call::AnswerStream;
 use crate::target::TargetName;
 
 /// Total time for which the leader's reader may delay the answer before followers stop waiting.

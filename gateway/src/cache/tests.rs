@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::embedder::EmbedError;
 use super::*;
+use crate::answer::AnswerStream;
 use crate::error::{GatewayError, GatewayErrorKind};
 use crate::request::body::ChatBody;
-use crate::request::call::{AnswerStream, CacheWish, Caller, Purpose};
+use crate::request::call::{CacheWish, Caller, Purpose};
 use crate::request::role::Role;
 
 /// Embeds texts on a circle: the number after `@` is the angle in degrees.

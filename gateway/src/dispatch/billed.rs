@@ -15,9 +15,9 @@ use futures::{StreamExt, stream};
 
 use super::attempt::Books;
 use super::bill::Bill;
+use crate::answer::{Answer, AnswerStream};
 use crate::provider::{Piece, PieceStream};
 use crate::request::body::ChatBody;
-use crate::request::call::{Answer, AnswerStream};
 use crate::request::report::{self, Bearer};
 
 /// Makes an answer of the endpoint report the request's bill; returns its cost, which is not known yet for a stream.

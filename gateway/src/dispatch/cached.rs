@@ -16,11 +16,12 @@ use super::drive::{Ask, Drive, Got};
 use super::limits::Prompt;
 use super::plan::Planner;
 use super::route_embedder::RouteEmbedder;
+use crate::answer::Answer;
 use crate::cache::embedder::Embedder;
 use crate::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Question, Rules, Settings, Skip, Ticket, question};
 use crate::meter::{Attempted, Outcome};
 use crate::request::body::ChatBody;
-use crate::request::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
+use crate::request::call::{CacheOutcome, CacheWish, Caller, Purpose};
 use crate::routing::Route;
 use crate::target::TargetName;
 

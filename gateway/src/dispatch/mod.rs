@@ -30,10 +30,11 @@ use futures::{StreamExt, stream};
 
 use crate::access::Access;
 pub use crate::access::Terms;
+use crate::answer::{Answer, Reply};
 use crate::cache::{Cache, Hit, Knowledge, Settings};
 use crate::error::GatewayError;
 use crate::limit::{CallPlaces, Learned, Limiter};
-use crate::request::call::{Answer, CacheOutcome, Caller, GatewayCall, Mode, Reply};
+use crate::request::call::{CacheOutcome, Caller, GatewayCall, Mode};
 use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::routing::Route;
 pub use cached::Embeddings;

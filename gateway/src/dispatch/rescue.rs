@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::bill::Bill;
 use super::drive::{Ask, Drive, Got};
 use super::{billed, failure};
+use crate::answer::AnswerStream;
 use crate::provider::{Piece, PieceStream};
-use crate::request::call::AnswerStream;
 use crate::routing::{Place, rule};
 use crate::target::TargetName;
 

@@ -19,8 +19,8 @@ use self::choice::{Choice, Object};
 use self::prompt::Refused;
 use super::error::{GatewayError, GatewayErrorKind};
 use crate::access::Terms;
+use crate::answer::Answer;
 use crate::request::body::ChatBody;
-use crate::request::call::Answer;
 
 /// OpenAI's finish reason for an answer that a content filter ended.
 const FILTERED: &str = "content_filter";

@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use super::choice::{Choice, Object, Stopped, strip, strip_top};
 use super::{FILTERED, join, told, unreadable};
 use crate::access::Terms;
+use crate::answer::AnswerStream;
 use crate::error::GatewayError;
 use crate::provider::Piece;
 use crate::request::body::ChatBody;
-use crate::request::call::AnswerStream;
 
 /// A stream being checked.
 struct Guarded {

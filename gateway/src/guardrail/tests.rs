@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::answer::AnswerStream;
 use crate::provider::Piece;
-use crate::request::call::AnswerStream;
 
 fn terms(rules: &[(&str, OnMatch)]) -> Arc<Terms> {
     let rule = |(literal, action): &(&str, OnMatch)| Rule {

@@ -1,17 +1,10 @@
 //! One call of the gateway: the caller, the request, the reply.
 
-use std::fmt;
-
-use bytes::Bytes;
 use copilotd_actors::domain::ids::{ConversationId, CopilotName, TurnId, UserId};
-use copilotd_actors::domain::usage::NanoUsd;
 use copilotd_actors::tenancy::TenantScope;
-use futures::stream::BoxStream;
 
 use super::body::ChatBody;
 use super::role::Role;
-use crate::error::{GatewayError, LimitState};
-use crate::provider::Piece;
 
 /// The caller of a model and its purpose: what limits, cache and accounting are keyed by.
 #[derive(Debug, Clone)]
@@ -126,42 +119,4 @@ pub struct GatewayCall {
     pub cache: CacheWish,
     /// The caller's version of the knowledge behind the answer, beside the tenant's own; it partitions the cache.
     pub knowledge: Option<String>,
-}
-
-/// The gateway's reply to a chat request.
-#[derive(Debug)]
-pub struct Reply {
-    /// Target that answered, as `provider/model`.
-    pub model: String,
-    /// Number of requests sent to providers.
-    pub attempts: u32,
-    /// Outcome of the cache lookup.
-    pub cache: CacheOutcome,
-    /// Cost, where it is already known: not for streams.
-    pub cost: Option<NanoUsd>,
-    /// State of the tightest rate limits, if any apply.
-    pub limits: Vec<LimitState>,
-    /// The answer.
-    pub answer: Answer,
-}
-
-/// An answer in the requested form.
-pub enum Answer {
-    /// A chat.completion.
-    Whole(Bytes),
-    /// Pieces, until one has `ModelEvent::Finished`; an error is the last item.
-    Stream(AnswerStream),
-}
-
-/// A streamed answer. Dropping it closes the upstream connection at once.
-pub type AnswerStream = BoxStream<'static, Result<Piece, GatewayError>>;
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Content is never logged.
-        f.write_str(match self {
-            Self::Whole(_) => "Whole",
-            Self::Stream(_) => "Stream",
-        })
-    }
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use copilotd::config::{Config, Env};
-use copilotd::http::auth::{Grant, MintError, Scopes, Verifier, mint};
+use copilotd::http::credentials::{Grant, MintError, Scopes, Verifier, mint};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use copilotd::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
+use copilotd::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

@@ -1,6 +1,6 @@
 //! API keys.
 
-use copilotd::http::auth::{CredentialKind, Refusal, Scopes, Verifier, new_api_key};
+use copilotd::http::credentials::{CredentialKind, Refusal, Scopes, Verifier, new_api_key};
 use secrecy::ExposeSecret;
 use serde_json::json;
 

@@ -16,7 +16,7 @@ mod tokens;
 use std::collections::BTreeSet;
 
 use copilotd::config::{Config, Env};
-use copilotd::http::auth::{Caller, Refusal, Verifier};
+use copilotd::http::credentials::{Caller, Refusal, Verifier};
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};

@@ -10,11 +10,11 @@ use axum::extract::{ConnectInfo, FromRef};
 use axum::http::{HeaderMap, Request, header};
 use axum::middleware::from_fn;
 use axum::routing::get;
-use copilotd::http::auth::{
+use copilotd::http::credentials::{
     Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier, WriteLimits,
 };
-use copilotd::http::request_id;
 use copilotd::revocations::{Revocations, Subject};
+use copilotd::surfaces::error_documents;
 use copilotd_actors::domain::conversation::stream::PositionSuffix as _;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::Clock;
@@ -64,7 +64,7 @@ fn conversation(n: u32) -> ConversationId {
     format!("conv_{n:032}").parse().unwrap()
 }
 
-async fn stream(access: StreamAccess) -> Result<String, copilotd::http::problem::Problem> {
+async fn stream(access: StreamAccess) -> Result<String, copilotd::http::problems::Problem> {
     access.admit(conversation(1))?;
     Ok(access.caller.user.to_string())
 }
@@ -86,7 +86,7 @@ async fn app() -> App {
         .route("/chat", get(async |Chat(caller): Chat| caller.user.to_string()))
         .route("/admin", get(async |Admin(caller): Admin| caller.user.to_string()))
         .route("/stream", get(stream))
-        .layer(from_fn(request_id::layer))
+        .layer(from_fn(error_documents::layer))
         .with_state(State(Arc::clone(&authenticator)));
     App {
         router,

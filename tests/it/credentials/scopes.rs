@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use copilotd::config::{Config, Env, KeyHash};
-use copilotd::http::auth::{Grant, MintError, Scopes, Verifier, mint};
+use copilotd::http::credentials::{Grant, MintError, Scopes, Verifier, mint};
 use jiff::SignedDuration;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Stream tickets.
 
-use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Tickets, Verifier};
+use copilotd::http::credentials::{Caller, CredentialKind, Refusal, Scopes, Tickets, Verifier};
 use copilotd_actors::domain::conversation::stream::PositionSuffix as _;
 use copilotd_actors::domain::ids::ConversationId;
 use serde_json::json;

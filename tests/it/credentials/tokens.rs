@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use copilotd::config::Alg;
-use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Verifier};
+use copilotd::http::credentials::{Caller, CredentialKind, Refusal, Scopes, Verifier};
 use copilotd::revocations::{Revocations, Subject};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};

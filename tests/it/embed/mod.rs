@@ -5,7 +5,7 @@ mod pull;
 
 use std::path::PathBuf;
 
-use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
+use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
 use copilotd_gateway::cache::embedder::Embedder;
 
 const TEXTS: [&str; 5] = [

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
-use copilotd::adapters::embed::{LocalEmbedder, ModelKind, PullError, pull};
+use copilotd::adapters::embedding::{LocalEmbedder, ModelKind, PullError, pull};
 use tokio::net::TcpListener;
 
 use super::models;

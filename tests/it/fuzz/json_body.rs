@@ -1,6 +1,6 @@
 //! Request bodies.
 
-use copilotd::http::body::{MAX_DEPTH, parse};
+use copilotd::http::bodies::{MAX_DEPTH, parse};
 use copilotd_gateway::request::body::ChatBody;
 use serde_json::Value;
 

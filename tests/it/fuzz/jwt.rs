@@ -1,6 +1,6 @@
 //! Credentials: the verifier must not accept a token that nobody signed.
 
-use copilotd::http::auth::Verifier;
+use copilotd::http::credentials::Verifier;
 use serde_json::json;
 
 use super::text::Choices;

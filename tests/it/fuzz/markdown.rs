@@ -1,6 +1,6 @@
 //! Markdown of models, converted for Slack.
 
-use copilotd::adapters::slack::message::from_markdown;
+use copilotd::adapters::systems::slack::message::from_markdown;
 
 use super::text::Choices;
 

@@ -1,6 +1,6 @@
 //! `Last-Event-ID`.
 
-use copilotd::http::auth::Tickets;
+use copilotd::http::credentials::Tickets;
 use copilotd_actors::domain::conversation::stream::Position;
 
 use super::text::Choices;

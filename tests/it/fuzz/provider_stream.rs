@@ -1,8 +1,8 @@
 //! Server-sent events of model providers.
 
 use bytes::Bytes;
-use copilotd::adapters::provider::lenient::{Count, Members, Seam, mend, said, without_lone_surrogates};
-use copilotd::adapters::provider::{Reason, SseReader};
+use copilotd::adapters::llm::provider::lenient::{Count, Members, Seam, mend, said, without_lone_surrogates};
+use copilotd::adapters::llm::provider::{Reason, SseReader};
 use serde_json::value::RawValue;
 
 use super::text::Choices;

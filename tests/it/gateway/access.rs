@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::access::{Access, Key};

@@ -3,8 +3,9 @@
 
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{Model, ModelEvent};
+use copilotd_gateway::answer::Answer;
 use copilotd_gateway::error::GatewayErrorKind;
-use copilotd_gateway::request::call::{Answer, Mode};
+use copilotd_gateway::request::call::Mode;
 use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use futures::StreamExt;
 use serde_json::{Value, json};

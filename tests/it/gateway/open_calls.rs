@@ -258,7 +258,7 @@ async fn a_call_is_put_down_on_the_target_that_was_asked() {
     };
     tokio::time::timeout(Duration::from_secs(30), async {
         let drained = async {
-            if let copilotd_gateway::request::call::Answer::Stream(mut pieces) = reply.answer {
+            if let copilotd_gateway::answer::Answer::Stream(mut pieces) = reply.answer {
                 while futures::StreamExt::next(&mut pieces).await.is_some() {}
             }
         };

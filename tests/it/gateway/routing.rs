@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::tool::breaker::THRESHOLD;
+use copilotd_gateway::answer::Answer;
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::meter::Outcome;
 use copilotd_gateway::provider::Timeouts;
-use copilotd_gateway::request::call::{Answer, Mode};
+use copilotd_gateway::request::call::Mode;
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;

@@ -7,10 +7,11 @@ use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::Clock;
 use copilotd_gateway::Gateway;
+use copilotd_gateway::answer::Answer;
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::limit::{Limits, LocalLimiter, TenantLimits};
 use copilotd_gateway::meter::Outcome;
-use copilotd_gateway::request::call::{Answer, Mode};
+use copilotd_gateway::request::call::Mode;
 use futures::StreamExt;
 use jiff::Timestamp;
 

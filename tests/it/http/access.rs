@@ -1,6 +1,6 @@
 //! Access control: every route with every kind of invalid credential and with ids that are not the caller's.
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::{Value, json};
 
 use super::app::{KEY, TestApp, with_app};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_gateway::ledger::UsageStore as _;
 
 use super::app::with_app;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 

@@ -9,9 +9,9 @@ use axum::http::Method;
 use copilotd::app::{App, Records};
 use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Config, Env, KeyHash, Source};
-use copilotd::http::auth::{Grant, Scopes, mint};
-use copilotd::http::router::router;
+use copilotd::http::credentials::{Grant, Scopes, mint};
 use copilotd::revocations::Revocations;
+use copilotd::surfaces::router::router;
 use copilotd::tenants::{Roster, Seal};
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::fakes::log::MemoryLog;
@@ -41,7 +41,10 @@ pub fn config(change: &str) -> Source {
 
 /// Parses a configuration.
 pub fn parsed(text: &str) -> Source {
-    let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
+    let tools: BTreeSet<String> = copilotd::adapters::systems::tools::definitions()
+        .keys()
+        .cloned()
+        .collect();
     Source::parse(text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, with_app};

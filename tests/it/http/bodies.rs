@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd::config::Server;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

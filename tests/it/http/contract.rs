@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, Method};
-use copilotd::openapi::document;
+use copilotd::surfaces::openapi::document;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 

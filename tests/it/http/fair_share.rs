@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::json;
 
 use super::app::with_app;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::fakes::model::{calls, says};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_actors::fakes::model::Act;
 use serde_json::json;
 use tokio::time::Instant;

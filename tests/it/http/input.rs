@@ -281,7 +281,7 @@ async fn queries_and_cursors() {
         // Another user's and another tenant's cursors.
         for token in [
             app.token("bob"),
-            app.token_of("globex", "ada", copilotd::http::auth::Scopes::CHAT),
+            app.token_of("globex", "ada", copilotd::http::credentials::Scopes::CHAT),
         ] {
             let call = app.call("GET", &format!("{list}?cursor={page}")).by(&token);
             call.send().await.problem(422, "invalid");
@@ -458,7 +458,7 @@ async fn tokens_out_of_their_time() {
         let token = app.token_for(
             "acme",
             "ada",
-            copilotd::http::auth::Scopes::CHAT,
+            copilotd::http::credentials::Scopes::CHAT,
             SignedDuration::from_secs(100),
         );
         let list = async |step: i64| {
@@ -487,7 +487,7 @@ async fn tokens_out_of_their_time() {
         let long = app.token_for(
             "acme",
             "ada",
-            copilotd::http::auth::Scopes::CHAT,
+            copilotd::http::credentials::Scopes::CHAT,
             SignedDuration::from_hours(24),
         );
         app.clock.step(-61_000);

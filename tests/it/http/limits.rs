@@ -1,6 +1,6 @@
 //! Responses while the store of shared limits is unreachable.
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::json;
 
 use super::app::with_globex;

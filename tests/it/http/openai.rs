@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use copilotd::config::Server;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_actors::fakes::model::says;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

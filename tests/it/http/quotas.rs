@@ -1,6 +1,6 @@
 //! Storage quotas, through the router.
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use serde_json::json;
 
 use super::app::{TestApp, with_globex};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use copilotd::config::Server;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use jiff::SignedDuration;

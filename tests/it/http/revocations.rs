@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd::revocations::Revocations;
 use copilotd_actors::ports::Clock;
 use serde_json::{Value, json};
@@ -167,7 +167,7 @@ async fn a_revocation_survives_a_restart_and_is_kept_as_long_as_tokens_live() {
             .await
             .unwrap()
             .list();
-        let verifier = copilotd::http::auth::Verifier::with_revocations(&app.config, list).unwrap();
+        let verifier = copilotd::http::credentials::Verifier::with_revocations(&app.config, list).unwrap();
         assert!(verifier.verify(&old, None, app.now()).is_err());
         pass(24 * 3_600 + 59).await;
         assert_eq!(status(app, &old).await, 401);

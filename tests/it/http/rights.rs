@@ -1,7 +1,7 @@
 //! Operators: who is one, what they may do, and what no request can do.
 
 use copilotd::config::KeyHash;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd::tenants::{StoredKey, TenantStore as _};
 use serde_json::{Value, json};
 

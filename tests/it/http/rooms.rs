@@ -13,8 +13,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use copilotd::config::Server;
 use copilotd::http::account::Budgets;
-use copilotd::http::router::{admin_router, router};
-use copilotd::http::state::AppState;
+use copilotd::surfaces::router::{admin_router, router};
+use copilotd::surfaces::state::AppState;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd::http::account::USER_STREAMS;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd::revocations::Subject;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use jiff::SignedDuration;

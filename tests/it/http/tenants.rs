@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::http::auth::{Grant, Scopes, mint};
+use copilotd::http::credentials::{Grant, Scopes, mint};
 use copilotd_actors::fakes::model::says;
 use copilotd_actors::ports::Clock as _;
 use secrecy::ExposeSecret as _;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use copilotd::config::Server;
 use copilotd::http::account::Budgets;
-use copilotd::http::router::router;
 use copilotd::http::server::{self, Connections, Timeouts};
+use copilotd::surfaces::router::router;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 

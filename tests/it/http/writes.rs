@@ -1,7 +1,7 @@
 //! Write rate limits, through the router.
 
-use copilotd::http::auth::Scopes;
-use copilotd::openapi::document;
+use copilotd::http::credentials::Scopes;
+use copilotd::surfaces::openapi::document;
 use serde_json::{Value, json};
 
 use super::app::with_globex;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd::jobs::{Job, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::fakes::model::{Act, says};

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd::jobs::{Job, JobStatus, Work};
 use copilotd_actors::domain::ids::JobId;
 use copilotd_actors::fakes::model::says;
 use copilotd_actors::ports::Clock as _;
 use serde_json::{Value, json};
 
-use crate::support::talk::scope;
-
 use super::world::{Answer, Place, World, life, on_both, places};
+use crate::support::talk::scope;
 
 const EXPORTS: &str = "/v1/admin/exports";
 const REASON: [(&str, &str); 1] = [("x-copilotd-reason", "audit of 2026")];
@@ -45,7 +44,7 @@ async fn lines(world: &World, job: &str) -> Vec<Value> {
 }
 
 fn schema() -> jsonschema::Validator {
-    let document: Value = serde_json::to_value(copilotd::openapi::document()).unwrap();
+    let document: Value = serde_json::to_value(copilotd::surfaces::openapi::document()).unwrap();
     let whole = json!({
         "$ref": "#/components/schemas/ExportLine",
         "components": document["components"],

@@ -1,6 +1,6 @@
 //! Retention: conversations are stored no longer than their tenant wants.
 
-use copilotd::http::auth::Scopes;
+use copilotd::http::credentials::Scopes;
 use copilotd_actors::fakes::model::Act;
 use serde_json::{Value, json};
 

@@ -31,7 +31,10 @@ fn example(provider: &Provider) -> Source {
         .map(|name| (name, "a secret of at least thirty-two bytes"))
         .into_iter()
         .collect();
-    let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
+    let tools: BTreeSet<String> = copilotd::adapters::systems::tools::definitions()
+        .keys()
+        .cloned()
+        .collect();
     Source::parse(&text, &env, &tools).unwrap_or_else(|faults| panic!("{faults}"))
 }
 

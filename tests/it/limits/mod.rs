@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};

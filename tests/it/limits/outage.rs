@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits, Refused, Spent, TenantLimits};
 use tokio::time::Instant;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::limit::{Demand, Lease, Limiter as _, Limits, Refused, Spent, TenantLimits};
 use copilotd_gateway::spending::Subject;
 use proptest::prelude::*;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::limit::{Demand, LimitName, Limiter as _, Limits, Spent, TenantLimits};
 
 use super::{Known, Watch, demand, exceeded, of_tenant, patient, spending, start, subjects, tenant};

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::anthropic::{self, Anthropic, AnthropicConfig};
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::anthropic::{self, Anthropic, AnthropicConfig};
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{Price, Usage};
@@ -17,9 +17,8 @@ use copilotd_sim::Running;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::request;
 use super::server::{Exchange, STREAM, Server};
-use super::{KEY, PATIENT, text, weather};
+use super::{KEY, PATIENT, request, text, weather};
 
 /// Three dollars a million in, a tenth when cached, a quarter more when written to the cache, fifteen out.
 const PRICE: Price = Price {

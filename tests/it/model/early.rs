@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::openai::OpenAi;
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::OpenAi;
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;
 use futures::StreamExt;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Timeouts;

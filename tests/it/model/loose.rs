@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::openai::OpenAi;
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::OpenAi;
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};

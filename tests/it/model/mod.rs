@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::usage::Price;

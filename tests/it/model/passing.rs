@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{Auth, OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::Hosts;
+use copilotd::adapters::llm::openai::{Auth, OpenAi, OpenAiConfig};
+use copilotd::adapters::llm::provider::Hosts;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::ModelEvent;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};

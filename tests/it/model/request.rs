@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, write};
+use copilotd::adapters::llm::openai::{Added, Dialect, MaxTokensField, write};
 use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::ModelRequest;

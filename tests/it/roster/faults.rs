@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::audit::{AuditKey, AuditLog, AuditStore};
 use copilotd::config::{Env, KeyHash, Source};
-use copilotd::http::auth::{Scopes, Verifier};
+use copilotd::http::credentials::{Scopes, Verifier};
 use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, ShownStatus, StoredTenant, TenantStatus, TenantStore};
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::{Clock as _, Standing};

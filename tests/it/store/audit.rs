@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::audit::{Action, AuditKey, AuditLog, AuditStore, Entry, Verification};
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::{EventLog as _, LogError};
 use copilotd_actors::tenancy::TenantScope;
-use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Document, doc};
 use rusqlite::Connection;
 use tempfile::TempDir;
 

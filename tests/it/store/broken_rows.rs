@@ -1,6 +1,6 @@
 //! One unreadable row: it is left out of lists, and everything else is read.
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::config::KeyHash;
 use copilotd::scopes::Scopes;
 use copilotd::tenants::{StoredKey, StoredTenant, TenantStatus, TenantStore as _};

@@ -1,6 +1,6 @@
 //! A conversation whose log is damaged can be erased without reading it.
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::ports::{Append, EventLog, Snapshot};

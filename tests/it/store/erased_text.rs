@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::ports::{EventLog, Pending, Snapshot};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

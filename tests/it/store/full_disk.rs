@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions};
+use copilotd::adapters::store::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use copilotd::audit::{Action, AuditKey, AuditLog, Entry};
 use copilotd::config::KeyHash;
 use copilotd::scopes::Scopes;

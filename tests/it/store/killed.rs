@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq};
 use copilotd_actors::ports::EventLog;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::mongo::{ConnectError, MongoLog, MongoOptions};
+use copilotd::adapters::store::mongo::{ConnectError, MongoLog, MongoOptions};
 use copilotd_actors::ports::{EventLog, ListQuery};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Database};

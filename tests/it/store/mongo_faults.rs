@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::mongo::{MongoLog, MongoOptions};
+use copilotd::adapters::store::mongo::{MongoLog, MongoOptions};
 use copilotd_actors::ports::{EventLog, LogError};
 use mongodb::Client;
 use mongodb::bson::{Document, doc};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::adapters::mongo::{MongoLog, MongoOptions};
+use copilotd::adapters::store::mongo::{MongoLog, MongoOptions};
 use copilotd_actors::ports::{EventLog, LogError, Pending};
 use futures::future::join_all;
 use mongodb::Client;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::adapters::mongo::{ConnectError, MongoLog, MongoOptions};
+use copilotd::adapters::store::mongo::{ConnectError, MongoLog, MongoOptions};
 use copilotd_actors::ports::{EventLog, LogError};
 use mongodb::bson::{DateTime, Document, doc};
 

@@ -1,6 +1,6 @@
 //! Random histories: SQLite answers as the in-memory model does, after every step.
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::fakes::log::MemoryLog;

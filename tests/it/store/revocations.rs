@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::revocations::{Revocation, RevocationStore, Subject};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;

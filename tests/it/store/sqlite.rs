@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions, standby};
+use copilotd::adapters::store::sqlite::{OpenError, SqliteLog, SqliteOptions, standby};
 use copilotd_actors::ports::{EventLog, LogError};
 use tempfile::TempDir;
 

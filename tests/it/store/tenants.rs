@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::config::KeyHash;
 use copilotd::scopes::Scopes;
 use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};

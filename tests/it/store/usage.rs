@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_gateway::ledger::{

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use copilotd::app;
 use copilotd::config::{Config, Env};
-use copilotd::http::auth::{Grant, Scopes, mint};
+use copilotd::http::credentials::{Grant, Scopes, mint};
 use copilotd_sim::Running;
 use jiff::SignedDuration;
 use reqwest::{Method, RequestBuilder};

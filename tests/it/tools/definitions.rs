@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use copilotd::adapters::tools::definitions;
+use copilotd::adapters::systems::tools::definitions;
 use copilotd_actors::domain::policy::Repeat;
 use serde_json::{Value, json};
 

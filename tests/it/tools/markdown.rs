@@ -1,4 +1,4 @@
-use copilotd::adapters::slack::message::{self, Message};
+use copilotd::adapters::systems::slack::message::{self, Message};
 use proptest::prelude::*;
 
 /// A text that fits into one message.

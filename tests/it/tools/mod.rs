@@ -24,9 +24,9 @@ mod zendesk_errors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::slack::{Slack, SlackConfig};
-use copilotd::adapters::tools;
-use copilotd::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::slack::{Slack, SlackConfig};
+use copilotd::adapters::systems::tools;
+use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::{Clock, ToolRequest};
 use copilotd_actors::tenancy::TenantScope;

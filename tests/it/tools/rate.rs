@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use copilotd::adapters::tools::rate::{hint, newer, retry_after};
+use copilotd::adapters::systems::tools::rate::{hint, newer, retry_after};
 use copilotd_actors::ports::RateHint;
 use reqwest::header::{HeaderMap, HeaderName};
 

@@ -1,9 +1,8 @@
 use std::sync::Arc;
 
-use copilotd::adapters::slack::{Slack, SlackConfig};
-use copilotd::adapters::systems::TenantSystems;
-use copilotd::adapters::tools;
-use copilotd::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::slack::{Slack, SlackConfig};
+use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::{TenantSystems, tools};
 use copilotd_actors::ports::Systems;
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::SecretString;

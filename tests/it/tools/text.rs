@@ -1,4 +1,4 @@
-use copilotd::adapters::tools::text::{RESULT_BYTES, clip, fit};
+use copilotd::adapters::systems::tools::text::{RESULT_BYTES, clip, fit};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-use copilotd::adapters::zendesk::unread::{Remark, is_unread};
+use copilotd::adapters::systems::zendesk::unread::{Remark, is_unread};
 
 const REQUESTER: Remark = Remark {
     requester: true,

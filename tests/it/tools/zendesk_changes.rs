@@ -1,5 +1,5 @@
-use copilotd::adapters::tools;
-use copilotd::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::tools;
+use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use copilotd_actors::ports::{LookUp, ToolBox, ToolErrorKind};
 use secrecy::SecretString;
 use serde_json::{Value, json};

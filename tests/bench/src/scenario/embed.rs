@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
+use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
 use copilotd_gateway::cache::embedder::{EmbedError, Embedder as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;

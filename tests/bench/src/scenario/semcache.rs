@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
+use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
 use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Vector};
 use copilotd_gateway::cache::veto::veto;
 use copilotd_gateway::cache::{

@@ -1,0 +1,3 @@
+//! Stores of limits that processes share.
+
+pub mod redis;

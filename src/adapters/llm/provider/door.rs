@@ -1,0 +1,261 @@
+//! The endpoint of one deployment: address, headers, connections, and sending one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use copilotd_actors::domain::failure::FailureClass;
+use copilotd_actors::ports::ModelError;
+use copilotd_gateway::provider::CallProgress;
+use futures::StreamExt;
+use reqwest::Url;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{self, Broken};
+use super::clocks::{Clocks, Silence};
+use super::errors::Errors;
+use super::hosts::{Host, Hosts, NoClient, Ticket};
+use super::room::Room;
+use crate::adapters::llm::genai_span::{CallSpan, Peer};
+
+/// Most bytes that are read of an error's body.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// How long an error's body is waited for.
+const ERROR_BODY_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer that is accepted as one document.
+pub const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
+
+/// The configuration of a deployment is unusable. The text contains no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("model deployment {name}: {reason}")]
+pub struct InvalidDeployment {
+    pub name: String,
+    pub reason: String,
+}
+
+/// The requested form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    /// Server-sent events.
+    Stream,
+    /// One JSON document.
+    Document,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct Refused {
+    /// The error for the caller.
+    pub error: ModelError,
+    /// The status of the provider's answer, if there was one.
+    pub status: Option<u16>,
+    /// The provider's error body, verbatim; may be empty. Never shown: it may contain a key.
+    pub said: String,
+}
+
+impl From<ModelError> for Refused {
+    fn from(error: ModelError) -> Self {
+        Self {
+            error,
+            status: None,
+            said: String::new(),
+        }
+    }
+}
+
+impl From<Refused> for ModelError {
+    fn from(refused: Refused) -> Self {
+        refused.error
+    }
+}
+
+/// The endpoint of one deployment.
+#[derive(Debug)]
+pub struct Door {
+    url: Url,
+    headers: HeaderMap,
+    host: Arc<Host>,
+    errors: Errors,
+}
+
+impl Door {
+    /// Creates an endpoint for `url`. Does not connect yet; connections are shared through `hosts`. `headers` are sent
+    /// with each request, and neither their values nor `secrets` ever appear in an error.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each provider's adapter has one call site, with all of them at hand"
+    )]
+    pub fn new(
+        name: &str,
+        url: Url,
+        headers: &[(String, SecretString)],
+        secrets: Vec<SecretString>,
+        hosts: &Hosts,
+        connect: Duration,
+        http2_cleartext: bool,
+        streams_per_connection: usize,
+    ) -> Result<Self, InvalidDeployment> {
+        let invalid = |reason: String| InvalidDeployment {
+            name: name.to_owned(),
+            reason,
+        };
+        let mut all = HeaderMap::new();
+        all.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in headers {
+            let header = HeaderName::from_bytes(name.as_bytes()).ok();
+            let (header, value) = header
+                .zip(secret_value(value.expose_secret()))
+                .ok_or_else(|| invalid(format!("header {name:?}: invalid name or value")))?;
+            all.insert(header, value);
+        }
+        let secrets = headers.iter().map(|(_, value)| value.clone()).chain(secrets).collect();
+        let host = hosts.host(&url, connect, http2_cleartext, streams_per_connection);
+        // What prevents every call, such as missing root certificates, is better reported at start.
+        if let Err(error @ NoClient::Setup(_)) = host.client() {
+            return Err(invalid(error.to_string()));
+        }
+        Ok(Self {
+            url,
+            headers: all,
+            host,
+            errors: Errors::new(name, secrets),
+        })
+    }
+
+    /// Describes the peer, for traces.
+    pub fn peer(&self, provider: &'static str, model: &str) -> Peer {
+        let (address, port) = self.host.address();
+        Peer {
+            provider,
+            model: model.to_owned(),
+            address: address.to_owned(),
+            port,
+        }
+    }
+
+    /// Returns the deployment's name.
+    pub fn name(&self) -> &str {
+        self.errors.name()
+    }
+
+    /// Returns the factory of this deployment's errors.
+    pub fn errors(&self) -> &Errors {
+        &self.errors
+    }
+
+    /// Sends `body` and waits for the head of a successful answer.
+    pub async fn send(
+        &self,
+        body: Bytes,
+        accept: Accept,
+        span: &CallSpan,
+        clocks: &Clocks,
+        progress: &CallProgress,
+    ) -> Result<(reqwest::Response, Ticket), Refused> {
+        progress.refused();
+        let (client, ticket) = self.host.client().map_err(|error| match error {
+            NoClient::Full => self
+                .errors
+                .plain(FailureClass::Overload, "too many streams to this provider are open"),
+            NoClient::Setup(_) => self
+                .errors
+                .plain(FailureClass::Network, "cannot set up the HTTP client"),
+        })?;
+        let mut headers = self.headers.clone();
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static(match accept {
+                Accept::Stream => "text/event-stream",
+                Accept::Document => "application/json",
+            }),
+        );
+        span.inject(&mut headers);
+        let sending = client.post(self.url.clone()).headers(headers).body(body).send();
+        progress.sending();
+        let response = match timeout_at(clocks.due(), sending).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                if error.is_connect() || error.is_builder() {
+                    progress.refused();
+                }
+                return Err(self.errors.transport(&error).into());
+            }
+            Err(_) => return Err(self.silent(clocks).into()),
+        };
+        // The content type says little: some servers send none, a plain one or a wrong one. The answer is read if
+        // possible.
+        if response.status().is_success() {
+            progress.accepted();
+            return Ok((response, ticket));
+        }
+        progress.refused();
+        Err(self.refusal(response, clocks).await)
+    }
+
+    /// Reads the answer as one document, within the deadlines.
+    pub async fn document(&self, response: reqwest::Response, clocks: &Clocks) -> Result<Bytes, ModelError> {
+        let mut pieces = body::open(response);
+        let (mut body, mut room) = (Vec::new(), Room::default());
+        loop {
+            match timeout_at(clocks.due(), pieces.next()).await {
+                Ok(Some(Ok(piece))) if body.len() + piece.len() > MAX_DOCUMENT => {
+                    return Err(self.errors.malformed("the provider sent an answer that is too long"));
+                }
+                Ok(Some(Ok(piece))) => {
+                    let full = |_| {
+                        self.errors
+                            .plain(FailureClass::Overload, "this process is reading too many large answers")
+                    };
+                    room.hold(body.len() + piece.len()).map_err(full)?;
+                    body.extend_from_slice(&piece);
+                }
+                Ok(None) => return Ok(body.into()),
+                Ok(Some(Err(Broken::Network(error)))) => return Err(self.errors.body(&error)),
+                Ok(Some(Err(Broken::Encoding))) => {
+                    return Err(self
+                        .errors
+                        .malformed("the provider sent an answer that cannot be decompressed"));
+                }
+                Err(_) => return Err(self.silent(clocks)),
+            }
+        }
+    }
+
+    /// Reads why there is no answer.
+    async fn refusal(&self, mut response: reqwest::Response, clocks: &Clocks) -> Refused {
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        let mut body = Vec::new();
+        // The status alone is an answer: a body that does not come, or never ends, does not change it.
+        let patience = clocks.due().min(Instant::now() + ERROR_BODY_PATIENCE);
+        while let Ok(Ok(Some(piece))) = timeout_at(patience, response.chunk()).await {
+            let room = MAX_ERROR_BODY - body.len();
+            body.extend_from_slice(&piece[..piece.len().min(room)]);
+            if body.len() >= MAX_ERROR_BODY {
+                break;
+            }
+        }
+        Refused {
+            error: self.errors.status(status, &headers, &body),
+            status: Some(status.as_u16()),
+            said: String::from_utf8_lossy(&body).into_owned(),
+        }
+    }
+
+    fn silent(&self, clocks: &Clocks) -> ModelError {
+        self.errors.silence(
+            clocks
+                .expired(Instant::now())
+                .unwrap_or(Silence::Total(clocks.limits().total)),
+        )
+    }
+}
+
+/// Creates a header value that is never shown.
+pub fn secret_value(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

@@ -1,0 +1,42 @@
+//! Handling of unreadable rows: reading continues without them, and they are logged.
+
+use std::fmt::Display;
+
+use copilotd_actors::ports::LogError;
+
+/// Returns what was read; `None` for an unreadable row, which is logged with its ids and counted. Any other error is
+/// returned: a store that does not answer has not lost a row.
+pub(crate) fn skip_unreadable<T>(
+    what: &'static str,
+    id: impl Display,
+    read: Result<T, impl Into<LogError>>,
+) -> Result<Option<T>, LogError> {
+    match read.map_err(Into::into) {
+        Ok(found) => Ok(Some(found)),
+        Err(LogError::Corrupt(reason)) => {
+            note_unreadable(what, id, &reason);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Logs and counts an unreadable row.
+pub(crate) fn note_unreadable(what: &'static str, id: impl Display, reason: &str) {
+    metrics::counter!("copilotd_unreadable_rows_total", "what" => what).increment(1);
+    tracing::error!(what, %id, reason, "stored row unreadable; skipping it and reading the others");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_unreadable_is_left_out() {
+        let read = |result: Result<u8, LogError>| skip_unreadable("test", "1", result);
+        assert_eq!(read(Ok(1)).unwrap(), Some(1));
+        assert_eq!(read(Err(LogError::Corrupt("x".to_owned()))).unwrap(), None);
+        assert!(read(Err(LogError::Unavailable("x".to_owned()))).is_err());
+        assert!(read(Err(LogError::Refused("x".to_owned()))).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! `/v1/turns/{id}/approvals/{call_id}`
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::domain::content::{Input, Metadata};
+use copilotd_actors::domain::conversation::command::{Command, Decision};
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::view::TurnView;
+use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
+use copilotd_actors::domain::ids::{CallId, TurnId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::turns::shown;
+use crate::audit::{Action, Entry};
+use crate::http::bodies::Json;
+use crate::http::credentials::{Caller, Scopes};
+use crate::http::extract::{Ids, Reason, Reasoned, invalid};
+use crate::http::problems::{Code, Problem};
+use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
+use crate::request_body;
+use crate::surfaces::admin::audit;
+use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
+use crate::surfaces::state::AppState;
+use crate::surfaces::{is_own, turn_records};
+
+/// Body of `POST /v1/turns/{id}/approvals/{call_id}`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Decide {
+    decision: Word,
+    arguments: Option<Value>,
+    reason: Option<String>,
+}
+request_body!(Decide, "decide_approval.json");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Approve,
+    Reject,
+}
+
+problems!(
+    DecideProblems:
+    AUTH,
+    FOUND,
+    BODY,
+    &[Code::NotWaiting, Code::RateLimited, Code::Overloaded],
+);
+
+/// Approve or reject a tool call
+///
+/// Allowed for the conversation's user and the tenant's administrators. Repeating the same decision returns 202; a
+/// different or late one returns 409 `not_waiting`. An administrator's decision on another user's turn is recorded in
+/// the audit log, and the response omits the turn's content unless `x-copilotd-reason` gives a reason for reading it.
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/approvals/{call_id}",
+    operation_id = "decide_approval",
+    tag = "turns",
+    params(Reasoned),
+    request_body = ref("#/components/schemas/DecideApproval"),
+    responses(
+        (status = 202, description = "Accepted; the decision is stored", body = ref("#/components/schemas/Turn")),
+        DecideProblems,
+    ),
+    security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
+)]
+pub async fn decide(
+    State(state): State<AppState>,
+    caller: Caller,
+    Ids((turn, call)): Ids<(TurnId, CallId)>,
+    request: RequestId,
+    reason: Reason,
+    // The response contains the whole turn.
+    room: PageRoom,
+    Json(body): Json<Decide>,
+) -> Result<Response, Problem> {
+    let admin = caller.scopes.contains(Scopes::ADMIN);
+    if !admin {
+        caller.require(Scopes::CHAT)?;
+    }
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
+    let known = found.records.iter().any(|record| {
+        matches!(&record.event, Event::MessageCompleted { tool_calls, .. } if tool_calls.iter().any(|made| made.id == call))
+    });
+    if !known {
+        return Err(Problem::new(Code::NotFound));
+    }
+    let decision = match body.decision {
+        Word::Approve => Decision::Approve {
+            arguments: body.arguments.clone(),
+        },
+        Word::Reject if body.arguments.is_some() => {
+            return Err(invalid("/arguments", "must not be given with decision reject"));
+        }
+        Word::Reject => Decision::Reject,
+    };
+    let is_foreign = !is_own(&caller, &found.user);
+    let reads = is_foreign && reason.is_given();
+    if is_foreign {
+        let target = format!("{turn}/{call}");
+        let entry = audit::entry(&caller, &request, Action::ApprovalDecided, target);
+        let reading = reads.then(|| reason.required()).transpose()?;
+        state.audit.record(caller.scope.tenant(), entry).await?;
+        if reading.is_some() {
+            let entry = Entry {
+                reason: reading,
+                ..audit::entry(&caller, &request, Action::TurnRead, turn)
+            };
+            state.audit.record(caller.scope.tenant(), entry).await?;
+        }
+    }
+    let by = caller.user.to_string();
+    let command = Command::Decide {
+        turn,
+        call,
+        decision,
+        reason: body.reason.clone(),
+        by,
+    };
+    let asker = Asker {
+        user: caller.user.clone(),
+        admin,
+    };
+    match state
+        .directory
+        .ask(&caller.scope, found.conversation, &asker, command)
+        .await
+    {
+        Ok(_) => {}
+        Err(Refusal::Rejected(Rejection::NotWaiting)) => {
+            let now = turn_records(&state, &caller, turn, true, &room).await?;
+            if !repeats(&now.records, call, &body) {
+                return Err(Rejection::NotWaiting.into());
+            }
+        }
+        Err(refusal) => return Err(refusal.into()),
+    }
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
+    let mut shown = shown(&state, &caller, turn, found).await?;
+    if is_foreign && !reads {
+        withhold_content(&mut shown.view);
+    }
+    shown.answer(&caller, StatusCode::ACCEPTED).await
+}
+
+/// Removes from another user's turn everything that users, models and tools said.
+fn withhold_content(view: &mut TurnView) {
+    view.input = Input::Text(String::new());
+    view.metadata = Metadata::new();
+    view.output = None;
+    view.error = None;
+    for call in &mut view.tool_calls {
+        call.arguments = Value::Null;
+        call.result = None;
+        call.error = None;
+    }
+    for guardrail in &mut view.guardrails {
+        guardrail.detail = None;
+    }
+}
+
+/// Whether the same decision was made before.
+fn repeats(records: &[Record], wanted: CallId, body: &Decide) -> bool {
+    records.iter().any(|record| match &record.event {
+        Event::ApprovalDecided {
+            call_id,
+            decision,
+            arguments,
+            ..
+        } if *call_id == wanted => {
+            let same = match decision {
+                ApprovalOutcome::Approved => body.decision == Word::Approve,
+                ApprovalOutcome::Rejected => body.decision == Word::Reject,
+                ApprovalOutcome::Expired => false,
+            };
+            same && *arguments == body.arguments
+        }
+        _ => false,
+    })
+}

@@ -1,0 +1,294 @@
+//! `/v1/conversations`
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::conversation::KEY_LIFE;
+use copilotd_actors::domain::conversation::command::{Command, Halt};
+use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::conversation::view::ConversationView;
+use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::ids::{ConversationId, CopilotName};
+use copilotd_actors::domain::weight;
+use copilotd_actors::ports::ListQuery;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Action;
+use crate::http::bodies::{Json, KeyedJson};
+use crate::http::credentials::{Caller, Chat};
+use crate::http::extract::{Idempotent, Ids, Query, invalid};
+use crate::http::page::{self, Page, Wanted};
+use crate::http::problems::{Code, Problem};
+use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
+use crate::http::written;
+use crate::request_body;
+use crate::surfaces::admin::audit;
+use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
+use crate::surfaces::state::AppState;
+use crate::surfaces::{asker, own_conversation, taking_work};
+
+/// Maximum number of days on which one idempotency key can be used.
+const MAX_ROUNDS: u32 = 64;
+
+/// Body of `POST /v1/conversations`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Create {
+    copilot: Option<String>,
+    title: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+request_body!(Create, "create_conversation.json");
+
+/// Body of `PATCH /v1/conversations/{id}`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Update {
+    title: Option<String>,
+    metadata: Option<Metadata>,
+}
+request_body!(Update, "update_conversation.json");
+
+problems!(
+    CreateProblems:
+    AUTH,
+    BODY,
+    &[Code::Conflict, Code::IdempotencyKeyReused, Code::QuotaExceeded],
+);
+
+/// Create a conversation
+///
+/// Repeated with the same `Idempotency-Key`, it returns the conversation in its current state; one that has been erased
+/// since has the status `erased`.
+#[utoipa::path(
+    post,
+    path = "/v1/conversations",
+    operation_id = "create_conversation",
+    tag = "conversations",
+    params(Idempotent),
+    request_body = ref("#/components/schemas/CreateConversation"),
+    responses(
+        (status = 201, description = "Created", body = ref("#/components/schemas/Conversation"), headers(("location" = String, description = "URL of the conversation"))),
+        CreateProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    KeyedJson { body, idempotency }: KeyedJson<Create>,
+) -> Result<Response, Problem> {
+    taking_work(&state)?;
+    let unknown = || invalid("/copilot", "unknown copilot: it is not configured for this tenant");
+    let copilot: Option<CopilotName> = match &body.copilot {
+        Some(name) => Some(name.parse().map_err(|_| unknown())?),
+        None => None,
+    };
+    let policy = state
+        .shared
+        .ports
+        .policies
+        .policy(&caller.scope, copilot.as_ref())
+        .ok_or_else(unknown)?;
+    let (id, known) = id_for(&state, &caller, idempotency.as_ref()).await?;
+    if let Some(erased) = known.filter(|header| header.erased) {
+        return Ok(created(&erased));
+    }
+    let keyed = idempotency.is_some();
+    let command = Command::Create {
+        tenant: caller.scope.tenant().clone(),
+        user: caller.user.clone(),
+        copilot: policy.copilot.clone(),
+        channel: Channel::Api,
+        title: body.title,
+        metadata: body.metadata,
+        idempotency,
+    };
+    match state.directory.ask(&caller.scope, id, &asker(&caller), command).await {
+        Ok(accepted) => Ok(created(&accepted.header)),
+        Err(refusal) if keyed => {
+            // It may have been erased between the lookup and the command.
+            let known = state.log().header(&caller.scope, id).await?;
+            let erased = known.filter(|header| header.erased);
+            erased.map(|erased| created(&erased)).ok_or_else(|| refusal.into())
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn created(header: &Header) -> Response {
+    let location = [(header::LOCATION, format!("/v1/conversations/{}", header.id))];
+    (
+        StatusCode::CREATED,
+        location,
+        axum::Json(ConversationView::from(header)),
+    )
+        .into_response()
+}
+
+/// Returns the id for a new conversation, with the header of the one that an earlier copy of the request created. With
+/// a key, all copies of a request get the same id, and the log's fence decides between them. A key last used more than
+/// a day ago is free again and gets the id of its next round.
+///
+/// If the conversation was erased, every copy gets it in its current state: the first body's hash is erased too, so a
+/// different body cannot be told from the same one.
+async fn id_for(
+    state: &AppState,
+    caller: &Caller,
+    idempotency: Option<&Idempotency>,
+) -> Result<(ConversationId, Option<Header>), Problem> {
+    let Some(idempotency) = idempotency else {
+        return Ok((ConversationId::new(state.shared.ports.ids.uuid()), None));
+    };
+    for round in 0..MAX_ROUNDS {
+        let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
+        let header = state.log().header(&caller.scope, id).await?;
+        let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFE;
+        if header.as_ref().is_none_or(|header| !stale(header.created_at)) {
+            return Ok((id, header));
+        }
+    }
+    Err(Problem::new(Code::IdempotencyKeyReused)
+        .detail("this Idempotency-Key was used on too many days; use a new one"))
+}
+
+problems!(ListProblems: AUTH);
+
+/// List the caller's conversations, newest first
+#[utoipa::path(
+    get,
+    path = "/v1/conversations",
+    operation_id = "list_conversations",
+    tag = "conversations",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page of conversations", body = ref("#/components/schemas/ConversationPage")),
+        ListProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn list(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Query(query): Query<Wanted>,
+    _room: PageRoom,
+) -> Result<Response, Problem> {
+    let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
+    let before = match &query.cursor {
+        Some(cursor) => Some(page::position::<(Timestamp, ConversationId)>(&name, cursor)?),
+        None => None,
+    };
+    let limit = query.limit.get();
+    let wanted = ListQuery {
+        user: Some(caller.user.clone()),
+        before,
+        limit: limit + 1,
+        ..ListQuery::default()
+    };
+    let mut headers = state.log().list(&caller.scope, &wanted).await?;
+    let more = headers.len() > limit;
+    headers.truncate(limit);
+    let weight: usize = headers.iter().map(|header| weight::of_members(&header.metadata)).sum();
+    let positions: Vec<_> = headers.iter().map(|header| (header.created_at, header.id)).collect();
+    let shown = move || {
+        let mut data: Vec<ConversationView> = headers.iter().map(ConversationView::from).collect();
+        let more = page::cut(&mut data) || more;
+        (data, more)
+    };
+    let (data, more) = written::work(caller.scope.tenant(), weight, shown).await?;
+    let last = positions[..data.len()].last().filter(|_| more);
+    let next_cursor = last.map(|last| page::cursor(&name, last));
+    written::json(
+        caller.scope.tenant(),
+        weight,
+        StatusCode::OK,
+        Page { data, next_cursor },
+    )
+    .await
+}
+
+problems!(GetProblems: AUTH, FOUND);
+
+/// Get a conversation
+#[utoipa::path(
+    get,
+    path = "/v1/conversations/{id}",
+    operation_id = "get_conversation",
+    tag = "conversations",
+    responses(
+        (status = 200, description = "The conversation", body = ref("#/components/schemas/Conversation")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+) -> Result<axum::Json<ConversationView>, Problem> {
+    let header = own_conversation(&state, &caller, id).await?;
+    Ok(axum::Json(ConversationView::from(&header)))
+}
+
+problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
+
+/// Update a conversation's title and metadata
+#[utoipa::path(
+    patch,
+    path = "/v1/conversations/{id}",
+    operation_id = "update_conversation",
+    tag = "conversations",
+    request_body = ref("#/components/schemas/UpdateConversation"),
+    responses(
+        (status = 200, description = "The updated conversation", body = ref("#/components/schemas/Conversation")),
+        UpdateProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn update(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+    Json(body): Json<Update>,
+) -> Result<axum::Json<ConversationView>, Problem> {
+    own_conversation(&state, &caller, id).await?;
+    let command = Command::Update {
+        title: body.title,
+        metadata: body.metadata,
+    };
+    let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    Ok(axum::Json(ConversationView::from(&accepted.header)))
+}
+
+/// Erase a conversation
+///
+/// Erases its content from every store; a tombstone and an audit entry stay.
+#[utoipa::path(
+    delete,
+    path = "/v1/conversations/{id}",
+    operation_id = "delete_conversation",
+    tag = "conversations",
+    responses(
+        (status = 204, description = "Erased"),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn delete(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+    request: RequestId,
+) -> Result<StatusCode, Problem> {
+    own_conversation(&state, &caller, id).await?;
+    let entry = audit::entry(&caller, &request, Action::ConversationErased, id);
+    state.audit.record(caller.scope.tenant(), entry).await?;
+    let command = Command::Erase {
+        by: caller.user.to_string(),
+        halt: Halt::default(),
+    };
+    state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

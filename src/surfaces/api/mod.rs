@@ -1,0 +1,8 @@
+//! Conversations, turns, events, messages and approvals of one user: what the product's own clients call.
+
+pub mod approvals;
+pub mod conversations;
+pub mod events;
+pub mod messages;
+pub mod tickets;
+pub mod turns;

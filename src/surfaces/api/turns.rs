@@ -1,0 +1,333 @@
+//! `/v1/conversations/{id}/turns` and `/v1/turns/{id}`
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::domain::content::{Input, Metadata};
+use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::view::TurnView;
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::ids::{ConversationId, TurnId};
+use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::ports::{self, TurnRecords};
+use copilotd_gateway::request::call::Purpose;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::audit::{Action, Entry};
+use crate::http::bodies::{Json, KeyedJson};
+use crate::http::credentials::{Caller, Chat, Scopes};
+use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
+use crate::http::problems::{Code, Problem};
+use crate::http::request_id::RequestId;
+use crate::http::room::{LaterRoom, PageRoom};
+use crate::http::written;
+use crate::surfaces::admin::audit;
+use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
+use crate::surfaces::state::AppState;
+use crate::surfaces::{asker, is_own, openai, taking_work, turn_records};
+use crate::{request_body, telemetry};
+
+/// Body of `POST /v1/conversations/{id}/turns`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Submit {
+    input: Input,
+    #[serde(default)]
+    when_busy: When,
+    #[serde(default)]
+    metadata: Metadata,
+    response_schema: Option<Value>,
+}
+request_body!(Submit, "submit_turn.json");
+
+/// What to do when another turn is busy.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum When {
+    #[default]
+    Enqueue,
+    Reject,
+    Interrupt,
+}
+
+problems!(
+    SubmitProblems:
+    AUTH,
+    FOUND,
+    BODY,
+    &[
+        Code::TurnRunning,
+        Code::IdempotencyKeyReused,
+        Code::QueueFull,
+        Code::BudgetExhausted,
+        Code::QuotaExceeded,
+        Code::Overloaded,
+    ],
+);
+
+/// Submit a turn
+///
+/// A 202 is a promise: the turn is in durable storage, survives a crash at any moment and reaches a terminal state.
+#[utoipa::path(
+    post,
+    path = "/v1/conversations/{id}/turns",
+    operation_id = "submit_turn",
+    tag = "turns",
+    params(Idempotent),
+    request_body = ref("#/components/schemas/SubmitTurn"),
+    responses(
+        (status = 202, description = "Accepted; the turn is stored", body = ref("#/components/schemas/Turn"), headers(("location" = String, description = "URL of the turn"))),
+        SubmitProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn submit(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((conversation,)): Ids<(ConversationId,)>,
+    room: LaterRoom,
+    KeyedJson { body, idempotency }: KeyedJson<Submit>,
+) -> Result<Response, Problem> {
+    taking_work(&state)?;
+    let payer = openai::caller(&caller, Purpose::Turn);
+    state.gateway.admit(&payer).await?;
+    let response_schema = match body.response_schema {
+        Some(schema) => Some(accepted(&state, &caller, schema).await?),
+        None => None,
+    };
+    let command = Command::Submit {
+        turn: TurnId::new(state.shared.ports.ids.uuid()),
+        input: body.input,
+        metadata: body.metadata,
+        response_schema,
+        when_busy: match body.when_busy {
+            When::Enqueue => WhenBusy::Enqueue,
+            When::Reject => WhenBusy::Reject,
+            When::Interrupt => WhenBusy::Interrupt,
+        },
+        idempotency,
+        trace: telemetry::traceparent(),
+        api_key: payer.api_key,
+        nonce: Some(state.shared.ports.ids.nonce()),
+        halt: Halt::default(),
+    };
+    let accepted = state
+        .directory
+        .ask(&caller.scope, conversation, &asker(&caller), command)
+        .await?;
+    let turn = accepted.turn.ok_or_else(|| Problem::new(Code::Internal))?;
+    let of_turn: Vec<Record> = accepted
+        .records
+        .into_iter()
+        .filter(|record| record.turn == Some(turn))
+        .collect();
+    let shown = match folded(&caller, conversation, of_turn, accepted.position).await? {
+        Some(shown) => shown,
+        // A repeat of an earlier request: return the turn's current state.
+        None => view(&state, &caller, turn, &room.page().await?).await?,
+    };
+    let mut answer = shown.answer(&caller, StatusCode::ACCEPTED).await?;
+    let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
+    answer.headers_mut().insert(header::LOCATION, location);
+    Ok(answer)
+}
+
+/// Accepts a turn's response schema if validation against it is affordable.
+async fn accepted(state: &AppState, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
+    let checker = state.shared.ports.schemas.as_ref();
+    Ok(ports::accept(checker, &caller.scope, schema).await?)
+}
+
+problems!(GetProblems: AUTH, FOUND);
+
+/// Get a turn
+///
+/// An administrator may read another user's turn. That requires `x-copilotd-reason`, which is recorded in the audit log
+/// before the response is sent.
+#[utoipa::path(
+    get,
+    path = "/v1/turns/{id}",
+    operation_id = "get_turn",
+    tag = "turns",
+    params(Reasoned),
+    responses(
+        (status = 200, description = "The turn", body = ref("#/components/schemas/Turn")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    caller: Caller,
+    Ids((turn,)): Ids<(TurnId,)>,
+    request: RequestId,
+    reason: Reason,
+    room: PageRoom,
+) -> Result<Response, Problem> {
+    // An auditor's credential does not need the scope `chat`.
+    if !caller.scopes.contains(Scopes::ADMIN) {
+        caller.require(Scopes::CHAT)?;
+    }
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
+    if !is_own(&caller, &found.user) {
+        let entry = Entry {
+            reason: Some(reason.required()?),
+            ..audit::entry(&caller, &request, Action::TurnRead, turn)
+        };
+        // Recorded before the content is sent: what cannot be recorded is not disclosed.
+        state.audit.record(caller.scope.tenant(), entry).await?;
+    }
+    shown(&state, &caller, turn, found)
+        .await?
+        .answer(&caller, StatusCode::OK)
+        .await
+}
+
+/// Reads the current state of a turn of the caller.
+async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageRoom) -> Result<Shown, Problem> {
+    let found = turn_records(state, caller, turn, false, room).await?;
+    shown(state, caller, turn, found).await
+}
+
+/// A turn as clients see it.
+pub(crate) struct Shown {
+    pub(crate) view: TurnView,
+    /// Approximate size in bytes.
+    weight: usize,
+}
+
+impl Shown {
+    /// Builds the response.
+    pub(crate) async fn answer(self, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
+        written::json(caller.scope.tenant(), self.weight, status, self.view).await
+    }
+}
+
+/// Folds a turn's records into what clients see; `None` without records.
+async fn folded(
+    caller: &Caller,
+    conversation: ConversationId,
+    records: Vec<Record>,
+    position: Option<usize>,
+) -> Result<Option<Shown>, Problem> {
+    let weight = records.iter().map(Record::weight).sum();
+    let fold = move || TurnView::fold(conversation, &records, position);
+    let view = written::work(caller.scope.tenant(), weight, fold).await?;
+    Ok(view.map(|view| Shown { view, weight }))
+}
+
+/// Builds the view of a turn from its records. Another user's turn is protected content: see [`get`].
+pub(crate) async fn shown(
+    state: &AppState,
+    caller: &Caller,
+    turn: TurnId,
+    found: TurnRecords,
+) -> Result<Shown, Problem> {
+    let conversation = found.conversation;
+    let shown = folded(caller, conversation, found.records, None).await?;
+    let mut shown = shown.ok_or_else(|| Problem::new(Code::Internal))?;
+    if shown.view.status == "queued" {
+        shown.view.queue_position = state.directory.position(&caller.scope, conversation, turn).await;
+    }
+    Ok(shown)
+}
+
+/// Cancel a turn
+///
+/// Stops the turn's model call. A turn that has already ended stays unchanged.
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/cancel",
+    operation_id = "cancel_turn",
+    tag = "turns",
+    responses(
+        (status = 202, description = "The turn, which has ended", body = ref("#/components/schemas/Turn")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn cancel(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((turn,)): Ids<(TurnId,)>,
+    // The response contains the whole turn.
+    room: PageRoom,
+) -> Result<Response, Problem> {
+    let found = turn_records(&state, &caller, turn, false, &room).await?;
+    let ended = found.records.iter().any(|record| record.event.is_terminal());
+    if !ended {
+        let command = Command::Cancel {
+            turn,
+            halt: Halt::default(),
+        };
+        match state
+            .directory
+            .ask(&caller.scope, found.conversation, &asker(&caller), command)
+            .await
+        {
+            Ok(_) | Err(Refusal::Rejected(Rejection::Ended)) => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    let shown = view(&state, &caller, turn, &room).await?;
+    shown.answer(&caller, StatusCode::ACCEPTED).await
+}
+
+/// Body of `POST /v1/turns/{id}/feedback`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Feedback {
+    rating: i8,
+    comment: Option<String>,
+}
+request_body!(Feedback, "give_feedback.json");
+
+problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict, Code::QuotaExceeded]);
+
+/// Submit feedback on an answer
+///
+/// The latest feedback counts. It can be changed 20 times; after that the request is refused with 409 `conflict`.
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/feedback",
+    operation_id = "give_feedback",
+    tag = "turns",
+    request_body = ref("#/components/schemas/GiveFeedback"),
+    responses(
+        (status = 204, description = "Stored"),
+        FeedbackProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn feedback(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((turn,)): Ids<(TurnId,)>,
+    // The whole turn is read.
+    room: PageRoom,
+    Json(body): Json<Feedback>,
+) -> Result<StatusCode, Problem> {
+    let found = turn_records(&state, &caller, turn, false, &room).await?;
+    let by = caller.user.to_string();
+    let mut given = found.records.iter().filter_map(|record| match &record.event {
+        Event::FeedbackGiven { rating, comment, by } => Some((rating, comment, by)),
+        _ => None,
+    });
+    let earlier = u32::try_from(given.clone().count()).unwrap_or(u32::MAX);
+    if given.next_back() == Some((&body.rating, &body.comment, &by)) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let command = Command::GiveFeedback {
+        turn,
+        rating: body.rating,
+        comment: body.comment,
+        by,
+        earlier,
+    };
+    state
+        .directory
+        .ask(&caller.scope, found.conversation, &asker(&caller), command)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}

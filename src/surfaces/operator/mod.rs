@@ -1,0 +1,4 @@
+//! What the operator of the process sees and changes: tenants, health, metrics.
+
+pub mod operations;
+pub mod tenants;

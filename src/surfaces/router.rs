@@ -1,0 +1,192 @@
+//! The table of all routes, and the layers around them.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::admin::{api_keys, audit, jobs, revocations, tenant_usage as admin, usage};
+use super::api::{approvals, conversations, events, messages, tickets, turns};
+use super::operator::{operations, tenants};
+use super::state::AppState;
+use super::{answer_memory, error_documents, fair_share, hand_over, openai};
+use crate::http::account::{Account, Budgets};
+use crate::http::measure;
+use crate::http::problems::{Code, Problem};
+
+/// Builds the public router.
+pub fn router(state: AppState) -> Router {
+    let (routes, _) = routes().split_for_parts();
+    routes
+        .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn(answer_memory::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn_with_state(state.clone(), hand_over::layer))
+        .layer(middleware::from_fn(measure::http_span))
+        .layer(middleware::from_fn(error_documents::layer))
+        .with_state(state)
+}
+
+/// Builds the router of the admin port: health checks and metrics, none of the product's routes.
+pub fn admin_router(state: AppState) -> Router {
+    let state = AppState {
+        budgets: Budgets::of_admin_port(),
+        ..state
+    };
+    Router::new()
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(operations::tenant_metrics))
+        .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn(answer_memory::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn(measure::http_span))
+        .layer(middleware::from_fn(error_documents::layer))
+        .with_state(state)
+}
+
+/// Returns the OpenAPI description generated from the handlers.
+pub(crate) fn described() -> OpenApi {
+    routes().into_openapi()
+}
+
+/// The single table of routes, from which both the router and the OpenAPI description are built.
+fn routes() -> OpenApiRouter<AppState> {
+    let api = OpenApiRouter::default()
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(
+            conversations::get,
+            conversations::update,
+            conversations::delete
+        ))
+        .routes(routes!(messages::list))
+        .routes(routes!(turns::submit))
+        .routes(routes!(turns::get))
+        .routes(routes!(turns::cancel))
+        .routes(routes!(approvals::decide))
+        .routes(routes!(turns::feedback))
+        .routes(routes!(tickets::create))
+        .routes(routes!(admin::forget))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::verify))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(revocations::list, revocations::create))
+        .routes(routes!(revocations::lift))
+        .routes(routes!(tenants::list))
+        .routes(routes!(tenants::get, tenants::put, tenants::update, tenants::delete))
+        .routes(routes!(jobs::create))
+        .routes(routes!(jobs::get))
+        .routes(routes!(operations::healthz))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(super::openapi::serve))
+        .layer(middleware::from_fn(accepts_json));
+    // JSON or CSV: these handlers check `Accept` themselves.
+    let reports = OpenApiRouter::default()
+        .routes(routes!(admin::usage))
+        .routes(routes!(usage::of_tenants))
+        .routes(routes!(jobs::result));
+    let streams = OpenApiRouter::default()
+        .routes(routes!(events::of_conversation))
+        .routes(routes!(events::of_turn))
+        .layer(middleware::from_fn(accepts_events));
+    // OpenAI's clients send `Accept: application/json` even for streams, so `Accept` is not checked.
+    let gateway = OpenApiRouter::default()
+        .routes(routes!(openai::chat::complete))
+        .routes(routes!(openai::embeddings::create))
+        .routes(routes!(openai::models::list))
+        .routes(routes!(openai::models::get))
+        // `provider/model` with an unescaped slash, as clients write it.
+        .route(
+            "/v1/models/{provider}/{*model}",
+            axum::routing::get(openai::models::get_nested),
+        );
+    OpenApiRouter::default()
+        .merge(api)
+        .merge(reports)
+        .merge(streams)
+        .merge(gateway)
+        .routes(routes!(operations::metrics))
+}
+
+/// Passes the body limits to the extractors, and accounts for the request's resources until its response is sent.
+async fn bounds(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(state.body);
+    let account = match Account::open(&state.budgets, &request) {
+        Ok(account) => account,
+        Err(problem) => return problem.into_response(),
+    };
+    request.extensions_mut().insert(account.clone());
+    let response = next.run(request).await;
+    account.settle(response).await
+}
+
+async fn accepts_json(request: Request, next: Next) -> Response {
+    accepts(request, next, "application", "json").await
+}
+
+async fn accepts_events(request: Request, next: Next) -> Response {
+    accepts(request, next, "text", "event-stream").await
+}
+
+async fn accepts(request: Request, next: Next, kind: &str, subtype: &str) -> Response {
+    if request.method() != Method::OPTIONS && !admits(request.headers(), kind, subtype) {
+        return Problem::new(Code::NotAcceptable)
+            .detail(format!(
+                "this route answers with {kind}/{subtype}; allow it in the Accept header"
+            ))
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether the `Accept` header allows a media type; true without the header.
+fn admits(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
+    let mut values = headers.get_all(header::ACCEPT).iter().peekable();
+    if values.peek().is_none() {
+        return true;
+    }
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let essence = parts.next().unwrap_or_default();
+            let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            let (wanted, detail) = essence.split_once('/').unwrap_or((essence, ""));
+            let fits = (wanted == "*" && detail == "*")
+                || (wanted.eq_ignore_ascii_case(kind) && (detail == "*" || detail.eq_ignore_ascii_case(subtype)));
+            fits && !refused
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn accept_headers() {
+        for (accept, admitted) in [
+            ("*/*", true),
+            ("application/json", true),
+            ("Application/*;q=0.5", true),
+            ("text/html, application/json;q=0.1", true),
+            ("application/json;q=0", false),
+            ("text/html", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(admits(&headers, "application", "json"), admitted, "{accept}");
+        }
+        assert!(admits(&HeaderMap::new(), "application", "json"));
+    }
+}
