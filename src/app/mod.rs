@@ -5,6 +5,7 @@ mod demo_origin;
 mod demo_page;
 mod embed;
 mod files;
+pub(crate) mod last_used;
 mod limiter;
 mod memory;
 mod models;
@@ -18,7 +19,6 @@ mod standby;
 mod store;
 mod system;
 mod upstream;
-mod uses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ pub struct App {
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
-    uses: uses::Keeper,
+    uses: crate::app::last_used::Keeper,
 }
 
 impl App {
@@ -226,7 +226,7 @@ impl App {
         drop(tokio::spawn(
             async move { fetching.jwks.keep(&fetching.verifier).await },
         ));
-        let uses = uses::Uses {
+        let uses = crate::app::last_used::Uses {
             roster: Arc::clone(&roster),
             auth: Arc::clone(&auth),
         };

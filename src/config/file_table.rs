@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::place::{Place, secrets};
+use super::secret_place::{Place, secrets};
 
 /// A tenant's table of the configuration file, with unresolved secrets.
 ///

@@ -11,6 +11,7 @@ mod copilot;
 mod env;
 mod faults;
 mod file_table;
+pub(crate) mod fingerprints;
 mod issuer;
 mod key;
 mod limits;
@@ -18,12 +19,11 @@ mod lines;
 mod load;
 mod models;
 mod operator;
-mod place;
 mod policies;
 mod prices;
-mod prints;
 mod secret;
-mod standings;
+pub(crate) mod secret_place;
+pub(crate) mod serving_states;
 mod suggest;
 mod tenant;
 mod warnings;
@@ -32,6 +32,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::config::fingerprints::{Changes, Prints};
+pub(crate) use crate::config::secret_place::{Place, is_secret, secrets, visit_secrets_mut};
+pub use crate::config::serving_states::Standings;
 pub use cache::{CacheAudience, CacheMode, Embeddings, RouteCache};
 pub(crate) use check::{Claim, claims, conflicts};
 pub use copilot::{Copilot, DenyRule, LimitOverrides, MemoryOverrides, OnDeny};
@@ -44,13 +47,10 @@ pub use limits::LimitStore;
 pub use load::{Globals, Source};
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
 pub(crate) use operator::keep_to_file as keep_operator_to_file;
-pub(crate) use place::{Place, is_secret, secrets, visit_secrets_mut};
 pub use policies::ConfiguredPolicies;
-pub use prints::{Changes, Prints};
 use secrecy::SecretString;
 pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};
-pub use standings::Standings;
 pub use tenant::{
     ApiKey, Issuer, LeftOut, OwnKeys, Retention, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits,
     Zendesk,

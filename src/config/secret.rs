@@ -11,7 +11,7 @@ use super::env::Env;
 use super::faults::Faults;
 use super::file_table::FileTable;
 use super::load::path_of;
-use super::place::{Place, visit_secrets_mut};
+use super::secret_place::{Place, visit_secrets_mut};
 
 /// Largest secret file, in bytes, so that a wrong path does not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;

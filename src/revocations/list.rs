@@ -8,8 +8,8 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::mark::{JtiDigest, TokenMark};
 use super::record::{Revocation, RevocationId, Subject};
+use super::token_identity::{JtiDigest, TokenMark};
 
 /// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
 /// other tenants' streams.

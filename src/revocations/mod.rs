@@ -9,13 +9,13 @@
 //! number is bounded.
 
 mod list;
-mod mark;
 mod record;
 mod service;
 mod store;
+pub(crate) mod token_identity;
 
+pub use crate::revocations::token_identity::{InvalidDigest, JtiDigest, TokenMark};
 pub use list::RevocationList;
-pub use mark::{InvalidDigest, JtiDigest, TokenMark};
 pub use record::{InvalidRevocationId, Revocation, RevocationId, Subject};
 pub use service::{MAX_PER_TENANT, Revocations, RevokeError};
 pub use store::RevocationStore;

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::openapi;
 use crate::http::account::Account;
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 
 /// Usual size of a metrics page. A longer one reserves more once it is rendered.
 const METRICS_BYTES: usize = 256 * 1024;

@@ -24,7 +24,7 @@ use copilotd_actors::ports::TurnRecords;
 
 use crate::http::credentials::{Caller, Scopes};
 use crate::http::problems::{Code, Problem, Retry};
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::surfaces::state::AppState;
 
 /// Refuses new work while the process is shutting down.

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use metrics::{Label, counter, histogram};
 use uuid::Uuid;
 
+use super::initial_counters::outcomes;
 use super::tenants::{self, OTHER};
-use super::zeros::outcomes;
 
 /// Maximum number of label sets that name a tenant; sets without one may be as many again.
 const MAX_SERIES: usize = 1_000;

@@ -10,9 +10,9 @@ use copilotd_actors::actors::shared::Shared;
 use metrics::{Unit, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::initial_counters;
 use super::runtime::RuntimeState;
 use super::tenants::{self, MetricsView};
-use super::zeros;
 
 /// Interval for folding samples into histograms: until then each sample is held in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -481,7 +481,7 @@ fn recorder() -> &'static PrometheusHandle {
         // Fails when a test has installed its own; the page is then empty.
         let _ = metrics::set_global_recorder(recorder);
         METRICS.iter().for_each(describe);
-        zeros::start();
+        initial_counters::start();
         let upkeep = handle.clone();
         let thread = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
             loop {

@@ -6,13 +6,13 @@
 
 mod calls;
 pub mod content;
+pub(crate) mod initial_counters;
 mod logs;
 mod metrics;
 mod panics;
 mod runtime;
 mod tenants;
 mod traces;
-mod zeros;
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -22,8 +22,8 @@ pub use self::metrics::{HttpUse, METRICS, Metric, Render, metrics};
 pub use self::runtime::PROCESS_METRICS;
 pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent, traces_url};
-pub use self::zeros::provider as start_counters_of_provider;
 use crate::config::Telemetry as Settings;
+pub use crate::telemetry::initial_counters::provider as start_counters_of_provider;
 
 /// Maximum time to send the last spans at exit.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);

@@ -9,10 +9,10 @@ use std::sync::PoisonError;
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::LogError;
 
+use super::current::Present;
 use super::error::ChangeError;
-use super::present::Present;
 use super::record::{Requester, TenantStatus};
-use super::roster::Roster;
+use super::registry::Roster;
 use crate::audit::{Action, Entry as AuditEntry};
 
 impl Roster {

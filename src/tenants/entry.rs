@@ -3,11 +3,11 @@
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use serde_json::{Value, json};
 
+use super::cipher::Seal;
+use super::current::{Origin, ShownStatus, TenantView};
 use super::error::SettingsFault;
 use super::patch;
-use super::present::{Origin, ShownStatus, TenantView};
 use super::record::{StoredTenant, TenantStatus};
-use super::seal::Seal;
 use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
 
 /// What is needed to check a tenant.

@@ -7,10 +7,10 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 
+use super::current::{Origin, Present};
 use super::error::ChangeError;
-use super::present::{Origin, Present};
 use super::record::{KeyId, Requester, StoredKey};
-use super::roster::{Roster, prepare};
+use super::registry::{Roster, prepare};
 use crate::audit::Action;
 use crate::config::{ApiKey, KeyHash};
 use crate::scopes::Scopes;

@@ -8,23 +8,23 @@
 //! another place than the one it was given for; only the file can refer to the environment and to files.
 
 mod changes;
+pub(crate) mod cipher;
+pub(crate) mod current;
 mod deletion;
 mod entry;
 mod error;
 mod keys;
 mod patch;
-mod present;
 mod record;
-mod roster;
-mod seal;
-mod standings;
+pub(crate) mod registry;
+pub(crate) mod serving_states;
 mod store;
 
+pub use crate::tenants::cipher::Seal;
+pub use crate::tenants::current::{Origin, ShownStatus, TenantView};
+pub use crate::tenants::registry::{Change, Part, Roster, SettingsChange};
+pub use crate::tenants::serving_states::PresentStandings;
 pub use error::{ChangeError, SettingsFault};
 pub use keys::{KeyView, NewKey};
-pub use present::{Origin, ShownStatus, TenantView};
 pub use record::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
-pub use roster::{Change, Part, Roster, SettingsChange};
-pub use seal::Seal;
-pub use standings::PresentStandings;
 pub use store::TenantStore;

@@ -10,8 +10,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::cipher::Seal;
 use super::error::SettingsFault;
-use super::seal::Seal;
 use crate::config::{FileTable, NOT_FROM_FILE, Place, is_secret, reference, secrets, visit_secrets_mut};
 
 /// The message for a secret that would be used at another place than before.

@@ -4,7 +4,7 @@
 //! it dies, the calls it was working on are lost here but not in the log: the conversation's own deadline ends each
 //! call with an honest status.
 //!
-//! Invariant: a call is sent only through its gate, and is sent again only if [`doubt::next`] says so, both in this
+//! Invariant: a call is sent only through its gate, and is sent again only if [`outcome::next`] says so, both in this
 //! process and after a crash.
 
 mod gate;
@@ -32,7 +32,8 @@ use crate::domain::content::ToolStatus;
 use crate::domain::conversation::decide::SETTLE_MARGIN;
 use crate::domain::conversation::screen::Screened;
 use crate::domain::tool::breaker::Breaker;
-use crate::domain::tool::doubt::{self, Looked, Next};
+use crate::domain::tool::outcome;
+use crate::domain::tool::outcome::{Looked, Next};
 use crate::domain::tool::rate::{Bucket, RateHint};
 use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use job::{report, screened, tell, unsent};
@@ -148,11 +149,11 @@ impl Connector {
         }
     }
 
-    /// Decides with [`doubt::next`] whether to send or to look up, or reports the end of the call. Returns false if it
+    /// Decides with [`outcome::next`] whether to send or to look up, or reports the end of the call. Returns false if it
     /// has ended.
     fn decide(&self, waiting: &mut Waiting, now: Duration) -> bool {
         let sent = waiting.sent(now, self.shared.ports.clock.now());
-        match doubt::next(waiting.job.repeat, sent, waiting.looked) {
+        match outcome::next(waiting.job.repeat, sent, waiting.looked) {
             Next::Send => waiting.look_up = false,
             Next::LookUp(pause) => {
                 waiting.look_up = true;
@@ -408,7 +409,7 @@ impl Connector {
 
     /// Returns the status of a call that is given up without an answer.
     fn given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
-        doubt::given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
+        outcome::given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
     }
 
     fn give_up(&self, waiting: &Waiting, now: Duration) {

@@ -7,13 +7,13 @@
 mod admission;
 mod damaged;
 mod effects;
-mod halt;
 mod hand_over;
+pub(crate) mod lifecycle;
 mod message;
+pub(crate) mod oversized;
 mod pause;
-mod rest;
-mod room;
 mod state;
+pub(crate) mod stop;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::compressor::{self, Effort, Outcome};
+use super::conversation::stop::note_dead_call;
 use super::shared::{Full, Shared, cause};
 use super::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
@@ -43,7 +44,6 @@ use crate::fairness::share::metered;
 use crate::ports::{Append, LogError, Standing};
 use crate::{compute, crash};
 use admission::Known;
-use halt::note_dead_call;
 pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
 pub use state::State;
 

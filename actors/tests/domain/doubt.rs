@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::policy::Repeat;
-use copilotd_actors::domain::tool::doubt::{Looked, Next, Sent, given_up, next};
+use copilotd_actors::domain::tool::outcome::{Looked, Next, Sent, given_up, next};
 use jiff::SignedDuration;
 
 const WINDOW: Duration = Duration::from_secs(7200);

@@ -11,7 +11,7 @@ use super::Cache;
 use super::answer::Kept;
 use super::embedder::{EmbedError, Embedder, Vector};
 use super::question::Partition;
-use super::shelf::Near;
+use super::tenant_cache::Near;
 use super::veto::{Veto, veto};
 
 /// Longest wait for the embeddings of two answers.

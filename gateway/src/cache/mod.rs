@@ -13,7 +13,7 @@ mod flight;
 mod matrix;
 mod personal;
 mod question;
-mod shelf;
+pub(crate) mod tenant_cache;
 pub mod veto;
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::cache::embedder::{EmbedError, Embedder, Vector};
-use shelf::{Near, Shelf};
+use crate::cache::tenant_cache::{Near, Shelf};
 
 /// Longest wait for an identical question that is already being answered.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -15,10 +15,10 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::attempt_usage::{Count, Known, Used};
 use super::bill::Bill;
 use super::limits::Limits;
 use super::progress::Progress;
-use super::used::{Count, Known, Used};
 use crate::access::Key;
 use crate::limit::{Ended, Reservation, UnderWay};
 use crate::meter::{Attempted, Meter, Outcome};

@@ -12,7 +12,7 @@ use copilotd_actors::ports::Clock;
 use futures::{StreamExt, stream};
 
 use super::Gateway;
-use super::drive::{Ask, Drive, Got};
+use super::execution::{Ask, Drive, Got};
 use super::limits::Prompt;
 use super::plan::Planner;
 use super::route_embedder::RouteEmbedder;

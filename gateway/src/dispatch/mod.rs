@@ -5,18 +5,18 @@
 //! Invariant: a call is sent to a target only with a key that [`crate::access::Access`] returned for the call's tenant.
 
 mod attempt;
+pub(crate) mod attempt_usage;
 mod bill;
 mod billed;
 mod cached;
-mod drive;
+pub(crate) mod execution;
 mod failure;
 mod limits;
 mod plan;
 mod progress;
-mod rescue;
+pub(crate) mod resume;
 mod route_embedder;
 mod turn;
-mod used;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ use crate::access::Access;
 pub use crate::access::Terms;
 use crate::answer::{Answer, Reply};
 use crate::cache::{Cache, Hit, Knowledge, Settings};
+use crate::dispatch::execution::{Ask, Got};
+use crate::dispatch::resume::Turns;
 use crate::error::GatewayError;
 use crate::limit::{CallPlaces, Learned, Limiter};
 use crate::request::call::{CacheOutcome, Caller, GatewayCall, Mode};
@@ -39,10 +41,8 @@ use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::routing::Route;
 pub use cached::Embeddings;
 use cached::{Asked, Cached, Looked};
-use drive::{Ask, Got};
 use limits::{Limits, Prompt};
 use plan::Planner;
-use rescue::Turns;
 
 /// The gateway; one per process.
 #[derive(Debug)]
@@ -273,7 +273,10 @@ impl Gateway {
             Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
             Got::Stream { held, rest } => {
                 let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
-                (Answer::Stream(rescue::continued(drive, place, pieces)), None)
+                (
+                    Answer::Stream(crate::dispatch::resume::continued(drive, place, pieces)),
+                    None,
+                )
             }
         };
         // The cache stores what the model said, before guardrails: rules may change.

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::attempt::Books;
 use super::bill::Bill;
-use super::drive::{Ask, Drive, Got};
+use super::execution::{Ask, Drive, Got};
 use super::limits::{Limits, Prompt};
-use super::rescue::Failed;
+use super::resume::Failed;
 use super::{ModelCard, billed, failure};
 use crate::access::{Access, Terms};
 use crate::error::{GatewayError, GatewayErrorKind, LimitState};

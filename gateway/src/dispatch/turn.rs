@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::drive::{Ask, Got};
+use super::execution::{Ask, Got};
 use super::limits::Prompt;
 use super::plan::Needs;
 use super::{Gateway, billed};

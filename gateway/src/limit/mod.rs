@@ -8,7 +8,7 @@ mod account;
 mod bucket;
 mod learned;
 mod local;
-mod places;
+pub(crate) mod permits;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -26,11 +26,11 @@ use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+pub use crate::limit::permits::{CallPlace, CallPlaces};
 pub use account::Limits;
 pub use bucket::{MAX_LIMIT, Period};
 pub use learned::{Ended, Learned, LearnedAnswers, MAX_PAIRS, UnderWay};
 pub use local::{LocalLimiter, TenantLimits};
-pub use places::{CallPlace, CallPlaces};
 pub use shared::{Used, exhausted, judge, standings};
 
 use super::error::{GatewayError, GatewayErrorKind, LimitState};

@@ -1,16 +1,16 @@
 //! Routes: a name, and an ordered list of targets.
 
+pub(crate) mod failover_plan;
 mod hedge;
 mod order;
 pub mod rule;
-mod trip;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::routing::failover_plan::{Keyed, MAX_ATTEMPTS, Next, Place, Trip};
 pub use hedge::HedgeBudget;
 pub use order::{Standing, order};
-pub use trip::{Keyed, MAX_ATTEMPTS, Next, Place, Trip};
 
 use crate::provider::Timeouts;
 use crate::request::call::Mode;

@@ -8,7 +8,7 @@
 //! workers. Dropping a check kills its worker: nothing continues for a turn that was cancelled.
 
 mod frame;
-mod places;
+pub(crate) mod permits;
 mod worker;
 
 use std::path::PathBuf;
@@ -28,8 +28,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
+use super::schema_check::permits::Places;
 use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
-use places::Places;
 pub use worker::{ARGUMENT, run as run_worker};
 
 /// Limits of the pool.

@@ -1,8 +1,8 @@
 //! Stores of conversations, tenants, keys, usage and audit logs: SQLite and MongoDB behind the same ports.
 
+pub(crate) mod backoff;
 pub mod mongo;
 pub(crate) mod open_tenants;
-pub(crate) mod patience;
 pub mod sqlite;
 pub(crate) mod tenant_fence;
 pub(crate) mod text;

@@ -5,9 +5,9 @@
 
 mod claims;
 mod copilot;
+pub(crate) mod model_access;
 mod models;
 mod node;
-mod rights;
 mod tenant;
 
 use std::collections::{BTreeSet, HashMap};

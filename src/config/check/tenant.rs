@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Faults, Node, copilot, members, rights, unique, url};
+use super::{Faults, Node, copilot, members, model_access, unique, url};
 use crate::config::Alg;
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
@@ -18,7 +18,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
             faults.add(end.path(), "expected a time such as 2027-01-31T00:00:00Z");
         }
     }
-    rights::check(root, tenant, faults);
+    model_access::check(root, tenant, faults);
     systems(tenant, faults);
     copilot::check(root, tenant, known_tools, faults);
 }

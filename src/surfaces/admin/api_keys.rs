@@ -14,7 +14,7 @@ use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;

@@ -13,7 +13,7 @@ use crate::http::credentials::Admin;
 use crate::http::extract::Query;
 use crate::http::problems::Problem;
 use crate::http::request_id::RequestId;
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::surfaces::openapi::{AUTH, problems};
 use crate::surfaces::state::AppState;
 

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use crate::http::credentials::Operator;
 use crate::http::extract::{Query, invalid};
 use crate::http::problems::{Code, Problem};
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::surfaces::openapi::{AUTH, problems};
 use crate::surfaces::state::AppState;
 

@@ -20,7 +20,7 @@ use crate::http::credentials::{Caller, Scopes};
 use crate::http::extract::{Ids, Reason, Reasoned, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::request_body;
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};

@@ -19,11 +19,11 @@ use crate::audit::Action;
 use crate::http::bodies::{Json, KeyedJson};
 use crate::http::credentials::{Caller, Chat};
 use crate::http::extract::{Idempotent, Ids, Query, invalid};
+use crate::http::json_response;
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::room::PageRoom;
-use crate::http::written;
+use crate::http::response_memory::PageRoom;
 use crate::request_body;
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
@@ -197,10 +197,10 @@ pub async fn list(
         let more = page::cut(&mut data) || more;
         (data, more)
     };
-    let (data, more) = written::work(caller.scope.tenant(), weight, shown).await?;
+    let (data, more) = json_response::work(caller.scope.tenant(), weight, shown).await?;
     let last = positions[..data.len()].last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, last));
-    written::json(
+    json_response::json(
         caller.scope.tenant(),
         weight,
         StatusCode::OK,

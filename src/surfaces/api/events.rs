@@ -23,7 +23,7 @@ use crate::http::credentials::{Caller, CredentialKind, StreamAccess, without_mac
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::keep_alive::KeepAlive;
 use crate::http::problems::{Code, Problem, RateLimit};
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
 use crate::surfaces::state::AppState;
 use crate::surfaces::writer::{Writer, encoded};

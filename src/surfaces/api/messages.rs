@@ -12,10 +12,10 @@ use utoipa::IntoParams;
 
 use crate::http::credentials::{Caller, Chat};
 use crate::http::extract::{Ids, Query};
+use crate::http::json_response;
 use crate::http::page::{self, Limit, Page};
 use crate::http::problems::Problem;
-use crate::http::room::PageRoom;
-use crate::http::written;
+use crate::http::response_memory::PageRoom;
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
 use crate::surfaces::own_conversation;
 use crate::surfaces::state::AppState;
@@ -96,7 +96,7 @@ async fn collect(
             let shown = |record| message(record).map(|message| (page::size(&message), message));
             records.iter().map(shown).collect()
         };
-        for message in written::work(caller.scope.tenant(), weight, shown).await? {
+        for message in json_response::work(caller.scope.tenant(), weight, shown).await? {
             if read == limit {
                 return Ok((found, true));
             }
@@ -165,5 +165,5 @@ pub async fn list(
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
     let page = Page { data, next_cursor };
     let messages = Messages { page, turns, last_seq };
-    written::json(caller.scope.tenant(), bytes, StatusCode::OK, messages).await
+    json_response::json(caller.scope.tenant(), bytes, StatusCode::OK, messages).await
 }

@@ -20,10 +20,10 @@ use crate::audit::{Action, Entry};
 use crate::http::bodies::{Json, KeyedJson};
 use crate::http::credentials::{Caller, Chat, Scopes};
 use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
+use crate::http::json_response;
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::room::{LaterRoom, PageRoom};
-use crate::http::written;
+use crate::http::response_memory::{LaterRoom, PageRoom};
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
@@ -201,7 +201,7 @@ pub(crate) struct Shown {
 impl Shown {
     /// Builds the response.
     pub(crate) async fn answer(self, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
-        written::json(caller.scope.tenant(), self.weight, status, self.view).await
+        json_response::json(caller.scope.tenant(), self.weight, status, self.view).await
     }
 }
 
@@ -214,7 +214,7 @@ async fn folded(
 ) -> Result<Option<Shown>, Problem> {
     let weight = records.iter().map(Record::weight).sum();
     let fold = move || TurnView::fold(conversation, &records, position);
-    let view = written::work(caller.scope.tenant(), weight, fold).await?;
+    let view = json_response::work(caller.scope.tenant(), weight, fold).await?;
     Ok(view.map(|view| Shown { view, weight }))
 }
 

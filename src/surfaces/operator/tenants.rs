@@ -15,7 +15,7 @@ use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problems::{Code, FieldError, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::room::PageRoom;
+use crate::http::response_memory::PageRoom;
 use crate::request_body;
 use crate::surfaces::admin::jobs;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};

@@ -1,9 +1,9 @@
 //! The promises, checked from outside after everything has ended. Plain functions judge what was observed; tests show
 //! that they detect broken promises.
 
+mod acknowledged;
 mod effects;
 mod erased;
-mod kept;
 mod ledger;
 mod streams;
 mod usage;
@@ -89,7 +89,7 @@ pub async fn conversations(talks: &[Talk], stage: &Stage, doubtful: &Doubtful) -
             effects::check(ask, turn, talk.erased, &world, &mut summary, &mut broken);
         }
         let Some(served) = served else { continue };
-        kept::check(talk, served, &mut summary, &mut broken);
+        acknowledged::check(talk, served, &mut summary, &mut broken);
         streams::check(talk, served, &mut summary, &mut broken);
         for ask in &talk.asks {
             if let Some(turn) = ask.turn().and_then(|id| served.turns.get(id)) {

@@ -16,7 +16,8 @@ use crate::domain::conversation::decide::SETTLE_MARGIN;
 use crate::domain::conversation::screen::Screened;
 use crate::domain::ids::TurnId;
 use crate::domain::policy::{Policy, Repeat};
-use crate::domain::tool::doubt::{self, Looked, Sent};
+use crate::domain::tool::outcome;
+use crate::domain::tool::outcome::{Looked, Sent};
 use crate::ports::ToolRequest;
 
 /// A tool call to be made.
@@ -105,7 +106,7 @@ pub(super) fn unsent(job: &Job) -> ToolStatus {
         true => Sent::Earlier(jiff::SignedDuration::ZERO),
         false => Sent::Never,
     };
-    doubt::given_up(job.repeat, sent)
+    outcome::given_up(job.repeat, sent)
 }
 
 /// Returns the report of how a call ended.

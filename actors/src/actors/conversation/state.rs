@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::Args;
-use super::room::Room;
+use super::oversized::Room;
 use crate::actors::agent::Think;
 use crate::actors::connector::Gate;
 use crate::actors::shared::{Alive, Full, Shared, TurnCounts};

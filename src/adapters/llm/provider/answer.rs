@@ -21,13 +21,13 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep};
 
 use super::body;
-use super::clocks::{Clocks, Silence};
+use super::connection_pool::Ticket;
+use super::deadlines::{Clocks, Silence};
 use super::decoder::{Decoder, End, Out, Progress};
-use super::door::MAX_DOCUMENT;
+use super::deployment::MAX_DOCUMENT;
 use super::errors::Errors;
 use super::estimate::Transcript;
-use super::hosts::Ticket;
-use super::room::Room;
+use super::memory::Room;
 use super::sse::{SseReader, Unread};
 use crate::adapters::llm::genai_span::CallSpan;
 

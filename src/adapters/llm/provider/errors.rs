@@ -15,7 +15,7 @@ use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::clocks::Silence;
+use super::deadlines::Silence;
 use super::retry_after::retry_after;
 
 /// Longest text of a provider that is passed on.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use copilotd_actors::domain::failure::FailureClass;
 
-use super::door::Refused;
+use super::deployment::Refused;
 
 /// A set of parameters added to a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

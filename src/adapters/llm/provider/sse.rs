@@ -5,7 +5,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::room::Room;
+use super::memory::Room;
 
 /// Longest line and longest data of one event.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;

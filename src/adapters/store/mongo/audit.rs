@@ -20,7 +20,7 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 use super::MongoLog;
 use super::failure::Failure;
 use super::usage::asked_now;
-use crate::adapters::store::patience::Patience;
+use crate::adapters::store::backoff::Patience;
 use crate::audit::{AuditStore, Head, StoredEntry};
 
 /// How long one entry is tried; shorter than its caller waits.

@@ -15,7 +15,7 @@ mod fence;
 mod fold;
 mod jobs;
 mod lease;
-mod look;
+pub(crate) mod online_check;
 mod projector;
 mod quota;
 mod read;

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::failure::{Failure, is_full_or_io};
 use super::history::History;
 use super::lock::DirectoryLock;
+use super::page_slack::Slack;
 use super::reserve::{Priority, Reserve};
-use super::slack::Slack;
 
 /// Most pieces of work in one commit. More would only delay the first one.
 const MOST_TOGETHER: usize = 256;

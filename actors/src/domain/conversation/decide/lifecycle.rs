@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::draft::Draft;
-use super::halt::halt;
+use super::stop::halt;
 use super::{Decision, Rejection};
 use crate::domain::content::Metadata;
 use crate::domain::conversation::Conversation;

@@ -3,10 +3,10 @@
 
 mod approval;
 mod draft;
-mod halt;
 mod lifecycle;
 mod model;
 mod recover;
+pub(crate) mod stop;
 mod submit;
 mod tools;
 
@@ -168,9 +168,11 @@ impl Conversation {
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &halt, verdict)?
             }
-            Command::Cancel { turn, halt } => halt::cancel(&mut draft, turn, &halt)?,
+            Command::Cancel { turn, halt } => super::decide::stop::cancel(&mut draft, turn, &halt)?,
             Command::Suspend { halt } => lifecycle::suspend(&mut draft, &halt),
-            Command::TurnExpired { turn, attempt, halt } => halt::expire(&mut draft, turn, attempt, &halt),
+            Command::TurnExpired { turn, attempt, halt } => {
+                super::decide::stop::expire(&mut draft, turn, attempt, &halt)
+            }
             Command::Decide {
                 turn,
                 call,

@@ -8,7 +8,8 @@ use crate::domain::conversation::turn::{Call, Pause, Phase, Stage, Turn};
 use crate::domain::event::{Event, FailureCode, LOST_CALL, RetryMode};
 use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::policy::Repeat;
-use crate::domain::tool::doubt::{self, Looked, Next, Sent};
+use crate::domain::tool::outcome;
+use crate::domain::tool::outcome::{Looked, Next, Sent};
 use crate::domain::usage::LostUsage;
 
 /// Claims the work that was running. The usage of lost model calls is recorded with the claim, so that it is counted
@@ -166,7 +167,7 @@ fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let exhausted = counts && retry + 1 >= draft.limits().attempts;
     let next = if counts { retry + 1 } else { retry.max(1) };
     let sent = Sent::Earlier(now.duration_since(called_at));
-    let mode = match doubt::next(tool.tool.repeat, sent, Looked::NotYet) {
+    let mode = match outcome::next(tool.tool.repeat, sent, Looked::NotYet) {
         Next::Send => Some(RetryMode::Repeat),
         Next::LookUp(_) => Some(RetryMode::LookUp),
         Next::End(_) => None,

@@ -2,7 +2,7 @@
 
 use super::Rejection;
 use super::draft::Draft;
-use super::halt::halt;
+use super::stop::halt;
 use crate::domain::conversation::Conversation;
 use crate::domain::conversation::command::{Env, Halt, WhenBusy};
 use crate::domain::conversation::screen::Verdict;

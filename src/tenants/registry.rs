@@ -16,13 +16,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::changes;
+use super::cipher::Seal;
+use super::current::{Origin, Present, TenantView};
 use super::entry::{Entry, NOT_SETTINGS, Surroundings};
 use super::error::{ChangeError, SettingsFault};
 use super::patch;
-use super::present::{Origin, Present, TenantView};
 use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
-use super::seal::Seal;
-use super::standings::PresentStandings;
+use super::serving_states::PresentStandings;
 use super::store::TenantStore;
 use crate::audit::{Action, AuditLog, Entry as AuditEntry};
 use crate::config::{Config, Faults, Globals, KeyHash, Source, keep_operator_to_file};

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::bill::Bill;
-use super::drive::{Ask, Drive, Got};
+use super::execution::{Ask, Drive, Got};
 use super::{billed, failure};
 use crate::answer::AnswerStream;
 use crate::provider::{Piece, PieceStream};

@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::cipher::Seal;
 use super::entry::{Entry, Surroundings};
 use super::error::SettingsFault;
 use super::record::{StoredKey, StoredTenant, TenantStatus};
-use super::seal::Seal;
 use crate::config::{ApiKey, Config, Globals, KeyHash, LeftOut, Tenant, conflicts};
 
 /// Where a tenant's settings come from.

@@ -14,10 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{self, Broken};
-use super::clocks::{Clocks, Silence};
+use super::connection_pool::{Host, Hosts, NoClient, Ticket};
+use super::deadlines::{Clocks, Silence};
 use super::errors::Errors;
-use super::hosts::{Host, Hosts, NoClient, Ticket};
-use super::room::Room;
+use super::memory::Room;
 use crate::adapters::llm::genai_span::{CallSpan, Peer};
 
 /// Most bytes that are read of an error's body.
