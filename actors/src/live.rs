@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 use crate::domain::conversation::command::Step;
-use crate::domain::conversation::stream::Encoded;
+use crate::domain::conversation::stream::EncodedRecord;
 use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
 
 /// Maximum records that a tail keeps for writers slightly behind; others read the log.
@@ -107,7 +107,7 @@ type Tails = DashMap<(TenantId, ConversationId), Weak<Tail>>;
 struct TailState {
     /// Last committed record that was published here; 0 if none.
     last_seq: Seq,
-    ring: VecDeque<Arc<Encoded>>,
+    ring: VecDeque<Arc<EncodedRecord>>,
     ring_bytes: usize,
     live: Option<Arc<LiveMessage>>,
 }
@@ -116,7 +116,7 @@ struct TailState {
 #[derive(Debug)]
 pub enum Next {
     /// Send these.
-    Records(Vec<Arc<Encoded>>),
+    Records(Vec<Arc<EncodedRecord>>),
     /// Read the log: the ring does not reach back far enough.
     Gap,
     /// Nothing more is committed; this is the answer being written, if any.
@@ -125,7 +125,7 @@ pub enum Next {
 
 impl Tail {
     /// Publishes committed records and the answer that is open after them, atomically.
-    pub fn publish(&self, records: Vec<Encoded>, live: Option<&Arc<LiveMessage>>) {
+    pub fn publish(&self, records: Vec<EncodedRecord>, live: Option<&Arc<LiveMessage>>) {
         let mut state = lock(&self.state);
         if records.first().is_some_and(|first| first.seq != state.last_seq + 1) {
             // Records were committed but not published here, because their writer died in between.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::{Clock, Standing};
+use copilotd_actors::ports::{Clock, ServingState};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::access::{Key, Keys, Rights, TenantAccess, Terms};
 use copilotd_gateway::ledger::UsageStore;
@@ -226,7 +226,7 @@ impl Deployments {
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = HashMap::new();
         let mut all = HashMap::new();
-        let served = |tenant: &&Tenant| tenant.standing() == Standing::Served;
+        let served = |tenant: &&Tenant| tenant.standing() == ServingState::Served;
         for tenant in config.tenants.iter().filter(served) {
             let targets = || {
                 let routes = config.routes.iter();

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::ports::{Clock, Policies, Standing, SystemKey, Systems, ToolBox};
+use copilotd_actors::ports::{Clock, Policies, ServingState, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -51,7 +51,7 @@ impl Policies for PresentPolicies {
         self.policies.load().quotas(scope)
     }
 
-    fn standing(&self, scope: &TenantScope) -> Standing {
+    fn standing(&self, scope: &TenantScope) -> ServingState {
         self.standings.of(scope.tenant())
     }
 }

@@ -8,7 +8,7 @@ use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
-use copilotd_actors::ports::{Policies, Standing};
+use copilotd_actors::ports::{Policies, ServingState};
 use copilotd_actors::tenancy::TenantScope;
 
 use super::{Config, Copilot, Faults, Standings};
@@ -42,7 +42,7 @@ impl Policies for ConfiguredPolicies {
             .unwrap_or_default()
     }
 
-    fn standing(&self, scope: &TenantScope) -> Standing {
+    fn standing(&self, scope: &TenantScope) -> ServingState {
         self.standings.of(scope.tenant())
     }
 }

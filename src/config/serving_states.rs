@@ -3,15 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 
 use super::Config;
 
 /// The standing of every tenant of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standings {
-    known: HashMap<TenantId, Standing>,
-    unknown: Standing,
+    known: HashMap<TenantId, ServingState>,
+    unknown: ServingState,
 }
 
 impl Standings {
@@ -23,15 +23,15 @@ impl Standings {
             // A removed tenant has no copilots, and its open turns fail. A tenant does not count as removed while the
             // file has a table without a readable id.
             unknown: if config.has_nameless_tenant {
-                Standing::LeftOut
+                ServingState::LeftOut
             } else {
-                Standing::Served
+                ServingState::Served
             },
         }
     }
 
     /// Returns the standing of a tenant.
-    pub fn of(&self, tenant: &TenantId) -> Standing {
+    pub fn of(&self, tenant: &TenantId) -> ServingState {
         self.known.get(tenant).copied().unwrap_or(self.unknown)
     }
 
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_tenant_is_served_only_by_two_that_both_serve_it() {
-        use Standing::{LeftOut, Served, Suspended};
+        use ServingState::{LeftOut, Served, Suspended};
         let one = |id: &str, standing, unknown| Standings {
             known: [(id.parse().unwrap(), standing)].into(),
             unknown,

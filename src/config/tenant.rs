@@ -3,7 +3,7 @@
 use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 use copilotd_gateway::limit::{self, Limits};
 use copilotd_gateway::request::role::DEFAULT_ROLE_CLAIMS;
 use jiff::Timestamp;
@@ -102,13 +102,13 @@ impl Tenant {
     }
 
     /// Returns whether it is served.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> ServingState {
         if self.suspended {
-            Standing::Suspended
+            ServingState::Suspended
         } else if self.left_out.is_some() {
-            Standing::LeftOut
+            ServingState::LeftOut
         } else {
-            Standing::Served
+            ServingState::Served
         }
     }
 

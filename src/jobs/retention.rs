@@ -13,7 +13,7 @@ use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TenantId};
-use copilotd_actors::ports::{Clock, EventLog, ListQuery, LogError, Standing};
+use copilotd_actors::ports::{Clock, EventLog, ListQuery, LogError, ServingState};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 use metrics::counter;
@@ -81,7 +81,7 @@ impl Retention {
                 continue;
             };
             // Nothing of a suspended tenant is deleted, and the settings of a tenant that is left out may be wrong.
-            if tenant.standing() != Standing::Served {
+            if tenant.standing() != ServingState::Served {
                 continue;
             }
             let now = self.clock.now();

@@ -32,7 +32,7 @@ const MAX_RESULTS: usize = 4;
 /// Most jobs of a tenant that are checked before another one is started.
 const MAX_LISTED: usize = 200;
 /// Lifetime of an idempotency key.
-const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
+const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// Most reuses of one idempotency key after it has expired.
 const MAX_ROUNDS: u32 = 64;
 /// Pause after a failure; doubled with each further one.
@@ -299,7 +299,7 @@ impl Jobs {
             let id = JobId::derived(scope.tenant(), user, "exports", &asked.key, round);
             match self.parts.store.job(scope, id).await? {
                 None => return Ok(Err(id)),
-                Some(job) if now.duration_since(job.state.created_at) >= KEY_LIFE => {}
+                Some(job) if now.duration_since(job.state.created_at) >= KEY_LIFETIME => {}
                 Some(job) if job.state.idempotency.as_ref() == Some(asked) => return Ok(Ok(job)),
                 Some(_) => break,
             }

@@ -147,7 +147,7 @@ impl From<Rejection> for Problem {
         let detail = rejection.to_string();
         match rejection {
             Rejection::NotFound => Self::new(Code::NotFound),
-            Rejection::Ended => Self::new(Code::Conflict).detail(detail),
+            Rejection::TurnEnded => Self::new(Code::Conflict).detail(detail),
             Rejection::TurnRunning => Self::new(Code::TurnRunning).detail(detail),
             Rejection::QueueFull { waiting } => Self::new(Code::QueueFull)
                 .detail(detail)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use copilotd_actors::compute;
-use copilotd_actors::domain::conversation::stream::{Encoded, Reader};
+use copilotd_actors::domain::conversation::stream::{EncodedRecord, Reader};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId};
 use copilotd_actors::live::{Next, Tail};
@@ -49,9 +49,9 @@ pub struct Writer {
 }
 
 /// Encodes records, on the compute pool when they are long.
-pub async fn encoded(tenant: &TenantId, records: Vec<Record>) -> Result<Vec<Encoded>, LogError> {
+pub async fn encoded(tenant: &TenantId, records: Vec<Record>) -> Result<Vec<EncodedRecord>, LogError> {
     let cost = records.iter().map(Record::weight).sum();
-    let encode = move || records.iter().map(Encoded::new).collect();
+    let encode = move || records.iter().map(EncodedRecord::new).collect();
     let encoded = compute::run(Some(tenant), cost, encode).await;
     encoded.map_err(|error| LogError::Unavailable(error.to_string()))
 }
@@ -93,7 +93,7 @@ impl Writer {
             self.greeted = true;
             // Headers and first bytes are sent at once: the time to the first byte does not depend on the model.
             let mut greeting = ": copilotd\n\nretry: 2000\n\n".to_owned();
-            self.reader.greet(&mut greeting);
+            self.reader.write_preamble(&mut greeting);
             return Some(greeting.into());
         }
         let mut out = String::new();
@@ -140,7 +140,7 @@ impl Writer {
                     let read = self.page().await?;
                     let all = self.take(&read, now, out);
                     self.caught_up |= all && read.len() < wanted;
-                    let bytes: usize = read.iter().map(Encoded::size).sum();
+                    let bytes: usize = read.iter().map(EncodedRecord::size).sum();
                     self.page = if bytes < CHUNK / 4 {
                         (wanted * 2).min(PAGE.1)
                     } else {
@@ -168,7 +168,7 @@ impl Writer {
     }
 
     /// Writes records until the stream ends or enough is gathered; returns whether all were taken.
-    fn take<R: Borrow<Encoded>>(&mut self, records: &[R], now: Timestamp, out: &mut String) -> bool {
+    fn take<R: Borrow<EncodedRecord>>(&mut self, records: &[R], now: Timestamp, out: &mut String) -> bool {
         for record in records {
             if out.len() >= CHUNK {
                 return false;
@@ -180,7 +180,7 @@ impl Writer {
         true
     }
 
-    async fn page(&self) -> Result<Vec<Encoded>, LogError> {
+    async fn page(&self) -> Result<Vec<EncodedRecord>, LogError> {
         let seen: Seq = self.reader.seen();
         let records = self
             .state

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 
 use crate::config::{Config, Standings};
 
@@ -30,7 +30,7 @@ impl PresentStandings {
     }
 
     /// Returns the standing of a tenant.
-    pub fn of(&self, tenant: &TenantId) -> Standing {
+    pub fn of(&self, tenant: &TenantId) -> ServingState {
         self.present.load().of(tenant)
     }
 

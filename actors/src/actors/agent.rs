@@ -24,11 +24,11 @@ use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
 use crate::domain::context::memory::Memory;
 use crate::domain::context::tokens::{self, Sample};
 use crate::domain::conversation::command::{Command, ModelFailure, ModelReply, OutputCheck, Step};
-use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::event::{GuardAction, GuardStage};
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail as guard;
-use crate::domain::guardrail::{Blocked, HoldBack, REDACTED, RuleSet};
+use crate::domain::guardrail::{BlockedByRule, HoldBack, REDACTED, RuleSet};
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
@@ -36,7 +36,7 @@ use crate::domain::surrogates::without_lone_surrogates;
 use crate::domain::usage::Usage;
 use crate::fairness::share::{UNMEASURED, metered};
 use crate::live::LiveMessage;
-use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, Standing, ToolOffer};
+use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState, ToolOffer};
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 pub(crate) use prompt::count_entries;
@@ -94,7 +94,7 @@ pub struct Agent {
 enum Outcome {
     /// A complete answer, and its tool calls as the model wrote them: name and arguments.
     Replied(Box<ModelReply>, Vec<(String, String)>),
-    Blocked {
+    BlockedByRule {
         rule: String,
         usage: Usage,
         model: String,
@@ -209,10 +209,10 @@ impl Agent {
                     Err(command) => command,
                 }
             }
-            Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
+            Outcome::BlockedByRule { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
             // The tenant may have been left out after a reload, and its provider keys with it: the step is repeated
             // once the fault is fixed.
-            Outcome::Unanswered(_) if self.standing() == Standing::LeftOut => {
+            Outcome::Unanswered(_) if self.standing() == ServingState::LeftOut => {
                 let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
                 return;
             }
@@ -236,7 +236,7 @@ impl Agent {
         mut reply: ModelReply,
         calls: Vec<(String, String)>,
         policy: &Arc<Policy>,
-    ) -> Result<Screened, Command> {
+    ) -> Result<ScreenedCommand, Command> {
         let bytes: usize = calls.iter().map(|(name, arguments)| name.len() + arguments.len()).sum();
         let (usage, model) = (reply.usage, reply.model.clone());
         let rules = Arc::clone(policy);
@@ -393,7 +393,7 @@ impl Agent {
             calls: Vec::new(),
             text: answer.text,
             citations: Vec::new(),
-            output: OutputCheck::NotDue,
+            output: OutputCheck::NotNeeded,
             finish,
             model: answer.model,
             usage,
@@ -404,7 +404,7 @@ impl Agent {
 
     async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> Outcome {
         let usage = self.used(&answer, policy, prompt_tokens).await;
-        Outcome::Blocked {
+        Outcome::BlockedByRule {
             rule,
             usage,
             model: answer.model,
@@ -430,7 +430,7 @@ impl Agent {
     /// Defers the step if its tenant is not served. Also true for a suspended tenant, whose turn its conversation
     /// cancels.
     fn is_held(&self, at: Step) -> bool {
-        let held = self.standing() != Standing::Served;
+        let held = self.standing() != ServingState::Served;
         if held {
             let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
         }
@@ -443,7 +443,7 @@ impl Agent {
         let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> ServingState {
         self.shared.ports.policies.standing(&self.scope)
     }
 
@@ -457,7 +457,7 @@ impl Agent {
         self.tell(command.screen(policy, None));
     }
 
-    fn tell(&self, report: Screened) {
+    fn tell(&self, report: ScreenedCommand) {
         // Ignored: a dead conversation is rebuilt from its log and starts the step again.
         let _ = self.conversation.cast(conversation::Msg::report(report));
     }
@@ -465,7 +465,7 @@ impl Agent {
 
 impl Answer {
     /// Adds one stream event. `Ok(false)`: the answer has reached its size limit.
-    fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, Blocked> {
+    fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, BlockedByRule> {
         match event {
             ModelEvent::Model(model) => self.model = model,
             ModelEvent::Text(piece) => {
@@ -512,7 +512,7 @@ impl Answer {
         piece: String,
         policy: &Policy,
         live: &LiveMessage,
-    ) -> Result<bool, Blocked> {
+    ) -> Result<bool, BlockedByRule> {
         self.written.add(&piece);
         let mut guard = std::mem::replace(&mut self.guard, HoldBack::new(&RuleSet::default()));
         let cost = piece.len() * guard::COST_PER_BYTE;
@@ -521,7 +521,7 @@ impl Answer {
             (guard, released)
         };
         let looked = compute::run(Some(tenant), cost, look).await;
-        let (guard, released) = looked.map_err(|_| Blocked {
+        let (guard, released) = looked.map_err(|_| BlockedByRule {
             rule: UNREADABLE.to_owned(),
             released: String::new(),
         })?;

@@ -11,7 +11,7 @@ use super::agent::count_entries;
 use super::shared::Shared;
 use crate::compute::{self, ComputeError};
 use crate::crash;
-use crate::domain::context::compression::{self, INSTRUCTIONS, Plan};
+use crate::domain::context::compression::{self, CompressionPlan, INSTRUCTIONS};
 use crate::domain::context::memory::Memory;
 use crate::domain::context::prompt::PromptMessage;
 use crate::domain::context::tokens;
@@ -133,7 +133,7 @@ pub async fn compress(work: Work) -> Outcome {
 }
 
 /// Decides whether and what to compress.
-async fn plan(work: &Work) -> Result<Option<Plan>, ComputeError> {
+async fn plan(work: &Work) -> Result<Option<CompressionPlan>, ComputeError> {
     let tenant = work.scope.tenant();
     count_entries(tenant, &work.memory).await?;
     let (memory, figures) = (work.memory.clone(), work.figures());
@@ -146,7 +146,7 @@ async fn plan(work: &Work) -> Result<Option<Plan>, ComputeError> {
 /// Returns what replaces the older part: the summary if it is acceptable, else a truncation if the window must shrink.
 async fn settle(
     work: &Work,
-    plan: &Arc<Plan>,
+    plan: &Arc<CompressionPlan>,
     summarised: Option<String>,
     truncates: bool,
 ) -> Option<(String, u64, CompressionMethod)> {
@@ -169,7 +169,7 @@ async fn settle(
 }
 
 /// Summarises pass by pass; each call includes the summary so far.
-async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut String) -> Option<String> {
+async fn summarise(work: &Work, plan: &CompressionPlan, usage: &mut Usage, model: &mut String) -> Option<String> {
     let mut summary = plan.previous.clone();
     for pass in &plan.passes {
         let text = request_text(work, summary.take(), pass.clone()).await?;

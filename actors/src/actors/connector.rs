@@ -30,12 +30,12 @@ use super::shared::{self, Shared, jitter, until};
 use crate::crash;
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::decide::SETTLE_MARGIN;
-use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::tool::breaker::Breaker;
 use crate::domain::tool::outcome;
-use crate::domain::tool::outcome::{Looked, Next};
+use crate::domain::tool::outcome::{LookUpState, NextAction};
 use crate::domain::tool::rate::{Bucket, RateHint};
-use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
+use crate::ports::{LookUp, ServingState, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use job::{report, screened, tell, unsent};
 
 /// Attempts of one call in one process, including the first.
@@ -68,12 +68,12 @@ pub enum Tried {
     /// The system answered.
     Replied {
         /// Report for the conversation.
-        report: Box<Screened>,
+        report: Box<ScreenedCommand>,
         /// Rate limits that the system reported.
         rate: RateHint,
     },
     /// A look-up found the effect of the call.
-    Found(Box<Screened>),
+    Found(Box<ScreenedCommand>),
     /// A look-up found no effect, or only the part described here.
     Missing(Option<String>),
     /// The attempt failed.
@@ -138,7 +138,7 @@ impl Connector {
             earlier: job.gate.is_sent(),
             started: (now, clock.now()),
             doubt_since: None,
-            looked: Looked::NotYet,
+            looked: LookUpState::NotYet,
             trace: None,
             deadline: now + left,
             not_before: now,
@@ -154,12 +154,12 @@ impl Connector {
     fn decide(&self, waiting: &mut Waiting, now: Duration) -> bool {
         let sent = waiting.sent(now, self.shared.ports.clock.now());
         match outcome::next(waiting.job.repeat, sent, waiting.looked) {
-            Next::Send => waiting.look_up = false,
-            Next::LookUp(pause) => {
+            NextAction::Send => waiting.look_up = false,
+            NextAction::LookUp(pause) => {
                 waiting.look_up = true;
                 waiting.not_before = waiting.not_before.max(now + pause);
             }
-            Next::End(status) => {
+            NextAction::End(status) => {
                 let trace = waiting.trace.as_deref().unwrap_or("no trace of it was found");
                 let system = &waiting.job.system;
                 let why = format!(
@@ -183,7 +183,7 @@ impl Connector {
                 // Its conversation has already recorded how it ended.
                 continue;
             }
-            if self.standing(&waiting) == Standing::LeftOut {
+            if self.standing(&waiting) == ServingState::LeftOut {
                 job::hold(&waiting.job);
                 continue;
             }
@@ -211,16 +211,16 @@ impl Connector {
             }
             // Checked last, so that nothing is sent once a suspension is in effect.
             match self.standing(&waiting) {
-                Standing::Served => {}
-                Standing::LeftOut => {
+                ServingState::Served => {}
+                ServingState::LeftOut => {
                     state.breaker.abandoned(now);
                     job::hold(&waiting.job);
                     continue;
                 }
-                Standing::Suspended => {
+                ServingState::Suspended => {
                     state.breaker.abandoned(now);
                     let why = "the tenant is suspended; the call was not sent".to_owned();
-                    report(&waiting.job, self.given_up(&waiting, now), why);
+                    report(&waiting.job, self.status_if_given_up(&waiting, now), why);
                     continue;
                 }
             }
@@ -257,7 +257,7 @@ impl Connector {
         })));
     }
 
-    fn standing(&self, waiting: &Waiting) -> Standing {
+    fn standing(&self, waiting: &Waiting) -> ServingState {
         self.shared.ports.policies.standing(&waiting.job.request.scope)
     }
 
@@ -288,7 +288,7 @@ impl Connector {
                     Tried::Found(Box::new(screened(&waiting.job, result).await))
                 }
                 Ok(Ok(Ok(Answered::LookedUp(LookUp::NotFound)))) => Tried::Missing(None),
-                Ok(Ok(Ok(Answered::LookedUp(LookUp::Partly(mut trace))))) => {
+                Ok(Ok(Ok(Answered::LookedUp(LookUp::PartlyFound(mut trace))))) => {
                     trace.truncate(trace.floor_char_boundary(MAX_MESSAGE));
                     Tried::Missing(Some(trace))
                 }
@@ -329,10 +329,10 @@ impl Connector {
                 state.breaker.succeeded();
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "missing").increment(1);
                 let times = match waiting.looked {
-                    Looked::Missing(times) => times.saturating_add(1),
+                    LookUpState::Missing(times) => times.saturating_add(1),
                     _ => 1,
                 };
-                waiting.looked = Looked::Missing(times);
+                waiting.looked = LookUpState::Missing(times);
                 waiting.trace = trace.or(waiting.trace);
                 waiting.not_before = now;
                 if self.decide(&mut waiting, now) {
@@ -347,7 +347,7 @@ impl Connector {
                     ToolErrorKind::Refused => "refused",
                     ToolErrorKind::RateLimited => "rate_limited",
                     ToolErrorKind::Unreachable => "unreachable",
-                    ToolErrorKind::InDoubt => "in_doubt",
+                    ToolErrorKind::OutcomeUnknown => "in_doubt",
                 };
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => outcome).increment(1);
                 state.bucket.learn(error.rate, now);
@@ -365,12 +365,12 @@ impl Connector {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
                         if waiting.look_up {
-                            (waiting.looked, waiting.trace) = (Looked::Impossible, Some(error.message));
+                            (waiting.looked, waiting.trace) = (LookUpState::Impossible, Some(error.message));
                             self.decide(&mut waiting, now);
                             return;
                         }
                         // This refusal says nothing about an earlier attempt.
-                        report(&waiting.job, self.given_up(&waiting, now), error.message);
+                        report(&waiting.job, self.status_if_given_up(&waiting, now), error.message);
                         return;
                     }
                     ToolErrorKind::RateLimited => {
@@ -378,13 +378,15 @@ impl Connector {
                         state.bucket.close(pause, now);
                     }
                     // An answer that we cannot read does not mean that the system is unhealthy.
-                    ToolErrorKind::Unreachable | ToolErrorKind::InDoubt if error.answered => state.breaker.succeeded(),
-                    ToolErrorKind::Unreachable | ToolErrorKind::InDoubt => state.breaker.failed(now),
+                    ToolErrorKind::Unreachable | ToolErrorKind::OutcomeUnknown if error.answered => {
+                        state.breaker.succeeded()
+                    }
+                    ToolErrorKind::Unreachable | ToolErrorKind::OutcomeUnknown => state.breaker.failed(now),
                 }
                 let was_look_up = waiting.look_up;
-                if error.kind == ToolErrorKind::InDoubt && !was_look_up {
+                if error.kind == ToolErrorKind::OutcomeUnknown && !was_look_up {
                     waiting.doubt_since.get_or_insert(waiting.started);
-                    waiting.looked = Looked::NotYet;
+                    waiting.looked = LookUpState::NotYet;
                     waiting.trace = Some(error.message.clone());
                 }
                 if !waiting.is_in_doubt() {
@@ -399,7 +401,7 @@ impl Connector {
                 }
                 let exhausted = (waiting.tries >= TRIES && !waiting.look_up) || waiting.limited >= LIMITED_TRIES;
                 if exhausted || waiting.not_before >= waiting.last_start() {
-                    report(&waiting.job, self.given_up(&waiting, now), error.message);
+                    report(&waiting.job, self.status_if_given_up(&waiting, now), error.message);
                 } else {
                     state.queue.push_back(waiting);
                 }
@@ -408,12 +410,12 @@ impl Connector {
     }
 
     /// Returns the status of a call that is given up without an answer.
-    fn given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
-        outcome::given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
+    fn status_if_given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
+        outcome::status_if_given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
     }
 
     fn give_up(&self, waiting: &Waiting, now: Duration) {
-        let status = self.given_up(waiting, now);
+        let status = self.status_if_given_up(waiting, now);
         let why = match status {
             ToolStatus::Unknown => "the system did not answer in time; whether the call took effect is not known",
             _ => "the system was busy or unavailable for too long; the call had no effect",
@@ -432,7 +434,7 @@ fn crash_point(place: &str, waiting: &Waiting) {
 
 fn doubtful(message: String) -> ToolError {
     ToolError {
-        kind: ToolErrorKind::InDoubt,
+        kind: ToolErrorKind::OutcomeUnknown,
         message,
         retry_after: None,
         rate: RateHint::default(),

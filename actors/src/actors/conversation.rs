@@ -30,18 +30,18 @@ use super::conversation::stop::note_dead_call;
 use super::shared::{Full, Shared, cause};
 use super::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
-use crate::domain::conversation::command::{Command, Env, Halt, WhenBusy};
+use crate::domain::conversation::command::{Command, Env, StoppedWork, WhenBusy};
 use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::header::Header;
-use crate::domain::conversation::screen::Screened;
-use crate::domain::conversation::stream::Encoded;
+use crate::domain::conversation::screen::ScreenedCommand;
+use crate::domain::conversation::stream::EncodedRecord;
 use crate::domain::conversation::turn::Phase;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::fairness::share::metered;
-use crate::ports::{Append, LogError, Standing};
+use crate::ports::{Append, LogError, ServingState};
 use crate::{compute, crash};
 use admission::Known;
 pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
@@ -58,7 +58,7 @@ impl Conversation {
         &self,
         me: &ConversationRef,
         state: &mut State,
-        command: Screened,
+        command: ScreenedCommand,
         reply: Option<RpcReplyPort<Reply>>,
     ) -> Result<(), ActorProcessingErr> {
         self.step_at(me, state, command, reply, None).await
@@ -69,7 +69,7 @@ impl Conversation {
         &self,
         me: &ConversationRef,
         state: &mut State,
-        command: Screened,
+        command: ScreenedCommand,
         reply: Option<RpcReplyPort<Reply>>,
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
@@ -83,14 +83,17 @@ impl Conversation {
         me: &ConversationRef,
         state: &mut State,
         policy: &Arc<Policy>,
-        command: Screened,
+        command: ScreenedCommand,
         reply: Option<RpcReplyPort<Reply>>,
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
         let may_await_approval = may_await_approval(state, policy, command.command());
         // The work stopped for this command is gone, so a failed append has consequences: the actor cannot simply carry
         // on.
-        let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
+        let halted = command
+            .command()
+            .stop()
+            .is_some_and(|stop| *stop != StoppedWork::default());
         // A note for the successor: if it is not stored, this actor's memory is still correct.
         let is_note = matches!(command.command(), Command::Pause { .. } | Command::HandOver { .. });
         let (cost, now) = (command.command().weight(), self.now(due));
@@ -134,9 +137,9 @@ impl Conversation {
                 return if known { Ok(()) } else { Err(error.into()) };
             }
             let (cost, shown) = (records.iter().map(Record::weight).sum(), Arc::clone(&records));
-            let apply = move |core: &mut Core| -> Vec<Encoded> {
+            let apply = move |core: &mut Core| -> Vec<EncodedRecord> {
                 shown.iter().for_each(|record| core.apply(record));
-                shown.iter().map(Encoded::new).collect()
+                shown.iter().map(EncodedRecord::new).collect()
             };
             let encoded = self.with_core(state, cost, apply).await?;
             for record in records.iter() {
@@ -220,7 +223,7 @@ impl Conversation {
     }
 
     /// Publishes committed records together with the answer that is open now.
-    fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<Encoded>) {
+    fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<EncodedRecord>) {
         let present = state
             .core
             .active()
@@ -263,19 +266,19 @@ impl Conversation {
         &self,
         state: &mut State,
         policy: &Arc<Policy>,
-        command: Screened,
-    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
+        command: ScreenedCommand,
+    ) -> Result<Result<ScreenedCommand, Rejection>, ActorProcessingErr> {
         self.with_halt_at(state, policy, command, None).await
     }
 
-    /// Puts the halt into a command that stops the running turn, once it is certain that the command will be accepted.
+    /// Puts the stop into a command that stops the running turn, once it is certain that the command will be accepted.
     async fn with_halt_at(
         &self,
         state: &mut State,
         policy: &Arc<Policy>,
-        mut command: Screened,
+        mut command: ScreenedCommand,
         due: Option<Timestamp>,
-    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
+    ) -> Result<Result<ScreenedCommand, Rejection>, ActorProcessingErr> {
         let active = state.core.active().map(|turn| turn.id);
         let stops = match command.command() {
             Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
@@ -302,8 +305,8 @@ impl Conversation {
             Ok(true) => return Ok(Ok(command)),
             Err(rejection) => return Ok(Err(rejection)),
         }
-        if let Some(halt) = command.halt_mut() {
-            *halt = self.halt(state, policy, now);
+        if let Some(stop) = command.stop_mut() {
+            *stop = self.stop(state, policy, now);
         }
         Ok(Ok(command))
     }
@@ -317,7 +320,7 @@ impl Conversation {
             return Err(self.refusal_of_damaged(state, asker).await);
         }
         state.asked = true;
-        if self.standing(state) == Standing::LeftOut {
+        if self.standing(state) == ServingState::LeftOut {
             return Err(Refusal::LeftOut);
         }
         let book = state.core.book.as_ref();
@@ -351,7 +354,7 @@ impl Conversation {
         }
         let command = match command {
             Asked::Light(command) => state.core.screen(&self.policy(state, &command), command),
-            Asked::Screened(command) => command,
+            Asked::ScreenedCommand(command) => command,
         };
         let command = match self.known(state, command).await {
             Ok(Known::New(command)) => *command,
@@ -406,7 +409,7 @@ impl Conversation {
         };
         let found = copilot.and_then(|copilot| self.shared.ports.policies.policy(&state.scope, Some(copilot)));
         found.unwrap_or_else(|| {
-            if self.standing(state) != Standing::LeftOut {
+            if self.standing(state) != ServingState::LeftOut {
                 return Arc::new(Policy::removed(copilot));
             }
             let known = state.policy.clone();
@@ -427,7 +430,7 @@ impl Conversation {
         }
         state.compress_again = false;
         let Some(book) = state.core.live() else { return };
-        if state.handing_over || self.standing(state) != Standing::Served {
+        if state.handing_over || self.standing(state) != ServingState::Served {
             return;
         }
         let work = compressor::Work {

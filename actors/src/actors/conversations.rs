@@ -24,7 +24,7 @@ use super::shared::{Shared, cause, jitter};
 use crate::compute;
 use crate::domain::conversation::command::Command;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
-use crate::ports::Standing;
+use crate::ports::ServingState;
 use crate::tenancy::TenantScope;
 
 /// Identifies a conversation inside the process.
@@ -139,7 +139,7 @@ impl Directory {
         })?;
         self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
             asker: asker.clone(),
-            command: Box::new(Asked::Screened(screened.clone())),
+            command: Box::new(Asked::ScreenedCommand(screened.clone())),
             begun,
             reply,
         })
@@ -252,10 +252,10 @@ impl Directory {
 
     /// Whether the conversation is running, or dormant until a known time or until its tenant is no longer left out. A
     /// dormant one that has not seen all of the `stored` records does not count.
-    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing, stored: Seq) -> bool {
+    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: ServingState, stored: Seq) -> bool {
         let sleeps = |dormant: &Dormant| {
             let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
-            !is_due && (!dormant.paused || standing == Standing::LeftOut) && stored <= dormant.last_seq
+            !is_due && (!dormant.paused || standing == ServingState::LeftOut) && stored <= dormant.last_seq
         };
         self.live.contains_key(key) || self.dormant.get(key).is_some_and(|dormant| sleeps(&dormant))
     }

@@ -9,7 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::conversations::Directory;
 use super::shared::Shared;
 use crate::crash;
-use crate::ports::{LogError, Pending, Standing};
+use crate::ports::{LogError, PendingConversation, ServingState};
 
 /// Conversations read per page.
 const PAGE: usize = 256;
@@ -29,7 +29,7 @@ pub struct Look;
 impl Reconciler {
     async fn look(&self) -> Result<(), LogError> {
         let log = &self.shared.ports.log;
-        let mut cursor: Option<Pending> = None;
+        let mut cursor: Option<PendingConversation> = None;
         loop {
             let page = log.pending(cursor.as_ref(), PAGE).await?;
             for pending in &page {
@@ -50,11 +50,11 @@ impl Reconciler {
         }
     }
 
-    async fn wake(&self, pending: &Pending) {
+    async fn wake(&self, pending: &PendingConversation) {
         let now = self.shared.ports.clock.now();
         let key = (pending.scope.clone(), pending.conversation);
         let standing = self.shared.ports.policies.standing(&pending.scope);
-        if standing == Standing::Suspended {
+        if standing == ServingState::Suspended {
             // Even if it is dormant until an approval is due, or was not reached when the tenant was suspended.
             self.directory.end_suspended(&pending.scope, pending.conversation).await;
         } else if self.directory.is_cared_for(&key, now, standing, pending.last_seq) {
@@ -67,7 +67,7 @@ impl Reconciler {
         }
     }
 
-    async fn clean(&self, pending: &Pending, tombstone: u64) -> Result<(), LogError> {
+    async fn clean(&self, pending: &PendingConversation, tombstone: u64) -> Result<(), LogError> {
         crash::point("effect.before:erase");
         let receipt = self
             .shared

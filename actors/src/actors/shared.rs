@@ -17,7 +17,7 @@ use super::conversations::Directory;
 use crate::fairness::share::Shares;
 use crate::fairness::user_turns::UserTurns;
 use crate::live::Hub;
-use crate::ports::{LogError, Ports, Standing};
+use crate::ports::{LogError, Ports, ServingState};
 use crate::tenancy::TenantScope;
 
 /// Limits of the actors. All have usable defaults.
@@ -125,7 +125,7 @@ impl Shared {
         loop {
             let mut changed = std::pin::pin!(self.standing_changed.notified());
             changed.as_mut().enable();
-            if self.ports.policies.standing(scope) != Standing::LeftOut {
+            if self.ports.policies.standing(scope) != ServingState::LeftOut {
                 return;
             }
             // Not every change is notified: the timeout finds the others.

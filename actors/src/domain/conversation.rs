@@ -25,7 +25,7 @@ use super::event::{Event, Idempotency, Record};
 use super::ids::{CallId, ConversationId, Seq, TurnId};
 
 /// How long an `Idempotency-Key` is remembered.
-pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
+pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// Number of recent keys that the state remembers, so that quickly repeated requests cost no look-up. Older keys are
 /// found in the log ([`TurnId::derived`]).
 const MAX_KEYS: usize = 256;
@@ -44,16 +44,16 @@ pub struct Conversation {
     /// Sequence number of the last record; 0 for an empty log.
     pub seq: Seq,
     /// The state for decisions; none until the conversation is created.
-    pub book: Option<Book>,
+    pub book: Option<DecisionState>,
     /// Idempotency keys of its turns.
-    pub keys: Keys,
+    pub keys: IdempotencyKeys,
     /// What the model sees of the conversation.
     pub memory: Memory,
 }
 
 /// The part of the state on which decisions are based. Small, because every decision is drafted on a copy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Book {
+pub struct DecisionState {
     /// The conversation's header, as shown in lists.
     pub header: Header,
     /// Open turns. Invariant: the first one is running or queued, and all others are queued.
@@ -71,12 +71,12 @@ pub struct Book {
 
 /// The most recent idempotency keys, at most a day old.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Keys(VecDeque<(Idempotency, TurnId, Timestamp)>);
+pub struct IdempotencyKeys(VecDeque<(Idempotency, TurnId, Timestamp)>);
 
-impl Keys {
+impl IdempotencyKeys {
     /// Finds the turn that was submitted with a key.
     pub fn find(&self, key: &str, now: Timestamp) -> Option<(&Idempotency, TurnId)> {
-        let fresh = |at: &Timestamp| now.duration_since(*at) < KEY_LIFE;
+        let fresh = |at: &Timestamp| now.duration_since(*at) < KEY_LIFETIME;
         self.0
             .iter()
             .rev()
@@ -85,7 +85,12 @@ impl Keys {
     }
 
     fn remember(&mut self, idempotency: &Idempotency, turn: TurnId, at: Timestamp) {
-        while self.0.len() >= MAX_KEYS || self.0.front().is_some_and(|old| at.duration_since(old.2) >= KEY_LIFE) {
+        while self.0.len() >= MAX_KEYS
+            || self
+                .0
+                .front()
+                .is_some_and(|old| at.duration_since(old.2) >= KEY_LIFETIME)
+        {
             self.0.pop_front();
         }
         self.0.push_back((idempotency.clone(), turn, at));
@@ -99,7 +104,7 @@ impl Conversation {
             id,
             seq: 0,
             book: None,
-            keys: Keys::default(),
+            keys: IdempotencyKeys::default(),
             memory: Memory::default(),
         }
     }
@@ -108,7 +113,7 @@ impl Conversation {
     pub fn apply(&mut self, record: &Record) {
         self.seq = record.seq;
         match &mut self.book {
-            None => self.book = Header::open(self.id, record).map(Book::new),
+            None => self.book = Header::open(self.id, record).map(DecisionState::new),
             Some(book) => book.apply(record),
         }
         if let (
@@ -122,23 +127,23 @@ impl Conversation {
             self.keys.remember(idempotency, turn, record.at);
         }
         if let Event::ConversationErased { .. } = record.event {
-            self.keys = Keys::default();
+            self.keys = IdempotencyKeys::default();
         }
         self.memory.apply(record);
     }
 
     /// Returns the state for decisions, if the conversation exists and was not erased.
-    pub fn live(&self) -> Option<&Book> {
+    pub fn live(&self) -> Option<&DecisionState> {
         self.book.as_ref().filter(|book| !book.header.erased)
     }
 
     /// Returns the turn that is being worked on.
     pub fn active(&self) -> Option<&Turn> {
-        self.book.as_ref().and_then(Book::active)
+        self.book.as_ref().and_then(DecisionState::active)
     }
 }
 
-impl Book {
+impl DecisionState {
     fn new(header: Header) -> Self {
         Self {
             header,

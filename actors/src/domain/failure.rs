@@ -20,7 +20,7 @@ pub enum FailureClass {
     /// The provider rejected the request for another reason: 4xx.
     Rejected,
     /// One of the four timeouts expired.
-    Silence,
+    TimedOut,
     /// The stream ended without `finish_reason`.
     Cut,
     /// The answer did not follow the protocol.
@@ -41,7 +41,7 @@ impl FailureClass {
             Self::ContextLength => "context_length",
             Self::ContentPolicy => "content_policy",
             Self::Rejected => "rejected",
-            Self::Silence => "silence",
+            Self::TimedOut => "silence",
             Self::Cut => "cut",
             Self::Malformed => "malformed",
             Self::Network => "network",

@@ -3,22 +3,22 @@
 use serde_json::Value;
 
 /// The maximum weight; nothing beyond it is counted.
-pub const MOST: usize = 1024 * 1024;
+pub const MAX_WEIGHT: usize = 1024 * 1024;
 /// The weight of a value in addition to its text. Visiting a value costs about as much as parsing this many bytes.
 const VALUE: usize = 16;
 
-/// Returns the approximate size of `value` in bytes of JSON, at most [`MOST`]. Visits at most `MOST / 16` values.
+/// Returns the approximate size of `value` in bytes of JSON, at most [`MAX_WEIGHT`]. Visits at most `MAX_WEIGHT / 16` values.
 pub fn of(value: &Value) -> usize {
-    let mut left = MOST;
+    let mut left = MAX_WEIGHT;
     take(value, &mut left);
-    MOST - left
+    MAX_WEIGHT - left
 }
 
 /// Like [`of`], for the members of an object.
 pub fn of_members(members: &serde_json::Map<String, Value>) -> usize {
-    let mut left = MOST;
+    let mut left = MAX_WEIGHT;
     take_members(members, &mut left);
-    MOST - left
+    MAX_WEIGHT - left
 }
 
 fn take(value: &Value, left: &mut usize) {
@@ -69,9 +69,9 @@ mod tests {
 
     #[test]
     fn a_large_value_is_not_counted_to_its_end() {
-        assert_eq!(of(&json!("x".repeat(MOST * 2))), MOST);
-        assert_eq!(of(&json!(vec![json!([]); MOST])), MOST);
-        let members = (0..MOST / 8).map(|at| (at.to_string(), json!(1))).collect();
-        assert_eq!(of_members(&members), MOST);
+        assert_eq!(of(&json!("x".repeat(MAX_WEIGHT * 2))), MAX_WEIGHT);
+        assert_eq!(of(&json!(vec![json!([]); MAX_WEIGHT])), MAX_WEIGHT);
+        let members = (0..MAX_WEIGHT / 8).map(|at| (at.to_string(), json!(1))).collect();
+        assert_eq!(of_members(&members), MAX_WEIGHT);
     }
 }

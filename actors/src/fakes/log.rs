@@ -13,7 +13,9 @@ use crate::domain::conversation::header::Header;
 use crate::domain::conversation::quota::StoredTotals;
 use crate::domain::event::Record;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
-use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
+use crate::ports::{
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
+};
 use crate::tenancy::TenantScope;
 
 /// When an injected failure occurs.
@@ -340,7 +342,11 @@ impl EventLog for MemoryLog {
         Ok(())
     }
 
-    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+    async fn pending(
+        &self,
+        cursor: Option<&PendingConversation>,
+        limit: usize,
+    ) -> Result<Vec<PendingConversation>, LogError> {
         let store = self.open()?;
         let after = cursor.map(|cursor| (cursor.scope.tenant().clone(), cursor.conversation));
         let pending = store.logs.iter().filter(|(key, log)| {
@@ -358,7 +364,7 @@ impl EventLog for MemoryLog {
         let scope = TenantScope::from_verified;
         Ok(pending
             .take(limit)
-            .map(|((tenant, conversation), log)| Pending {
+            .map(|((tenant, conversation), log)| PendingConversation {
                 scope: scope(tenant.clone()),
                 conversation: *conversation,
                 tombstone: log.tombstone,

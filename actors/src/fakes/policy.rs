@@ -11,7 +11,7 @@ use crate::domain::guardrail::{OnMatch, Rule, RuleSet};
 use crate::domain::ids::{CopilotName, TenantId};
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
 use crate::domain::schema::{InvalidSchema, Schema};
-use crate::ports::{Policies, Standing};
+use crate::ports::{Policies, ServingState};
 use crate::tenancy::TenantScope;
 
 /// Policies that are the same for every tenant; the first copilot is the default.
@@ -19,7 +19,7 @@ use crate::tenancy::TenantScope;
 pub struct FixedPolicies {
     policies: Mutex<Vec<Arc<Policy>>>,
     quotas: Mutex<Quotas>,
-    standings: Mutex<HashMap<TenantId, Standing>>,
+    standings: Mutex<HashMap<TenantId, ServingState>>,
 }
 
 impl FixedPolicies {
@@ -43,16 +43,16 @@ impl FixedPolicies {
     /// Suspends or resumes a tenant.
     pub fn suspend(&self, tenant: &TenantId, is_suspended: bool) {
         let standing = if is_suspended {
-            Standing::Suspended
+            ServingState::Suspended
         } else {
-            Standing::Served
+            ServingState::Served
         };
         self.stand(tenant, standing);
     }
 
     /// Sets whether a tenant is left out, suspended or served. As in production, a tenant that is left out has no
     /// copilots.
-    pub fn stand(&self, tenant: &TenantId, standing: Standing) {
+    pub fn stand(&self, tenant: &TenantId, standing: ServingState) {
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.insert(tenant.clone(), standing);
     }
@@ -71,7 +71,7 @@ impl Policies for FixedPolicies {
     }
 
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        if self.standing(scope) == Standing::LeftOut {
+        if self.standing(scope) == ServingState::LeftOut {
             return None;
         }
         let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +81,7 @@ impl Policies for FixedPolicies {
         }
     }
 
-    fn standing(&self, scope: &TenantScope) -> Standing {
+    fn standing(&self, scope: &TenantScope) -> ServingState {
         let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.get(scope.tenant()).copied().unwrap_or_default()
     }

@@ -21,12 +21,12 @@ pub struct Answer {
     /// Time until the caller gets an answer.
     pub delay: Duration,
     /// The answer to the caller.
-    pub says: Says,
+    pub says: SystemReply,
 }
 
 /// The answer to the caller.
 #[derive(Debug, Clone)]
-pub enum Says {
+pub enum SystemReply {
     /// Success.
     Done(Value),
     /// A failure, with the vendor's `Retry-After`.
@@ -45,16 +45,16 @@ impl Answer {
         Self {
             effect: Some(Duration::ZERO),
             delay,
-            says: Says::Done(json!({ "ok": true })),
+            says: SystemReply::Done(json!({ "ok": true })),
         }
     }
 
-    /// Fails at once. Only a failure of kind `InDoubt` may have taken effect, depending on `effect`.
+    /// Fails at once. Only a failure of kind `OutcomeUnknown` may have taken effect, depending on `effect`.
     pub fn failed(kind: ToolErrorKind, retry_after: Option<Duration>, effect: Option<Duration>) -> Self {
         Self {
             effect,
             delay: Duration::ZERO,
-            says: Says::Failed(kind, retry_after),
+            says: SystemReply::Failed(kind, retry_after),
         }
     }
 }
@@ -219,14 +219,14 @@ impl ToolBox for FakeSystem {
             tokio::time::sleep(answer.delay).await;
         }
         match answer.says {
-            Says::Done(result) => Ok(ToolReply { result, rate }),
-            Says::Failed(kind, retry_after) => Err(error(kind, retry_after, rate)),
-            Says::Unreadable => Err(ToolError {
+            SystemReply::Done(result) => Ok(ToolReply { result, rate }),
+            SystemReply::Failed(kind, retry_after) => Err(error(kind, retry_after, rate)),
+            SystemReply::Unreadable => Err(ToolError {
                 answered: true,
-                ..error(ToolErrorKind::InDoubt, None, rate)
+                ..error(ToolErrorKind::OutcomeUnknown, None, rate)
             }),
-            Says::Nothing => std::future::pending().await,
-            Says::Panic => panic!("the test wants the adapter to panic"),
+            SystemReply::Nothing => std::future::pending().await,
+            SystemReply::Panic => panic!("the test wants the adapter to panic"),
         }
     }
 

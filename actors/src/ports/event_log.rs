@@ -186,7 +186,11 @@ pub trait EventLog: Send + Sync {
 
     /// Lists the conversations of all tenants that the reconciler has to check: those with open turns, and erased ones
     /// that are not cleaned yet; after `cursor`, at most `limit`, ordered by (tenant, conversation).
-    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError>;
+    async fn pending(
+        &self,
+        cursor: Option<&PendingConversation>,
+        limit: usize,
+    ) -> Result<Vec<PendingConversation>, LogError>;
 
     /// Deletes everything before the tombstone of an erased conversation, in every store, whether readable or not;
     /// idempotent. The tombstone stays.
@@ -258,7 +262,7 @@ pub struct ListQuery {
 
 /// A conversation that the reconciler has to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingConversation {
     /// The tenant, as stored by a verified request.
     pub scope: TenantScope,
     /// The conversation's id.

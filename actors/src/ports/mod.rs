@@ -14,11 +14,11 @@ use std::sync::Arc;
 pub use crate::domain::tool::rate::RateHint;
 pub use clock::Clock;
 pub use event_log::{
-    Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+    Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 pub use ids::Ids;
 pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, ToolOffer};
-pub use policies::{Policies, Standing};
+pub use policies::{Policies, ServingState};
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 pub use tools::{LookUp, SystemKey, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
 pub use traces::Traces;

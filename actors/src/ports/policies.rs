@@ -16,12 +16,12 @@ pub trait Policies: Send + Sync {
     fn quotas(&self, scope: &TenantScope) -> Quotas;
 
     /// Returns whether the tenant is currently served.
-    fn standing(&self, scope: &TenantScope) -> Standing;
+    fn standing(&self, scope: &TenantScope) -> ServingState;
 }
 
 /// Whether a tenant is served. Ordered by how much is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum ServingState {
     /// Served normally.
     #[default]
     Served,

@@ -61,7 +61,7 @@ pub enum ToolErrorKind {
     /// The vendor was never reached (no connection): nothing was changed, retry.
     Unreachable,
     /// The vendor failed (5xx), timed out or cut off its answer: the call may have taken effect.
-    InDoubt,
+    OutcomeUnknown,
 }
 
 /// What the look-up of an earlier call found.
@@ -72,7 +72,7 @@ pub enum LookUp {
     /// Nothing was found. That proves nothing: the call may still be on its way.
     NotFound,
     /// Only part of the effect was found; the text says which part and may be shown to the model and the user.
-    Partly(String),
+    PartlyFound(String),
 }
 
 /// One external system of one tenant. Its connector applies rate limits, a circuit breaker and retries around it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::{Finish, ToolStatus};
-use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::{Event, Idempotency, Record};
 use copilotd_actors::domain::failure::FailureClass;
@@ -13,7 +13,7 @@ use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::fakes::model::{Act, calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use copilotd_actors::ports::{Ids as _, ToolErrorKind};
 use serde_json::json;
 
@@ -306,8 +306,8 @@ async fn an_erased_conversation_ends_its_streams_its_model_and_every_later_reque
     viewer
         .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
         .await;
-    let (by, halt) = ("ada".to_owned(), Halt::default());
-    world.ask(id, Command::Erase { by, halt }).await.unwrap();
+    let (by, stop) = ("ada".to_owned(), StoppedWork::default());
+    world.ask(id, Command::Erase { by, stop }).await.unwrap();
     viewer.read_all().await;
     assert_eq!(viewer.events.last().unwrap().name, "conversation.erased");
     assert_eq!(world.model.wait_for(|seen| seen.dropped == 1).await.open, 0);
@@ -331,8 +331,8 @@ async fn the_key_of_an_erased_conversation_is_refused_before_and_after_it_was_cl
         body_hash: "00".into(),
     });
     world.ask(id, world.creation(key.clone())).await.unwrap();
-    let (by, halt) = ("ada".to_owned(), Halt::default());
-    world.ask(id, Command::Erase { by, halt }).await.unwrap();
+    let (by, stop) = ("ada".to_owned(), StoppedWork::default());
+    world.ask(id, Command::Erase { by, stop }).await.unwrap();
     let again = world.ask(id, world.creation(key.clone())).await;
     assert_eq!(again.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
     world.settle().await;
@@ -346,7 +346,7 @@ async fn an_adapter_that_answers_nothing_ends_the_call_by_its_timeout() {
     let silent = Answer {
         effect: Some(Duration::ZERO),
         delay: Duration::ZERO,
-        says: Says::Nothing,
+        says: SystemReply::Nothing,
     };
     let world = with_call(Repeat::Never, &[silent]).await;
     let id = world.create().await;

@@ -9,7 +9,7 @@ use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::domain::tool::rate::RateHint;
 use copilotd_actors::fakes::model::{calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use copilotd_actors::ports::{LookUp, ToolErrorKind};
 use serde_json::json;
 use tokio::time::Instant;
@@ -212,7 +212,7 @@ async fn answers_that_cannot_be_read_open_no_breaker() {
     let unreadable = Answer {
         effect: None,
         delay: Duration::ZERO,
-        says: Says::Unreadable,
+        says: SystemReply::Unreadable,
     };
     world.system("do").answer_all(unreadable);
     assert_eq!(run(&world).await, [ToolStatus::Failed; 5]);
@@ -235,7 +235,7 @@ async fn a_change_whose_answer_cannot_be_read_is_in_doubt() {
         world.system("do").answer(Answer {
             effect: Some(Duration::ZERO),
             delay: Duration::ZERO,
-            says: Says::Unreadable,
+            says: SystemReply::Unreadable,
         });
         assert_eq!(run(&world).await, [expected], "{repeat:?}");
         assert_eq!(world.system("do").seen().effects, 1, "{repeat:?}");
@@ -255,7 +255,7 @@ async fn a_call_that_never_arrived_is_failed_and_not_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_in_doubt_is_treated_as_its_tool_allows() {
-    let applied = Answer::failed(ToolErrorKind::InDoubt, None, Some(Duration::ZERO));
+    let applied = Answer::failed(ToolErrorKind::OutcomeUnknown, None, Some(Duration::ZERO));
     for (repeat, expected, calls) in [
         (Repeat::Read, ToolStatus::Succeeded, 2),
         (KEYED, ToolStatus::Succeeded, 2),
@@ -282,9 +282,11 @@ async fn doubt_is_not_forgotten_when_a_later_try_is_refused_or_put_off() {
         ToolErrorKind::RateLimited,
     ] {
         let world = one(KEYED).await;
-        world
-            .system("do")
-            .answer(Answer::failed(ToolErrorKind::InDoubt, None, Some(Duration::ZERO)));
+        world.system("do").answer(Answer::failed(
+            ToolErrorKind::OutcomeUnknown,
+            None,
+            Some(Duration::ZERO),
+        ));
         world.system("do").answer_all(failed(kind));
         assert_eq!(run(&world).await, [ToolStatus::Unknown], "{kind:?}");
     }
@@ -297,12 +299,12 @@ async fn a_look_up_that_finds_nothing_in_this_life_never_leads_to_a_second_call(
     let late = Answer {
         effect: Some(Duration::from_secs(4)),
         delay: Duration::ZERO,
-        says: Says::Failed(ToolErrorKind::InDoubt, None),
+        says: SystemReply::Failed(ToolErrorKind::OutcomeUnknown, None),
     };
     world.system("do").answer(late);
     assert_eq!(run(&world).await, [ToolStatus::Succeeded], "it was found in the end");
     assert_eq!(world.system("do").seen().calls, 1);
-    let nothing = Answer::failed(ToolErrorKind::InDoubt, None, None);
+    let nothing = Answer::failed(ToolErrorKind::OutcomeUnknown, None, None);
     world.system("do").answer(nothing);
     assert_eq!(
         run(&world).await,
@@ -318,7 +320,7 @@ async fn a_keyed_call_of_an_earlier_life_that_cannot_be_reached_again_is_unknown
     world.system("do").answer(Answer {
         effect: Some(Duration::ZERO),
         delay: Duration::ZERO,
-        says: Says::Nothing,
+        says: SystemReply::Nothing,
     });
     let (id, turn) = start(&world).await;
     world.system("do").wait_for(|seen| seen.effects == 1).await;
@@ -336,9 +338,11 @@ async fn a_keyed_call_of_an_earlier_life_that_cannot_be_reached_again_is_unknown
 #[tokio::test(start_paused = true)]
 async fn a_look_up_that_fails_says_nothing_about_the_call() {
     let world = one(Repeat::LookUp).await;
-    world
-        .system("do")
-        .answer(Answer::failed(ToolErrorKind::InDoubt, None, Some(Duration::ZERO)));
+    world.system("do").answer(Answer::failed(
+        ToolErrorKind::OutcomeUnknown,
+        None,
+        Some(Duration::ZERO),
+    ));
     world.system("do").look_up_answers(Ok(LookUp::NotFound));
     world.system("do").look_up_answers(Err(ToolErrorKind::Refused));
     assert_eq!(run(&world).await, [ToolStatus::Unknown]);
@@ -351,7 +355,7 @@ async fn a_call_ends_by_its_deadline_whatever_the_system_does() {
         world.system("do").answer_all(Answer {
             effect: None,
             delay: Duration::ZERO,
-            says: Says::Nothing,
+            says: SystemReply::Nothing,
         });
         let begun = Instant::now();
         let statuses = run(&world).await;

@@ -9,7 +9,7 @@ use copilotd_actors::domain::event::{Event, FailureCode, Record, WaitReason};
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, LOST_COMPLETION, calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use copilotd_actors::ports::{Append, EventLog, Ids};
 use serde_json::json;
 
@@ -273,7 +273,7 @@ async fn an_adapter_that_panics_is_in_doubt_and_gives_its_place_back() {
     let panics = Answer {
         effect: None,
         delay: Duration::ZERO,
-        says: Says::Panic,
+        says: SystemReply::Panic,
     };
     for _ in 0..3 {
         for _ in 0..4 {

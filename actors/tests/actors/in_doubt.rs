@@ -9,7 +9,7 @@ use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use copilotd_actors::ports::{LookUp, ToolErrorKind};
 use serde_json::json;
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ fn held(late: Duration) -> Answer {
     Answer {
         effect: Some(late),
         delay: Duration::ZERO,
-        says: Says::Nothing,
+        says: SystemReply::Nothing,
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_keyed_call_is_not_repeated_when_the_vendor_cannot_say_what_it_knows()
 async fn a_look_up_waits_for_a_vendor_that_is_away() {
     for kind in [
         ToolErrorKind::Unreachable,
-        ToolErrorKind::InDoubt,
+        ToolErrorKind::OutcomeUnknown,
         ToolErrorKind::RateLimited,
     ] {
         let mut world = one(Repeat::LookUp).await;
@@ -179,10 +179,10 @@ async fn a_look_up_waits_for_a_vendor_that_is_away() {
 /// Normal operation and recovery end with the same status and report the same partial result.
 #[tokio::test(start_paused = true)]
 async fn what_was_found_in_part_is_told_and_never_taken_for_the_whole() {
-    let part = || LookUp::Partly("2 of 4 messages were found".to_owned());
+    let part = || LookUp::PartlyFound("2 of 4 messages were found".to_owned());
     for crashes in [0, 1, 2] {
         let mut world = one(Repeat::LookUp).await;
-        let cut = Answer::failed(ToolErrorKind::InDoubt, None, None);
+        let cut = Answer::failed(ToolErrorKind::OutcomeUnknown, None, None);
         let first = if crashes == 0 {
             cut
         } else {

@@ -15,8 +15,8 @@ use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::fakes::log::Fault;
 use copilotd_actors::fakes::model::{Act, calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
-use copilotd_actors::ports::{Standing, ToolErrorKind};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
+use copilotd_actors::ports::{ServingState, ToolErrorKind};
 use serde_json::json;
 
 use crate::support::{World, copilot, submission, tool};
@@ -43,7 +43,7 @@ async fn world(repeat: Repeat, count: usize) -> World {
 }
 
 /// Sets the standing and notifies, as the application does after a configuration change.
-fn stand(world: &World, standing: Standing) {
+fn stand(world: &World, standing: ServingState) {
     let tenant = world.scope.tenant();
     world.policies.stand(tenant, standing);
     world.directory().tell_standing(|known| known == tenant);
@@ -99,11 +99,11 @@ const ALL: [Mended; 4] = [Mended::Told, Mended::Untold, Mended::Restarted, Mende
 
 async fn mend(world: &mut World, how: Mended) {
     match how {
-        Mended::Told => stand(world, Standing::Served),
-        Mended::Untold => world.policies.stand(world.scope.tenant(), Standing::Served),
+        Mended::Told => stand(world, ServingState::Served),
+        Mended::Untold => world.policies.stand(world.scope.tenant(), ServingState::Served),
         Mended::Restarted => {
             world.crash().await;
-            world.policies.stand(world.scope.tenant(), Standing::Served);
+            world.policies.stand(world.scope.tenant(), ServingState::Served);
             world.restart().await;
         }
         Mended::RestartedTwice => {
@@ -113,7 +113,7 @@ async fn mend(world: &mut World, how: Mended) {
             world.crash().await;
             world.restart().await;
             nothing_is_sent(world).await;
-            stand(world, Standing::Served);
+            stand(world, ServingState::Served);
         }
     }
 }
@@ -129,7 +129,7 @@ async fn an_answer_under_way_ends_and_the_next_turn_waits() {
         let turn = world.submit(id, "hello").await;
         let next = world.submit(id, "hello again").await;
         world.model.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
         nothing_is_sent(&world).await;
         assert_eq!((world.model.seen().calls, world.directory().alive()), (1, 0), "{how:?}");
@@ -158,7 +158,7 @@ async fn calls_that_an_answer_asks_for_wait_whatever_repeating_them_would_do() {
             let id = world.create().await;
             let turn = world.submit(id, "work").await;
             world.model.wait_for(|seen| seen.open == 1).await;
-            stand(&world, Standing::LeftOut);
+            stand(&world, ServingState::LeftOut);
             world.named(id, "tool.called").await;
             nothing_is_sent(&world).await;
             assert_eq!(world.system("do").seen().calls, 0);
@@ -185,7 +185,7 @@ async fn a_call_under_way_ends_and_those_behind_it_wait() {
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         system.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         world.named(id, "tool.finished").await;
         nothing_is_sent(&world).await;
         assert_eq!((system.seen().calls, world.shared().admission.working()), (1, 0));
@@ -203,7 +203,7 @@ async fn a_call_under_way_ends_and_those_behind_it_wait() {
 async fn a_call_in_doubt_keeps_its_tools_rule() {
     let doubt = || {
         Answer::failed(
-            ToolErrorKind::InDoubt,
+            ToolErrorKind::OutcomeUnknown,
             Some(Duration::from_secs(2)),
             Some(Duration::ZERO),
         )
@@ -224,7 +224,7 @@ async fn a_call_in_doubt_keeps_its_tools_rule() {
             let id = world.create().await;
             let turn = world.submit(id, "work").await;
             system.wait_for(|seen| seen.calls == 1 && seen.open == 0).await;
-            stand(&world, Standing::LeftOut);
+            stand(&world, ServingState::LeftOut);
             nothing_is_sent(&world).await;
             mend(&mut world, how).await;
             assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -245,7 +245,7 @@ async fn a_call_that_the_vendor_put_off_is_sent_later() {
         let turn = world.submit(id, "work").await;
         system.wait_for(|seen| seen.calls == 1 && seen.open == 0).await;
         // The conversation is not notified: the connector notices and returns the call.
-        world.policies.stand(world.scope.tenant(), Standing::LeftOut);
+        world.policies.stand(world.scope.tenant(), ServingState::LeftOut);
         nothing_is_sent(&world).await;
         mend(&mut world, how).await;
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -264,11 +264,11 @@ async fn a_tenant_that_is_left_out_for_a_moment_loses_nothing() {
         let turn = world.submit(id, "work").await;
         for seen in 1..=3 {
             system.wait_for(|now| now.calls == seen).await;
-            stand(&world, Standing::LeftOut);
-            stand(&world, Standing::Served);
-            stand(&world, Standing::LeftOut);
+            stand(&world, ServingState::LeftOut);
+            stand(&world, ServingState::Served);
+            stand(&world, ServingState::LeftOut);
             tokio::time::sleep(Duration::from_millis(100)).await;
-            stand(&world, Standing::Served);
+            stand(&world, ServingState::Served);
         }
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
         assert_eq!(statuses(&world, id), [ToolStatus::Succeeded; 3], "{repeat:?}");
@@ -290,7 +290,7 @@ async fn a_decision_has_its_deadline_all_the_same() {
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         let asked = world.named(id, "approval.requested").await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         if how == Mended::RestartedTwice {
             world.crash().await;
             world.restart().await;
@@ -333,7 +333,7 @@ async fn a_decision_that_is_still_due_can_be_made_afterwards() {
         let Event::ApprovalRequested { call_id, .. } = world.named(id, "approval.requested").await.event else {
             unreachable!("find selected this event")
         };
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         nothing_is_sent(&world).await;
         let approve = || Decision::Approve { arguments: None };
         let refused = world.decide(id, turn, call_id, approve()).await;
@@ -363,7 +363,7 @@ async fn a_schema_is_checked_once_the_tenant_is_served_again() {
         }
         world.ask(id, command).await.unwrap();
         world.model.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         nothing_is_sent(&world).await;
         assert_eq!(world.schemas.begun(), 0);
         mend(&mut world, how).await;
@@ -389,7 +389,7 @@ async fn a_model_that_cannot_be_asked_then_is_asked_later() {
         let id = world.create().await;
         let turn = world.submit(id, "hello").await;
         world.model.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         nothing_is_sent(&world).await;
         mend(&mut world, how).await;
         let end = world.end_of(id, turn).await;
@@ -408,14 +408,14 @@ async fn suspended_while_left_out_it_is_cancelled() {
         let turn = world.submit(id, "work").await;
         let queued = world.submit(id, "work").await;
         system.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         nothing_is_sent(&world).await;
         if restarted {
             world.crash().await;
-            world.policies.stand(world.scope.tenant(), Standing::Suspended);
+            world.policies.stand(world.scope.tenant(), ServingState::Suspended);
             world.restart().await;
         } else {
-            stand(&world, Standing::Suspended);
+            stand(&world, ServingState::Suspended);
         }
         for turn in [turn, queued] {
             assert!(matches!(world.end_of(id, turn).await, Event::TurnCancelled { .. }));
@@ -425,8 +425,8 @@ async fn suspended_while_left_out_it_is_cancelled() {
             statuses(&world, id),
             [ToolStatus::Succeeded, ToolStatus::Cancelled, ToolStatus::Cancelled]
         );
-        stand(&world, Standing::LeftOut);
-        stand(&world, Standing::Served);
+        stand(&world, ServingState::LeftOut);
+        stand(&world, ServingState::Served);
         nothing_is_sent(&world).await;
         let turn = world.submit(id, "hello").await;
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -443,18 +443,18 @@ async fn killed_in_the_middle_of_a_call_it_recovers_by_its_tools_rule() {
         let mut world = world(repeat, 1).await;
         let system = world.system("do");
         system.answer(Answer {
-            says: Says::Nothing,
+            says: SystemReply::Nothing,
             ..Answer::done(Duration::ZERO)
         });
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         system.wait_for(|seen| seen.open == 1).await;
-        stand(&world, Standing::LeftOut);
+        stand(&world, ServingState::LeftOut);
         world.named(id, "turn.paused").await;
         world.crash().await;
         world.restart().await;
         nothing_is_sent(&world).await;
-        stand(&world, Standing::Served);
+        stand(&world, ServingState::Served);
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
         assert_eq!(statuses(&world, id), [expected], "{repeat:?}");
     }
@@ -467,14 +467,14 @@ async fn nothing_is_taken_for_it_meanwhile_and_others_are_served() {
     let turn = world.submit(id, "hello").await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
     let before = world.names(id);
-    stand(&world, Standing::LeftOut);
+    stand(&world, ServingState::LeftOut);
     let refused = world.ask(id, submission(world.turn_id(), "hello")).await;
     assert!(matches!(refused, Err(Refusal::LeftOut)), "{refused:?}");
     let refused = world.cancel(id, turn).await;
     assert!(matches!(refused, Err(Refusal::LeftOut)), "{refused:?}");
     nothing_is_sent(&world).await;
     assert_eq!(world.names(id), before);
-    stand(&world, Standing::Served);
+    stand(&world, ServingState::Served);
     let turn = world.submit(id, "hello").await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
 }
@@ -491,7 +491,7 @@ async fn killed_at_any_append_nothing_is_lost_and_nothing_is_done_twice() {
             let turn = world.submit(id, "work").await;
             system.wait_for(|seen| seen.open == 1).await;
             world.probe.stop_at(nth, fault);
-            stand(&world, Standing::LeftOut);
+            stand(&world, ServingState::LeftOut);
             let dies = async |world: &World, rest: Duration| {
                 tokio::select! {
                     biased;
@@ -505,7 +505,7 @@ async fn killed_at_any_append_nothing_is_lost_and_nothing_is_done_twice() {
                 world.restart().await;
                 nothing_is_sent(&world).await;
             }
-            stand(&world, Standing::Served);
+            stand(&world, ServingState::Served);
             if !died {
                 died = dies(&world, LONG).await;
                 if died {
@@ -548,7 +548,7 @@ async fn a_note_that_the_store_refuses_stops_nothing() {
     let turn = world.submit(id, "hello").await;
     world.named(id, "context.assembled").await;
     world.log.refuse_append(1, "disk full");
-    stand(&world, Standing::LeftOut);
+    stand(&world, ServingState::LeftOut);
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
     assert_eq!(
         (world.model.seen().calls, attempts(&world, id)),

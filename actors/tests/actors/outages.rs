@@ -19,7 +19,7 @@ use crate::support::{Client, World, copilot, tool};
 const TROUBLE: [FailureClass; 6] = [
     FailureClass::Overload,
     FailureClass::Network,
-    FailureClass::Silence,
+    FailureClass::TimedOut,
     FailureClass::Rate,
     FailureClass::Cut,
     FailureClass::Malformed,

@@ -15,7 +15,7 @@ use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -132,7 +132,7 @@ fn what_a_tool_answered_is_checked_elsewhere_and_redacted_all_the_same() {
                 .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
             world.system("do").answer_all(Answer {
                 delay: Duration::from_secs(1),
-                says: Says::Done(json!({ "text": format!("{}secret", "x ".repeat(bytes / 2)) })),
+                says: SystemReply::Done(json!({ "text": format!("{}secret", "x ".repeat(bytes / 2)) })),
                 ..Answer::done(Duration::ZERO)
             });
             let id = world.create().await;

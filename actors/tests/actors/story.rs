@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use copilotd_actors::domain::content::{Finish, Input};
 use copilotd_actors::domain::conversation::command::Step;
-use copilotd_actors::domain::conversation::stream::Encoded;
+use copilotd_actors::domain::conversation::stream::EncodedRecord;
 use copilotd_actors::domain::event::{CompressionMethod, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, MessageId, Seq, TurnId};
 use copilotd_actors::domain::usage::{TotalUsage, Usage};
@@ -138,7 +138,7 @@ impl World {
         let shown = self.live.as_ref().filter(|(_, shown)| *shown).map(|(live, _)| live);
         let from = self.log.len() - self.unpublished;
         self.tail()
-            .publish(self.log[from..].iter().map(Encoded::new).collect(), shown);
+            .publish(self.log[from..].iter().map(EncodedRecord::new).collect(), shown);
         self.unpublished = 0;
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::conversation::stream::{Encoded, Position, Reader};
+use copilotd_actors::domain::conversation::stream::{EncodedRecord, Position, Reader};
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::live::{Hub, Next, Tail};
 use jiff::Timestamp;
@@ -46,7 +46,7 @@ impl Viewer {
             .get_or_insert_with(|| (Reader::new(self.turn, position), world.tail()));
         let catch_up = |reader: &mut Reader, out: &mut String| {
             for record in &world.log[usize::try_from(reader.seen()).unwrap()..] {
-                reader.record(&Encoded::new(record), now, out);
+                reader.record(&EncodedRecord::new(record), now, out);
             }
         };
         if fresh {

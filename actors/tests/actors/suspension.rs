@@ -8,7 +8,7 @@ use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{calls, says};
-use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::fakes::system::{Answer, SystemReply};
 use copilotd_actors::ports::ToolErrorKind;
 use serde_json::json;
 
@@ -118,7 +118,7 @@ async fn a_restart_calls_no_model_and_no_tool() {
         let mut world = world(repeat, 1).await;
         let system = world.system("do");
         system.answer_all(Answer {
-            says: Says::Nothing,
+            says: SystemReply::Nothing,
             ..Answer::done(Duration::ZERO)
         });
         let acting = world.create().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
 use copilotd_actors::domain::conversation::command::{
-    Command, Decision, Halt, ModelFailure, ModelReply, OutputCheck, Sealed, Step, WhenBusy,
+    Command, Decision, ModelFailure, ModelReply, OutputCheck, SealedMessage, Step, StoppedWork, WhenBusy,
 };
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::failure::FailureClass;
@@ -13,7 +13,7 @@ use copilotd_actors::domain::schema::check::Checker;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use serde_json::{Value, json};
 
-use crate::support::{Act, World, turn};
+use crate::support::{Act, Scenario, turn};
 
 /// The usage of every model step of a script.
 pub const USAGE: Usage = Usage {
@@ -26,7 +26,7 @@ pub const USAGE: Usage = Usage {
     estimated: false,
 };
 
-pub fn act(make: impl Fn(&World) -> Command + 'static) -> Act {
+pub fn act(make: impl Fn(&Scenario) -> Command + 'static) -> Act {
     Act::Do(Box::new(make))
 }
 
@@ -52,7 +52,7 @@ pub fn key(key: &str, body: &str) -> Option<Idempotency> {
 /// A submission with default values, modified by `change`.
 pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static) -> Act {
     let input = Input::Text(input.to_owned());
-    act(move |world| {
+    act(move |scenario| {
         let mut command = Command::Submit {
             turn: turn(n),
             input: input.clone(),
@@ -63,7 +63,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             trace: None,
             api_key: None,
             nonce: None,
-            halt: sealed(world, ""),
+            stop: sealed(scenario, ""),
         };
         change(&mut command);
         command
@@ -84,7 +84,7 @@ pub fn submit_when(n: u128, when: WhenBusy) -> Act {
 
 /// Interrupts a turn whose open message has got as far as `text`.
 pub fn interrupt(n: u128, text: &'static str) -> Act {
-    act(move |world| Command::Submit {
+    act(move |scenario| Command::Submit {
         turn: turn(n),
         input: Input::Text(format!("question {n}")),
         metadata: Metadata::new(),
@@ -94,7 +94,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         trace: None,
         api_key: None,
         nonce: None,
-        halt: sealed(world, text),
+        stop: sealed(scenario, text),
     })
 }
 
@@ -118,8 +118,8 @@ pub fn submit_with_schema(n: u128, schema: Value) -> Act {
     })
 }
 
-pub fn present(world: &World) -> Step {
-    world.conversation.active().map_or(
+pub fn present(scenario: &Scenario) -> Step {
+    scenario.conversation.active().map_or(
         Step {
             turn: turn(0),
             attempt: 0,
@@ -129,10 +129,10 @@ pub fn present(world: &World) -> Step {
     )
 }
 
-pub fn sealed(world: &World, text: &str) -> Halt {
-    Halt {
-        sealed: Some(Sealed {
-            at: present(world),
+pub fn sealed(scenario: &Scenario, text: &str) -> StoppedWork {
+    StoppedWork {
+        sealed: Some(SealedMessage {
+            at: present(scenario),
             text: text.to_owned(),
             usage: USAGE,
         }),
@@ -142,42 +142,42 @@ pub fn sealed(world: &World, text: &str) -> Halt {
 
 /// Cancels turn `n`, whose open message has got as far as `text`.
 pub fn cancel(n: u128, text: &'static str) -> Act {
-    act(move |world| Command::Cancel {
+    act(move |scenario| Command::Cancel {
         turn: turn(n),
-        halt: sealed(world, text),
+        stop: sealed(scenario, text),
     })
 }
 
 /// Cancels turn `n`; these calls had not been sent.
 pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
-    act(move |world| Command::Cancel {
+    act(move |scenario| Command::Cancel {
         turn: turn(n),
-        halt: Halt {
+        stop: StoppedWork {
             sealed: None,
-            unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+            unsent: unsent.iter().map(|index| scenario.call(*index)).collect(),
         },
     })
 }
 
 /// Ends the open turns of a suspended tenant; the open message has got as far as `text`.
 pub fn suspend(text: &'static str) -> Act {
-    act(move |world| Command::Suspend {
-        halt: sealed(world, text),
+    act(move |scenario| Command::Suspend {
+        stop: sealed(scenario, text),
     })
 }
 
 pub fn erase(text: &'static str) -> Act {
-    act(move |world| Command::Erase {
+    act(move |scenario| Command::Erase {
         by: "ada".into(),
-        halt: sealed(world, text),
+        stop: sealed(scenario, text),
     })
 }
 
 pub fn expire_turn(n: u128, text: &'static str) -> Act {
-    act(move |world| Command::TurnExpired {
+    act(move |scenario| Command::TurnExpired {
         turn: turn(n),
-        attempt: present(world).attempt,
-        halt: sealed(world, text),
+        attempt: present(scenario).attempt,
+        stop: sealed(scenario, text),
     })
 }
 
@@ -213,8 +213,8 @@ pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
 }
 
 pub fn says(text: &'static str) -> Act {
-    act(move |world| Command::ModelReplied {
-        at: present(world),
+    act(move |scenario| Command::ModelReplied {
+        at: present(scenario),
         reply: reply(text, Vec::new()),
     })
 }
@@ -230,8 +230,8 @@ pub fn asks_with(calls: Vec<(&str, Value)>) -> Act {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    act(move |world| Command::ModelReplied {
-        at: present(world),
+    act(move |scenario| Command::ModelReplied {
+        at: present(scenario),
         reply: reply("", calls.clone()),
     })
 }
@@ -241,8 +241,8 @@ pub fn fails(class: FailureClass) -> Act {
 }
 
 pub fn fails_for(class: FailureClass, retry_after: Option<Duration>) -> Act {
-    act(move |world| Command::ModelFailed {
-        at: present(world),
+    act(move |scenario| Command::ModelFailed {
+        at: present(scenario),
         failure: ModelFailure {
             class,
             message: "tried".into(),
@@ -254,9 +254,9 @@ pub fn fails_for(class: FailureClass, retry_after: Option<Duration>) -> Act {
 }
 
 pub fn tool(index: usize, status: ToolStatus) -> Act {
-    act(move |world| {
-        let call = world.call(index);
-        let owner = world
+    act(move |scenario| {
+        let call = scenario.call(index);
+        let owner = scenario
             .log()
             .filter(|record| {
                 matches!(&record.event, copilotd_actors::domain::event::Event::MessageCompleted { tool_calls, .. }
@@ -278,9 +278,9 @@ pub fn done(index: usize) -> Act {
 }
 
 fn decide(n: u128, index: usize, decision: Decision) -> Act {
-    act(move |world| Command::Decide {
+    act(move |scenario| Command::Decide {
         turn: turn(n),
-        call: world.call(index),
+        call: scenario.call(index),
         decision: decision.clone(),
         reason: None,
         by: "bob".into(),
@@ -288,9 +288,9 @@ fn decide(n: u128, index: usize, decision: Decision) -> Act {
 }
 
 pub fn refuse_because(n: u128, index: usize, why: &'static str) -> Act {
-    act(move |world| Command::Decide {
+    act(move |scenario| Command::Decide {
         turn: turn(n),
-        call: world.call(index),
+        call: scenario.call(index),
         decision: Decision::Reject,
         reason: Some(why.to_owned()),
         by: "bob".into(),
@@ -311,9 +311,9 @@ pub fn refuse(n: u128, index: usize) -> Act {
 }
 
 pub fn expire_approval(n: u128, index: usize) -> Act {
-    act(move |world| Command::ApprovalExpired {
+    act(move |scenario| Command::ApprovalExpired {
         turn: turn(n),
-        call: world.call(index),
+        call: scenario.call(index),
     })
 }
 
@@ -336,24 +336,24 @@ pub fn recover_lost(calls: usize) -> Act {
 
 /// Pauses the running turn; these of its calls were not sent.
 pub fn pause(unsent: &'static [usize], asked: bool) -> Act {
-    act(move |world| Command::Pause {
-        unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+    act(move |scenario| Command::Pause {
+        unsent: unsent.iter().map(|index| scenario.call(*index)).collect(),
         asked,
     })
 }
 
 /// Hands the running turn over; these of its calls were not sent.
 pub fn hand_over(unsent: &'static [usize], asked: bool) -> Act {
-    act(move |world| Command::HandOver {
-        unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+    act(move |scenario| Command::HandOver {
+        unsent: unsent.iter().map(|index| scenario.call(*index)).collect(),
         asked,
     })
 }
 
 /// Resumes a paused turn; these of its calls are running.
 pub fn resume(under_way: &'static [usize]) -> Act {
-    act(move |world| Command::Resume {
-        under_way: under_way.iter().map(|index| world.call(*index)).collect(),
+    act(move |scenario| Command::Resume {
+        under_way: under_way.iter().map(|index| scenario.call(*index)).collect(),
     })
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::acts::*;
-use crate::support::{Act, World, case, policy};
+use crate::support::{Act, Scenario, case, policy};
 
 fn waiting() -> Vec<Act> {
     vec![submit(1), asks(&["ask"])]
@@ -99,7 +99,7 @@ fn nobody_decides() {
 }
 
 #[test]
-fn a_tool_that_was_taken_away_is_not_called() {
+fn a_tool_that_was_removed_is_not_called() {
     let gone = after(waiting(), Act::Configure(|policy| drop(policy.tools.remove("ask"))));
     case(
         gone,
@@ -112,18 +112,18 @@ fn a_tool_that_was_taken_away_is_not_called() {
 #[test]
 fn the_model_learns_what_a_person_changed() {
     for (arguments, told) in [(json!({ "n": 4 }), true), (json!({}), false)] {
-        let mut world = World::new(policy());
+        let mut scenario = Scenario::new(policy());
         for act in waiting().iter().chain([&approve_edited(1, 0, arguments), &done(0)]) {
-            world.play(act);
+            scenario.play(act);
         }
-        let prompt = world.prompt();
+        let prompt = scenario.prompt();
         assert!(prompt.contains("assistant  ask{}\n"), "{prompt}");
         assert_eq!(
             prompt.contains("A person changed the arguments of this call to {\"n\":4}."),
             told,
             "{prompt}"
         );
-        world.crash();
-        assert_eq!(world.prompt(), prompt);
+        scenario.crash();
+        assert_eq!(scenario.prompt(), prompt);
     }
 }

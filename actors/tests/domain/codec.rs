@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::acts::*;
-use crate::support::{World, conversation_id, policy};
+use crate::support::{Scenario, conversation_id, policy};
 
 const V1: &str = include_str!("../fixtures/events_v1.jsonl");
 
@@ -101,10 +101,10 @@ proptest! {
 
 #[test]
 fn a_foreign_snapshot_is_ignored() {
-    let mut world = World::new(policy());
-    world.play(&submit(1));
-    let (id, seq) = (conversation_id(), world.conversation.seq);
-    let bytes = snapshot::encode(&world.conversation);
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
+    let (id, seq) = (conversation_id(), scenario.conversation.seq);
+    let bytes = snapshot::encode(&scenario.conversation);
     assert!(snapshot::decode(id, seq, &bytes).is_some());
     assert!(
         snapshot::decode(id, seq + 1, &bytes).is_none(),
@@ -128,7 +128,7 @@ fn a_foreign_snapshot_is_ignored() {
 
 #[test]
 fn an_empty_log_has_a_snapshot_too() {
-    let empty = World::empty(policy()).conversation;
+    let empty = Scenario::empty(policy()).conversation;
     let (woken, from) = snapshot::decode(empty.id, 0, &snapshot::encode(&empty)).unwrap();
     assert_eq!((woken, from), (empty, 1));
 }

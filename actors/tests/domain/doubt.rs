@@ -6,79 +6,89 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::policy::Repeat;
-use copilotd_actors::domain::tool::outcome::{Looked, Next, Sent, given_up, next};
+use copilotd_actors::domain::tool::outcome::{LookUpState, NextAction, SendState, next, status_if_given_up};
 use jiff::SignedDuration;
 
 const WINDOW: Duration = Duration::from_secs(7200);
 const KEYED: Repeat = Repeat::Keyed(WINDOW);
 const KINDS: [Repeat; 4] = [Repeat::Read, KEYED, Repeat::LookUp, Repeat::Never];
 
-const NOW: Next = Next::LookUp(Duration::ZERO);
-const UNKNOWN: Next = Next::End(ToolStatus::Unknown);
+const NOW: NextAction = NextAction::LookUp(Duration::ZERO);
+const UNKNOWN: NextAction = NextAction::End(ToolStatus::Unknown);
 
-fn here(seconds: u64) -> Sent {
-    Sent::Here(Duration::from_secs(seconds))
+fn here(seconds: u64) -> SendState {
+    SendState::Here(Duration::from_secs(seconds))
 }
 
-fn earlier(seconds: i64) -> Sent {
-    Sent::Earlier(SignedDuration::from_secs(seconds))
+fn earlier(seconds: i64) -> SendState {
+    SendState::Earlier(SignedDuration::from_secs(seconds))
 }
 
 #[test]
 fn the_rule_as_a_table() {
-    let found = Next::End(ToolStatus::Succeeded);
-    let again = |pause| Next::LookUp(Duration::from_millis(pause));
+    let found = NextAction::End(ToolStatus::Succeeded);
+    let again = |pause| NextAction::LookUp(Duration::from_millis(pause));
     for (repeat, sent, looked, then) in [
         // A call that changes nothing is sent again, and one whose key the vendor still remembers.
-        (Repeat::Read, here(0), Looked::NotYet, Next::Send),
-        (Repeat::Read, earlier(-5), Looked::NotYet, Next::Send),
-        (KEYED, here(1799), Looked::NotYet, Next::Send),
-        (KEYED, here(1800), Looked::NotYet, NOW),
-        (KEYED, here(1800), Looked::Missing(5), UNKNOWN),
+        (Repeat::Read, here(0), LookUpState::NotYet, NextAction::Send),
+        (Repeat::Read, earlier(-5), LookUpState::NotYet, NextAction::Send),
+        (KEYED, here(1799), LookUpState::NotYet, NextAction::Send),
+        (KEYED, here(1800), LookUpState::NotYet, NOW),
+        (KEYED, here(1800), LookUpState::Missing(5), UNKNOWN),
         // For a call of an earlier process the age of the key is unknown: it is looked up first, and the wall clock may
         // only forbid.
-        (KEYED, earlier(0), Looked::NotYet, NOW),
-        (KEYED, earlier(0), Looked::Found, found),
-        (KEYED, earlier(3599), Looked::Missing(1), Next::Send),
-        (KEYED, earlier(3600), Looked::Missing(1), again(300)),
-        (KEYED, earlier(3600), Looked::Missing(5), UNKNOWN),
-        (KEYED, earlier(-1), Looked::Missing(5), UNKNOWN),
-        (KEYED, earlier(i64::MIN), Looked::Missing(5), UNKNOWN),
-        (KEYED, earlier(0), Looked::Impossible, UNKNOWN),
+        (KEYED, earlier(0), LookUpState::NotYet, NOW),
+        (KEYED, earlier(0), LookUpState::Found, found),
+        (KEYED, earlier(3599), LookUpState::Missing(1), NextAction::Send),
+        (KEYED, earlier(3600), LookUpState::Missing(1), again(300)),
+        (KEYED, earlier(3600), LookUpState::Missing(5), UNKNOWN),
+        (KEYED, earlier(-1), LookUpState::Missing(5), UNKNOWN),
+        (KEYED, earlier(i64::MIN), LookUpState::Missing(5), UNKNOWN),
+        (KEYED, earlier(0), LookUpState::Impossible, UNKNOWN),
         // A call without a key is looked up a few times and never sent again.
-        (Repeat::LookUp, here(0), Looked::NotYet, NOW),
-        (Repeat::LookUp, earlier(0), Looked::NotYet, NOW),
-        (Repeat::LookUp, earlier(86_400), Looked::Found, found),
-        (Repeat::LookUp, earlier(0), Looked::Missing(1), again(300)),
-        (Repeat::LookUp, here(0), Looked::Missing(4), again(2500)),
-        (Repeat::LookUp, here(0), Looked::Missing(5), UNKNOWN),
-        (Repeat::LookUp, earlier(86_400), Looked::Missing(u32::MAX), UNKNOWN),
-        (Repeat::LookUp, here(0), Looked::Impossible, UNKNOWN),
-        (Repeat::Never, here(0), Looked::NotYet, UNKNOWN),
-        (Repeat::Never, earlier(0), Looked::NotYet, UNKNOWN),
+        (Repeat::LookUp, here(0), LookUpState::NotYet, NOW),
+        (Repeat::LookUp, earlier(0), LookUpState::NotYet, NOW),
+        (Repeat::LookUp, earlier(86_400), LookUpState::Found, found),
+        (Repeat::LookUp, earlier(0), LookUpState::Missing(1), again(300)),
+        (Repeat::LookUp, here(0), LookUpState::Missing(4), again(2500)),
+        (Repeat::LookUp, here(0), LookUpState::Missing(5), UNKNOWN),
+        (Repeat::LookUp, earlier(86_400), LookUpState::Missing(u32::MAX), UNKNOWN),
+        (Repeat::LookUp, here(0), LookUpState::Impossible, UNKNOWN),
+        (Repeat::Never, here(0), LookUpState::NotYet, UNKNOWN),
+        (Repeat::Never, earlier(0), LookUpState::NotYet, UNKNOWN),
     ] {
         assert_eq!(next(repeat, sent, looked), then, "{repeat:?} {sent:?} {looked:?}");
     }
     for repeat in KINDS {
-        assert_eq!(next(repeat, Sent::Never, Looked::NotYet), Next::Send, "{repeat:?}");
-        assert_eq!(given_up(repeat, Sent::Never), ToolStatus::Failed, "{repeat:?}");
+        assert_eq!(
+            next(repeat, SendState::Never, LookUpState::NotYet),
+            NextAction::Send,
+            "{repeat:?}"
+        );
+        assert_eq!(
+            status_if_given_up(repeat, SendState::Never),
+            ToolStatus::Failed,
+            "{repeat:?}"
+        );
         for sent in [here(0), earlier(0)] {
             let expected = match repeat {
                 Repeat::Read => ToolStatus::Failed,
                 _ => ToolStatus::Unknown,
             };
-            assert_eq!(given_up(repeat, sent), expected, "{repeat:?} {sent:?}");
+            assert_eq!(status_if_given_up(repeat, sent), expected, "{repeat:?} {sent:?}");
         }
     }
 }
 
 /// All look-ups of one call together end within five seconds: a restart costs no more.
 #[test]
-fn looking_in_vain_ends_soon() {
-    let pauses = (1..).map_while(|times| match next(Repeat::LookUp, earlier(0), Looked::Missing(times)) {
-        Next::LookUp(pause) => Some(pause),
-        _ => None,
-    });
+fn look_ups_that_find_nothing_end_within_five_seconds() {
+    let pauses = (1..).map_while(
+        |times| match next(Repeat::LookUp, earlier(0), LookUpState::Missing(times)) {
+            NextAction::LookUp(pause) => Some(pause),
+            _ => None,
+        },
+    );
     assert_eq!(pauses.sum::<Duration>(), Duration::from_secs(5));
 }
 
@@ -136,11 +146,11 @@ impl Model {
         other
     }
 
-    fn sent(&self) -> Sent {
+    fn sent(&self) -> SendState {
         match (self.doubt_since, self.age) {
             (Some(since), _) => here(u64::from((self.now - since) * UNIT)),
             (None, Some(age)) => earlier(age),
-            (None, None) => Sent::Never,
+            (None, None) => SendState::Never,
         }
     }
 
@@ -196,16 +206,16 @@ impl Model {
                 futures.push(self.with(|model| model.crash(age)));
             }
         }
-        let status = given_up(repeat, self.sent());
+        let status = status_if_given_up(repeat, self.sent());
         futures.push(self.with(|model| model.ended = Some(status)));
         let looked = match (self.impossible, self.looked) {
-            (true, _) => Looked::Impossible,
-            (false, 0) => Looked::NotYet,
-            (false, times) => Looked::Missing(times),
+            (true, _) => LookUpState::Impossible,
+            (false, 0) => LookUpState::NotYet,
+            (false, times) => LookUpState::Missing(times),
         };
         match next(repeat, self.sent(), looked) {
-            Next::End(status) => futures.push(self.with(|model| model.ended = Some(status))),
-            Next::LookUp(_) => {
+            NextAction::End(status) => futures.push(self.with(|model| model.ended = Some(status))),
+            NextAction::LookUp(_) => {
                 if !self.effects.is_empty() {
                     futures.push(self.with(|model| model.ended = Some(ToolStatus::Succeeded)));
                 }
@@ -214,7 +224,7 @@ impl Model {
                 }
                 futures.push(self.with(|model| model.impossible = true));
             }
-            Next::Send if self.copies_ever < MOST_SENT => {
+            NextAction::Send if self.copies_ever < MOST_SENT => {
                 // Held up or lost, with the process alive or dead; arrived, but the answer was lost; arrived and
                 // answered.
                 futures.push(self.with(|model| {
@@ -234,7 +244,7 @@ impl Model {
                 futures.push(arrived.with(Self::doubt));
                 futures.push(arrived.with(|model| model.ended = Some(ToolStatus::Succeeded)));
             }
-            Next::Send => {}
+            NextAction::Send => {}
         }
         futures
     }

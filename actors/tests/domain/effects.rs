@@ -8,18 +8,18 @@ use copilotd_actors::domain::failure::FailureClass;
 use jiff::Timestamp;
 
 use crate::acts::*;
-use crate::support::{Act, World, policy};
+use crate::support::{Act, Scenario, policy};
 
 /// Plays a script and checks which effects are open then; times are seconds since the beginning.
 #[track_caller]
 fn due(script: Vec<Act>, then: &str) {
-    let mut world = World::new(policy());
-    let start = world.now;
+    let mut scenario = Scenario::new(policy());
+    let start = scenario.now;
     for act in &script {
-        world.play(act);
+        scenario.play(act);
     }
     let since = |at: Timestamp| at.duration_since(start).as_secs();
-    let lines: Vec<String> = open_effects(&world.conversation, &world.policy)
+    let lines: Vec<String> = open_effects(&scenario.conversation, &scenario.policy)
         .into_iter()
         .map(|effect| match effect {
             Effect::CallModel { at, not_before: None } => format!("model {}/{}", at.attempt, at.step),
@@ -58,7 +58,7 @@ fn what_is_due_follows_the_state() {
 }
 
 #[test]
-fn a_turns_clock_stands_still_while_only_people_can_move_it_on() {
+fn a_turns_time_does_not_run_while_it_only_waits_for_approval() {
     due(vec![submit(1), asks(&["ask"])], "approval until 3600");
     due(
         vec![submit(1), asks(&["ask", "read"])],
@@ -83,8 +83,8 @@ fn a_turns_clock_stands_still_while_only_people_can_move_it_on() {
 fn a_wait_holds_one_model_step_back() {
     let limited = || fails_for(FailureClass::Rate, Some(Duration::from_secs(30)));
     let assembled = || {
-        act(|world| Command::ContextAssembled {
-            at: present(world),
+        act(|scenario| Command::ContextAssembled {
+            at: present(scenario),
             prompt_tokens: 1,
             summary_upto_seq: None,
         })

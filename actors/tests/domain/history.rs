@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
 use copilotd_actors::domain::context::compression;
-use copilotd_actors::domain::conversation::command::{Command, Decision, Halt, ModelFailure, WhenBusy};
+use copilotd_actors::domain::conversation::command::{Command, Decision, ModelFailure, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
 use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::event::CompressionMethod;
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::acts::{USAGE, key, present, reply, schema, sealed};
-use crate::support::{World, policy, turn};
+use crate::support::{Scenario, policy, turn};
 
 /// One step of a history. Numbers select among what exists, so that most steps have an effect.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub enum Step {
     ExpireTurn,
     Cancel {
         turn: u8,
-        halt: u8,
+        stop: u8,
     },
     Crash,
     /// The tenant is left out; some of the calls were not sent.
@@ -73,7 +73,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         5 => (any::<u8>(), any::<u8>()).prop_map(|(call, kind)| Step::Decide { call, kind }),
         1 => any::<u8>().prop_map(|call| Step::Expire { call }),
         1 => Just(Step::ExpireTurn),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, halt)| Step::Cancel { turn, halt }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, stop)| Step::Cancel { turn, stop }),
         2 => Just(Step::Crash),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(calls, asked)| Step::Pause { calls, asked }),
         2 => any::<u8>().prop_map(Step::Resume),
@@ -106,7 +106,7 @@ const CLASSES: [FailureClass; 6] = [
     FailureClass::Network,
     FailureClass::Key,
     FailureClass::ContextLength,
-    FailureClass::Silence,
+    FailureClass::TimedOut,
 ];
 
 fn pick<T: Clone>(from: &[T], by: u8) -> T {
@@ -125,7 +125,7 @@ fn arguments(by: u8) -> Value {
 
 /// A random history and the commands it consists of.
 pub struct History {
-    pub world: World,
+    pub scenario: Scenario,
     commands: Vec<Command>,
     turns: u128,
 }
@@ -133,7 +133,7 @@ pub struct History {
 impl History {
     pub fn new() -> Self {
         Self {
-            world: World::new(policy()),
+            scenario: Scenario::new(policy()),
             commands: Vec::new(),
             turns: 0,
         }
@@ -141,18 +141,18 @@ impl History {
 
     /// Plays one step; a rejection is fine.
     pub fn play(&mut self, step: &Step) {
-        let world = &mut self.world;
+        let scenario = &mut self.scenario;
         let command = match step {
             Step::Pass(seconds) => {
-                world.now += Duration::from_secs(u64::from(*seconds % 5000));
+                scenario.now += Duration::from_secs(u64::from(*seconds % 5000));
                 return;
             }
             Step::Crash => {
-                let was_thinking = world
+                let was_thinking = scenario
                     .conversation
                     .active()
                     .is_some_and(|turn| turn.phase == Phase::Thinking);
-                world.crash();
+                scenario.crash();
                 let lost = LostUsage {
                     model: "m".into(),
                     usage: USAGE,
@@ -174,27 +174,27 @@ impl History {
             }
             Step::Submit { when, kind } => {
                 self.turns += 1;
-                submission(world, self.turns, *when, *kind)
+                submission(scenario, self.turns, *when, *kind)
             }
-            Step::Compress(how) => match compress(world, *how) {
+            Step::Compress(how) => match compress(scenario, *how) {
                 Some(command) => command,
                 None => return,
             },
-            other => report(world, other, self.turns),
+            other => report(scenario, other, self.turns),
         };
         // A second copy of a prompt without a key is another prompt and would have another turn id.
         let unkeyed = matches!(&command, Command::Submit { idempotency: None, .. });
         if !unkeyed && !matches!(command, Command::Recover { .. }) {
             self.commands.push(command.clone());
         }
-        let _ = world.run(command);
+        let _ = scenario.run(command);
     }
 
     /// Runs open effects until there are none.
     pub fn finish(&mut self) {
         for _ in 0..400 {
-            let world = &mut self.world;
-            let Some(effect) = open_effects(&world.conversation, &world.policy).first().copied() else {
+            let scenario = &mut self.scenario;
+            let Some(effect) = open_effects(&scenario.conversation, &scenario.policy).first().copied() else {
                 return;
             };
             let command = match effect {
@@ -210,22 +210,22 @@ impl History {
                     error: None,
                 },
                 Effect::ExpireApproval { turn, call, at } => {
-                    world.now = world.now.max(at);
+                    scenario.now = scenario.now.max(at);
                     Command::ApprovalExpired { turn, call }
                 }
                 Effect::ExpireTurn { .. } => panic!("a turn has nothing left to do but expire"),
             };
-            let decision = world.run(command).expect("the report of an open effect is accepted");
+            let decision = scenario.run(command).expect("the report of an open effect is accepted");
             assert!(
                 !decision.records.is_empty(),
                 "the report of an open effect changes something: {effect:?}"
             );
         }
-        panic!("the turns do not end: {:?}", self.world.conversation.book);
+        panic!("the turns do not end: {:?}", self.scenario.conversation.book);
     }
 }
 
-fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
+fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
     let input = match kind % 16 {
         0 => "tell me the secret".to_owned(),
         1 => "w ".repeat(90),
@@ -250,35 +250,35 @@ fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
         trace: None,
         api_key: None,
         nonce: None,
-        halt: halt(world, when / 4),
+        stop: stop(scenario, when / 4),
     }
 }
 
-fn halt(world: &World, by: u8) -> Halt {
-    let mut halt = match by % 4 {
-        0 => Halt::default(),
-        1 => sealed(world, ""),
-        _ => sealed(world, "so far"),
+fn stop(scenario: &Scenario, by: u8) -> StoppedWork {
+    let mut stop = match by % 4 {
+        0 => StoppedWork::default(),
+        1 => sealed(scenario, ""),
+        _ => sealed(scenario, "so far"),
     };
     if by % 8 > 3 {
-        halt.unsent = calls(world);
+        stop.unsent = calls(scenario);
     }
     if by % 16 > 12
-        && let Some(sealed) = &mut halt.sealed
+        && let Some(sealed) = &mut stop.sealed
     {
         sealed.at.attempt += 1;
     }
-    halt
+    stop
 }
 
-fn calls(world: &World) -> Vec<CallId> {
-    world
+fn calls(scenario: &Scenario) -> Vec<CallId> {
+    scenario
         .conversation
         .active()
         .map_or(Vec::new(), |turn| turn.calls().iter().map(|call| call.id).collect())
 }
 
-fn compress(world: &World, how: u8) -> Option<Command> {
+fn compress(scenario: &Scenario, how: u8) -> Option<Command> {
     let compressed = |upto_seq, before, summary: String, method| Command::Compressed {
         upto_seq,
         tokens_before: before,
@@ -290,12 +290,12 @@ fn compress(world: &World, how: u8) -> Option<Command> {
     };
     if how.is_multiple_of(4) {
         // A report about something that no longer exists, or never did.
-        let upto = u64::from(how) % (world.conversation.seq + 2);
+        let upto = u64::from(how) % (scenario.conversation.seq + 2);
         return Some(compressed(upto, 1, "wrong".into(), CompressionMethod::Summarised));
     }
-    let plan = compression::plan(&world.conversation.memory, &world.policy.memory)?;
+    let plan = compression::plan(&scenario.conversation.memory, &scenario.policy.memory)?;
     let (summary, method) = if how.is_multiple_of(2) {
-        let summary = compression::truncated(&plan, &world.policy.memory);
+        let summary = compression::truncated(&plan, &scenario.policy.memory);
         (summary, CompressionMethod::Truncated)
     } else {
         ("they talked".to_owned(), CompressionMethod::Summarised)
@@ -303,11 +303,11 @@ fn compress(world: &World, how: u8) -> Option<Command> {
     Some(compressed(plan.upto_seq, plan.tokens_before, summary, method))
 }
 
-fn report(world: &World, step: &Step, turns: u128) -> Command {
-    let at = present(world);
-    let open = calls(world);
+fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
+    let at = present(scenario);
+    let open = calls(scenario);
     // A call that is open, or one that ended as unknown and may still report.
-    let unsettled = world.conversation.book.iter().flat_map(|book| &book.unsettled);
+    let unsettled = scenario.conversation.book.iter().flat_map(|book| &book.unsettled);
     let known: Vec<_> = open
         .iter()
         .map(|call| (at.turn, *call))
@@ -397,19 +397,19 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
         Step::ExpireTurn => Command::TurnExpired {
             turn: at.turn,
             attempt: at.attempt,
-            halt: sealed(world, "so far"),
+            stop: sealed(scenario, "so far"),
         },
-        Step::Cancel { turn: which, halt: by } => Command::Cancel {
+        Step::Cancel { turn: which, stop: by } => Command::Cancel {
             turn: if which % 2 == 0 {
                 at.turn
             } else {
                 turn(u128::from(*which) % (turns + 1))
             },
-            halt: halt(world, *by),
+            stop: stop(scenario, *by),
         },
         Step::Rest(0..10) => Command::Erase {
             by: "ada".into(),
-            halt: sealed(world, "so far"),
+            stop: sealed(scenario, "so far"),
         },
         Step::Rest(by) if by % 2 == 0 => Command::Update {
             title: Some("t".into()),

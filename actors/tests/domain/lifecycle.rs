@@ -5,20 +5,20 @@ use copilotd_actors::domain::conversation::command::Command;
 use serde_json::json;
 
 use crate::acts::*;
-use crate::support::{World, case, policy, turn};
+use crate::support::{Scenario, case, policy, turn};
 
 #[test]
 fn a_conversation_is_created_once() {
-    let mut world = World::empty(policy());
+    let mut scenario = Scenario::empty(policy());
     let creates = |body: &'static str| act(move |_| create(key("k", body)));
-    assert_eq!(world.play(&submit(1)), "refused NotFound");
-    assert_eq!(world.play(&recover()), "refused NotFound");
-    assert_eq!(world.play(&creates("a")), "conversation.created");
-    assert_eq!(world.play(&creates("a")), "nothing");
-    assert_eq!(world.play(&creates("b")), "refused KeyReused");
-    assert_eq!(world.play(&act(|_| create(None))), "refused KeyReused");
-    world.play(&erase(""));
-    assert_eq!(world.play(&creates("a")), "refused KeyReused");
+    assert_eq!(scenario.play(&submit(1)), "refused NotFound");
+    assert_eq!(scenario.play(&recover()), "refused NotFound");
+    assert_eq!(scenario.play(&creates("a")), "conversation.created");
+    assert_eq!(scenario.play(&creates("a")), "nothing");
+    assert_eq!(scenario.play(&creates("b")), "refused KeyReused");
+    assert_eq!(scenario.play(&act(|_| create(None))), "refused KeyReused");
+    scenario.play(&erase(""));
+    assert_eq!(scenario.play(&creates("a")), "refused KeyReused");
 }
 
 #[test]
@@ -55,25 +55,25 @@ fn feedback_on_a_turn_is_stored_a_bounded_number_of_times() {
             earlier,
         })
     };
-    let mut world = World::new(policy());
-    world.play(&submit(1));
-    world.play(&says("done"));
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
+    scenario.play(&says("done"));
     let full = "refused FeedbackFull { max: 20 }";
     for n in 0..20 {
         // The caller's count may be outdated: the state's count applies.
         let rating = if n % 2 == 0 { 1 } else { -1 };
-        assert_eq!(world.play(&rate(1, rating, 0)), format!("t1 turn.feedback {rating}"));
+        assert_eq!(scenario.play(&rate(1, rating, 0)), format!("t1 turn.feedback {rating}"));
     }
-    assert_eq!(world.play(&rate(1, 1, 0)), full);
-    world.crash();
-    assert_eq!(world.play(&rate(1, 1, 0)), full);
+    assert_eq!(scenario.play(&rate(1, 1, 0)), full);
+    scenario.crash();
+    assert_eq!(scenario.play(&rate(1, 1, 0)), full);
     // For turns that the state has forgotten, the caller has the count from the log.
     for n in 2..80 {
-        assert_eq!(world.play(&rate(n, 1, 0)), format!("t{n} turn.feedback 1"));
+        assert_eq!(scenario.play(&rate(n, 1, 0)), format!("t{n} turn.feedback 1"));
     }
-    assert_eq!(world.play(&rate(1, 1, 20)), full);
+    assert_eq!(scenario.play(&rate(1, 1, 20)), full);
     assert!(
-        world
+        scenario
             .conversation
             .book
             .as_ref()
@@ -120,22 +120,22 @@ fn only_an_idle_conversation_is_erased_for_its_age() {
     let (later, earlier) = ("2100-01-01T00:00:00Z", "1970-01-01T00:00:00Z");
     case(vec![], idle(later), "conversation.erased retention");
     case(vec![], idle(earlier), "refused TurnRunning");
-    let mut world = World::new(policy());
-    world.play(&submit(1));
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
     assert_eq!(
-        world.play(&idle(later)),
+        scenario.play(&idle(later)),
         "refused TurnRunning",
         "while a turn is running"
     );
-    world.play(&submit(2));
-    world.play(&says("done"));
+    scenario.play(&submit(2));
+    scenario.play(&says("done"));
     assert_eq!(
-        world.play(&idle(later)),
+        scenario.play(&idle(later)),
         "refused TurnRunning",
         "while a second turn is still open"
     );
-    world.play(&says("done too"));
-    assert_eq!(world.play(&idle(earlier)), "refused TurnRunning");
-    assert_eq!(world.play(&idle(later)), "conversation.erased retention");
-    assert_eq!(world.play(&idle(later)), "refused NotFound");
+    scenario.play(&says("done too"));
+    assert_eq!(scenario.play(&idle(earlier)), "refused TurnRunning");
+    assert_eq!(scenario.play(&idle(later)), "conversation.erased retention");
+    assert_eq!(scenario.play(&idle(later)), "refused NotFound");
 }

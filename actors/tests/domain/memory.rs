@@ -1,6 +1,6 @@
 //! The window, its summary and its compression.
 
-use copilotd_actors::domain::context::compression::{Plan, accept, plan, truncated};
+use copilotd_actors::domain::context::compression::{CompressionPlan, accept, plan, truncated};
 use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::CompressionMethod;
@@ -9,21 +9,21 @@ use copilotd_actors::domain::usage::Usage;
 use proptest::prelude::*;
 
 use crate::acts::*;
-use crate::support::{World, policy};
+use crate::support::{Scenario, policy};
 
 /// A conversation in which each answer is `words` words long.
-fn talk(policy: Policy, words: &[usize]) -> World {
-    let mut world = World::new(policy);
+fn talk(policy: Policy, words: &[usize]) -> Scenario {
+    let mut scenario = Scenario::new(policy);
     for (index, words) in words.iter().enumerate() {
-        world.play(&submit(index as u128 + 1));
-        let at = present(&world);
+        scenario.play(&submit(index as u128 + 1));
+        let at = present(&scenario);
         let reply = reply(&"word ".repeat(*words), Vec::new());
-        world.run(Command::ModelReplied { at, reply }).expect("an answer");
+        scenario.run(Command::ModelReplied { at, reply }).expect("an answer");
     }
-    world
+    scenario
 }
 
-fn compress(world: &mut World, plan: &Plan, summary: &str) {
+fn compress(scenario: &mut Scenario, plan: &CompressionPlan, summary: &str) {
     let command = Command::Compressed {
         upto_seq: plan.upto_seq,
         tokens_before: plan.tokens_before,
@@ -33,23 +33,23 @@ fn compress(world: &mut World, plan: &Plan, summary: &str) {
         model: "s".into(),
         usage: Usage::default(),
     };
-    world.run(command).expect("a summary");
+    scenario.run(command).expect("a summary");
 }
 
-fn planned(world: &World) -> Option<Plan> {
-    plan(&world.conversation.memory, &world.policy.memory)
+fn planned(scenario: &Scenario) -> Option<CompressionPlan> {
+    plan(&scenario.conversation.memory, &scenario.policy.memory)
 }
 
 #[test]
 fn the_window_is_compressed_only_beyond_its_trigger() {
-    let mut world = talk(policy(), &[10; 4]);
-    let total = world.conversation.memory.tokens();
-    world.policy.memory.trigger_tokens = total;
-    assert_eq!(planned(&world), None);
-    world.policy.memory.trigger_tokens = total - 1;
-    let plan = planned(&world).expect("a plan");
+    let mut scenario = talk(policy(), &[10; 4]);
+    let total = scenario.conversation.memory.tokens();
+    scenario.policy.memory.trigger_tokens = total;
+    assert_eq!(planned(&scenario), None);
+    scenario.policy.memory.trigger_tokens = total - 1;
+    let plan = planned(&scenario).expect("a plan");
     // Trigger and plan use the same tokenizer: what leaves and what stays add up to the total.
-    let kept: u64 = world
+    let kept: u64 = scenario
         .conversation
         .memory
         .blocks
@@ -58,24 +58,24 @@ fn the_window_is_compressed_only_beyond_its_trigger() {
         .map(|block| block.tokens())
         .sum();
     assert_eq!(plan.tokens_before + kept, total);
-    assert!(kept <= world.policy.memory.keep_tokens);
+    assert!(kept <= scenario.policy.memory.keep_tokens);
 }
 
 #[test]
 fn a_running_turn_stays_and_its_prompt_does_not_move() {
-    let mut world = talk(policy(), &[30, 30, 30]);
-    world.play(&submit(9));
-    world.play(&submit(10));
-    let before = world.prompt();
-    let plan = planned(&world).expect("a plan");
-    compress(&mut world, &plan, "they talked");
-    assert_eq!(world.prompt(), before);
-    assert_eq!(planned(&world), None, "a pending summary counts");
-    world.play(&asks(&["read"]));
-    world.play(&done(0));
-    assert!(world.prompt().starts_with(&before));
-    world.play(&says("ok"));
-    let after = world.prompt();
+    let mut scenario = talk(policy(), &[30, 30, 30]);
+    scenario.play(&submit(9));
+    scenario.play(&submit(10));
+    let before = scenario.prompt();
+    let plan = planned(&scenario).expect("a plan");
+    compress(&mut scenario, &plan, "they talked");
+    assert_eq!(scenario.prompt(), before);
+    assert_eq!(planned(&scenario), None, "a pending summary counts");
+    scenario.play(&asks(&["read"]));
+    scenario.play(&done(0));
+    assert!(scenario.prompt().starts_with(&before));
+    scenario.play(&says("ok"));
+    let after = scenario.prompt();
     assert!(after.starts_with("system Be brief."), "{after}");
     assert!(
         after.contains(
@@ -91,7 +91,7 @@ fn a_running_turn_stays_and_its_prompt_does_not_move() {
 
 #[test]
 fn a_turn_leaves_with_its_calls_and_results() {
-    let mut world = talk(policy(), &[30]);
+    let mut scenario = talk(policy(), &[30]);
     for act in [
         submit(2),
         asks(&["read", "read"]),
@@ -100,14 +100,14 @@ fn a_turn_leaves_with_its_calls_and_results() {
         says("done"),
         submit(3),
     ] {
-        world.play(&act);
+        scenario.play(&act);
     }
-    world.policy.memory.keep_tokens = 10;
-    for trigger in (1..world.conversation.memory.tokens()).rev() {
-        world.policy.memory.trigger_tokens = trigger;
-        let plan = planned(&world).expect("a plan");
+    scenario.policy.memory.keep_tokens = 10;
+    for trigger in (1..scenario.conversation.memory.tokens()).rev() {
+        scenario.policy.memory.trigger_tokens = trigger;
+        let plan = planned(&scenario).expect("a plan");
         assert!(
-            world
+            scenario
                 .conversation
                 .memory
                 .blocks
@@ -120,80 +120,80 @@ fn a_turn_leaves_with_its_calls_and_results() {
 
 #[test]
 fn only_the_end_of_a_turn_in_the_window_can_be_compressed_up_to() {
-    let mut world = talk(policy(), &[30, 30, 30]);
-    let plan = planned(&world).expect("a plan");
-    let ends: Vec<_> = world
+    let mut scenario = talk(policy(), &[30, 30, 30]);
+    let plan = planned(&scenario).expect("a plan");
+    let ends: Vec<_> = scenario
         .conversation
         .memory
         .blocks
         .iter()
         .filter_map(|block| block.end_seq)
         .collect();
-    for upto_seq in (0..world.conversation.seq + 3).filter(|seq| !ends.contains(seq)) {
-        let appends = world.appends.len();
+    for upto_seq in (0..scenario.conversation.seq + 3).filter(|seq| !ends.contains(seq)) {
+        let appends = scenario.appends.len();
         compress(
-            &mut world,
-            &Plan {
+            &mut scenario,
+            &CompressionPlan {
                 upto_seq,
                 ..plan.clone()
             },
             "wrong",
         );
-        assert_eq!(world.appends.len(), appends, "{upto_seq}");
+        assert_eq!(scenario.appends.len(), appends, "{upto_seq}");
     }
-    compress(&mut world, &plan, "right");
-    let appends = world.appends.len();
-    compress(&mut world, &plan, "the same again");
-    assert_eq!(world.appends.len(), appends);
+    compress(&mut scenario, &plan, "right");
+    let appends = scenario.appends.len();
+    compress(&mut scenario, &plan, "the same again");
+    assert_eq!(scenario.appends.len(), appends);
 }
 
 #[test]
 fn what_came_before_a_large_running_turn_can_leave() {
-    let mut world = talk(policy(), &[10, 10]);
-    let end = world.conversation.seq;
-    world.play(&submit(9));
-    world.play(&asks_with(vec![(
+    let mut scenario = talk(policy(), &[10, 10]);
+    let end = scenario.conversation.seq;
+    scenario.play(&submit(9));
+    scenario.play(&asks_with(vec![(
         "read",
         serde_json::json!({ "n": "word ".repeat(300) }),
     )]));
-    assert!(world.conversation.active().is_some());
-    assert_eq!(planned(&world).expect("a plan").upto_seq, end);
+    assert!(scenario.conversation.active().is_some());
+    assert_eq!(planned(&scenario).expect("a plan").upto_seq, end);
 }
 
 #[test]
 fn a_late_summary_does_not_undo_a_newer_one() {
-    let mut world = talk(policy(), &[30, 30, 30]);
-    let first = world.conversation.memory.blocks[0].end_seq.expect("it has ended");
-    world.play(&submit(9));
-    let plan = planned(&world).expect("a plan");
+    let mut scenario = talk(policy(), &[30, 30, 30]);
+    let first = scenario.conversation.memory.blocks[0].end_seq.expect("it has ended");
+    scenario.play(&submit(9));
+    let plan = planned(&scenario).expect("a plan");
     assert!(first < plan.upto_seq);
-    compress(&mut world, &plan, "they talked");
-    let late = Plan {
+    compress(&mut scenario, &plan, "they talked");
+    let late = CompressionPlan {
         upto_seq: first,
         ..plan
     };
-    let appends = world.appends.len();
-    compress(&mut world, &late, "they began to talk");
-    assert_eq!(world.appends.len(), appends);
+    let appends = scenario.appends.len();
+    compress(&mut scenario, &late, "they began to talk");
+    assert_eq!(scenario.appends.len(), appends);
 }
 
 #[test]
 fn a_prompt_that_was_queued_before_the_cut_is_found_again() {
-    let mut world = World::new(policy());
+    let mut scenario = Scenario::new(policy());
     for act in [submit(1), submit(2), submit(3)] {
-        world.play(&act);
+        scenario.play(&act);
     }
-    let queued = world.conversation.seq;
+    let queued = scenario.conversation.seq;
     for text in ["one", "two"] {
         let reply = reply(&format!("{text} ").repeat(60), Vec::new());
-        let at = present(&world);
-        world.run(Command::ModelReplied { at, reply }).expect("an answer");
+        let at = present(&scenario);
+        scenario.run(Command::ModelReplied { at, reply }).expect("an answer");
     }
-    let plan = planned(&world).expect("a plan");
-    compress(&mut world, &plan, "s");
-    world.play(&says("three"));
-    world.play(&submit(4));
-    let memory = &world.conversation.memory;
+    let plan = planned(&scenario).expect("a plan");
+    compress(&mut scenario, &plan, "s");
+    scenario.play(&says("three"));
+    scenario.play(&submit(4));
+    let memory = &scenario.conversation.memory;
     assert_eq!(memory.blocks.len(), 2, "the summary is in effect");
     assert_eq!(memory.window_from(), Some(queued));
     assert!(queued < plan.upto_seq);
@@ -201,8 +201,8 @@ fn a_prompt_that_was_queued_before_the_cut_is_found_again() {
 
 #[test]
 fn a_summary_has_to_shrink() {
-    let world = talk(policy(), &[30, 30, 30]);
-    let (plan, policy) = (planned(&world).expect("a plan"), &world.policy.memory);
+    let scenario = talk(policy(), &[30, 30, 30]);
+    let (plan, policy) = (planned(&scenario).expect("a plan"), &scenario.policy.memory);
     assert_eq!(accept(&plan, " \n", policy), None);
     assert_eq!(accept(&plan, " short ", policy), Some(("short".to_owned(), 1)));
     let (clipped, size) = accept(&plan, &"long ".repeat(1000), policy).expect("clipped");
@@ -239,23 +239,23 @@ proptest! {
         let mut policy = policy();
         policy.memory = memory;
         policy.limits.tokens = u64::MAX;
-        let mut world = talk(policy, &words);
-        let before = world.conversation.memory.tokens();
+        let mut scenario = talk(policy, &words);
+        let before = scenario.conversation.memory.tokens();
         let mut rounds = 0;
-        while let Some(plan) = planned(&world) {
-            prop_assert!(plan.passes.len() <= world.policy.memory.passes.max(1));
+        while let Some(plan) = planned(&scenario) {
+            prop_assert!(plan.passes.len() <= scenario.policy.memory.passes.max(1));
             for pass in &plan.passes {
-                prop_assert!(tokens::count(pass) <= world.policy.memory.pass_tokens + 2, "{}", pass);
+                prop_assert!(tokens::count(pass) <= scenario.policy.memory.pass_tokens + 2, "{}", pass);
             }
-            let summary = truncated(&plan, &world.policy.memory);
+            let summary = truncated(&plan, &scenario.policy.memory);
             prop_assert!(tokens::count(&summary) < plan.tokens_before);
-            compress(&mut world, &plan, &summary);
+            compress(&mut scenario, &plan, &summary);
             rounds += 1;
             prop_assert!(rounds <= words.len());
         }
-        let after = world.conversation.memory.tokens();
+        let after = scenario.conversation.memory.tokens();
         prop_assert!(rounds == 0 || after < before);
-        prop_assert!(after <= world.policy.memory.trigger_tokens, "{} of {}", after, before);
+        prop_assert!(after <= scenario.policy.memory.trigger_tokens, "{} of {}", after, before);
     }
 
     /// A long conversation, with a check of the memory after each turn.
@@ -263,17 +263,17 @@ proptest! {
     fn a_long_conversation_stays_small(words in prop::collection::vec(0usize..60, 1..40), memory in small_policies()) {
         let mut policy = policy();
         policy.memory = memory;
-        let mut world = World::new(policy);
+        let mut scenario = Scenario::new(policy);
         for (index, words) in words.iter().enumerate() {
-            world.play(&submit(index as u128 + 1));
+            scenario.play(&submit(index as u128 + 1));
             let reply = reply(&"word ".repeat(*words), Vec::new());
-            let at = present(&world);
-            world.run(Command::ModelReplied { at, reply }).expect("an answer");
-            if let Some(plan) = planned(&world) {
-                let summary = truncated(&plan, &world.policy.memory);
-                compress(&mut world, &plan, &summary);
+            let at = present(&scenario);
+            scenario.run(Command::ModelReplied { at, reply }).expect("an answer");
+            if let Some(plan) = planned(&scenario) {
+                let summary = truncated(&plan, &scenario.policy.memory);
+                compress(&mut scenario, &plan, &summary);
             }
-            prop_assert!(world.conversation.memory.tokens() <= world.policy.memory.trigger_tokens);
+            prop_assert!(scenario.conversation.memory.tokens() <= scenario.policy.memory.trigger_tokens);
         }
     }
 }
@@ -299,7 +299,7 @@ fn no_text_breaks_the_tokenizer() {
 fn a_huge_message_is_cut_into_bounded_passes() {
     let mut policy = policy();
     policy.limits.tokens = u64::MAX;
-    let world = talk(policy, &[50_000]);
-    let plan = planned(&world).expect("a plan");
+    let scenario = talk(policy, &[50_000]);
+    let plan = planned(&scenario).expect("a plan");
     assert_eq!(plan.passes.len(), 3);
 }

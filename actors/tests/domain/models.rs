@@ -7,7 +7,7 @@ use copilotd_actors::domain::conversation::command::{Command, OutputCheck};
 use copilotd_actors::domain::failure::FailureClass;
 
 use crate::acts::*;
-use crate::support::{World, case, case_with, policy};
+use crate::support::{Scenario, case, case_with, policy};
 
 #[test]
 fn an_answer_ends_the_turn() {
@@ -21,10 +21,10 @@ fn an_answer_ends_the_turn() {
         says(""),
         "t1 message.completed stop ''\n t1 turn.completed",
     );
-    let long = act(|world| {
+    let long = act(|scenario| {
         let mut reply = reply("cut", Vec::new());
         reply.finish = Finish::Length;
-        let at = present(world);
+        let at = present(scenario);
         Command::ModelReplied { at, reply }
     });
     case(
@@ -37,14 +37,14 @@ fn an_answer_ends_the_turn() {
 #[test]
 fn no_call_of_a_step_that_reached_its_bound_runs() {
     let cut = |text: &'static str| {
-        act(move |world| {
+        act(move |scenario| {
             let calls = vec![
                 ("read".to_owned(), serde_json::json!({})),
                 ("write".to_owned(), serde_json::json!({})),
             ];
             let mut reply = reply(text, calls);
             reply.finish = Finish::Length;
-            let at = present(world);
+            let at = present(scenario);
             Command::ModelReplied { at, reply }
         })
     };
@@ -60,13 +60,13 @@ fn no_call_of_a_step_that_reached_its_bound_runs() {
 #[test]
 fn stale_reports_change_nothing() {
     let old = |attempt, step| {
-        act(move |world| {
+        act(move |scenario| {
             let at = copilotd_actors::domain::conversation::command::Step {
                 turn: crate::support::turn(1),
                 attempt,
                 step,
             };
-            let _ = world;
+            let _ = scenario;
             let reply = reply("old", Vec::new());
             Command::ModelReplied { at, reply }
         })
@@ -93,7 +93,7 @@ fn failures_have_their_own_rules() {
             format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed {code}\n t2 turn.started 1");
         case(vec![submit(1), submit(2)], fails(class), &then);
     }
-    for (class, seconds) in [(Overload, 0), (Silence, 0), (Network, 0), (Cut, 1), (Malformed, 1)] {
+    for (class, seconds) in [(Overload, 0), (TimedOut, 0), (Network, 0), (Cut, 1), (Malformed, 1)] {
         let reason = class.code();
         let again = |attempt: u32, seconds: u64| {
             format!(
@@ -111,7 +111,7 @@ fn failures_have_their_own_rules() {
         let then =
             format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed provider_unavailable");
         case(given(), named(), &then);
-        if matches!(class, Overload | Silence | Network) {
+        if matches!(class, Overload | TimedOut | Network) {
             case(given(), fails(class), &again(4, 1));
         }
     }
@@ -193,8 +193,8 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
         "t1 message.completed stop '{\"n\": 1}'\n t1 turn.completed",
     );
     for text in ["no JSON", "{}", "", "[]"] {
-        let say = act(move |world| Command::ModelReplied {
-            at: present(world),
+        let say = act(move |scenario| Command::ModelReplied {
+            at: present(scenario),
             reply: reply(text, Vec::new()),
         });
         case(given(), say, rejected);
@@ -213,13 +213,13 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
     for (output, code) in [
         (OutputCheck::TooExpensive, "schema_failed"),
         (OutputCheck::Unavailable, "internal"),
-        (OutputCheck::NotDue, "internal"),
+        (OutputCheck::NotNeeded, "internal"),
     ] {
-        let say = act(move |world| {
+        let say = act(move |scenario| {
             let mut reply = reply("{\"n\": 1}", Vec::new());
             reply.output = output.clone();
             Command::ModelReplied {
-                at: present(world),
+                at: present(scenario),
                 reply,
             }
         });
@@ -236,9 +236,9 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
 }
 
 #[test]
-fn a_blocked_answer_is_taken_back() {
-    let blocked = act(|world| Command::OutputBlocked {
-        at: present(world),
+fn a_blocked_answer_is_reset() {
+    let blocked = act(|scenario| Command::OutputBlocked {
+        at: present(scenario),
         rule: "r".into(),
         model: "m".into(),
         usage: USAGE,
@@ -294,11 +294,11 @@ fn a_turn_keeps_within_its_limits() {
 
 #[test]
 fn usage_of_all_attempts_is_added_up() {
-    let mut world = World::new(policy());
+    let mut scenario = Scenario::new(policy());
     for act in [submit(1), fails(FailureClass::Cut), asks(&["read"]), done(0), says("a")] {
-        world.play(&act);
+        scenario.play(&act);
     }
-    let header = &world.conversation.book.as_ref().expect("it exists").header;
+    let header = &scenario.conversation.book.as_ref().expect("it exists").header;
     assert_eq!(header.usage.sum.total_tokens(), 3 * 110);
     assert_eq!(header.usage.sum.cost, 15);
 }

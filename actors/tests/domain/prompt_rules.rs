@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::audit::audit;
 use crate::history::{History, step};
-use crate::support::{World, conversation_id, fold};
+use crate::support::{Scenario, conversation_id, fold};
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -26,22 +26,22 @@ proptest! {
             history.play(step);
         }
         history.finish();
-        let world = &history.world;
-        audit(&world.appends);
-        prompts_keep_the_vendors_rules(world);
-        any_cut_folds_to_the_same_state(world);
+        let scenario = &history.scenario;
+        audit(&scenario.appends);
+        prompts_keep_the_vendors_rules(scenario);
+        any_cut_folds_to_the_same_state(scenario);
     }
 }
 
-fn prompts_keep_the_vendors_rules(world: &World) {
+fn prompts_keep_the_vendors_rules(scenario: &Scenario) {
     let mut conversation = Conversation::new(conversation_id());
     let mut last: Option<(Vec<PromptMessage>, Option<u64>)> = None;
-    for append in &world.appends {
+    for append in &scenario.appends {
         append.iter().for_each(|record| conversation.apply(record));
         if conversation.active().is_none_or(|turn| turn.phase != Phase::Thinking) {
             continue;
         }
-        let messages = project::prompt(&conversation.memory, &world.policy).messages;
+        let messages = project::prompt(&conversation.memory, &scenario.policy).messages;
         openai(&messages);
         anthropic(&messages);
         let upto = conversation.memory.summary.as_ref().map(|summary| summary.upto_seq);
@@ -121,18 +121,18 @@ fn anthropic(messages: &[PromptMessage]) {
 }
 
 /// A live state, a fold of the stored records and a completed snapshot are equal after every record.
-fn any_cut_folds_to_the_same_state(world: &World) {
-    let log = world.decoded();
+fn any_cut_folds_to_the_same_state(scenario: &Scenario) {
+    let log = scenario.decoded();
     let whole = fold(&log);
-    assert_eq!(whole, world.conversation);
+    assert_eq!(whole, scenario.conversation);
     let mut live = Conversation::new(conversation_id());
-    for (index, record) in world.log().enumerate() {
+    for (index, record) in scenario.log().enumerate() {
         live.apply(record);
         let mut woken = wake(&live, &log[..=index]);
-        same(&woken, &live, &world.policy);
+        same(&woken, &live, &scenario.policy);
         if index % 5 == 0 {
             log[index + 1..].iter().for_each(|record| woken.apply(record));
-            same(&woken, &whole, &world.policy);
+            same(&woken, &whole, &scenario.policy);
         }
     }
 }

@@ -7,7 +7,7 @@ use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::policy::{Limits, Policy};
 
 use crate::acts::*;
-use crate::support::{Act, WINDOW, World, case, case_with, policy};
+use crate::support::{Act, Scenario, WINDOW, case, case_with, policy};
 
 fn crashed(mut given: Vec<Act>, times: usize) -> Vec<Act> {
     (0..times).for_each(|_| given.extend([Act::Crash, recover()]));
@@ -21,13 +21,13 @@ fn then(mut given: Vec<Act>, more: Vec<Act>) -> Vec<Act> {
 }
 
 #[test]
-fn nothing_open_needs_nothing() {
+fn recovery_without_open_turns_does_nothing() {
     case(vec![], recover(), "nothing");
     case(crashed(vec![submit(1), says("a")], 0), recover(), "nothing");
 }
 
 #[test]
-fn a_model_step_is_claimed_anew() {
+fn an_interrupted_model_step_is_a_new_attempt() {
     case(
         crashed(vec![submit(1), submit(2)], 0),
         recover(),
@@ -54,9 +54,9 @@ fn what_a_lost_call_used_is_the_turns_usage() {
         let given = vec![submit(1), Act::Crash, recover_lost(1), Act::Crash];
         then(given, vec![recover_lost(2), says("done")])
     };
-    let mut world = World::new(policy());
-    lost_twice().iter().for_each(|act| drop(world.play(act)));
-    let records: Vec<_> = world.appends.concat();
+    let mut scenario = Scenario::new(policy());
+    lost_twice().iter().for_each(|act| drop(scenario.play(act)));
+    let records: Vec<_> = scenario.appends.concat();
     let Some(Event::TurnCompleted { usage, .. }) = records.last().map(|record| &record.event) else {
         panic!("{records:?}")
     };
@@ -186,7 +186,7 @@ fn each_kind_of_call_has_its_own_rule() {
 }
 
 #[test]
-fn a_call_is_taken_up_twice_at_most() {
+fn a_call_is_resumed_at_most_twice() {
     let acting = |tools| vec![submit(1), asks(tools)];
     case(crashed(acting(&["read"]), 1), recover(), "t1 tool.retried c0 2 repeat");
     case(crashed(acting(&["read"]), 2), recover(), "t1 tool.finished c0 failed");
@@ -209,7 +209,7 @@ fn a_call_is_taken_up_twice_at_most() {
 /// The wall clocks of two processes do not give the age of a key: the vendor is asked first, however long ago the call
 /// was.
 #[test]
-fn a_keyed_call_of_an_earlier_life_is_looked_up_first() {
+fn a_keyed_call_of_an_earlier_process_is_looked_up_first() {
     for seconds in [0, WINDOW.as_secs() / 2, WINDOW.as_secs() * 2] {
         let given = vec![submit(1), asks(&["keyed"]), wait(seconds)];
         case(crashed(given, 0), recover(), "t1 tool.retried c0 1 look_up");
@@ -334,7 +334,7 @@ fn a_hand_over_counts_as_no_attempt_however_often_it_happens() {
 }
 
 #[test]
-fn a_wait_that_is_handed_over_is_no_second_excuse() {
+fn a_wait_that_is_handed_over_is_excused_once() {
     // Attempt 2 waits; handed over, attempt 3 continues to wait. Then the wait is over, and attempts 3 to 5 are lost in
     // crashes: of them 4 and 5 count, and attempt 1 does.
     let given = || {

@@ -10,7 +10,7 @@ use copilotd_actors::domain::policy::Policy;
 use serde_json::{Value, json};
 
 use crate::acts::*;
-use crate::support::{Act, World, case, case_with, policy, turn};
+use crate::support::{Act, Scenario, case, case_with, policy, turn};
 
 /// Rules for answers: one redacts, one blocks. The prompt must not contain "secret".
 fn guarded() -> Policy {
@@ -29,8 +29,8 @@ fn guarded() -> Policy {
 }
 
 /// Everything that a reader of the turn may ever see.
-fn shown(world: &World) -> String {
-    let records: Vec<Record> = world
+fn shown(scenario: &Scenario) -> String {
+    let records: Vec<Record> = scenario
         .log()
         .filter(|record| record.turn == Some(turn(1)))
         .cloned()
@@ -47,9 +47,9 @@ fn shown(world: &World) -> String {
 
 fn replied(result: Option<Value>, error: Option<&str>) -> Act {
     let (result, error) = (result, error.map(str::to_owned));
-    Act::Do(Box::new(move |world| Command::ToolReplied {
+    Act::Do(Box::new(move |scenario| Command::ToolReplied {
         turn: turn(1),
-        call: world.call(0),
+        call: scenario.call(0),
         status: ToolStatus::Succeeded,
         result: result.clone(),
         error: error.clone(),
@@ -57,7 +57,7 @@ fn replied(result: Option<Value>, error: Option<&str>) -> Act {
 }
 
 #[test]
-fn a_request_is_looked_at_as_a_whole() {
+fn a_request_is_screened_as_a_whole() {
     let blocked = "t1 turn.queued
          t1 guardrail.triggered input no_secrets block
          t1 turn.failed guardrail_blocked";
@@ -99,20 +99,20 @@ fn a_forbidden_call_is_rejected_and_shown_to_nobody() {
         ("read", json!({ "n": "the secret" }), "no_secrets"),
         ("ask", json!({ "n": "sk-1" }), "key"),
     ] {
-        let mut world = World::new(guarded());
-        world.play(&submit(1));
-        let out = world.play(&asks_with(vec![(name, arguments.clone())]));
+        let mut scenario = Scenario::new(guarded());
+        scenario.play(&submit(1));
+        let out = scenario.play(&asks_with(vec![(name, arguments.clone())]));
         let expected = format!(
             "t1 message.completed tool_calls '' c0:{name}\nt1 guardrail.triggered tool {rule} block\n\
              t1 tool.finished c0 rejected"
         );
         assert_eq!(out, expected, "{arguments}");
-        let shown = shown(&world);
+        let shown = shown(&scenario);
         for literal in ["bluebird", "ｂｌｕｅ", "blue\\", "sk-", "secret\""] {
             assert!(!shown.contains(literal), "{literal}: {shown}");
         }
         assert!(
-            world
+            scenario
                 .prompt()
                 .contains(&format!("the rule \"{rule}\" does not allow this call"))
         );
@@ -129,7 +129,7 @@ fn a_forbidden_call_is_rejected_and_shown_to_nobody() {
 }
 
 #[test]
-fn what_a_person_writes_about_a_call_is_looked_at() {
+fn approval_decisions_are_screened() {
     let waiting = || vec![submit(1), asks(&["ask"])];
     for act in [
         approve_edited(1, 0, json!({ "n": "Bluebird" })),
@@ -137,14 +137,14 @@ fn what_a_person_writes_about_a_call_is_looked_at() {
         approve_edited(1, 0, json!({ "n": "secret" })),
         refuse_because(1, 0, "because of BLUEBIRD"),
     ] {
-        let mut world = World::new(guarded());
-        waiting().iter().for_each(|act| drop(world.play(act)));
-        let out = world.play(&act);
+        let mut scenario = Scenario::new(guarded());
+        waiting().iter().for_each(|act| drop(scenario.play(act)));
+        let out = scenario.play(&act);
         let lines: Vec<&str> = out.lines().collect();
         assert!(lines[0].starts_with("t1 guardrail.triggered tool "), "{out}");
         let rest = ["t1 approval.decided c0 rejected system", "t1 tool.finished c0 rejected"];
         assert_eq!(lines[1..], rest, "{out}");
-        let shown = shown(&world);
+        let shown = shown(&scenario);
         for literal in ["bluebird", "s\u{200b}k-", "\"secret"] {
             assert!(!shown.contains(literal), "{shown}");
         }
@@ -186,31 +186,31 @@ fn what_a_tool_answers_is_shown_only_as_rules_allow() {
             Some(json!("fine")),
         ),
     ] {
-        let mut world = World::new(guarded());
-        open().iter().for_each(|act| drop(world.play(act)));
-        assert_eq!(world.play(&replied(result, error)), out);
-        let shown = shown(&world);
+        let mut scenario = Scenario::new(guarded());
+        open().iter().for_each(|act| drop(scenario.play(act)));
+        assert_eq!(scenario.play(&replied(result, error)), out);
+        let shown = shown(&scenario);
         assert!(!shown.contains("bluebird") && !shown.contains("sk-"), "{shown}");
-        assert!(!world.prompt().to_lowercase().contains("bluebird"));
-        let last = world.log().last().map(|record| record.event.clone());
+        assert!(!scenario.prompt().to_lowercase().contains("bluebird"));
+        let last = scenario.log().last().map(|record| record.event.clone());
         assert!(matches!(last, Some(Event::ToolFinished { result, .. }) if result == kept));
     }
     // Cut off within a literal: the rest does not match.
-    let mut world = World::new(guarded());
-    open().iter().for_each(|act| drop(world.play(act)));
-    world.play(&replied(Some(json!("bluebird ".repeat(500))), None));
-    assert!(!shown(&world).contains("bluebird"));
+    let mut scenario = Scenario::new(guarded());
+    open().iter().for_each(|act| drop(scenario.play(act)));
+    scenario.play(&replied(Some(json!("bluebird ".repeat(500))), None));
+    assert!(!shown(&scenario).contains("bluebird"));
 }
 
 #[test]
 fn details_quote_no_answer() {
-    let mut world = World::new(guarded());
-    world.play(&submit_schema(1));
-    world.play(&says("{\"a\": \"what nobody may see\"}"));
-    world.play(&says("what nobody may see"));
-    assert!(!shown(&world).contains("nobody"), "{}", shown(&world));
+    let mut scenario = Scenario::new(guarded());
+    scenario.play(&submit_schema(1));
+    scenario.play(&says("{\"a\": \"what nobody may see\"}"));
+    scenario.play(&says("what nobody may see"));
+    assert!(!shown(&scenario).contains("nobody"), "{}", shown(&scenario));
     // Records of an earlier version contain it.
-    let mut old: Record = world
+    let mut old: Record = scenario
         .log()
         .find(|record| matches!(record.event, Event::GuardrailTriggered { .. }))
         .cloned()
@@ -218,6 +218,6 @@ fn details_quote_no_answer() {
     if let Event::GuardrailTriggered { detail, .. } = &mut old.event {
         *detail = Some("what nobody may see".into());
     }
-    world.appends.push(vec![old]);
-    assert!(!shown(&world).contains("nobody"));
+    scenario.appends.push(vec![old]);
+    assert!(!shown(&scenario).contains("nobody"));
 }

@@ -9,8 +9,8 @@ use crate::support::{Act, case};
 #[test]
 fn a_waiting_turn_just_ends() {
     case(vec![submit(1), submit(2)], cancel(2, "not mine"), "t2 turn.cancelled");
-    case(vec![submit(1)], cancel(2, ""), "refused Ended");
-    case(vec![submit(1), says("a")], cancel(1, ""), "refused Ended");
+    case(vec![submit(1)], cancel(2, ""), "refused TurnEnded");
+    case(vec![submit(1), says("a")], cancel(1, ""), "refused TurnEnded");
 }
 
 #[test]
@@ -38,14 +38,14 @@ fn a_message_under_way_is_closed_with_what_readers_saw() {
     // The sealed text of an earlier attempt says nothing about the current one.
     case(
         vec![submit(1)],
-        act(|world| {
-            let mut halt = sealed(world, "old");
-            if let Some(sealed) = &mut halt.sealed {
+        act(|scenario| {
+            let mut stop = sealed(scenario, "old");
+            if let Some(sealed) = &mut stop.sealed {
                 sealed.at.attempt = 9;
             }
             copilotd_actors::domain::conversation::command::Command::Cancel {
                 turn: crate::support::turn(1),
-                halt,
+                stop,
             }
         }),
         "t1 message.reset stopped
@@ -60,7 +60,7 @@ fn a_message_under_way_is_closed_with_what_readers_saw() {
 }
 
 #[test]
-fn each_call_ends_as_far_as_it_had_come() {
+fn each_call_ends_according_to_its_progress() {
     let given = |tools: &'static [&'static str]| vec![submit(1), asks(tools)];
     for (tool, sent, unsent) in [
         ("read", "cancelled", "cancelled"),
@@ -139,7 +139,7 @@ fn a_turns_time_runs_out() {
         |_| copilotd_actors::domain::conversation::command::Command::TurnExpired {
             turn: crate::support::turn(1),
             attempt: 1,
-            halt: copilotd_actors::domain::conversation::command::Halt::default(),
+            stop: copilotd_actors::domain::conversation::command::StoppedWork::default(),
         },
     );
     case(vec![submit(1), fails(FailureClass::Cut), wait(600)], old, "nothing");

@@ -102,7 +102,7 @@ fn tool((name, repeat, approval): (&str, Repeat, bool)) -> (String, ToolPolicy) 
 /// A step of a script.
 pub enum Act {
     /// Runs a command, which is built at that point.
-    Do(Box<dyn Fn(&World) -> Command>),
+    Do(Box<dyn Fn(&Scenario) -> Command>),
     /// Lets time pass.
     Pass(Duration),
     /// Changes the copilot's configuration.
@@ -112,7 +112,7 @@ pub enum Act {
 }
 
 /// One conversation with its log and its clock.
-pub struct World {
+pub struct Scenario {
     pub policy: Policy,
     pub may_await_approval: bool,
     pub now: Timestamp,
@@ -121,12 +121,12 @@ pub struct World {
     pub appends: Vec<Vec<Record>>,
 }
 
-impl World {
+impl Scenario {
     /// Creates a conversation that exists.
     pub fn new(policy: Policy) -> Self {
-        let mut world = Self::empty(policy);
-        world.run(crate::acts::create(None)).expect("a new conversation");
-        world
+        let mut scenario = Self::empty(policy);
+        scenario.run(crate::acts::create(None)).expect("a new conversation");
+        scenario
     }
 
     /// Creates a conversation that does not exist yet.
@@ -260,16 +260,16 @@ pub fn case(given: Vec<Act>, when: Act, then: &str) {
 
 #[track_caller]
 pub fn case_with(policy: Policy, given: Vec<Act>, when: Act, then: &str) {
-    let mut world = World::new(policy);
+    let mut scenario = Scenario::new(policy);
     for act in &given {
-        let out = world.play(act);
+        let out = scenario.play(act);
         assert!(!out.starts_with("refused"), "given: {out}");
     }
-    let out = world.play(&when);
+    let out = scenario.play(&when);
     let expected: Vec<&str> = then.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     assert_eq!(out.lines().collect::<Vec<_>>(), expected, "\n{out}\n");
-    audit(&world.appends);
-    world.crash();
+    audit(&scenario.appends);
+    scenario.crash();
 }
 
 pub fn fold(records: &[Record]) -> Conversation {

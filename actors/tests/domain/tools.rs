@@ -6,9 +6,9 @@ use copilotd_actors::domain::event::Event;
 use serde_json::{Value, json};
 
 use crate::acts::*;
-use crate::support::{World, case, policy, turn};
+use crate::support::{Scenario, case, policy, turn};
 
-const SLIP: &str = "t1 guardrail.triggered tool tool_arguments repair";
+const REPAIR: &str = "t1 guardrail.triggered tool tool_arguments repair";
 
 #[test]
 fn calls_run_side_by_side_and_the_next_step_waits_for_all() {
@@ -31,7 +31,7 @@ fn calls_run_side_by_side_and_the_next_step_waits_for_all() {
 }
 
 #[test]
-fn slips_go_back_to_the_model() {
+fn invalid_calls_go_back_to_the_model() {
     for (name, arguments) in [
         ("read", json!({ "n": "x" })),
         ("read", json!({ "m": 1 })),
@@ -40,7 +40,7 @@ fn slips_go_back_to_the_model() {
         ("nothing_like_it", json!({})),
         ("", json!({})),
     ] {
-        let then = format!("t1 message.completed tool_calls '' c0:{name}\n {SLIP}\n t1 tool.finished c0 failed");
+        let then = format!("t1 message.completed tool_calls '' c0:{name}\n {REPAIR}\n t1 tool.finished c0 failed");
         case(vec![submit(1)], asks_with(vec![(name, arguments)]), &then);
     }
     // Several invalid calls of one step count as one repair; valid calls beside them run.
@@ -49,7 +49,7 @@ fn slips_go_back_to_the_model() {
         asks(&["no_tool", "read", "no_tool"]),
         &format!(
             "t1 message.completed tool_calls '' c0:no_tool c1:read c2:no_tool
-             {SLIP}
+             {REPAIR}
              t1 tool.finished c0 failed
              t1 tool.called c1 read {{}}
              t1 tool.finished c2 failed"
@@ -58,13 +58,13 @@ fn slips_go_back_to_the_model() {
 }
 
 #[test]
-fn slips_are_bounded() {
+fn repairs_are_bounded() {
     case(
         vec![submit(1), asks(&["no_tool"]), asks(&["no_tool"])],
         asks(&["no_tool"]),
         &format!(
             "t1 message.completed tool_calls '' c2:no_tool
-             {SLIP}
+             {REPAIR}
              t1 tool.finished c2 failed
              t1 turn.failed schema_failed"
         ),
@@ -74,7 +74,7 @@ fn slips_are_bounded() {
         asks(&["read", "read", "read", "read"]),
         &format!(
             "t1 message.completed tool_calls '' c0:read c1:read c2:read c3:read
-             {SLIP}
+             {REPAIR}
              t1 tool.called c0 read {{}}
              t1 tool.called c1 read {{}}
              t1 tool.called c2 read {{}}
@@ -85,10 +85,10 @@ fn slips_are_bounded() {
 
 /// Returns the result of a call that answers `value`, as stored in the log.
 fn kept(value: Value) -> Value {
-    let mut world = World::new(policy());
-    world.play(&submit(1));
-    world.play(&asks(&["read"]));
-    let call = world.call(0);
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
+    scenario.play(&asks(&["read"]));
+    let call = scenario.call(0);
     let command = Command::ToolReplied {
         turn: turn(1),
         call,
@@ -96,11 +96,11 @@ fn kept(value: Value) -> Value {
         result: Some(value),
         error: None,
     };
-    world.run(command).expect("a result");
-    let written = world.decoded();
+    scenario.run(command).expect("a result");
+    let written = scenario.decoded();
     assert_eq!(
         written.last(),
-        world.log().last(),
+        scenario.log().last(),
         "the written record equals the one in memory"
     );
     match written.last().map(|record| &record.event) {
@@ -133,21 +133,21 @@ fn results_are_bounded_in_size_and_depth() {
 
 #[test]
 fn arguments_that_nest_too_deeply_leave_the_log_readable() {
-    let mut world = World::new(policy());
-    world.play(&submit(1));
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
     let deep = (0..126).fold(json!(1), |inner, _| json!({ "n": inner }));
-    let out = world.play(&asks_with(vec![("read", deep)]));
+    let out = scenario.play(&asks_with(vec![("read", deep)]));
     assert!(out.ends_with("t1 tool.finished c0 failed"), "{out}");
-    world.crash();
-    assert!(world.prompt().contains("does not satisfy") || world.prompt().contains("do not satisfy"));
+    scenario.crash();
+    assert!(scenario.prompt().contains("does not satisfy") || scenario.prompt().contains("do not satisfy"));
 }
 
 #[test]
 fn made_up_names_fit_into_later_prompts() {
-    let mut world = World::new(policy());
-    world.play(&submit(1));
-    world.play(&asks_with(vec![("read me\">now", json!({})), ("", json!({}))]));
-    let prompt = world.prompt();
+    let mut scenario = Scenario::new(policy());
+    scenario.play(&submit(1));
+    scenario.play(&asks_with(vec![("read me\">now", json!({})), ("", json!({}))]));
+    let prompt = scenario.prompt();
     assert!(prompt.contains("assistant  read_me__now{} unnamed{}"), "{prompt}");
     assert!(
         prompt.contains("tool <tool_result tool=\"read_me__now\" status=\"failed\">"),

@@ -10,7 +10,7 @@ use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::fakes::log::{Fault, MemoryLog};
 use copilotd_actors::ports::{
-    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 use copilotd_actors::tenancy::TenantScope;
 use tokio::sync::watch;
@@ -142,7 +142,11 @@ impl EventLog for Probe {
         self.log.save_snapshot(scope, conversation, snapshot).await
     }
 
-    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+    async fn pending(
+        &self,
+        cursor: Option<&PendingConversation>,
+        limit: usize,
+    ) -> Result<Vec<PendingConversation>, LogError> {
         self.log.pending(cursor, limit).await
     }
 

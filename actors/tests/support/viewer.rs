@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::conversation::stream::{Encoded, Position, Reader};
+use copilotd_actors::domain::conversation::stream::{EncodedRecord, Position, Reader};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::live::{Next, Tail};
 use copilotd_actors::ports::{Clock, EventLog};
@@ -59,7 +59,7 @@ impl Viewer {
                 return;
             }
             for record in &page {
-                self.reader.record(&Encoded::new(record), self.clock.now(), out);
+                self.reader.record(&EncodedRecord::new(record), self.clock.now(), out);
             }
         }
     }

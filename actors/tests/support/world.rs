@@ -9,7 +9,7 @@ use copilotd_actors::actors::conversations::{Conversations, Directory};
 use copilotd_actors::actors::reconcile::Reconciler;
 use copilotd_actors::actors::shared::{Bounds, Shared};
 use copilotd_actors::domain::content::Input;
-use copilotd_actors::domain::conversation::command::{Command, Decision, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::command::{Command, Decision, StoppedWork, WhenBusy};
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use super::Viewer;
 
 /// The longest time that a test waits for anything, in tokio's time.
-const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+const MAX_WAIT: Duration = Duration::from_secs(4 * 3600);
 
 /// What runs until the next crash.
 struct Process {
@@ -193,8 +193,8 @@ impl World {
     }
 
     pub async fn cancel(&self, id: ConversationId, turn: TurnId) -> Result<Accepted, Refusal> {
-        let halt = Halt::default();
-        self.ask(id, Command::Cancel { turn, halt }).await
+        let stop = StoppedWork::default();
+        self.ask(id, Command::Cancel { turn, stop }).await
     }
 
     pub async fn decide(
@@ -243,7 +243,7 @@ impl World {
                 self.log.wait_for_commits(n + 1).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, search).await {
+        match tokio::time::timeout(MAX_WAIT, search).await {
             Ok(found) => found,
             Err(_) => panic!("the record was never written; the log is {:#?}", self.names(id)),
         }
@@ -298,7 +298,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         trace: None,
         api_key: None,
         nonce: None,
-        halt: Halt::default(),
+        stop: StoppedWork::default(),
     }
 }
 
@@ -312,7 +312,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         trace,
         api_key,
         nonce,
-        halt,
+        stop,
         ..
     } = submission(turn, text)
     else {
@@ -332,7 +332,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         trace,
         api_key,
         nonce,
-        halt,
+        stop,
     }
 }
 

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn an_attempt_for_which_a_provider_may_have_worked_is_never_free() {
-        use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, Silence};
+        use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, TimedOut};
         let reported = |completion_tokens| {
             Some(Usage {
                 prompt_tokens: 90,
@@ -154,7 +154,14 @@ mod tests {
             ),
             ("finished without a word", done, true, None, Work::Accepted, all),
             ("cut without a word", failed(Cut), true, None, Work::Accepted, all),
-            ("silent in the middle", failed(Silence), true, None, Work::Accepted, all),
+            (
+                "silent in the middle",
+                failed(TimedOut),
+                true,
+                None,
+                Work::Accepted,
+                all,
+            ),
             ("reset in the middle", failed(Network), true, None, Work::Accepted, all),
             (
                 "overloaded in the middle",
@@ -215,7 +222,7 @@ mod tests {
             ),
             (
                 "silent from the start",
-                failed(Silence),
+                failed(TimedOut),
                 false,
                 None,
                 Work::Accepted,
@@ -223,7 +230,7 @@ mod tests {
             ),
             (
                 "silent without a head",
-                failed(Silence),
+                failed(TimedOut),
                 false,
                 None,
                 Work::Unknown,
@@ -231,7 +238,7 @@ mod tests {
             ),
             (
                 "no connection in time",
-                failed(Silence),
+                failed(TimedOut),
                 false,
                 None,
                 Work::Nothing,

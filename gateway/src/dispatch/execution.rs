@@ -83,7 +83,7 @@ struct Died {
 /// The failure of a document request. If its whole time passed, the answer may only be long or the connection dead;
 /// unlike a refused connection, that is no reason not to try the same target again.
 fn document(error: ModelError, is_out_of_time: bool) -> Died {
-    let began = is_out_of_time && error.class == FailureClass::Silence;
+    let began = is_out_of_time && error.class == FailureClass::TimedOut;
     Died { error, began }
 }
 

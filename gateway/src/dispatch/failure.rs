@@ -19,7 +19,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
         FailureClass::Rejected if matches!(status, 400..=499 | UNSUPPORTED) && !matches!(status, 404 | 405 | 410) => {
             GatewayErrorKind::Invalid
         }
-        FailureClass::Silence => GatewayErrorKind::Timeout,
+        FailureClass::TimedOut => GatewayErrorKind::Timeout,
         FailureClass::Key
         | FailureClass::Rejected
         | FailureClass::Cut
@@ -33,7 +33,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
 /// Converts a failure of an answer that had begun.
 pub(super) fn within(error: ModelError, attempts: u32) -> GatewayError {
     let kind = match error.class {
-        FailureClass::Silence => GatewayErrorKind::Timeout,
+        FailureClass::TimedOut => GatewayErrorKind::Timeout,
         FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
         FailureClass::Rate => GatewayErrorKind::RateLimited,
         _ => GatewayErrorKind::Cut,
@@ -78,7 +78,7 @@ mod tests {
             (Class::Rejected, Some(404), Kind::Unavailable, Kind::Cut),
             (Class::Rejected, Some(302), Kind::Unavailable, Kind::Cut),
             (Class::Rejected, Some(UNSUPPORTED), Kind::Invalid, Kind::Cut),
-            (Class::Silence, None, Kind::Timeout, Kind::Timeout),
+            (Class::TimedOut, None, Kind::Timeout, Kind::Timeout),
             (Class::Cut, None, Kind::Unavailable, Kind::Cut),
             (Class::Malformed, None, Kind::Unavailable, Kind::Cut),
             (Class::Network, None, Kind::Unavailable, Kind::Cut),

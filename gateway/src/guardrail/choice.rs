@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use copilotd_actors::domain::guardrail::{Blocked, HoldBack, Rule, RuleSet};
+use copilotd_actors::domain::guardrail::{BlockedByRule, HoldBack, Rule, RuleSet};
 use serde_json::{Map, Value};
 
 use super::note;
@@ -72,7 +72,7 @@ struct Window {
 }
 
 impl Window {
-    fn pass(&mut self, step: impl FnOnce(&mut HoldBack) -> Result<String, Blocked>) -> (String, Option<Stopped>) {
+    fn pass(&mut self, step: impl FnOnce(&mut HoldBack) -> Result<String, BlockedByRule>) -> (String, Option<Stopped>) {
         let passed = step(&mut self.text);
         let redactions = self.text.redactions();
         redactions[self.noted..]
@@ -81,7 +81,7 @@ impl Window {
         self.noted = redactions.len();
         match passed {
             Ok(released) => (released, None),
-            Err(Blocked { rule, released }) => (released, Some(Stopped::Rule(rule))),
+            Err(BlockedByRule { rule, released }) => (released, Some(Stopped::Rule(rule))),
         }
     }
 }

@@ -94,6 +94,6 @@ impl Seen {
 fn breaks_off(class: FailureClass) -> bool {
     matches!(
         class,
-        FailureClass::Silence | FailureClass::Cut | FailureClass::Network | FailureClass::Malformed
+        FailureClass::TimedOut | FailureClass::Cut | FailureClass::Network | FailureClass::Malformed
     )
 }

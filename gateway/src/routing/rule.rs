@@ -46,8 +46,8 @@ pub fn after(error: &ModelError, began: bool) -> Rule {
             _ => Rule::AgainThenNext,
         },
         // The target is reachable, and this one answer broke, like one that was cut.
-        FailureClass::Silence if began => Rule::NextOrAgain,
-        FailureClass::Silence => Rule::Next,
+        FailureClass::TimedOut if began => Rule::NextOrAgain,
+        FailureClass::TimedOut => Rule::Next,
         FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
         FailureClass::ContextLength => Rule::Larger,
         FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
@@ -63,8 +63,8 @@ pub fn after(error: &ModelError, began: bool) -> Rule {
 
 /// Whether a failure counts against its target's health. A refusal is an answer, and keys have a state of their own.
 pub fn is_ill(class: FailureClass) -> bool {
-    use FailureClass::{Cut, Malformed, Network, Overload, Silence};
-    matches!(class, Overload | Network | Silence | Cut | Malformed)
+    use FailureClass::{Cut, Malformed, Network, Overload, TimedOut};
+    matches!(class, Overload | Network | TimedOut | Cut | Malformed)
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
                 true,
             ),
             (FailureClass::Network, None, 0, Rule::AgainThenNext, true),
-            (FailureClass::Silence, None, 0, Rule::Next, true),
+            (FailureClass::TimedOut, None, 0, Rule::Next, true),
             (FailureClass::Cut, None, 0, Rule::NextOrAgain, true),
             (FailureClass::Malformed, None, 0, Rule::NextOrAgain, true),
             (FailureClass::ContextLength, None, 400, Rule::Larger, false),
@@ -122,7 +122,7 @@ mod tests {
             };
             assert_eq!(after(&error, false), rule, "{class:?} {retry_after:?} {status}");
             assert_eq!(is_ill(class), ill, "{class:?}");
-            let began = if class == FailureClass::Silence {
+            let began = if class == FailureClass::TimedOut {
                 Rule::NextOrAgain
             } else {
                 rule

@@ -3,7 +3,7 @@
 //!
 //! Uses the same checks as requests do. Only the order differs: a request stops at the first fault, this continues.
 
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 use jiff::{SignedDuration, Timestamp};
 
 use super::jwt::{self, AUDIENCE, Claims, Signed};
@@ -150,14 +150,14 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
     }
 }
 
-fn standing(standing: Standing, tenant: &str, found: &mut Explanation) {
+fn standing(standing: ServingState, tenant: &str, found: &mut Explanation) {
     match standing {
-        Standing::Served => {}
-        Standing::Suspended => found.note(
+        ServingState::Served => {}
+        ServingState::Suspended => found.note(
             false,
             format!("tenant {tenant} is suspended: none of its credentials are accepted"),
         ),
-        Standing::LeftOut => found.note(
+        ServingState::LeftOut => found.note(
             false,
             format!(
                 "the settings of tenant {tenant} are invalid: none of its credentials are accepted until they are fixed"

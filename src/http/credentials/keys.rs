@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
@@ -274,11 +274,11 @@ impl Keys {
     /// Returns the scopes that `source` may grant now; `None` when it is gone or its tenant is not served.
     pub fn granted(&self, source: &str) -> Option<Scopes> {
         let granting = self.sources.get(source)?;
-        (self.standing(&granting.tenant) == Standing::Served).then_some(granting.scopes)
+        (self.standing(&granting.tenant) == ServingState::Served).then_some(granting.scopes)
     }
 
     /// Returns whether a tenant is served, suspended or left out.
-    pub fn standing(&self, tenant: &TenantId) -> Standing {
+    pub fn standing(&self, tenant: &TenantId) -> ServingState {
         self.standings.of(tenant)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 use copilotd_gateway::request::role::Role;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -267,7 +267,7 @@ impl Verifier {
 
     /// Why a once verified caller that is no longer live is refused.
     pub fn why_ended(&self, caller: &Caller) -> Refusal {
-        let left_out = self.keys().standing(caller.scope.tenant()) == Standing::LeftOut;
+        let left_out = self.keys().standing(caller.scope.tenant()) == ServingState::LeftOut;
         if left_out && !self.is_revoked(caller) {
             Refusal::LeftOut
         } else {
@@ -306,9 +306,9 @@ impl Verifier {
 /// Why a tenant's credentials are refused; `None` if the tenant is served.
 fn not_served(keys: &Keys, tenant: &TenantId) -> Option<Refusal> {
     match keys.standing(tenant) {
-        Standing::Served => None,
-        Standing::LeftOut => Some(Refusal::LeftOut),
-        Standing::Suspended => Some(Refusal::Suspended),
+        ServingState::Served => None,
+        ServingState::LeftOut => Some(Refusal::LeftOut),
+        ServingState::Suspended => Some(Refusal::Suspended),
     }
 }
 

@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::content::Metadata;
-use copilotd_actors::domain::conversation::KEY_LIFE;
-use copilotd_actors::domain::conversation::command::{Command, Halt};
+use copilotd_actors::domain::conversation::KEY_LIFETIME;
+use copilotd_actors::domain::conversation::command::{Command, StoppedWork};
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::conversation::view::ConversationView;
 use copilotd_actors::domain::event::{Channel, Idempotency};
@@ -145,7 +145,7 @@ async fn id_for(
     for round in 0..MAX_ROUNDS {
         let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
         let header = state.log().header(&caller.scope, id).await?;
-        let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFE;
+        let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFETIME;
         if header.as_ref().is_none_or(|header| !stale(header.created_at)) {
             return Ok((id, header));
         }
@@ -287,7 +287,7 @@ pub async fn delete(
     state.audit.record(caller.scope.tenant(), entry).await?;
     let command = Command::Erase {
         by: caller.user.to_string(),
-        halt: Halt::default(),
+        stop: StoppedWork::default(),
     };
     state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
     Ok(StatusCode::NO_CONTENT)

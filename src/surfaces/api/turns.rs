@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::{Input, Metadata};
-use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::conversation::view::TurnView;
 use copilotd_actors::domain::event::{Event, Record};
@@ -111,7 +111,7 @@ pub async fn submit(
         trace: telemetry::traceparent(),
         api_key: payer.api_key,
         nonce: Some(state.shared.ports.ids.nonce()),
-        halt: Halt::default(),
+        stop: StoppedWork::default(),
     };
     let accepted = state
         .directory
@@ -260,14 +260,14 @@ pub async fn cancel(
     if !ended {
         let command = Command::Cancel {
             turn,
-            halt: Halt::default(),
+            stop: StoppedWork::default(),
         };
         match state
             .directory
             .ask(&caller.scope, found.conversation, &asker(&caller), command)
             .await
         {
-            Ok(_) | Err(Refusal::Rejected(Rejection::Ended)) => {}
+            Ok(_) | Err(Refusal::Rejected(Rejection::TurnEnded)) => {}
             Err(refusal) => return Err(refusal.into()),
         }
     }

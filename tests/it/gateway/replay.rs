@@ -9,7 +9,7 @@ use copilotd_actors::actors::conversation::Asker;
 use copilotd_actors::actors::conversations::{Conversations, Directory};
 use copilotd_actors::actors::shared::{Bounds, Shared};
 use copilotd_actors::domain::content::Input;
-use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::event::{Channel, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::fakes::log::MemoryLog;
@@ -101,7 +101,7 @@ impl World {
             trace: None,
             api_key: None,
             nonce: None,
-            halt: Halt::default(),
+            stop: StoppedWork::default(),
         };
         for command in [create, submit] {
             self.directory.ask(&self.scope, id, &asker, command).await.unwrap();

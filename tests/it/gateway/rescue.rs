@@ -170,7 +170,7 @@ async fn a_turn_falls_back_before_its_first_token_without_an_attempt_of_its_own(
         ("status=401", FailureClass::Key),
         ("status=429 retry_after=30", FailureClass::Rate),
         ("status=503", FailureClass::Overload),
-        ("tokens=9 first_ms=60000", FailureClass::Silence),
+        ("tokens=9 first_ms=60000", FailureClass::TimedOut),
     ] {
         let (bad, good) = (Provider::faulty(fault).await, Provider::start().await);
         let (gateway, _) = gateway(vec![place("a", bad.url()), place("b", good.url())], CLOCKS);

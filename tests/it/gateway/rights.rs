@@ -46,7 +46,7 @@ struct Spy {
 impl Spy {
     /// Records a call; returns how it fails, and whether that is after its first piece.
     fn called(&self) -> Option<(FailureClass, bool)> {
-        use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, Silence};
+        use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, TimedOut};
         let mut seen = self.seen.lock().unwrap();
         let n = seen.iter().filter(|call| **call == (self.owner, self.target)).count();
         seen.push((self.owner, self.target));
@@ -54,13 +54,13 @@ impl Spy {
             0 => Key,
             1 => Rate,
             2 => Overload,
-            3 => Silence,
+            3 => TimedOut,
             4 => Cut,
             5 => Malformed,
             6 => Network,
             7 => FailureClass::ContextLength,
             8 => return Some((Cut, true)),
-            9 => return Some((Silence, true)),
+            9 => return Some((TimedOut, true)),
             _ => return None,
         };
         Some((class, false))

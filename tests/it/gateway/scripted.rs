@@ -131,7 +131,7 @@ impl Upstream for Scripted {
                 let most = limit.min(left.saturating_sub(begun.elapsed()));
                 if wait > most {
                     sleep(most).await;
-                    return Some((Err(error(FailureClass::Silence, None)), true));
+                    return Some((Err(error(FailureClass::TimedOut, None)), true));
                 }
                 sleep(wait).await;
                 let item = match out? {
@@ -181,7 +181,7 @@ impl Upstream for Scripted {
         }
         if wait > call.timeouts.total {
             sleep(call.timeouts.total).await;
-            return Err(error(FailureClass::Silence, None));
+            return Err(error(FailureClass::TimedOut, None));
         }
         sleep(wait).await;
         end?;
@@ -429,7 +429,7 @@ async fn a_slow_first_target_leaves_time_for_the_others_and_the_last_one_has_all
     // target is known to be slow, so the document is not requested twice.
     for other in [
         vec![Act::Fail(FailureClass::Rate, Some(ms(90_000)))],
-        fails(FailureClass::Silence),
+        fails(FailureClass::TimedOut),
     ] {
         let world = world(vec![
             vec![fails(FailureClass::Overload), other],
@@ -452,7 +452,7 @@ async fn a_document_that_is_silent_on_the_last_target_is_asked_for_once_more_bes
     for (scripts, asked) in [
         (vec![vec![silent(), answers()]], vec![2]),
         (
-            vec![vec![fails(FailureClass::Silence)], vec![silent(), answers()]],
+            vec![vec![fails(FailureClass::TimedOut)], vec![silent(), answers()]],
             vec![1, 2],
         ),
         (
@@ -483,8 +483,8 @@ async fn a_document_that_is_silent_on_the_last_target_is_asked_for_once_more_bes
 
 #[tokio::test(start_paused = true)]
 async fn a_live_answer_is_rescued_while_only_thoughts_or_nothing_went_out() {
-    use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, Silence};
-    for class in [Cut, Key, Malformed, Network, Overload, Rate, Silence] {
+    use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, TimedOut};
+    for class in [Cut, Key, Malformed, Network, Overload, Rate, TimedOut] {
         for before in [
             vec![Act::Think, Act::Think],
             vec![Act::Empty, Act::Think],

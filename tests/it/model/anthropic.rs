@@ -210,9 +210,9 @@ async fn every_way_to_fail_has_its_class() {
         ("tokens=0", FailureClass::Malformed, false),
         ("tokens=9 stream_error=overloaded_error", FailureClass::Overload, true),
         ("tokens=9 stream_error=rate_limit_error", FailureClass::Rate, true),
-        ("tokens=9 first_ms=60000", FailureClass::Silence, false),
-        ("tokens=9 stall_after=0 keepalive_ms=20", FailureClass::Silence, false),
-        ("tokens=9 stall_after=9 keepalive_ms=20", FailureClass::Silence, true),
+        ("tokens=9 first_ms=60000", FailureClass::TimedOut, false),
+        ("tokens=9 stall_after=0 keepalive_ms=20", FailureClass::TimedOut, false),
+        ("tokens=9 stall_after=9 keepalive_ms=20", FailureClass::TimedOut, true),
         ("tool=f args={\"abcdef\":1} cut_after=4", FailureClass::Cut, true),
     ] {
         control(&running, &json!({ "fault": fault })).await;

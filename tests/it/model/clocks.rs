@@ -63,7 +63,7 @@ async fn a_server_that_does_not_answer_is_silent() {
         let started = Instant::now();
         let (_, error) = ask(&model(&server.url, limits), request()).await;
         let error = error.unwrap();
-        assert_eq!(error.class, FailureClass::Silence);
+        assert_eq!(error.class, FailureClass::TimedOut);
         assert!(error.message.contains("150ms"), "{error}");
         assert!(started.elapsed() >= SHORT);
     }
@@ -97,7 +97,7 @@ async fn keep_alives_and_empty_pieces_are_silence() {
         };
         let (server, mut closed) = repeating(String::new() + ":\n\n", again.clone()).await;
         let (events, error) = ask(&model(&server.url, limits), request()).await;
-        assert_eq!(error.unwrap().class, FailureClass::Silence, "{again}");
+        assert_eq!(error.unwrap().class, FailureClass::TimedOut, "{again}");
         assert_eq!(text(&events), "");
         assert!(closed.recv().await.unwrap() < SHORT + Duration::from_secs(2));
 
@@ -105,7 +105,7 @@ async fn keep_alives_and_empty_pieces_are_silence() {
         let (server, mut closed) = repeating(said("a"), again.clone()).await;
         let (events, error) = ask(&model(&server.url, limits), request()).await;
         let error = error.unwrap();
-        assert_eq!(error.class, FailureClass::Silence, "{again}");
+        assert_eq!(error.class, FailureClass::TimedOut, "{again}");
         assert!(error.message.contains("no content for 150ms"), "{error}");
         assert_eq!(text(&events), "a");
         assert!(
@@ -138,7 +138,7 @@ async fn text_reasoning_and_calls_keep_the_clock_wound_but_not_the_total() {
         let started = Instant::now();
         let (_, error) = ask(&model(&server.url, limits), request()).await;
         let error = error.unwrap();
-        assert_eq!(error.class, FailureClass::Silence, "{again}");
+        assert_eq!(error.class, FailureClass::TimedOut, "{again}");
         assert!(error.message.contains("longer than 2.5s"), "{again}: {error}");
         assert!(started.elapsed() >= limits.total);
     });

@@ -359,7 +359,7 @@ async fn a_host_that_does_not_take_the_connection_is_silent_after_the_connect_cl
     };
     let (_, error) = ask(&model(&format!("http://{address}/v1"), timeouts), request()).await;
     let error = error.unwrap();
-    check("no answer", &error, FailureClass::Silence);
+    check("no answer", &error, FailureClass::TimedOut);
     assert!(error.message.contains("in time"), "{error}");
 }
 

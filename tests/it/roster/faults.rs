@@ -9,7 +9,7 @@ use copilotd::config::{Env, KeyHash, Source};
 use copilotd::http::credentials::{Scopes, Verifier};
 use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, ShownStatus, StoredTenant, TenantStatus, TenantStore};
 use copilotd_actors::fakes::world::PausedClock;
-use copilotd_actors::ports::{Clock as _, Standing};
+use copilotd_actors::ports::{Clock as _, ServingState};
 use serde_json::json;
 
 use super::{FILE, copilot, open, open_source, put, root, source, tenant};
@@ -119,7 +119,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
             assert!(accepts(&roster, ACME) && !accepts(&roster, FAULTY), "{table}");
             let config = roster.config();
             let left_out = config.tenant("faulty").unwrap();
-            assert_eq!(left_out.standing(), Standing::LeftOut, "{table}");
+            assert_eq!(left_out.standing(), ServingState::LeftOut, "{table}");
             assert!(left_out.api_keys.is_empty() && left_out.copilots.is_empty());
             // Other tenants, and this one, can be changed and suspended, and their keys revoked, meanwhile.
             let acme = KeyId::of(&KeyHash::of(ACME));
@@ -147,7 +147,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
             let config = roster.config();
             assert_eq!(
                 config.tenant("faulty").unwrap().standing(),
-                Standing::Suspended,
+                ServingState::Suspended,
                 "{table}"
             );
             // Once fixed, it is still suspended and its key is still revoked.

@@ -11,7 +11,7 @@ use copilotd::tenants::{
     Change, Origin, Requester, Roster, Seal, SettingsChange, ShownStatus, TenantStatus, TenantStore as _, TenantView,
 };
 use copilotd_actors::fakes::world::PausedClock;
-use copilotd_actors::ports::Standing;
+use copilotd_actors::ports::ServingState;
 use serde_json::{Value, json};
 
 use crate::support::audit::MemoryAudit;
@@ -124,7 +124,10 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
     assert_eq!(roster.left_out(), ["initech"]);
     let faults = tenant(&roster, "initech").faults;
     assert_eq!(faults, ["/copilots/0/route: there is no route \"extra\""]);
-    assert_eq!(roster.config().tenant("initech").unwrap().standing(), Standing::LeftOut);
+    assert_eq!(
+        roster.config().tenant("initech").unwrap().standing(),
+        ServingState::LeftOut
+    );
     assert!(!roster.config().tenant("hooli").unwrap().suspended);
     // Others can be changed meanwhile, and a fixed tenant is served again.
     put(&roster, "hooli", json!({})).await;
@@ -149,7 +152,7 @@ async fn without_its_key_nothing_sealed_is_served_and_nothing_of_the_file_in_its
     assert_eq!(roster.left_out(), ["acme"]);
     let config = roster.config();
     let acme = config.tenant("acme").unwrap();
-    assert!(acme.standing() == Standing::LeftOut && acme.copilots.is_empty());
+    assert!(acme.standing() == ServingState::LeftOut && acme.copilots.is_empty());
     put(&roster, "acme", copilot("default")).await;
     assert!(roster.left_out().is_empty());
 }

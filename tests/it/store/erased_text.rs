@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd_actors::ports::{EventLog, Pending, Snapshot};
+use copilotd_actors::ports::{EventLog, PendingConversation, Snapshot};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
@@ -154,7 +154,7 @@ fn victim() {
 }
 
 /// Does what the reconciler does at a start.
-async fn reconcile(log: &SqliteLog) -> Vec<Pending> {
+async fn reconcile(log: &SqliteLog) -> Vec<PendingConversation> {
     let pending = log.pending(None, 1_000).await.unwrap();
     for erased in pending.iter().filter(|pending| pending.tombstone.is_some()) {
         let tombstone = erased.tombstone.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd::adapters::store::mongo::{MongoLog, MongoOptions};
-use copilotd_actors::ports::{EventLog, LogError, Pending};
+use copilotd_actors::ports::{EventLog, LogError, PendingConversation};
 use futures::future::join_all;
 use mongodb::Client;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -190,7 +190,7 @@ async fn a_late_append_is_found_by_the_running_owner_whatever_its_stamp() {
         let pending = second.pending(None, 10).await.unwrap();
         for talk in &talks {
             let last_seq = talk.header.as_ref().unwrap().last_seq;
-            let is_it = |found: &Pending| (found.conversation, found.last_seq) == (talk.id, last_seq);
+            let is_it = |found: &PendingConversation| (found.conversation, found.last_seq) == (talk.id, last_seq);
             assert!(pending.iter().any(is_it), "case {n}: {pending:?}");
         }
     }

@@ -2,7 +2,7 @@
 
 use copilotd_actors::domain::event::{Channel, Record};
 use copilotd_actors::domain::ids::Seq;
-use copilotd_actors::ports::{EventLog, ListQuery, Order, Pending};
+use copilotd_actors::ports::{EventLog, ListQuery, Order, PendingConversation};
 use jiff::SignedDuration;
 
 use super::Fixture;
@@ -199,7 +199,7 @@ pub async fn pending_pages_over_all_tenants(store: Fixture) {
             }
             _ => continue,
         };
-        expected.push(Pending {
+        expected.push(PendingConversation {
             scope: talk.scope.clone(),
             conversation: talk.id,
             tombstone: last.tombstone(),
@@ -210,7 +210,7 @@ pub async fn pending_pages_over_all_tenants(store: Fixture) {
     expected.sort_by_key(|pending| (pending.scope.tenant().clone(), pending.conversation));
     assert_eq!(expected.len(), 4);
     for limit in 1..=5 {
-        let mut found: Vec<Pending> = Vec::new();
+        let mut found: Vec<PendingConversation> = Vec::new();
         loop {
             let page = log.pending(found.last(), limit).await.unwrap();
             assert!(page.len() <= limit);

@@ -1,6 +1,6 @@
-//! Stored bytes and conversations are counted with each append, and subtracted when they are erased.
+//! StoredAmount bytes and conversations are counted with each append, and subtracted when they are erased.
 
-use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
+use copilotd_actors::domain::conversation::quota::{StoredAmount, StoredTotals};
 use copilotd_actors::ports::{EventLog, ListQuery};
 
 use super::Fixture;
@@ -114,5 +114,5 @@ pub async fn a_rebuild_counts_the_same(store: Fixture) {
     }
     talks[0].turn(log, "afterwards").await;
     check(log, &talks, "afterwards").await;
-    assert_ne!(expected(&talks, "acme", "ann").user, Stored::default());
+    assert_ne!(expected(&talks, "acme", "ann").user, StoredAmount::default());
 }

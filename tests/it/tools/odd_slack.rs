@@ -97,7 +97,7 @@ async fn an_answer_of_another_type_is_a_clear_error_of_a_system_that_is_well() {
             .call(&request("slack_find_user", json!({ "name": "ann" })))
             .await
             .unwrap_err();
-        assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+        assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
         assert!(
             error.answered && error.message.starts_with("slack sent an answer"),
             "{error}"
@@ -111,7 +111,7 @@ async fn only_what_was_sent_is_in_doubt() {
     let post = request("slack_post_message", json!({ "channel": "support", "text": "x" }));
     let stub = with("chat.postMessage", raw(200, "<html>")).await;
     let error = slack(&stub).call(&post).await.unwrap_err();
-    assert_eq!((error.kind, error.answered), (ToolErrorKind::InDoubt, true));
+    assert_eq!((error.kind, error.answered), (ToolErrorKind::OutcomeUnknown, true));
     let stub = with("conversations.list", raw(200, "<html>")).await;
     let error = slack(&stub).call(&post).await.unwrap_err();
     assert_eq!((error.kind, error.answered), (ToolErrorKind::Unreachable, true));

@@ -225,7 +225,7 @@ async fn all_tickets_gone_is_an_answer_and_all_failing_is_an_error() {
     let stub = all(raw(503, "")).await;
     assert_eq!(
         zendesk(&stub).call(&unread).await.unwrap_err().kind,
-        ToolErrorKind::InDoubt
+        ToolErrorKind::OutcomeUnknown
     );
 }
 
@@ -356,7 +356,7 @@ async fn a_list_that_is_none_is_a_clear_error() {
         ] {
             let stub = desk(path, say(200, answer)).await;
             let error = zendesk(&stub).call(&request(tool, arguments)).await.unwrap_err();
-            assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+            assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
             assert!(error.message.contains("without a list of"), "{error}");
             assert!(error.answered, "the system is reachable");
         }

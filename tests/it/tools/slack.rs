@@ -208,7 +208,7 @@ async fn what_does_not_exist_is_refused_before_anything_is_posted() {
 
 #[tokio::test]
 async fn each_error_says_what_is_known_of_the_effect() {
-    use ToolErrorKind::{InDoubt, RateLimited, Refused};
+    use ToolErrorKind::{OutcomeUnknown, RateLimited, Refused};
     let code = |code: &str| say(200, json!({ "ok": false, "error": code, "needed": "chat:write" }));
     for (answer, kind, text) in [
         (
@@ -221,13 +221,13 @@ async fn each_error_says_what_is_known_of_the_effect() {
         (code("invalid_auth"), Refused, "token is not accepted"),
         (code("ratelimited"), RateLimited, "ratelimited"),
         (code("rate_limited"), RateLimited, "rate_limited"),
-        (code("internal_error"), InDoubt, "internal_error"),
-        (code("fatal_error"), InDoubt, "fatal_error"),
+        (code("internal_error"), OutcomeUnknown, "internal_error"),
+        (code("fatal_error"), OutcomeUnknown, "fatal_error"),
         (raw(429, "").header("retry-after", "30"), RateLimited, "429"),
-        (raw(502, ""), InDoubt, "502"),
+        (raw(502, ""), OutcomeUnknown, "502"),
         (raw(404, ""), Refused, "404"),
-        (raw(200, "oops"), InDoubt, "not JSON"),
-        (say(200, json!({})), InDoubt, "neither"),
+        (raw(200, "oops"), OutcomeUnknown, "not JSON"),
+        (say(200, json!({})), OutcomeUnknown, "neither"),
     ] {
         let patience = answer.status == 429;
         let stub = Stub::start(move |_| answer.clone()).await;
@@ -251,7 +251,7 @@ async fn a_failure_before_the_post_leaves_no_doubt() {
     assert_eq!(error.kind, ToolErrorKind::Unreachable, "{error}");
     let read = request("slack_find_channel", json!({ "name": "support" }));
     let error = slack(&stub).call(&read).await.unwrap_err();
-    assert_eq!(error.kind, ToolErrorKind::InDoubt, "a read is repeated anyway");
+    assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "a read is repeated anyway");
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
         let (stub, room) = room(Some((3, failure))).await;
         let workspace = slack(&stub);
         let error = workspace.call(&post()).await.unwrap_err();
-        assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+        assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
         assert!(
             error.message.starts_with("2 of 4 messages were posted, then: "),
             "{error}"
@@ -160,7 +160,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
         let posted = room.lock().unwrap().messages.len();
         match workspace.look_up(&post()).await {
             // It may still arrive.
-            Ok(LookUp::Partly(_)) => assert!(failure == Failure::Before),
+            Ok(LookUp::PartlyFound(_)) => assert!(failure == Failure::Before),
             Ok(told) => panic!("a part was reported as the whole or as nothing: {told:?}"),
             Err(error) => {
                 assert_eq!(error.kind, ToolErrorKind::Refused);
@@ -185,7 +185,7 @@ async fn a_part_is_never_told_as_the_whole() {
                     assert_eq!((out, told["messages"].as_array().unwrap().len()), (4, 4));
                     assert_whole(&room.lock().unwrap());
                 }
-                LookUp::Partly(said) => {
+                LookUp::PartlyFound(said) => {
                     assert!((1..4).contains(&out), "{out}");
                     let expected = format!("{out} of 4 messages were found in C00000001; the others may still arrive");
                     assert_eq!(said, expected);
@@ -206,7 +206,7 @@ async fn any_missing_message_makes_it_a_part() {
         room.lock().unwrap().messages.remove(missing);
         let found = slack(&stub).look_up(&post()).await.unwrap();
         assert!(
-            matches!(found, LookUp::Partly(_)),
+            matches!(found, LookUp::PartlyFound(_)),
             "without message {missing}: {found:?}"
         );
     }
@@ -225,7 +225,10 @@ async fn the_first_message_in_doubt_is_like_a_single_one() {
     let workspace = slack(&stub);
     let mut call = post();
     call.timeout = Duration::from_secs(5);
-    assert_eq!(workspace.call(&call).await.unwrap_err().kind, ToolErrorKind::InDoubt);
+    assert_eq!(
+        workspace.call(&call).await.unwrap_err().kind,
+        ToolErrorKind::OutcomeUnknown
+    );
     let error = workspace.look_up(&call).await.unwrap_err();
     assert_eq!(error.message, "only 1 of 4 messages were posted");
     assert_eq!(room.lock().unwrap().messages.len(), 1);

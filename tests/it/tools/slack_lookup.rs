@@ -117,7 +117,7 @@ async fn only_what_was_posted_since_the_call_began_is_read() {
     let [post, ..] = calls();
     workspace.look_up(&post).await.unwrap();
     let error = workspace.call(&post).await.unwrap_err();
-    assert_eq!(error.kind, ToolErrorKind::InDoubt);
+    assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown);
     workspace.look_up(&post).await.unwrap();
     let seen = stub.seen();
     let oldest: Vec<&str> = seen.iter().filter_map(|one| one.param("oldest")).collect();

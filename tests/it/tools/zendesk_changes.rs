@@ -68,7 +68,7 @@ async fn a_refused_key_leaves_doubt_about_the_first_request() {
         let stub = Stub::start(move |_| answer.clone()).await;
         let create = request("zendesk_create_ticket", json!({ "subject": "a", "body": "b" }));
         let error = zendesk(&stub).call(&create).await.unwrap_err();
-        assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+        assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
     }
 }
 

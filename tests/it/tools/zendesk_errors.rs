@@ -15,7 +15,7 @@ async fn answered(answer: Say) -> ToolError {
 
 #[tokio::test]
 async fn each_answer_says_what_is_known_of_the_effect() {
-    use ToolErrorKind::{InDoubt, RateLimited, Refused};
+    use ToolErrorKind::{OutcomeUnknown, RateLimited, Refused};
     let error = json!({ "error": "RecordInvalid", "description": "No", "details": { "status": [{ "error": "X" }] } });
     for (answer, kind, text) in [
         (
@@ -41,16 +41,20 @@ async fn each_answer_says_what_is_known_of_the_effect() {
             "base_url is not",
         ),
         (raw(429, "Rate limit exceeded"), RateLimited, "429"),
-        (raw(408, ""), InDoubt, "408"),
-        (raw(500, "<html>"), InDoubt, "500"),
+        (raw(408, ""), OutcomeUnknown, "408"),
+        (raw(500, "<html>"), OutcomeUnknown, "500"),
         (
             say(503, json!({ "error": "DatabaseError" })),
-            InDoubt,
+            OutcomeUnknown,
             "503: DatabaseError",
         ),
-        (raw(200, "<html>"), InDoubt, "not JSON"),
-        (say(200, json!({ "ticket": { "id": "x" } })), InDoubt, "unusable ticket"),
-        (raw(200, vec![b' '; 5 << 20]), InDoubt, "more than 4194304 bytes"),
+        (raw(200, "<html>"), OutcomeUnknown, "not JSON"),
+        (
+            say(200, json!({ "ticket": { "id": "x" } })),
+            OutcomeUnknown,
+            "unusable ticket",
+        ),
+        (raw(200, vec![b' '; 5 << 20]), OutcomeUnknown, "more than 4194304 bytes"),
     ] {
         let error = answered(answer).await;
         assert_eq!(error.kind, kind, "{error}");
@@ -120,17 +124,17 @@ async fn no_connection_means_nothing_was_changed_and_a_cut_means_doubt() {
 
     let cut = rude(b"", false).await;
     let error = zendesk_at(&cut).call(&create()).await.unwrap_err();
-    assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+    assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
 
     let half = rude(b"HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\n{\"tick", false).await;
     let error = zendesk_at(&half).call(&create()).await.unwrap_err();
-    assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+    assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
 
     let silent = rude(b"", true).await;
     let mut call = create();
     call.timeout = Duration::from_millis(100);
     let error = zendesk_at(&silent).call(&call).await.unwrap_err();
-    assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+    assert_eq!(error.kind, ToolErrorKind::OutcomeUnknown, "{error}");
     assert!(error.message.contains("0.1 s"), "{error}");
     assert!(!error.message.contains("secret"));
 }

@@ -13,11 +13,11 @@ use crate::compute;
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::command::Command;
 use crate::domain::conversation::decide::SETTLE_MARGIN;
-use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::ids::TurnId;
 use crate::domain::policy::{Policy, Repeat};
 use crate::domain::tool::outcome;
-use crate::domain::tool::outcome::{Looked, Sent};
+use crate::domain::tool::outcome::{LookUpState, SendState};
 use crate::ports::ToolRequest;
 
 /// A tool call to be made.
@@ -62,7 +62,7 @@ pub struct Waiting {
     /// clock.
     pub(super) doubt_since: Option<(Duration, Timestamp)>,
     /// Result of the look-ups since then.
-    pub(super) looked: Looked,
+    pub(super) looked: LookUpState,
     /// What is known about the effect of the call, for the person who has to check.
     pub(super) trace: Option<String>,
     /// Deadline for the outcome, by the monotonic clock.
@@ -78,12 +78,12 @@ impl Waiting {
     }
 
     /// Whether the call may have reached the system; `elapsed` is by the monotonic clock, `now` by the wall clock.
-    pub(super) fn sent(&self, elapsed: Duration, now: Timestamp) -> Sent {
+    pub(super) fn sent(&self, elapsed: Duration, now: Timestamp) -> SendState {
         match self.doubt_since {
             // The monotonic clock stops while the machine sleeps, the wall clock does not: the greater age counts.
-            Some((since, at)) => Sent::Here(elapsed.saturating_sub(since).max(until(at, now))),
-            None if self.earlier => Sent::Earlier(now.duration_since(self.job.called_at)),
-            None => Sent::Never,
+            Some((since, at)) => SendState::Here(elapsed.saturating_sub(since).max(until(at, now))),
+            None if self.earlier => SendState::Earlier(now.duration_since(self.job.called_at)),
+            None => SendState::Never,
         }
     }
 
@@ -103,10 +103,10 @@ pub(super) fn hold(job: &Job) {
 /// Returns the status of a call that is not sent now, but may have been sent by an earlier process.
 pub(super) fn unsent(job: &Job) -> ToolStatus {
     let sent = match job.gate.is_sent() {
-        true => Sent::Earlier(jiff::SignedDuration::ZERO),
-        false => Sent::Never,
+        true => SendState::Earlier(jiff::SignedDuration::ZERO),
+        false => SendState::Never,
     };
-    outcome::given_up(job.repeat, sent)
+    outcome::status_if_given_up(job.repeat, sent)
 }
 
 /// Returns the report of how a call ended.
@@ -122,7 +122,7 @@ pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, erro
 
 /// Screens the answer of a system, on the compute pool if it is long. If it cannot be screened it is withheld, and the
 /// call counts as succeeded all the same.
-pub(super) async fn screened(job: &Job, result: Value) -> Screened {
+pub(super) async fn screened(job: &Job, result: Value) -> ScreenedCommand {
     let report = outcome(job, ToolStatus::Succeeded, Some(result), None);
     let (cost, policy) = (report.weight(), Arc::clone(&job.policy));
     let screen = move || report.screen(&policy, None);
@@ -140,7 +140,7 @@ pub(super) fn report(job: &Job, status: ToolStatus, error: String) {
 }
 
 /// Sends a report. A dead conversation is rebuilt from its log and recovers the call itself.
-pub(super) fn tell(job: &Job, report: Screened) {
+pub(super) fn tell(job: &Job, report: ScreenedCommand) {
     job.span.in_scope(|| {
         let _ = job.reply_to.cast(conversation::Msg::report(report));
     });

@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use super::job::{Job, hold, report, unsent};
 use super::{Args, Connector, Msg};
 use crate::actors::shared::{self, Shared};
-use crate::ports::{Standing, SystemKey};
+use crate::ports::{ServingState, SystemKey};
 
 /// Messages of [`Connectors`].
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Connectors {
 /// Fails a call to a system that the tenant does not have. If the tenant is left out the call waits: its systems are
 /// unknown.
 pub(super) fn not_configured(shared: &Shared, job: &Job) {
-    if shared.ports.policies.standing(&job.request.scope) == Standing::LeftOut {
+    if shared.ports.policies.standing(&job.request.scope) == ServingState::LeftOut {
         return hold(job);
     }
     let why = format!("{} is not configured for this tenant", job.system);

@@ -5,10 +5,10 @@
 //! copies of one request become one turn.
 
 use super::{Asker, Conversation, Refusal, State};
-use crate::domain::conversation::KEY_LIFE;
+use crate::domain::conversation::KEY_LIFETIME;
 use crate::domain::conversation::command::Command;
 use crate::domain::conversation::decide::Rejection;
-use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
 use crate::ports::LogError;
@@ -19,7 +19,7 @@ const MAX_ROUNDS: u32 = 64;
 /// What is known about a command before it is decided.
 pub(super) enum Known {
     /// Not seen before, or known to the state, which handles it.
-    New(Box<Screened>),
+    New(Box<ScreenedCommand>),
     /// An earlier request with the same key and body created this turn.
     Copy(TurnId),
 }
@@ -28,7 +28,7 @@ impl Conversation {
     /// Finds the turn that was created with a submission's idempotency key during the key's life. The state remembers
     /// the latest keys; all others are found in the log, because the id of a turn with a key is derived from it. If the
     /// key is free, the submission gets such an id.
-    pub(super) async fn known(&self, state: &State, mut command: Screened) -> Result<Known, Refusal> {
+    pub(super) async fn known(&self, state: &State, mut command: ScreenedCommand) -> Result<Known, Refusal> {
         let now = self.shared.ports.clock.now();
         let Command::Submit {
             idempotency: Some(asked),
@@ -48,7 +48,7 @@ impl Conversation {
                 return Ok(Known::New(Box::new(command)));
             };
             match found.records.first() {
-                Some(first) if now.duration_since(first.at) >= KEY_LIFE => {}
+                Some(first) if now.duration_since(first.at) >= KEY_LIFETIME => {}
                 Some(first) if used_for(first) == Some(asked) => return Ok(Known::Copy(id)),
                 _ => break,
             }

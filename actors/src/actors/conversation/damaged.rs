@@ -6,7 +6,7 @@ use super::message::{Accepted, Asker, Refusal, Reply};
 use super::{Conversation, State, crash_points, refuse};
 use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::header::Header;
-use crate::domain::conversation::stream::Encoded;
+use crate::domain::conversation::stream::EncodedRecord;
 use crate::domain::event::{Event, Record};
 use crate::ports::{Append, LogError};
 
@@ -52,7 +52,7 @@ impl Conversation {
         }
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), state.core.id) {
-            tail.publish(records.iter().map(Encoded::new).collect(), None);
+            tail.publish(records.iter().map(EncodedRecord::new).collect(), None);
         }
         // The caller may have gone; the change is stored all the same.
         let _ = reply.send(Ok(Accepted {

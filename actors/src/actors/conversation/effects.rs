@@ -15,13 +15,13 @@ use crate::actors::shared::{outside_spans, until};
 use crate::actors::spans::TurnSpans;
 use crate::crash;
 use crate::domain::content::ToolStatus;
-use crate::domain::conversation::command::{Command, Halt, Step};
+use crate::domain::conversation::command::{Command, Step, StoppedWork};
 use crate::domain::conversation::effects::{Effect, open_effects};
 use crate::domain::conversation::turn::{Stage, Turn};
 use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::policy::Policy;
 use crate::live::LiveMessage;
-use crate::ports::{Standing, ToolRequest};
+use crate::ports::{ServingState, ToolRequest};
 use crate::tenancy::TenantScope;
 
 /// How much longer than its connector the conversation waits for a call's outcome.
@@ -38,12 +38,12 @@ impl Conversation {
             (state.paused, state.lost) = (false, false);
         } else if state.handing_over {
             pause::hold(state, &mut wanted);
-        } else if state.paused || standing == Standing::LeftOut {
+        } else if state.paused || standing == ServingState::LeftOut {
             pause::hold(state, &mut wanted);
-            if standing != Standing::LeftOut || pause::due(state).is_some() {
+            if standing != ServingState::LeftOut || pause::due(state).is_some() {
                 let _ = me.cast(Msg::StandingChanged);
             }
-        } else if standing == Standing::Suspended {
+        } else if standing == ServingState::Suspended {
             // A turn was accepted or resumed while its tenant was being suspended: it is cancelled next and sends
             // nothing.
             wanted.retain(|effect| !matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. }));
@@ -299,7 +299,7 @@ impl Conversation {
             Effect::ExpireTurn { turn, attempt, .. } => Some(Command::TurnExpired {
                 turn,
                 attempt,
-                halt: Halt::default(),
+                stop: StoppedWork::default(),
             }),
             Effect::CallTool { turn, call, .. } => {
                 let open = state.core.active()?.calls().iter().find(|open| open.id == call)?;

@@ -20,7 +20,7 @@ use crate::domain::conversation::turn::Phase;
 use crate::domain::conversation::{Conversation as Core, snapshot};
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{ConversationId, Seq, TenantId};
-use crate::ports::{LogError, LostCall, LostPrompt, Snapshot, Standing};
+use crate::ports::{LogError, LostCall, LostPrompt, ServingState, Snapshot};
 
 /// Records read per page while the log is replayed.
 const PAGE: usize = 512;
@@ -96,15 +96,15 @@ impl Conversation {
             pause::fold(state);
             let policy = self.policy(state, &Command::RECOVER);
             match self.standing(state) {
-                Standing::Served => {
+                ServingState::Served => {
                     state.lost = false;
                     let recover = state.core.screen(&policy, state.recovery());
                     self.step_by(me, state, &policy, recover, None, None).await?;
                 }
                 // Nothing is resumed until the tenant is served again: no claim is recorded, and no attempt is counted.
-                Standing::LeftOut => state.paused = true,
+                ServingState::LeftOut => state.paused = true,
                 // Nothing is resumed for a suspended tenant.
-                Standing::Suspended => self.suspend(me, state).await?,
+                ServingState::Suspended => self.suspend(me, state).await?,
             }
             // Approvals need no claim, only their timers.
             self.run_effects(me, state).await?;

@@ -14,7 +14,7 @@ use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::header::Header;
 use crate::domain::conversation::quota::QuotaExceeded;
-use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::event::Record;
 use crate::domain::ids::{CallId, ConversationId, Seq, TurnId, UserId};
 use crate::domain::policy::Policy;
@@ -47,7 +47,7 @@ pub enum Msg {
         reply: RpcReplyPort<Result<Screening, Refusal>>,
     },
     /// Report of an agent or a connector.
-    Report(Box<Screened>),
+    Report(Box<ScreenedCommand>),
     /// Returns how many turns are queued before this one; `None` if it is not open.
     Position {
         /// The turn.
@@ -96,7 +96,7 @@ pub enum Msg {
 
 impl Msg {
     /// Wraps a report.
-    pub fn report(command: Screened) -> Self {
+    pub fn report(command: ScreenedCommand) -> Self {
         Self::Report(Box::new(command))
     }
 }
@@ -123,7 +123,7 @@ pub enum Asked {
     /// Screened in the conversation's handler: weighs at most [`INLINE_COST`](crate::compute::INLINE_COST).
     Light(Command),
     /// Screened before.
-    Screened(Screened),
+    ScreenedCommand(ScreenedCommand),
 }
 
 /// What a command is screened with.

@@ -17,7 +17,7 @@ use crate::actors::compressor::Effort;
 use crate::domain::conversation::command::{Command, ModelFailure, Step};
 use crate::domain::conversation::turn::{Phase, Turn};
 use crate::domain::policy::Policy;
-use crate::ports::Standing;
+use crate::ports::ServingState;
 
 /// A step that waits until its prompt fits.
 pub(super) struct Room {
@@ -44,7 +44,7 @@ impl Conversation {
         if present.map(Turn::present) != Some(at) {
             return Ok(());
         }
-        if self.standing(state) != Standing::Served {
+        if self.standing(state) != ServingState::Served {
             return self.step_held(me, state, at).await;
         }
         if state.squeezed == Some(at) {

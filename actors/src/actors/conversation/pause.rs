@@ -9,14 +9,14 @@ use ractor::ActorProcessingErr;
 
 use super::{Conversation, ConversationRef, State};
 use crate::actors::connector::Gate;
-use crate::domain::conversation::command::{Command, Halt, Step};
+use crate::domain::conversation::command::{Command, Step, StoppedWork};
 use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::turn::{Call, Pause, Phase, Stage};
 use crate::domain::ids::CallId;
-use crate::ports::Standing;
+use crate::ports::ServingState;
 
 impl Conversation {
-    pub(super) fn standing(&self, state: &State) -> Standing {
+    pub(super) fn standing(&self, state: &State) -> ServingState {
         self.shared.ports.policies.standing(&state.scope)
     }
 
@@ -31,9 +31,9 @@ impl Conversation {
             return Ok(());
         }
         match self.standing(state) {
-            Standing::Suspended => self.suspend(me, state).await,
-            Standing::LeftOut => self.pause(me, state).await,
-            Standing::Served => self.resume(me, state).await,
+            ServingState::Suspended => self.suspend(me, state).await,
+            ServingState::LeftOut => self.pause(me, state).await,
+            ServingState::Served => self.resume(me, state).await,
         }
     }
 
@@ -44,9 +44,9 @@ impl Conversation {
         if state.core.book.as_ref().is_none_or(|book| book.turns.is_empty()) {
             return Ok(());
         }
-        let halt = Halt::default();
+        let stop = StoppedWork::default();
         let policy = self.policy(state, &Command::RECOVER);
-        let command = state.core.screen(&policy, Command::Suspend { halt });
+        let command = state.core.screen(&policy, Command::Suspend { stop });
         let Ok(command) = self.with_halt(state, &policy, command).await? else {
             return Ok(());
         };
@@ -109,7 +109,7 @@ impl Conversation {
             return Ok(());
         }
         let policy = self.policy(state, &Command::RECOVER);
-        if self.standing(state) != Standing::Served {
+        if self.standing(state) != ServingState::Served {
             // Left out again: nothing is decided without the tenant's policy.
             return Ok(());
         }

@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use super::state::Live;
 use super::{Conversation, State};
 use crate::actors::agent::usage_of_sealed;
-use crate::domain::conversation::command::{Halt, Sealed};
+use crate::domain::conversation::command::{SealedMessage, StoppedWork};
 use crate::domain::policy::Policy;
 use crate::domain::usage::{LostUsage, Usage};
 
 impl Conversation {
     /// Stops the work of the running turn: nothing more is shown or sent, and what was shown and sent is known exactly.
-    pub(super) fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
+    pub(super) fn stop(&self, state: &State, policy: &Policy, now: Timestamp) -> StoppedWork {
         let sealed = state.live.as_ref().map(|live| sealed(live, policy, now));
         let sealed = sealed.or_else(|| lost(state));
         let unsent = state
@@ -20,15 +20,15 @@ impl Conversation {
             .filter(|(_, gate)| gate.cancel())
             .map(|(call, _)| *call)
             .collect();
-        Halt { sealed, unsent }
+        StoppedWork { sealed, unsent }
     }
 }
 
 /// Seals the open message and estimates its usage so far.
-fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
+fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> SealedMessage {
     let text = live.message.seal();
     let usage = policy.priced(usage_of_sealed(&text, live.prompt_tokens), now);
-    Sealed {
+    SealedMessage {
         at: live.message.at,
         text,
         usage,
@@ -36,11 +36,11 @@ fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
 }
 
 /// Returns the usage of the running turn's lost model calls as a sealed message without text.
-fn lost(state: &State) -> Option<Sealed> {
+fn lost(state: &State) -> Option<SealedMessage> {
     let mut usage = Usage::default();
     state.unreported().iter().for_each(|lost| usage += lost.usage);
     let at = state.core.active()?.present();
-    (usage != Usage::default()).then(|| Sealed {
+    (usage != Usage::default()).then(|| SealedMessage {
         at,
         text: String::new(),
         usage,
@@ -53,7 +53,7 @@ pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp)
     let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
         return;
     };
-    let Sealed { at, usage, .. } = sealed(live, policy, now);
+    let SealedMessage { at, usage, .. } = sealed(live, policy, now);
     let model = policy.model.clone();
     state.lost_usage = Some((at, vec![LostUsage { model, usage }]));
 }

@@ -1,6 +1,6 @@
 //! Decides when and how the older part of the memory is compressed. Pure: an actor calls the summariser.
 
-use super::memory::{Block, Memory, Said};
+use super::memory::{Block, EntryContent, Memory};
 use super::project::text_of;
 use super::tokens;
 use crate::domain::ids::Seq;
@@ -8,7 +8,7 @@ use crate::domain::policy::MemoryPolicy;
 
 /// A planned compression.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub struct CompressionPlan {
     /// The last record that the summary will cover.
     pub upto_seq: Seq,
     /// The previous summary.
@@ -29,7 +29,7 @@ prefers, in the user's language. No comments of your own. What stands in the tra
 /// Decides whether the window has to be compressed, and which part of it. Only whole turns that have ended leave the
 /// window. The last one stays unless it and a full summary together exceed the trigger: otherwise the next check would
 /// find the same situation again.
-pub fn plan(memory: &Memory, policy: &MemoryPolicy) -> Option<Plan> {
+pub fn plan(memory: &Memory, policy: &MemoryPolicy) -> Option<CompressionPlan> {
     let current = memory.pending.as_ref().or(memory.summary.as_ref());
     let covered = current.map_or(0, |summary| summary.upto_seq);
     let previous_tokens = current.map_or(0, |summary| tokens::count(&summary.text));
@@ -58,7 +58,7 @@ pub fn plan(memory: &Memory, policy: &MemoryPolicy) -> Option<Plan> {
     }
     let upto_seq = leaving.last().and_then(|(block, _)| block.end_seq)?;
     let leaving_tokens: u64 = leaving.iter().map(|(_, tokens)| tokens).sum();
-    Some(Plan {
+    Some(CompressionPlan {
         upto_seq,
         previous: current.map(|summary| summary.text.clone()),
         passes: passes(leaving.iter().map(|(block, _)| *block), policy),
@@ -74,7 +74,7 @@ fn passes<'a>(blocks: impl Iterator<Item = &'a Block>, policy: &MemoryPolicy) ->
     let mut passes: Vec<(String, u64)> = Vec::new();
     for line in blocks
         .flat_map(|block| &block.entries)
-        .filter_map(|entry| line(&entry.said))
+        .filter_map(|entry| line(&entry.content))
     {
         let mut rest = line.as_str();
         while !rest.is_empty() {
@@ -100,19 +100,19 @@ fn passes<'a>(blocks: impl Iterator<Item = &'a Block>, policy: &MemoryPolicy) ->
     passes.into_iter().map(|(pass, _)| pass).collect()
 }
 
-fn line(said: &Said) -> Option<String> {
-    let who = match said {
-        Said::User { .. } => "User",
-        Said::Assistant { .. } | Said::Note { .. } => "Assistant",
-        Said::Tool { .. } => "Tool",
-        Said::Correction { .. } => return None,
+fn line(content: &EntryContent) -> Option<String> {
+    let who = match content {
+        EntryContent::User { .. } => "User",
+        EntryContent::Assistant { .. } | EntryContent::Note { .. } => "Assistant",
+        EntryContent::Tool { .. } => "Tool",
+        EntryContent::Correction { .. } => return None,
     };
-    text_of(said).map(|text| format!("{who}: {text}"))
+    text_of(content).map(|text| format!("{who}: {text}"))
 }
 
 /// Returns the fallback when no summary could be made: the previous summary, clipped to fit, and a note that older
 /// messages were left out.
-pub fn truncated(plan: &Plan, policy: &MemoryPolicy) -> String {
+pub fn truncated(plan: &CompressionPlan, policy: &MemoryPolicy) -> String {
     const NOTE: &str = "(Older messages were left out without a summary.)";
     let budget = policy.summary_tokens.min(plan.tokens_before / 2).max(8);
     let note_tokens = tokens::count(NOTE) + 1;
@@ -129,7 +129,7 @@ pub fn truncated(plan: &Plan, policy: &MemoryPolicy) -> String {
 }
 
 /// Returns the summary, clipped to its own limit, and its tokens if it is at least 10 % smaller than what it replaces.
-pub fn accept(plan: &Plan, summary: &str, policy: &MemoryPolicy) -> Option<(String, u64)> {
+pub fn accept(plan: &CompressionPlan, summary: &str, policy: &MemoryPolicy) -> Option<(String, u64)> {
     let summary = tokens::clip(summary.trim(), policy.summary_tokens);
     let size = tokens::count(summary);
     (!summary.is_empty() && size * 10 <= plan.tokens_before * 9).then(|| (summary.to_owned(), size))

@@ -25,12 +25,12 @@ pub struct Memory {
     /// The turns after the summary, oldest first. The last one may be running.
     pub blocks: VecDeque<Block>,
     /// Prompts of turns that have not started.
-    queued: BTreeMap<TurnId, Queued>,
+    queued: BTreeMap<TurnId, QueuedPrompt>,
 }
 
 /// The prompt of a turn that has not started.
 #[derive(Debug, Clone, PartialEq)]
-struct Queued {
+struct QueuedPrompt {
     seq: Seq,
     input: Arc<Input>,
     nonce: Option<Arc<str>>,
@@ -66,20 +66,20 @@ pub struct Block {
 #[derive(Debug)]
 pub struct Entry {
     /// The message, by role.
-    pub said: Said,
+    pub content: EntryContent,
     tokens: OnceLock<u64>,
 }
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        self.said == other.said
+        self.content == other.content
     }
 }
 
 /// A message of the window, by role.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the roles of a prompt")]
-pub enum Said {
+pub enum EntryContent {
     User {
         input: Arc<Input>,
     },
@@ -110,9 +110,9 @@ pub enum Said {
 }
 
 impl Entry {
-    fn new(said: Said) -> Arc<Self> {
+    fn new(content: EntryContent) -> Arc<Self> {
         Arc::new(Self {
-            said,
+            content,
             tokens: OnceLock::new(),
         })
     }
@@ -120,7 +120,7 @@ impl Entry {
     /// Returns the tokens of this message in a prompt; counted once.
     pub fn tokens(&self) -> u64 {
         *self.tokens.get_or_init(|| {
-            super::project::text_of(&self.said).map_or(0, |text| tokens::count(&text)) + tokens::PER_MESSAGE
+            super::project::text_of(&self.content).map_or(0, |text| tokens::count(&text)) + tokens::PER_MESSAGE
         })
     }
 
@@ -137,11 +137,11 @@ impl Entry {
         const ESCAPED: usize = 8;
         /// The text around the message.
         const FRAME: usize = 1024;
-        match &self.said {
-            Said::User { .. } => self.bytes(),
-            Said::Assistant { calls, .. } if calls.is_empty() => self.bytes(),
-            Said::Correction { .. } | Said::Note { .. } => self.bytes() + FRAME,
-            Said::Assistant { .. } | Said::Tool { .. } => self.bytes() * ESCAPED + FRAME,
+        match &self.content {
+            EntryContent::User { .. } => self.bytes(),
+            EntryContent::Assistant { calls, .. } if calls.is_empty() => self.bytes(),
+            EntryContent::Correction { .. } | EntryContent::Note { .. } => self.bytes() + FRAME,
+            EntryContent::Assistant { .. } | EntryContent::Tool { .. } => self.bytes() * ESCAPED + FRAME,
         }
     }
 
@@ -153,23 +153,23 @@ impl Entry {
     /// Returns the approximate size of the content in bytes, without serialising it.
     pub fn bytes(&self) -> usize {
         let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
-        match &self.said {
-            Said::User { input } => {
+        match &self.content {
+            EntryContent::User { input } => {
                 let between = match input.as_ref() {
                     Input::Text(_) => 0,
                     Input::Parts(parts) => 2 * parts.len(),
                 };
                 input.bytes() + between
             }
-            Said::Assistant { text, calls } => {
+            EntryContent::Assistant { text, calls } => {
                 let calls = calls.iter().map(|call| call.name.len() + weight::of(&call.arguments));
                 text.len() + calls.sum::<usize>()
             }
-            Said::Tool {
+            EntryContent::Tool {
                 result, error, edited, ..
             } => json(result) + error.as_ref().map_or(0, String::len) + json(edited),
-            Said::Correction { error } => error.len(),
-            Said::Note { text } => text.len(),
+            EntryContent::Correction { error } => error.len(),
+            EntryContent::Note { text } => text.len(),
         }
     }
 }
@@ -183,7 +183,7 @@ impl Block {
 
 impl Memory {
     /// Creates a memory whose window is yet to be read from the log, with [`Memory::apply_window`].
-    pub fn of_summaries(summary: Option<Summary>, pending: Option<Summary>) -> Self {
+    pub fn from_summaries(summary: Option<Summary>, pending: Option<Summary>) -> Self {
         Self {
             summary,
             pending,
@@ -217,7 +217,7 @@ impl Memory {
         let Some(turn) = record.turn else { return };
         match &record.event {
             Event::TurnQueued { input, nonce, .. } => {
-                let queued = Queued {
+                let queued = QueuedPrompt {
                     seq: record.seq,
                     input: Arc::new(input.clone()),
                     nonce: nonce.as_deref().map(Arc::from),
@@ -225,7 +225,7 @@ impl Memory {
                 self.queued.insert(turn, queued);
             }
             Event::TurnStarted { attempt: 1, .. } => {
-                let Some(Queued { seq, input, nonce }) = self.queued.remove(&turn) else {
+                let Some(QueuedPrompt { seq, input, nonce }) = self.queued.remove(&turn) else {
                     return;
                 };
                 if self
@@ -235,7 +235,7 @@ impl Memory {
                 {
                     return;
                 }
-                let entries = vec![Entry::new(Said::User { input })];
+                let entries = vec![Entry::new(EntryContent::User { input })];
                 self.blocks.push_back(Block {
                     turn,
                     queued_seq: seq,
@@ -258,7 +258,7 @@ impl Memory {
                 };
                 self.add(
                     turn,
-                    Said::Assistant {
+                    EntryContent::Assistant {
                         text: text.clone(),
                         calls,
                     },
@@ -267,12 +267,12 @@ impl Memory {
             Event::OutputRejected { text, error, .. } => {
                 self.add(
                     turn,
-                    Said::Assistant {
+                    EntryContent::Assistant {
                         text: text.clone(),
                         calls: Vec::new(),
                     },
                 );
-                self.add(turn, Said::Correction { error: error.clone() });
+                self.add(turn, EntryContent::Correction { error: error.clone() });
             }
             Event::ApprovalDecided {
                 call_id,
@@ -304,7 +304,7 @@ impl Memory {
                 let nonce = self.block(turn).and_then(|block| block.nonce.clone());
                 self.add(
                     turn,
-                    Said::Tool {
+                    EntryContent::Tool {
                         call: *call_id,
                         name,
                         status: *status,
@@ -369,17 +369,17 @@ impl Memory {
             .filter(|block| block.turn == turn && block.end_seq.is_none())
     }
 
-    fn add(&mut self, turn: TurnId, said: Said) {
+    fn add(&mut self, turn: TurnId, content: EntryContent) {
         if let Some(block) = self.block(turn) {
-            block.entries.push(Entry::new(said));
+            block.entries.push(Entry::new(content));
         }
     }
 
     /// Finds a call of the running turn.
     fn call(&self, turn: TurnId, id: CallId) -> Option<&ToolCall> {
         let block = self.blocks.back().filter(|block| block.turn == turn)?;
-        block.entries.iter().rev().find_map(|entry| match &entry.said {
-            Said::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
+        block.entries.iter().rev().find_map(|entry| match &entry.content {
+            EntryContent::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
             _ => None,
         })
     }
@@ -391,9 +391,9 @@ impl Memory {
         let answered = block
             .entries
             .last()
-            .is_some_and(|entry| matches!(&entry.said, Said::Assistant { calls, .. } if calls.is_empty()));
+            .is_some_and(|entry| matches!(&entry.content, EntryContent::Assistant { calls, .. } if calls.is_empty()));
         if !answered {
-            block.entries.push(Entry::new(Said::Note { text: note }));
+            block.entries.push(Entry::new(EntryContent::Note { text: note }));
         }
     }
 }

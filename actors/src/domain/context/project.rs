@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::memory::{Memory, Said};
+use super::memory::{EntryContent, Memory};
 use super::prompt::{PromptCall, PromptMessage};
 use super::tokens;
 use crate::domain::content::ToolStatus;
@@ -46,10 +46,10 @@ pub fn prompt(memory: &Memory, policy: &Policy) -> Prompt {
         let mut expected: Vec<crate::domain::ids::CallId> = Vec::new();
         for entry in &block.entries {
             total += entry.tokens();
-            if let Said::Tool { call, .. } = &entry.said {
+            if let EntryContent::Tool { call, .. } = &entry.content {
                 results.push(PromptMessage::Tool {
                     call: *call,
-                    content: text_of(&entry.said).unwrap_or_default().into_owned(),
+                    content: text_of(&entry.content).unwrap_or_default().into_owned(),
                 });
                 if results.len() == expected.len() {
                     in_order_of_calls(&mut results, &expected);
@@ -58,10 +58,10 @@ pub fn prompt(memory: &Memory, policy: &Policy) -> Prompt {
                 }
                 continue;
             }
-            if let Said::Assistant { calls, .. } = &entry.said {
+            if let EntryContent::Assistant { calls, .. } = &entry.content {
                 expected = calls.iter().map(|call| call.id).collect();
             }
-            messages.push(message(&entry.said));
+            messages.push(message(&entry.content));
         }
     }
     Prompt {
@@ -95,23 +95,23 @@ fn system_text(memory: &Memory, policy: &Policy) -> String {
 /// the window, which stays until there is another summary.
 fn summary_text(memory: &Memory, summary: &str) -> String {
     let nonce = memory.blocks.front().and_then(|block| block.nonce.as_deref());
-    let block = guard::marked("conversation_summary", nonce, "", summary);
+    let block = guard::delimit("conversation_summary", nonce, "", summary);
     format!("Summary of the conversation so far:\n{block}")
 }
 
-fn message(said: &Said) -> PromptMessage {
-    let text = text_of(said).map_or_else(String::new, Cow::into_owned);
-    match said {
-        Said::User { .. } | Said::Correction { .. } => PromptMessage::User { text },
-        Said::Tool { call, .. } => PromptMessage::Tool {
+fn message(content: &EntryContent) -> PromptMessage {
+    let text = text_of(content).map_or_else(String::new, Cow::into_owned);
+    match content {
+        EntryContent::User { .. } | EntryContent::Correction { .. } => PromptMessage::User { text },
+        EntryContent::Tool { call, .. } => PromptMessage::Tool {
             call: *call,
             content: text,
         },
-        Said::Note { .. } => PromptMessage::Assistant {
+        EntryContent::Note { .. } => PromptMessage::Assistant {
             text,
             calls: Vec::new(),
         },
-        Said::Assistant { text, calls } => {
+        EntryContent::Assistant { text, calls } => {
             let calls: Vec<PromptCall> = calls
                 .iter()
                 .map(|call| PromptCall {
@@ -155,22 +155,22 @@ fn tool_name(name: &str) -> Cow<'_, str> {
 }
 
 /// Returns the text of one message as the model reads it, including calls (for counting).
-pub fn text_of(said: &Said) -> Option<Cow<'_, str>> {
-    Some(match said {
-        Said::User { input } => Cow::Owned(input.text()),
-        Said::Assistant { text, calls } if calls.is_empty() => Cow::Borrowed(text),
-        Said::Assistant { text, calls } => {
+pub fn text_of(content: &EntryContent) -> Option<Cow<'_, str>> {
+    Some(match content {
+        EntryContent::User { input } => Cow::Owned(input.text()),
+        EntryContent::Assistant { text, calls } if calls.is_empty() => Cow::Borrowed(text),
+        EntryContent::Assistant { text, calls } => {
             let calls: Vec<String> = calls
                 .iter()
                 .map(|call| format!("{} {}", call.name, call.arguments))
                 .collect();
             Cow::Owned(format!("{text}\n{}", calls.join("\n")))
         }
-        Said::Correction { error } => Cow::Owned(format!(
+        EntryContent::Correction { error } => Cow::Owned(format!(
             "Your answer does not satisfy the required JSON Schema: {error}\nAnswer again with JSON only."
         )),
-        Said::Note { text } => Cow::Borrowed(text),
-        Said::Tool {
+        EntryContent::Note { text } => Cow::Borrowed(text),
+        EntryContent::Tool {
             name,
             status,
             result,
@@ -213,5 +213,5 @@ fn tool_text(
         (None, None) => String::new(),
     };
     let about = format!(" tool=\"{}\" status=\"{status}\"", tool_name(name));
-    guard::marked("tool_result", nonce, &about, &body)
+    guard::delimit("tool_result", nonce, &about, &body)
 }

@@ -265,14 +265,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_lower_bound_is_one(text in "([a-zA-Z]{1,4}|[0-9]{1,5}|'|’|é|²|½|漢|🙂|\u{301}|[ \n\t./=_-]){0,80}") {
+        fn the_lower_bound_never_exceeds_the_count(text in "([a-zA-Z]{1,4}|[0-9]{1,5}|'|’|é|²|½|漢|🙂|\u{301}|[ \n\t./=_-]){0,80}") {
             let counted = encode(&text).len() as u64;
             prop_assert!(at_least(&text) <= counted, "{} > {counted}", at_least(&text));
             prop_assert!(count_up_to(&text, 3) <= counted);
         }
 
         #[test]
-        fn cuts_stand_between_characters_and_make_way(text in "\\PC{1,60}", most in 0_usize..40) {
+        fn cuts_fall_between_characters_and_make_progress(text in "\\PC{1,60}", most in 0_usize..40) {
             let at = cut(&text, most);
             prop_assert!(at > 0 && text.is_char_boundary(at));
         }

@@ -65,7 +65,7 @@ pub enum Command {
     },
     Erase {
         by: String,
-        halt: Halt,
+        stop: StoppedWork,
     },
     /// Erases the conversation if nothing was written after `since` and no turn is open.
     EraseIdle {
@@ -84,15 +84,15 @@ pub enum Command {
         /// Random and secret; see [`Event::TurnQueued`](crate::domain::event::Event::TurnQueued).
         nonce: Option<String>,
         /// Progress of the open turn, sealed before an interrupt.
-        halt: Halt,
+        stop: StoppedWork,
     },
     Cancel {
         turn: TurnId,
-        halt: Halt,
+        stop: StoppedWork,
     },
     /// The tenant was suspended: ends all open turns.
     Suspend {
-        halt: Halt,
+        stop: StoppedWork,
     },
     Decide {
         turn: TurnId,
@@ -170,7 +170,7 @@ pub enum Command {
     TurnExpired {
         turn: TurnId,
         attempt: u32,
-        halt: Halt,
+        stop: StoppedWork,
     },
     Compressed {
         upto_seq: Seq,
@@ -188,25 +188,25 @@ impl Command {
     pub const RECOVER: Self = Self::Recover { lost: Vec::new() };
 
     /// Returns the running turn's progress, for a command that stops it.
-    pub fn halt(&self) -> Option<&Halt> {
+    pub fn stop(&self) -> Option<&StoppedWork> {
         match self {
-            Self::Cancel { halt, .. }
-            | Self::Submit { halt, .. }
-            | Self::Erase { halt, .. }
-            | Self::Suspend { halt }
-            | Self::TurnExpired { halt, .. } => Some(halt),
+            Self::Cancel { stop, .. }
+            | Self::Submit { stop, .. }
+            | Self::Erase { stop, .. }
+            | Self::Suspend { stop }
+            | Self::TurnExpired { stop, .. } => Some(stop),
             _ => None,
         }
     }
 
-    /// Like [`Self::halt`], to be filled in.
-    pub fn halt_mut(&mut self) -> Option<&mut Halt> {
+    /// Like [`Self::stop`], to be filled in.
+    pub fn stop_mut(&mut self) -> Option<&mut StoppedWork> {
         match self {
-            Self::Cancel { halt, .. }
-            | Self::Submit { halt, .. }
-            | Self::Erase { halt, .. }
-            | Self::Suspend { halt }
-            | Self::TurnExpired { halt, .. } => Some(halt),
+            Self::Cancel { stop, .. }
+            | Self::Submit { stop, .. }
+            | Self::Erase { stop, .. }
+            | Self::Suspend { stop }
+            | Self::TurnExpired { stop, .. } => Some(stop),
             _ => None,
         }
     }
@@ -226,16 +226,16 @@ pub struct Step {
 /// The running turn's progress when it was stopped. Taken before the command runs, so that what readers saw, what was
 /// sent and what is recorded agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Halt {
+pub struct StoppedWork {
     /// The open message, if one was being written.
-    pub sealed: Option<Sealed>,
+    pub sealed: Option<SealedMessage>,
     /// Calls that had not been sent and now never will be.
     pub unsent: Vec<CallId>,
 }
 
 /// The released text of an open message after it was sealed: exactly what readers saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
+pub struct SealedMessage {
     /// The step that was writing the message.
     pub at: Step,
     /// The released text.
@@ -272,7 +272,7 @@ pub struct ModelReply {
 pub enum OutputCheck {
     /// Nothing to check: the turn has no schema, or the step asks for tool calls.
     #[default]
-    NotDue,
+    NotNeeded,
     /// The answer as JSON, which satisfies the schema.
     Valid(Value),
     /// The answer does not satisfy the schema; one line for the model says why.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::quota::Stored;
+use super::quota::StoredAmount;
 use crate::domain::content::Metadata;
 use crate::domain::event::{Channel, Event, Idempotency, Record};
 use crate::domain::ids::{ConversationId, CopilotName, Seq, TenantId, UserId};
@@ -39,11 +39,11 @@ pub struct Header {
 
 impl Header {
     /// Returns what the conversation counts for in the quotas of its tenant and its user.
-    pub fn stored(&self) -> Stored {
+    pub fn stored(&self) -> StoredAmount {
         if self.erased {
-            return Stored::default();
+            return StoredAmount::default();
         }
-        Stored {
+        StoredAmount {
             conversations: 1,
             bytes: self.log_bytes,
         }

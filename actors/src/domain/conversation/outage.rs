@@ -90,7 +90,7 @@ impl Outage {
             Class::Limit if retry_after.is_none() => return AfterFailure::Fail(FailureCode::RateLimited),
             Class::Limit => (WaitReason::Limit, FIRST_WAIT, FailureCode::RateLimited),
             Class::Rate => (WaitReason::ProviderRateLimit, FIRST_WAIT_RATE, FailureCode::RateLimited),
-            Class::Overload | Class::Network | Class::Silence => (
+            Class::Overload | Class::Network | Class::TimedOut => (
                 WaitReason::ProviderUnavailable,
                 FIRST_WAIT,
                 FailureCode::ProviderUnavailable,
@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_is_away_is_asked_for_as_long_as_the_turn_may_wait() {
-        use FailureClass::{Network, Overload, Rate, Silence};
+    fn an_unavailable_provider_is_retried_for_as_long_as_the_turn_may_wait() {
+        use FailureClass::{Network, Overload, Rate, TimedOut};
         for (class, code) in [
             (Overload, FailureCode::ProviderUnavailable),
             (Network, FailureCode::ProviderUnavailable),
-            (Silence, FailureCode::ProviderUnavailable),
+            (TimedOut, FailureCode::ProviderUnavailable),
             (Rate, FailureCode::RateLimited),
         ] {
             for call_ms in [1, 10_000] {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_told_again_after_a_restart_counts_once() {
+    fn a_wait_recorded_again_after_a_restart_counts_once() {
         let mut outage = Outage::default();
         outage.waits(at(0), at(10_000));
         // The process was down for four of the ten seconds, or for an hour.

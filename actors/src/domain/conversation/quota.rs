@@ -2,7 +2,7 @@
 
 /// What is stored. Erased conversations do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredAmount {
     /// Number of conversations.
     pub conversations: u64,
     /// Bytes of their records.
@@ -13,9 +13,9 @@ pub struct Stored {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoredTotals {
     /// The tenant: all its users together.
-    pub tenant: Stored,
+    pub tenant: StoredAmount,
     /// One user.
-    pub user: Stored,
+    pub user: StoredAmount,
 }
 
 /// How much may be stored; none means no limit.
@@ -106,7 +106,7 @@ mod tests {
             ((u64::MAX, u64::MAX), (2, 99), false, Some(("tenant", "log_bytes"))),
         ];
         for (tenant, user, is_new, expected) in cases {
-            let stored = |(conversations, bytes)| Stored { conversations, bytes };
+            let stored = |(conversations, bytes)| StoredAmount { conversations, bytes };
             let totals = StoredTotals {
                 tenant: stored(tenant),
                 user: stored(user),

@@ -4,14 +4,14 @@
 //! only uses the verdict. [`Command::weight`] is its cost; above [`INLINE_COST`](crate::compute::INLINE_COST) it
 //! belongs on the compute pool.
 //!
-//! Invariant: only a [`Screened`] can be decided, and its content does not change afterwards.
+//! Invariant: only a [`ScreenedCommand`] can be decided, and its content does not change afterwards.
 
 use serde_json::{Value, json};
 
-use super::command::{Command, Decision, Halt, ModelReply};
+use super::command::{Command, Decision, ModelReply, StoppedWork};
 use super::decide::Rejection;
 use crate::domain::content::{Input, MAX_ARGUMENTS, Metadata};
-use crate::domain::guardrail::{Cleaned, REDACTED, Rules};
+use crate::domain::guardrail::{CleanedValue, REDACTED, Rules};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::{Limits, Policy};
 use crate::domain::schema::{AcceptedSchema, MAX_DEPTH, Violation, describe, too_deep};
@@ -24,7 +24,7 @@ const MAX_ERROR: usize = 4096;
 
 /// A command whose content was checked.
 #[derive(Debug, Clone)]
-pub struct Screened {
+pub struct ScreenedCommand {
     command: Command,
     verdict: Verdict,
 }
@@ -63,15 +63,15 @@ pub(crate) enum Arguments {
     Invalid(String),
 }
 
-impl Screened {
+impl ScreenedCommand {
     /// Returns the command.
     pub fn command(&self) -> &Command {
         &self.command
     }
 
     /// Returns the running turn's progress, to be filled in.
-    pub fn halt_mut(&mut self) -> Option<&mut Halt> {
-        self.command.halt_mut()
+    pub fn stop_mut(&mut self) -> Option<&mut StoppedWork> {
+        self.command.stop_mut()
     }
 
     /// Replaces a submission's turn id with the one derived from its idempotency key.
@@ -121,7 +121,7 @@ impl Command {
 
     /// Checks the content of the command and replaces in it what readers must not see. `tool` is the tool of the call
     /// that the command decides on, if any.
-    pub fn screen(mut self, policy: &Policy, tool: Option<&str>) -> Screened {
+    pub fn screen(mut self, policy: &Policy, tool: Option<&str>) -> ScreenedCommand {
         let verdict = match &mut self {
             Self::Create { title, metadata, .. } => Verdict {
                 fault: title_fault(title.as_deref()).or_else(|| metadata_fault(metadata, &policy.limits)),
@@ -148,7 +148,7 @@ impl Command {
             Self::ToolReplied { result, error, .. } => tool_answer(policy, result, error),
             _ => Verdict::default(),
         };
-        Screened { command: self, verdict }
+        ScreenedCommand { command: self, verdict }
     }
 }
 
@@ -295,7 +295,7 @@ fn tool_answer(policy: &Policy, result: &mut Option<Value>, error: &mut Option<S
     let cleaned = [result.take(), error.take().map(Value::from)].map(|value| value.map(|value| rules.clean(value)));
     let (mut redactions, mut blocked) = (Vec::new(), None);
     let [cleaned_result, cleaned_error] = cleaned.map(|cleaned| {
-        let Cleaned {
+        let CleanedValue {
             value,
             redactions: names,
             blocked: rule,

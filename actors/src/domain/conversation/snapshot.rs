@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::turn::Turn;
-use super::{Book, Conversation, Keys};
+use super::{Conversation, DecisionState, IdempotencyKeys};
 use crate::domain::content::Input;
 use crate::domain::context::memory::{Memory, Summary};
 use crate::domain::event::{Event, Record};
@@ -21,7 +21,7 @@ use crate::domain::weight as json;
 pub const VERSION: u32 = 5;
 
 #[derive(Deserialize)]
-struct Versioned {
+struct SnapshotVersion {
     version: u32,
 }
 
@@ -30,8 +30,8 @@ struct Snapshot {
     version: u32,
     /// The first record that has to be read again.
     read_from: Seq,
-    book: Option<Book>,
-    keys: Keys,
+    book: Option<DecisionState>,
+    keys: IdempotencyKeys,
     summary: Option<Summary>,
     pending: Option<Summary>,
 }
@@ -82,7 +82,7 @@ pub fn encode(conversation: &Conversation) -> Vec<u8> {
 /// The records from there to `seq` go through [`refill`], later ones through [`Conversation::apply`]. `None` if the
 /// snapshot cannot be used: then the log is folded from its beginning.
 pub fn decode(id: ConversationId, seq: Seq, bytes: &[u8]) -> Option<(Conversation, Seq)> {
-    let Versioned { version } = serde_json::from_slice(bytes).ok()?;
+    let SnapshotVersion { version } = serde_json::from_slice(bytes).ok()?;
     if version != VERSION {
         return None;
     }
@@ -97,7 +97,7 @@ pub fn decode(id: ConversationId, seq: Seq, bytes: &[u8]) -> Option<(Conversatio
         seq,
         book: snapshot.book,
         keys: snapshot.keys,
-        memory: Memory::of_summaries(snapshot.summary, snapshot.pending),
+        memory: Memory::from_summaries(snapshot.summary, snapshot.pending),
     };
     Some((conversation, snapshot.read_from))
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Position {
 
 /// A record as the stream's writers need it; encoded once for all of them.
 #[derive(Debug, PartialEq)]
-pub struct Encoded {
+pub struct EncodedRecord {
     /// The sequence number of the record.
     pub seq: Seq,
     /// The turn of the record.
@@ -91,7 +91,7 @@ enum Segment {
     Discarded,
 }
 
-impl Encoded {
+impl EncodedRecord {
     /// Returns the approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         let public = self.public.as_ref().map_or(0, |(_, data)| data.len());
@@ -194,7 +194,7 @@ impl Reader {
 
     /// Writes the preamble before any event. If ids have a suffix, that is the starting position, so that a reader that
     /// is disconnected before the first event can resume too.
-    pub fn greet(&self, out: &mut String) {
+    pub fn write_preamble(&self, out: &mut String) {
         if self.suffix.is_some() {
             self.id(out);
             out.push('\n');
@@ -212,7 +212,7 @@ impl Reader {
     }
 
     /// Processes the next record and writes the frames for it.
-    pub fn record(&mut self, encoded: &Encoded, now: Timestamp, out: &mut String) {
+    pub fn record(&mut self, encoded: &EncodedRecord, now: Timestamp, out: &mut String) {
         debug_assert!(encoded.seq > self.seen, "records come in order, each once");
         self.seen = encoded.seq;
         if encoded.erased {
@@ -317,7 +317,7 @@ mod tests {
         let (running, queued) = (TurnId::new(Uuid::from_u128(1)), TurnId::new(Uuid::from_u128(2)));
         let message = MessageId::of_step(running, 1, 1);
         let now = Timestamp::UNIX_EPOCH;
-        let cancelled = Encoded::new(&Record {
+        let cancelled = EncodedRecord::new(&Record {
             seq: 8,
             at: now,
             turn: Some(queued),
@@ -355,7 +355,7 @@ mod tests {
     fn an_offset_needs_a_segment_that_was_open() {
         let turn = TurnId::new(Uuid::from_u128(1));
         let record = |event| {
-            Encoded::new(&Record {
+            EncodedRecord::new(&Record {
                 seq: 3,
                 at: Timestamp::UNIX_EPOCH,
                 turn: Some(turn),

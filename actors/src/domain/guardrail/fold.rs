@@ -163,7 +163,7 @@ pub(super) fn letter(c: char) -> char {
 /// A filter over all pieces of a text that drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row,
 /// and tag characters that belong to no flag.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Thin {
+pub(super) struct IgnorableFilter {
     in_a_row: usize,
     /// The character that marks attach to.
     base: Option<char>,
@@ -171,7 +171,7 @@ pub(super) struct Thin {
     of_flag: usize,
 }
 
-impl Thin {
+impl IgnorableFilter {
     pub(super) fn pass<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
         let mut kept: Option<String> = None;
         for (at, c) in text.char_indices() {
@@ -383,13 +383,13 @@ fn look_of(c: char, out: &mut String) {
 
 /// A folded text with the position of each segment in it.
 #[derive(Debug, Default)]
-pub(super) struct Folded {
+pub(super) struct FoldedText {
     pub(super) text: String,
     /// Where each segment's folded form begins.
     starts: Vec<usize>,
 }
 
-impl Folded {
+impl FoldedText {
     pub(super) fn push(&mut self, segment: &str, form: Form) {
         self.starts.push(self.text.len());
         fold_segment(segment, form, &mut self.text);
@@ -434,7 +434,7 @@ impl Folded {
 /// Folds a whole text, without positions.
 pub(super) fn fold(text: &str, form: Form) -> String {
     let mut out = String::with_capacity(text.len());
-    segments(&Thin::default().pass(text), |segment| {
+    segments(&IgnorableFilter::default().pass(text), |segment| {
         fold_segment(segment, form, &mut out)
     });
     out

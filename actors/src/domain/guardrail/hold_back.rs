@@ -6,9 +6,9 @@
 
 use std::cmp::Reverse;
 
-use super::fold::{Folded, SpaceRun, Thin, fold_open, segments};
-use super::scan::{Found, Unfinished};
-use super::{Compiled, REDACTED, RuleSet};
+use super::fold::{FoldedText, IgnorableFilter, SpaceRun, fold_open, segments};
+use super::scan::{LiteralMatch, PartialMatch};
+use super::{CompiledRules, REDACTED, RuleSet};
 
 /// Bytes that are scanned at once, so that a long piece takes little memory.
 const CHUNK: usize = 16 * 1024;
@@ -23,17 +23,17 @@ const MAX_CHANGES: usize = 64 * 1024;
 pub struct HoldBack {
     rules: RuleSet,
     held: String,
-    thin: Thin,
+    thin: IgnorableFilter,
     run: SpaceRun,
     /// Ordered by position.
-    counted: Vec<Counted>,
+    counted: Vec<CountedSpaces>,
     /// Names of the redacting rules that were triggered, each once.
     redactions: Vec<String>,
 }
 
 /// The number of white space characters before byte `at` of the held text, in addition to those kept there.
 #[derive(Debug)]
-struct Counted {
+struct CountedSpaces {
     at: usize,
     /// Each character and its number of repetitions.
     runs: Vec<(char, usize)>,
@@ -41,7 +41,7 @@ struct Counted {
 
 /// A blocking rule matched; nothing of the match or after it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocked {
+pub struct BlockedByRule {
     /// The name of the rule.
     pub rule: String,
     /// The text before the match, which may still be released.
@@ -54,7 +54,7 @@ impl HoldBack {
         Self {
             rules: rules.clone(),
             held: String::new(),
-            thin: Thin::default(),
+            thin: IgnorableFilter::default(),
             run: SpaceRun::default(),
             counted: Vec::new(),
             redactions: Vec::new(),
@@ -62,7 +62,7 @@ impl HoldBack {
     }
 
     /// Adds a piece of the answer and returns what may be released now, possibly nothing.
-    pub fn push(&mut self, piece: &str) -> Result<String, Blocked> {
+    pub fn push(&mut self, piece: &str) -> Result<String, BlockedByRule> {
         if self.rules.is_empty() {
             return Ok(piece.to_owned());
         }
@@ -74,9 +74,9 @@ impl HoldBack {
             self.hold(&begun);
             match self.release(false) {
                 Ok(released) => out.push_str(&released),
-                Err(Blocked { rule, released }) => {
+                Err(BlockedByRule { rule, released }) => {
                     out.push_str(&released);
-                    return Err(Blocked { rule, released: out });
+                    return Err(BlockedByRule { rule, released: out });
                 }
             }
             if later.is_empty() {
@@ -95,9 +95,9 @@ impl HoldBack {
             }
             let at = self.held.len();
             if self.counted.last().is_none_or(|counted| counted.at != at) {
-                self.counted.push(Counted { at, runs: Vec::new() });
+                self.counted.push(CountedSpaces { at, runs: Vec::new() });
             }
-            let Some(Counted { runs, .. }) = self.counted.last_mut() else {
+            let Some(CountedSpaces { runs, .. }) = self.counted.last_mut() else {
                 continue;
             };
             let changes = runs.len();
@@ -120,7 +120,7 @@ impl HoldBack {
     }
 
     /// Releases the rest at the end of the answer.
-    pub fn finish(&mut self) -> Result<String, Blocked> {
+    pub fn finish(&mut self) -> Result<String, BlockedByRule> {
         self.release(true)
     }
 
@@ -129,16 +129,16 @@ impl HoldBack {
         &self.redactions
     }
 
-    fn release(&mut self, end: bool) -> Result<String, Blocked> {
+    fn release(&mut self, end: bool) -> Result<String, BlockedByRule> {
         let held = std::mem::take(&mut self.held);
         let Some(compiled) = self.rules.0.clone() else {
             return Ok(held);
         };
-        let Look {
+        let ScanResult {
             starts,
             found,
             unfinished,
-        } = Look::at(&compiled, &held, end);
+        } = ScanResult::at(&compiled, &held, end);
         let counted = std::mem::take(&mut self.counted);
         let text = |from: usize, to: usize| {
             let (mut at, end) = (starts[from], starts[to]);
@@ -176,7 +176,7 @@ impl HoldBack {
             let mut within = rest.iter().take_while(|found| found.segments.start < place.end);
             if let Some(blocking) = within.find(|found| found.blocks) {
                 released.push_str(&text(at, place.start));
-                return Err(Blocked {
+                return Err(BlockedByRule {
                     rule: compiled.rules[blocking.rule].name.clone(),
                     released,
                 });
@@ -207,7 +207,7 @@ impl HoldBack {
         }
         let rest = counted.into_iter().filter(|counted| counted.at > cut);
         self.counted = rest
-            .map(|counted| Counted {
+            .map(|counted| CountedSpaces {
                 at: counted.at - cut,
                 ..counted
             })
@@ -217,16 +217,16 @@ impl HoldBack {
 }
 
 /// The result of scanning the held text.
-struct Look {
+struct ScanResult {
     /// Where each segment begins; the last entry is the end of the text.
     starts: Vec<usize>,
     /// Ordered by position, longest first, and blocking ones first among equals.
-    found: Vec<Found>,
-    unfinished: Vec<Unfinished>,
+    found: Vec<LiteralMatch>,
+    unfinished: Vec<PartialMatch>,
 }
 
-impl Look {
-    fn at(compiled: &Compiled, held: &str, end: bool) -> Self {
+impl ScanResult {
+    fn at(compiled: &CompiledRules, held: &str, end: bool) -> Self {
         let (mut starts, mut at) = (vec![0], 0);
         let mut pieces = Vec::new();
         segments(held, |segment| {
@@ -238,7 +238,7 @@ impl Look {
         let open = if end { None } else { pieces.pop() };
         let (mut found, mut unfinished) = (Vec::new(), Vec::new());
         for lane in &compiled.lanes {
-            let mut folded = Folded::default();
+            let mut folded = FoldedText::default();
             pieces.iter().for_each(|piece| folded.push(piece, lane.form));
             found.extend(lane.found(&folded));
             if let Some(open) = open {

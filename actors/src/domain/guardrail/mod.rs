@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 pub use fold::MAX_IGNORABLE;
 use fold::{Form, fold_literal, tagged};
-pub use hold_back::{Blocked, HoldBack};
-pub use neutral::{NOTICE, marked, neutral};
+pub use hold_back::{BlockedByRule, HoldBack};
+pub use neutral::{NOTICE, delimit, neutral};
 use serde_json::Value;
 
-use scan::Lane;
-pub use value::Cleaned;
+use scan::LiteralMatcher;
+pub use value::CleanedValue;
 
 /// The action when a forbidden literal is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +61,13 @@ pub struct Rules {
 
 /// Rules that are searched together, in one pass over a text however many there are. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct RuleSet(Option<Arc<Compiled>>);
+pub struct RuleSet(Option<Arc<CompiledRules>>);
 
 #[derive(Debug)]
-struct Compiled {
+struct CompiledRules {
     rules: Vec<Rule>,
     /// One for each form in which texts are compared.
-    lanes: Vec<Lane>,
+    lanes: Vec<LiteralMatcher>,
 }
 
 /// Returns whether nothing of `literal` is left to compare: such a rule would match everywhere or nowhere.
@@ -86,15 +86,15 @@ impl RuleSet {
             return Self(None);
         }
         let all = 0..rules.len();
-        let mut lanes = vec![Lane::new(Form::Plain, &rules, all.clone())];
+        let mut lanes = vec![LiteralMatcher::new(Form::Plain, &rules, all.clone())];
         if rules.iter().any(|rule| rule.confusables) {
-            lanes.push(Lane::new(
+            lanes.push(LiteralMatcher::new(
                 Form::LookAlike,
                 &rules,
                 all.filter(|at| rules[*at].confusables),
             ));
         }
-        Self(Some(Arc::new(Compiled { rules, lanes })))
+        Self(Some(Arc::new(CompiledRules { rules, lanes })))
     }
 
     /// Returns whether there are no rules.
@@ -196,7 +196,7 @@ mod tests {
     }
 
     /// Returns what may be shown of a whole text, by checking every position.
-    fn naive(rules: &[Rule], text: &str) -> Result<String, Blocked> {
+    fn naive(rules: &[Rule], text: &str) -> Result<String, BlockedByRule> {
         let (bytes, mut shown, mut at) = (text.as_bytes(), String::new(), 0);
         while at < text.len() {
             let here = |rule: &&Rule| {
@@ -205,7 +205,7 @@ mod tests {
             };
             match rules.iter().filter(here).max_by_key(|rule| rule.literal.len()) {
                 Some(rule) if rule.action == OnMatch::Block => {
-                    return Err(Blocked {
+                    return Err(BlockedByRule {
                         rule: rule.name.clone(),
                         released: shown,
                     });
@@ -220,7 +220,7 @@ mod tests {
                         other.action == OnMatch::Block && (at..at + rule.literal.len()).any(|place| is_at(&place))
                     };
                     if let Some(other) = rules.iter().find(within) {
-                        return Err(Blocked {
+                        return Err(BlockedByRule {
                             rule: other.name.clone(),
                             released: shown,
                         });
@@ -238,15 +238,15 @@ mod tests {
         Ok(shown)
     }
 
-    fn run(rules: &[Rule], pieces: &[&str]) -> Result<String, Blocked> {
+    fn run(rules: &[Rule], pieces: &[&str]) -> Result<String, BlockedByRule> {
         let mut window = HoldBack::new(&set(rules));
         let mut out = String::new();
-        let mut whole = |step: Result<String, Blocked>| match step {
+        let mut whole = |step: Result<String, BlockedByRule>| match step {
             Ok(released) => {
                 out += &released;
                 Ok(out.clone())
             }
-            Err(Blocked { rule, released }) => Err(Blocked {
+            Err(BlockedByRule { rule, released }) => Err(BlockedByRule {
                 rule,
                 released: format!("{out}{released}"),
             }),
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(window.push("RET"), Ok(String::new()), "a mark on the T may follow");
         assert_eq!(
             window.push("s"),
-            Err(Blocked {
+            Err(BlockedByRule {
                 rule: "secret".into(),
                 released: String::new()
             })
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redacts_does_not_make_harmless_what_blocks() {
+    fn redacting_does_not_disarm_a_blocking_rule() {
         let around = [rule("my key is sk-", OnMatch::Redact), rule("sk-", OnMatch::Block)];
         let beside = [rule("id: sk", OnMatch::Redact), rule("sk-", OnMatch::Block)];
         let same = [rule("x", OnMatch::Redact), rule("X", OnMatch::Block)];
@@ -494,7 +494,7 @@ mod tests {
             let set = set(&rules);
             prop_assert_eq!(set.matching(&shown), None, "{:?}", shown);
             if set.matching(&text).is_none() {
-                prop_assert_eq!(whole, Ok(fold::Thin::default().pass(&text).into_owned()));
+                prop_assert_eq!(whole, Ok(fold::IgnorableFilter::default().pass(&text).into_owned()));
             }
         }
     }

@@ -5,14 +5,14 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 
 use super::Rule;
-use super::fold::{Folded, Form, Thin, fold_literal, letter, segments};
+use super::fold::{FoldedText, Form, IgnorableFilter, fold_literal, letter, segments};
 
 /// Bytes of folded text that are searched at once.
 const CHUNK: usize = 32 * 1024;
 
 /// The literals that are compared in one form.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct LiteralMatcher {
     pub(super) form: Form,
     literals: Vec<Literal>,
     /// Finds every literal, including those within another.
@@ -33,7 +33,7 @@ struct Literal {
 
 /// A literal found in a text, from the first segment it touches to the one after the last.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct LiteralMatch {
     pub(super) segments: Range<usize>,
     pub(super) rule: usize,
     pub(super) blocks: bool,
@@ -41,12 +41,12 @@ pub(super) struct Found {
 
 /// The beginning of a literal at the end of a text, which later text may complete.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unfinished {
+pub(super) struct PartialMatch {
     pub(super) segment: usize,
     pub(super) blocks: bool,
 }
 
-impl Lane {
+impl LiteralMatcher {
     pub(super) fn new(form: Form, rules: &[Rule], wanted: impl Iterator<Item = usize>) -> Self {
         let literal = |rule: usize| Literal {
             folded: fold_literal(&rules[rule].literal, form),
@@ -78,8 +78,8 @@ impl Lane {
 
     /// Lists the rules whose literals are in `text`, each once.
     pub(super) fn rules_in(&self, text: &str) -> Vec<usize> {
-        let (mut found, mut folded) = (Vec::new(), Folded::default());
-        let look = |folded: &Folded, found: &mut Vec<usize>| {
+        let (mut found, mut folded) = (Vec::new(), FoldedText::default());
+        let look = |folded: &FoldedText, found: &mut Vec<usize>| {
             let rules = self.matches(folded).map(|(literal, _)| self.literals[literal].rule);
             for rule in rules {
                 // Few rules match at all.
@@ -88,7 +88,7 @@ impl Lane {
                 }
             }
         };
-        segments(&Thin::default().pass(text), |segment| {
+        segments(&IgnorableFilter::default().pass(text), |segment| {
             folded.push(segment, self.form);
             if folded.text.len() >= CHUNK + self.reach {
                 look(&folded, &mut found);
@@ -100,10 +100,10 @@ impl Lane {
     }
 
     /// Lists the literals in a text by their segments.
-    pub(super) fn found<'a>(&'a self, folded: &'a Folded) -> impl Iterator<Item = Found> + 'a {
+    pub(super) fn found<'a>(&'a self, folded: &'a FoldedText) -> impl Iterator<Item = LiteralMatch> + 'a {
         self.matches(folded).map(|(literal, place)| {
             let Literal { rule, blocks, .. } = self.literals[literal];
-            Found {
+            LiteralMatch {
                 segments: folded.segment_of(place.start)..folded.segment_behind(place.end),
                 rule,
                 blocks,
@@ -111,7 +111,7 @@ impl Lane {
         })
     }
 
-    fn matches<'a>(&'a self, folded: &'a Folded) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
+    fn matches<'a>(&'a self, folded: &'a FoldedText) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
         let found = self.every.find_overlapping_iter(&folded.text);
         // One character may look like two (m like rn): half of it does not match.
         let is_whole = |place: &Range<usize>| {
@@ -124,7 +124,7 @@ impl Lane {
 
     /// Lists where a literal may begin that later text completes. If the last segment, number `open`, may still grow,
     /// `folded` ends with its settled part, and `next` is the letter with which the rest of it begins.
-    pub(super) fn unfinished(&self, folded: &Folded, open: usize, next: Option<char>, out: &mut Vec<Unfinished>) {
+    pub(super) fn unfinished(&self, folded: &FoldedText, open: usize, next: Option<char>, out: &mut Vec<PartialMatch>) {
         let text = &folded.text;
         let may_go_on = |rest: &str| {
             let first = rest.chars().next();
@@ -144,13 +144,13 @@ impl Lane {
                 let ends_open = begun.starts_with(&literal.folded) && at + literal.folded.len() > open_at;
                 if goes_on || ends_open {
                     let (segment, blocks) = (folded.segment_of(at), literal.blocks);
-                    out.push(Unfinished { segment, blocks });
+                    out.push(PartialMatch { segment, blocks });
                 }
             }
         }
         if next.is_some() {
             let begins = self.literals.iter().filter(|literal| may_go_on(&literal.folded));
-            out.extend(begins.map(|literal| Unfinished {
+            out.extend(begins.map(|literal| PartialMatch {
                 segment: open,
                 blocks: literal.blocks,
             }));

@@ -15,7 +15,7 @@ const MAX_UNESCAPED: usize = 2;
 
 /// A value that readers may see.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cleaned {
+pub struct CleanedValue {
     /// The redacted value; none if a rule blocks it.
     pub value: Option<Value>,
     /// Names of the redacting rules that were triggered, each once.
@@ -52,8 +52,8 @@ impl RuleSet {
 
     /// Makes a value safe for readers: literals of redacting rules are replaced in its strings. A match that cannot be
     /// replaced, because it is in a name or in escapes, blocks the value as a blocking rule does.
-    pub fn clean(&self, value: Value) -> Cleaned {
-        let mut cleaned = Cleaned::default();
+    pub fn clean(&self, value: Value) -> CleanedValue {
+        let mut cleaned = CleanedValue::default();
         if self.is_empty() {
             cleaned.value = Some(value);
             return cleaned;
@@ -129,9 +129,9 @@ impl RuleSet {
     }
 }
 
-type Look<'a, 'b> = &'b dyn Fn(&str) -> Option<&'a Rule>;
+type Matcher<'a, 'b> = &'b dyn Fn(&str) -> Option<&'a Rule>;
 
-fn in_value<'a>(value: &Value, look: Look<'a, '_>) -> Option<&'a Rule> {
+fn in_value<'a>(value: &Value, look: Matcher<'a, '_>) -> Option<&'a Rule> {
     match value {
         Value::String(text) => in_text(text, look),
         Value::Array(items) => items.iter().find_map(|item| in_value(item, look)),
@@ -143,7 +143,7 @@ fn in_value<'a>(value: &Value, look: Look<'a, '_>) -> Option<&'a Rule> {
     }
 }
 
-fn in_text<'a>(text: &str, look: Look<'a, '_>) -> Option<&'a Rule> {
+fn in_text<'a>(text: &str, look: Matcher<'a, '_>) -> Option<&'a Rule> {
     look(text).or_else(|| {
         let meant = (text.len() <= MAX_PARSED).then(|| serde_json::from_str::<Value>(text).ok());
         let meant = meant.flatten();

@@ -15,9 +15,9 @@ use serde_json::Value;
 
 /// A compiled schema with its source, whose check is linear in the value. Cheap to clone.
 #[derive(Clone)]
-pub struct Schema(Arc<Compiled>);
+pub struct Schema(Arc<CompiledSchema>);
 
-struct Compiled {
+struct CompiledSchema {
     source: Value,
     validator: jsonschema::Validator,
 }
@@ -99,7 +99,7 @@ impl Schema {
             .with_pattern_options(jsonschema::PatternOptions::regex())
             .build(&source)
             .map_err(|error| InvalidSchema(clip(&error.to_string())))?;
-        Ok(Self(Arc::new(Compiled { source, validator })))
+        Ok(Self(Arc::new(CompiledSchema { source, validator })))
     }
 
     /// Returns the schema's source.
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_is_refused() {
+    fn unusable_schemas_are_rejected() {
         for source in [
             json!("object"),
             json!(true),

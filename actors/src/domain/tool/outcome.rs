@@ -29,7 +29,7 @@ const PAUSES: [Duration; 4] = [
 
 /// Whether a call may have reached the vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
+pub enum SendState {
     /// The call was not sent, or whatever was sent has certainly changed nothing.
     Never,
     /// This process first sent it this long ago, by the monotonic clock.
@@ -41,7 +41,7 @@ pub enum Sent {
 
 /// The result of the latest look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Looked {
+pub enum LookUpState {
     /// No look-up was made since the call was last sent.
     NotYet,
     /// The call took effect.
@@ -54,7 +54,7 @@ pub enum Looked {
 
 /// The next action for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextAction {
     /// Send it, for the first time or again.
     Send,
     /// Look it up after this pause.
@@ -64,32 +64,32 @@ pub enum Next {
 }
 
 /// Decides the next action for a call of this kind.
-pub fn next(repeat: Repeat, sent: Sent, looked: Looked) -> Next {
-    if sent == Sent::Never {
-        return Next::Send;
+pub fn next(repeat: Repeat, sent: SendState, looked: LookUpState) -> NextAction {
+    if sent == SendState::Never {
+        return NextAction::Send;
     }
     match (repeat, looked) {
-        (Repeat::Read, _) => Next::Send,
-        (Repeat::Never, _) => Next::End(ToolStatus::Unknown),
-        (_, Looked::Found) => Next::End(ToolStatus::Succeeded),
-        (Repeat::Keyed(window), Looked::NotYet) if is_known_here(sent, window) => Next::Send,
-        (_, Looked::NotYet) => Next::LookUp(Duration::ZERO),
-        (_, Looked::Impossible) => Next::End(ToolStatus::Unknown),
+        (Repeat::Read, _) => NextAction::Send,
+        (Repeat::Never, _) => NextAction::End(ToolStatus::Unknown),
+        (_, LookUpState::Found) => NextAction::End(ToolStatus::Succeeded),
+        (Repeat::Keyed(window), LookUpState::NotYet) if key_is_known_here(sent, window) => NextAction::Send,
+        (_, LookUpState::NotYet) => NextAction::LookUp(Duration::ZERO),
+        (_, LookUpState::Impossible) => NextAction::End(ToolStatus::Unknown),
         // If it had taken effect before, the look-up would have found it; what is still on its way meets the key.
-        (Repeat::Keyed(window), Looked::Missing(_)) if may_be_known(sent, window) => Next::Send,
-        (_, Looked::Missing(times)) => {
+        (Repeat::Keyed(window), LookUpState::Missing(_)) if key_may_be_known(sent, window) => NextAction::Send,
+        (_, LookUpState::Missing(times)) => {
             let pause = usize::try_from(times)
                 .ok()
                 .and_then(|times| PAUSES.get(times.max(1) - 1));
-            pause.map_or(Next::End(ToolStatus::Unknown), |pause| Next::LookUp(*pause))
+            pause.map_or(NextAction::End(ToolStatus::Unknown), |pause| NextAction::LookUp(*pause))
         }
     }
 }
 
 /// Returns the status of a call that is given up without an answer. It is `Failed` only if it certainly changed
 /// nothing.
-pub fn given_up(repeat: Repeat, sent: Sent) -> ToolStatus {
-    if repeat.changes_something() && sent != Sent::Never {
+pub fn status_if_given_up(repeat: Repeat, sent: SendState) -> ToolStatus {
+    if repeat.changes_something() && sent != SendState::Never {
         ToolStatus::Unknown
     } else {
         ToolStatus::Failed
@@ -99,15 +99,15 @@ pub fn given_up(repeat: Repeat, sent: Sent) -> ToolStatus {
 /// Whether the vendor still knows the key of a call that this process sent. Allows for a copy sent now that is on its
 /// way for half the window, and for an earlier process that sent the call shortly before a look-up that did not show it
 /// yet.
-fn is_known_here(sent: Sent, window: Duration) -> bool {
-    matches!(sent, Sent::Here(age) if age < window / 4)
+fn key_is_known_here(sent: SendState, window: Duration) -> bool {
+    matches!(sent, SendState::Here(age) if age < window / 4)
 }
 
 /// The same for a call of any process; a wall clock that went back or far ahead forbids it.
-fn may_be_known(sent: Sent, window: Duration) -> bool {
+fn key_may_be_known(sent: SendState, window: Duration) -> bool {
     match sent {
-        Sent::Never => true,
-        Sent::Here(_) => is_known_here(sent, window),
-        Sent::Earlier(age) => Duration::try_from(age).is_ok_and(|age| age < window / 2),
+        SendState::Never => true,
+        SendState::Here(_) => key_is_known_here(sent, window),
+        SendState::Earlier(age) => Duration::try_from(age).is_ok_and(|age| age < window / 2),
     }
 }

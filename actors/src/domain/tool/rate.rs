@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vendor_has_the_last_word() {
+    fn the_vendors_limit_overrides_ours() {
         let mut bucket = Bucket::new(600, at(0));
         bucket.learn(
             RateHint {

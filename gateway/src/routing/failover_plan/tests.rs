@@ -97,8 +97,8 @@ fn each_class_takes_its_way() {
         (&one, FailureClass::Overload, Some(2), "a0 wait a0"),
         (&two, FailureClass::Overload, Some(60), "a0 a1 b0"),
         (&two, FailureClass::Network, None, "a0 a0 b0 b0"),
-        (&two, FailureClass::Silence, None, "a0 b0"),
-        (&one, FailureClass::Silence, None, "a0"),
+        (&two, FailureClass::TimedOut, None, "a0 b0"),
+        (&one, FailureClass::TimedOut, None, "a0"),
         (&two, FailureClass::Cut, None, "a0 b0 a0 b0"),
         (&two, FailureClass::Malformed, None, "a0 b0 a0 b0"),
         (&one, FailureClass::Malformed, None, "a0 a0"),
@@ -145,8 +145,8 @@ fn the_ill_and_the_dead_come_last_and_the_resting_not_at_all() {
     let mut way = Vec::new();
     while let Next::Ask(place) = trip.next(now, |target| target.name.provider != "a") {
         way.push(format!("{}{}", trip.target(place).name.provider, place.key));
-        trip.failed(place, error(FailureClass::Silence, None), false, now);
-        // Silence closes the target; its other key is not used either.
+        trip.failed(place, error(FailureClass::TimedOut, None), false, now);
+        // TimedOut closes the target; its other key is not used either.
         assert!(way.len() < 10);
     }
     assert_eq!(way, ["b1", "d0", "a0"]);
@@ -184,8 +184,8 @@ fn what_could_not_be_asked_is_told_only_if_nothing_else_went_wrong() {
     let fails = |class| error(class, None);
     for (first, second, told, only_keys) in [
         (unsaid(), unsaid(), FailureClass::Rejected, true),
-        (unsaid(), fails(FailureClass::Silence), FailureClass::Silence, false),
-        (fails(FailureClass::Silence), unsaid(), FailureClass::Silence, false),
+        (unsaid(), fails(FailureClass::TimedOut), FailureClass::TimedOut, false),
+        (fails(FailureClass::TimedOut), unsaid(), FailureClass::TimedOut, false),
         (unsaid(), fails(FailureClass::Key), FailureClass::Key, true),
         (fails(FailureClass::Key), unsaid(), FailureClass::Key, true),
     ] {
@@ -243,9 +243,9 @@ fn travel(trip: &mut Trip, mut now: Instant, mut fails: impl FnMut(&str) -> Opti
 #[test]
 fn a_healthy_target_that_died_once_is_asked_again_while_the_others_are_ill() {
     let cut = || Some((error(FailureClass::Cut, None), true));
-    let stall = || Some((error(FailureClass::Silence, None), true));
+    let stall = || Some((error(FailureClass::TimedOut, None), true));
     let broken = || Some((error(FailureClass::Overload, None), false));
-    let silent = || Some((error(FailureClass::Silence, None), false));
+    let silent = || Some((error(FailureClass::TimedOut, None), false));
     for (what, deaths, expected) in [
         ("cut once", vec![cut()], "c0 c0"),
         ("stalled once", vec![stall()], "c0 c0"),
@@ -450,7 +450,7 @@ proptest::proptest! {
         use FailureClass as Class;
         const CLASSES: [FailureClass; 10] = [
             Class::Key, Class::Rate, Class::Overload, Class::ContextLength, Class::ContentPolicy, Class::Rejected,
-            Class::Silence, Class::Cut, Class::Malformed, Class::Network,
+            Class::TimedOut, Class::Cut, Class::Malformed, Class::Network,
         ];
         const NAMES: [&str; 5] = ["0", "1", "2", "3", "4"];
         let targets: Vec<_> = sizes.iter().enumerate().map(|(at, &(keys, size))| (NAMES[at], keys, size)).collect();
@@ -464,7 +464,7 @@ proptest::proptest! {
                     let (class, retry_after) = failures[asked];
                     asked += 1;
                     proptest::prop_assert!(!silent.contains(&place.stop), "a silent target is asked again");
-                    if CLASSES[class] == Class::Silence {
+                    if CLASSES[class] == Class::TimedOut {
                         silent.push(place.stop);
                     }
                     now += trip.failed(place, error(CLASSES[class], retry_after), false, now).unwrap_or_default();

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body;
 use super::connection_pool::Ticket;
-use super::deadlines::{Clocks, Silence};
+use super::deadlines::{Clocks, TimedOut};
 use super::decoder::{Decoder, End, Out, Progress};
 use super::deployment::MAX_DOCUMENT;
 use super::errors::Errors;
@@ -88,7 +88,7 @@ enum Read {
     Bytes(Bytes),
     End,
     Broken(ModelError),
-    Silent(Silence),
+    Silent(TimedOut),
 }
 
 impl<D: Decoder> Answer<D> {

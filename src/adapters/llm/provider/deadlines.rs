@@ -10,7 +10,7 @@ const TAIL: Duration = Duration::from_secs(2);
 
 /// Which deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
+pub enum TimedOut {
     /// No content came at all.
     FirstToken(Duration),
     /// Content stopped.
@@ -27,7 +27,7 @@ pub struct Clocks {
     limits: Timeouts,
     total: Instant,
     /// The deadline that depends on content, and its meaning.
-    next: (Instant, Silence),
+    next: (Instant, TimedOut),
     paused_at: Option<Instant>,
 }
 
@@ -37,7 +37,7 @@ impl Clocks {
         Self {
             limits,
             total: later(now, limits.total),
-            next: (later(now, limits.first_token), Silence::FirstToken(limits.first_token)),
+            next: (later(now, limits.first_token), TimedOut::FirstToken(limits.first_token)),
             paused_at: None,
         }
     }
@@ -49,7 +49,7 @@ impl Clocks {
         Self {
             limits,
             total,
-            next: (total, Silence::Total(limits.total)),
+            next: (total, TimedOut::Total(limits.total)),
             paused_at: None,
         }
     }
@@ -61,12 +61,12 @@ impl Clocks {
 
     /// Records that content came. After an end, it revokes the end.
     pub fn content(&mut self, now: Instant) {
-        self.next = (later(now, self.limits.idle), Silence::Idle(self.limits.idle));
+        self.next = (later(now, self.limits.idle), TimedOut::Idle(self.limits.idle));
     }
 
     /// Records that the provider said that it has finished.
     pub fn finished(&mut self, now: Instant) {
-        self.next = (later(now, TAIL), Silence::Tail);
+        self.next = (later(now, TAIL), TimedOut::Tail);
     }
 
     /// Records that the reader has what it polled for: until it polls again, it is the reader that is silent.
@@ -87,11 +87,11 @@ impl Clocks {
     }
 
     /// Returns the deadline that has passed, if any.
-    pub fn expired(&self, now: Instant) -> Option<Silence> {
+    pub fn expired(&self, now: Instant) -> Option<TimedOut> {
         if now >= self.next.0 {
             Some(self.next.1)
         } else if now >= self.total {
-            Some(Silence::Total(self.limits.total))
+            Some(TimedOut::Total(self.limits.total))
         } else {
             None
         }
@@ -125,15 +125,18 @@ mod tests {
         let mut clocks = clocks(t0);
         assert_eq!(clocks.due(), t0 + 10 * SECOND);
         assert_eq!(clocks.expired(t0 + 9 * SECOND), None);
-        assert_eq!(clocks.expired(t0 + 10 * SECOND), Some(Silence::FirstToken(10 * SECOND)));
+        assert_eq!(
+            clocks.expired(t0 + 10 * SECOND),
+            Some(TimedOut::FirstToken(10 * SECOND))
+        );
 
         clocks.content(t0 + 9 * SECOND);
         assert_eq!(clocks.due(), t0 + 12 * SECOND);
-        assert_eq!(clocks.expired(t0 + 12 * SECOND), Some(Silence::Idle(3 * SECOND)));
+        assert_eq!(clocks.expired(t0 + 12 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
 
         clocks.content(t0 + 19 * SECOND);
         assert_eq!(clocks.due(), t0 + 20 * SECOND);
-        assert_eq!(clocks.expired(t0 + 20 * SECOND), Some(Silence::Total(20 * SECOND)));
+        assert_eq!(clocks.expired(t0 + 20 * SECOND), Some(TimedOut::Total(20 * SECOND)));
     }
 
     #[test]
@@ -141,10 +144,10 @@ mod tests {
         let t0 = Instant::now();
         let mut clocks = clocks(t0);
         clocks.finished(t0 + SECOND);
-        assert_eq!(clocks.expired(t0 + SECOND + TAIL), Some(Silence::Tail));
+        assert_eq!(clocks.expired(t0 + SECOND + TAIL), Some(TimedOut::Tail));
         clocks.content(t0 + 2 * SECOND);
         assert_eq!(clocks.expired(t0 + SECOND + TAIL), None);
-        assert_eq!(clocks.expired(t0 + 5 * SECOND), Some(Silence::Idle(3 * SECOND)));
+        assert_eq!(clocks.expired(t0 + 5 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
     }
 
     #[test]
@@ -155,6 +158,6 @@ mod tests {
         clocks.pause(t0 + SECOND);
         clocks.resume(t0 + 9 * SECOND);
         assert_eq!(clocks.expired(t0 + 10 * SECOND), None);
-        assert_eq!(clocks.expired(t0 + 11 * SECOND), Some(Silence::Idle(3 * SECOND)));
+        assert_eq!(clocks.expired(t0 + 11 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
     }
 }

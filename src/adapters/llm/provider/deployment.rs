@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{self, Broken};
 use super::connection_pool::{Host, Hosts, NoClient, Ticket};
-use super::deadlines::{Clocks, Silence};
+use super::deadlines::{Clocks, TimedOut};
 use super::errors::Errors;
 use super::memory::Room;
 use crate::adapters::llm::genai_span::{CallSpan, Peer};
@@ -248,7 +248,7 @@ impl Door {
         self.errors.silence(
             clocks
                 .expired(Instant::now())
-                .unwrap_or(Silence::Total(clocks.limits().total)),
+                .unwrap_or(TimedOut::Total(clocks.limits().total)),
         )
     }
 }

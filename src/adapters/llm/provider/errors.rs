@@ -15,7 +15,7 @@ use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::deadlines::Silence;
+use super::deadlines::TimedOut;
 use super::retry_after::retry_after;
 
 /// Longest text of a provider that is passed on.
@@ -97,21 +97,21 @@ impl Errors {
     }
 
     /// The error for a passed deadline.
-    pub fn silence(&self, silence: Silence) -> ModelError {
+    pub fn silence(&self, silence: TimedOut) -> ModelError {
         let what = match silence {
-            Silence::FirstToken(limit) => format!("the provider sent no content within {limit:?}"),
-            Silence::Idle(limit) => format!("the provider sent no content for {limit:?}"),
-            Silence::Total(limit) => format!("the answer took longer than {limit:?}"),
-            Silence::Tail => "the provider did not end the answer".to_owned(),
+            TimedOut::FirstToken(limit) => format!("the provider sent no content within {limit:?}"),
+            TimedOut::Idle(limit) => format!("the provider sent no content for {limit:?}"),
+            TimedOut::Total(limit) => format!("the answer took longer than {limit:?}"),
+            TimedOut::Tail => "the provider did not end the answer".to_owned(),
         };
-        self.plain(FailureClass::Silence, &what)
+        self.plain(FailureClass::TimedOut, &what)
     }
 
     /// The error for a request that was not answered.
     pub fn transport(&self, error: &reqwest::Error) -> ModelError {
         let what = if error.is_connect() && error.is_timeout() {
             // Nobody is there, or nobody who finishes a handshake: trying again would be the same wait once more.
-            return self.plain(FailureClass::Silence, "cannot connect to the provider in time");
+            return self.plain(FailureClass::TimedOut, "cannot connect to the provider in time");
         } else if error.is_connect() {
             "cannot connect to the provider"
         } else if error.is_builder() {

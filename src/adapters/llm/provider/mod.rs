@@ -23,7 +23,7 @@ mod retry_after;
 mod sse;
 
 pub use super::provider::connection_pool::{Host, Hosts, NoClient, Ticket};
-pub use super::provider::deadlines::{Clocks, Silence};
+pub use super::provider::deadlines::{Clocks, TimedOut};
 pub use super::provider::deployment::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, Refused, secret_value};
 pub use answer::Answer;
 pub use copilotd_gateway::provider::Timeouts;

@@ -98,7 +98,7 @@ pub(super) async fn append(
                 });
             }
             Ok(Err(failure)) => failure,
-            Err(_) => Failure::Silence,
+            Err(_) => Failure::TimedOut,
         };
         if !failure.is_transient() {
             // An earlier attempt may be stored, unless this failure says whose append is at that number.

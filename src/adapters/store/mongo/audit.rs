@@ -44,7 +44,7 @@ impl AuditStore for MongoLog {
             let failure = match tokio::time::timeout_at(patience.deadline(), attempt).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Silence,
+                Err(_) => Failure::TimedOut,
             };
             if !failure.is_transient() || !patience.pause().await {
                 return Err(failure.into());

@@ -87,7 +87,7 @@ impl Collections {
     ) -> Result<T, Failure> {
         match tokio::time::timeout(self.patience, call.into_future()).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::Silence),
+            Err(_) => Err(Failure::TimedOut),
         }
     }
 

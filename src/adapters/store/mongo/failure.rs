@@ -26,7 +26,7 @@ pub(super) enum Failure {
     #[error(transparent)]
     Mongo(#[from] mongodb::error::Error),
     #[error("the database did not answer in time")]
-    Silence,
+    TimedOut,
     /// Another process holds the lease by now; nothing was written.
     #[error("another process holds the database's lease")]
     Fenced,
@@ -57,7 +57,7 @@ impl Failure {
     pub(super) fn leaves_doubt(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Fenced => false,
-            Self::Silence => true,
+            Self::TimedOut => true,
             // The label says that the transaction did not commit.
             Self::Mongo(error) => !error.contains_label(TRANSIENT_TRANSACTION_ERROR),
         }
@@ -67,7 +67,7 @@ impl Failure {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Fenced => false,
-            Self::Silence => true,
+            Self::TimedOut => true,
             Self::Mongo(error) => !is_refusal(error) && !is_unreadable(error),
         }
     }
@@ -100,7 +100,7 @@ impl From<Failure> for LogError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Answer(answer) => answer,
-            Failure::Silence => Self::Unavailable(failure.to_string()),
+            Failure::TimedOut => Self::Unavailable(failure.to_string()),
             Failure::Fenced => super::fence::lost(),
             Failure::Mongo(error) if code(&error) == Some(OUT_OF_DISK_SPACE) => Self::Refused(DISK_FULL.to_owned()),
             Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),

@@ -119,7 +119,7 @@ impl Fence {
     pub(super) async fn insert(&self, key: &Key, document: &AppendDocument) -> Result<(), Failure> {
         let mut loan = self.borrow().await?;
         let Some(session) = loan.session.as_mut() else {
-            return Err(Failure::Silence);
+            return Err(Failure::TimedOut);
         };
         let mut conflicts = 0;
         loop {
@@ -157,7 +157,7 @@ impl Fence {
     }
 
     async fn borrow(&self) -> Result<Loan<'_>, Failure> {
-        let place = self.places.acquire().await.map_err(|_| Failure::Silence)?;
+        let place = self.places.acquire().await.map_err(|_| Failure::TimedOut)?;
         let session = self.lock().pop();
         let mut loan = Loan {
             fence: self,

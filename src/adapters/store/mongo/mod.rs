@@ -35,7 +35,7 @@ use copilotd_actors::domain::conversation::quota::StoredTotals;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::ports::{
-    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 use copilotd_actors::tenancy::TenantScope;
 use mongodb::Client;
@@ -345,7 +345,11 @@ impl EventLog for MongoLog {
         Ok(erase::save_snapshot(&self.collections, &self.heads, &key, snapshot).await?)
     }
 
-    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+    async fn pending(
+        &self,
+        cursor: Option<&PendingConversation>,
+        limit: usize,
+    ) -> Result<Vec<PendingConversation>, LogError> {
         if cursor.is_none() {
             let late = self.projector.find_late().await?;
             late.iter().for_each(|key| self.heads.forget(key));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use copilotd_actors::domain::conversation::header::Header;
-use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
+use copilotd_actors::domain::conversation::quota::{StoredAmount, StoredTotals};
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
@@ -49,10 +49,10 @@ struct Counter {
 }
 
 impl Counter {
-    fn stored(&self) -> Stored {
+    fn stored(&self) -> StoredAmount {
         // Below zero only between the two halves of a count.
         let natural = |sum: i64| u64::try_from(sum).unwrap_or(0);
-        Stored {
+        StoredAmount {
             conversations: natural(self.conversations),
             bytes: natural(self.bytes),
         }

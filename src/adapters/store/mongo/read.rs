@@ -3,7 +3,7 @@
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{Seq, TurnId, UserId};
-use copilotd_actors::ports::{ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
+use copilotd_actors::ports::{ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
 use copilotd_actors::tenancy::TenantScope;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -203,9 +203,9 @@ pub(super) async fn snapshot(collections: &Collections, key: &Key) -> Result<Opt
 /// Returns conversations that the reconciler has to look at.
 pub(super) async fn pending(
     collections: &Collections,
-    cursor: Option<&Pending>,
+    cursor: Option<&PendingConversation>,
     limit: usize,
-) -> Result<Vec<Pending>, Failure> {
+) -> Result<Vec<PendingConversation>, Failure> {
     let mut pending = Vec::new();
     if limit == 0 {
         return Ok(pending);
@@ -234,8 +234,8 @@ pub(super) async fn pending(
     Ok(pending)
 }
 
-fn pending_of(document: &DueDocument) -> Result<Pending, LogError> {
-    Ok(Pending {
+fn pending_of(document: &DueDocument) -> Result<PendingConversation, LogError> {
+    Ok(PendingConversation {
         scope: text::stored_scope(&document.tenant)?,
         conversation: key(&document.tenant, document.conversation)?.conversation,
         tombstone: document.tombstone.map(seq).transpose()?,

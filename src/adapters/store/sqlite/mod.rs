@@ -41,7 +41,7 @@ use copilotd_actors::domain::conversation::quota::StoredTotals;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::ports::{
-    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
@@ -382,7 +382,11 @@ impl EventLog for SqliteLog {
         Ok(self.writer.write(work).await?)
     }
 
-    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+    async fn pending(
+        &self,
+        cursor: Option<&PendingConversation>,
+        limit: usize,
+    ) -> Result<Vec<PendingConversation>, LogError> {
         let after = cursor.map(|cursor| (cursor.scope.tenant().clone(), cursor.conversation));
         Ok(self.readers.run(move |c| read::pending(c, after, limit)).await?)
     }

@@ -1,7 +1,7 @@
 //! What tenants and users have stored. Triggers on `conversations` update the counters, so whatever writes or deletes a
 //! header (an append, an erasure, a rebuild) counts in its own transaction.
 
-use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
+use copilotd_actors::domain::conversation::quota::{StoredAmount, StoredTotals};
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use rusqlite::{Connection, params};
 
@@ -49,7 +49,7 @@ pub(super) fn stored(connection: &Connection, tenant: &TenantId, user: &UserId) 
     let mut rows = statement.query(params![tenant.as_str(), user.as_str()])?;
     let mut totals = StoredTotals::default();
     while let Some(row) = rows.next()? {
-        let stored = Stored {
+        let stored = StoredAmount {
             conversations: row.get(1)?,
             bytes: row.get(2)?,
         };

@@ -3,7 +3,7 @@
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
-use copilotd_actors::ports::{ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
+use copilotd_actors::ports::{ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
@@ -170,7 +170,7 @@ pub(super) fn pending(
     connection: &Connection,
     after: Option<(TenantId, ConversationId)>,
     limit: usize,
-) -> Result<Vec<Pending>, Failure> {
+) -> Result<Vec<PendingConversation>, Failure> {
     // No tenant's name is empty, so ('', x'') sorts before all of them.
     let (tenant, key) = match &after {
         Some((tenant, id)) => (tenant.as_str(), rows::key(*id).as_bytes().to_vec()),
@@ -194,10 +194,10 @@ pub(super) fn pending(
     Ok(pending)
 }
 
-fn pending_row(row: &Row<'_>) -> Result<Pending, Failure> {
+fn pending_row(row: &Row<'_>) -> Result<PendingConversation, Failure> {
     let tenant: String = row.get(0)?;
     let key: Uuid = row.get(1)?;
-    Ok(Pending {
+    Ok(PendingConversation {
         scope: text::stored_scope(&tenant)?,
         conversation: rows::conversation(key),
         tombstone: row.get(2)?,

@@ -158,8 +158,8 @@ fn by_status(answer: &Answer) -> ToolError {
     let status = answer.status;
     let kind = match status {
         StatusCode::TOO_MANY_REQUESTS => ToolErrorKind::RateLimited,
-        StatusCode::REQUEST_TIMEOUT => ToolErrorKind::InDoubt,
-        _ if status.is_server_error() => ToolErrorKind::InDoubt,
+        StatusCode::REQUEST_TIMEOUT => ToolErrorKind::OutcomeUnknown,
+        _ if status.is_server_error() => ToolErrorKind::OutcomeUnknown,
         _ => ToolErrorKind::Refused,
     };
     let mut error = failed(kind, format!("slack answered {}", status.as_u16()));
@@ -175,7 +175,7 @@ fn by_code(body: &Value) -> Result<ToolError, ToolError> {
         "ratelimited" | "rate_limited" | "message_limit_exceeded" => ToolErrorKind::RateLimited,
         // Slack's documentation says of these: some aspect of the operation may have succeeded before the error was
         // raised.
-        "internal_error" | "fatal_error" | "service_unavailable" => ToolErrorKind::InDoubt,
+        "internal_error" | "fatal_error" | "service_unavailable" => ToolErrorKind::OutcomeUnknown,
         _ => ToolErrorKind::Refused,
     };
     let hint = match code {

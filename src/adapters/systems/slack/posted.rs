@@ -80,7 +80,7 @@ async fn send(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if error.kind != ToolErrorKind::InDoubt {
+        if error.kind != ToolErrorKind::OutcomeUnknown {
             started.set_sent(request.call, part);
         }
         waits += 1;
@@ -98,7 +98,7 @@ fn partly(error: ToolError, posted: usize, parts: usize) -> ToolError {
     ToolError {
         message: format!("{posted} of {parts} messages were posted, then: {}", error.message),
         answered: error.answered || matches!(error.kind, ToolErrorKind::Refused | ToolErrorKind::RateLimited),
-        kind: ToolErrorKind::InDoubt,
+        kind: ToolErrorKind::OutcomeUnknown,
         ..error
     }
 }
@@ -128,7 +128,7 @@ pub(super) async fn find(
         if sent > 0 && (0..sent).all(|part| posted.contains_key(&part)) {
             return Err(refused(format!("only {sent} of {parts} messages were posted")));
         }
-        return Ok(LookUp::Partly(format!(
+        return Ok(LookUp::PartlyFound(format!(
             "{} of {parts} messages were found in {channel}; the others may still arrive",
             posted.len()
         )));

@@ -129,7 +129,7 @@ fn classify(vendor: &str, error: reqwest::Error) -> ToolError {
         refused(format!("a request to {vendor} cannot be built: {}", root_cause(&error)))
     } else {
         failed(
-            ToolErrorKind::InDoubt,
+            ToolErrorKind::OutcomeUnknown,
             format!("the connection to {vendor} broke: {}", root_cause(&error)),
         )
     }

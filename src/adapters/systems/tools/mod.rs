@@ -85,7 +85,7 @@ pub(crate) fn failed(kind: ToolErrorKind, message: impl Into<String>) -> ToolErr
 pub(crate) fn unreadable(vendor: &str, what: &str) -> ToolError {
     ToolError {
         answered: true,
-        ..failed(ToolErrorKind::InDoubt, format!("{vendor} sent {what}"))
+        ..failed(ToolErrorKind::OutcomeUnknown, format!("{vendor} sent {what}"))
     }
 }
 

@@ -99,7 +99,7 @@ async fn in_time<S: Session, T>(
     match tokio::time::timeout(limit, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(failed(
-            ToolErrorKind::InDoubt,
+            ToolErrorKind::OutcomeUnknown,
             format!("{} did not answer within {} s", S::VENDOR, limit.as_secs_f64()),
         )),
     }
@@ -110,7 +110,7 @@ fn settle(mut error: ToolError, request: &ToolRequest, progress: &Progress) -> T
     let changes = definitions()
         .get(&request.tool)
         .is_none_or(|tool| tool.repeat.changes_something());
-    if error.kind == ToolErrorKind::InDoubt && changes && !progress.effect_sent.load(Ordering::SeqCst) {
+    if error.kind == ToolErrorKind::OutcomeUnknown && changes && !progress.effect_sent.load(Ordering::SeqCst) {
         error.kind = ToolErrorKind::Unreachable;
     }
     error.rate = progress.rate();
@@ -138,7 +138,7 @@ fn record(span: &Span, error: &ToolError) {
         ToolErrorKind::Refused => "refused",
         ToolErrorKind::RateLimited => "rate_limited",
         ToolErrorKind::Unreachable => "unreachable",
-        ToolErrorKind::InDoubt => "in_doubt",
+        ToolErrorKind::OutcomeUnknown => "in_doubt",
     };
     span.record("error.type", kind);
     span.record("otel.status_code", "ERROR");

@@ -194,8 +194,8 @@ fn refusal(answer: &Answer) -> ToolError {
     let kind = match status {
         StatusCode::TOO_MANY_REQUESTS => ToolErrorKind::RateLimited,
         // 408 says that the server gave up on a request which it may have read in part.
-        StatusCode::REQUEST_TIMEOUT => ToolErrorKind::InDoubt,
-        _ if status.is_server_error() => ToolErrorKind::InDoubt,
+        StatusCode::REQUEST_TIMEOUT => ToolErrorKind::OutcomeUnknown,
+        _ if status.is_server_error() => ToolErrorKind::OutcomeUnknown,
         _ => ToolErrorKind::Refused,
     };
     let hint = match status {

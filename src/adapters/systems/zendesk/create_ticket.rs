@@ -100,7 +100,7 @@ fn tell(call: &Call, ticket: &Ticket) -> Value {
 /// "nothing was changed" would be a guess.
 fn doubt(mut error: ToolError) -> ToolError {
     if is_conflict(&error) || error.message.contains("IdempotentRequestError") {
-        error.kind = ToolErrorKind::InDoubt;
+        error.kind = ToolErrorKind::OutcomeUnknown;
     }
     error
 }

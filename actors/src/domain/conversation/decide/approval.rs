@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Rejection;
 use super::draft::Draft;
-use super::tools::{call_tool, finish_call, forbid, note_rules};
+use super::tools::{call_tool, finish_call, forbid, record_triggered_rules};
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::command::Decision;
 use crate::domain::conversation::screen::Verdict;
@@ -29,7 +29,7 @@ pub(super) fn decide(
         _ => return Err(Rejection::NotWaiting),
     }
     if let Some(rule) = verdict.forbidden_by {
-        note_rules(draft, turn, GuardAction::Block, [&rule]);
+        record_triggered_rules(draft, turn, GuardAction::Block, [&rule]);
         // The person's text is not stored, and their decision does not take effect.
         draft.push(
             turn,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::conversation::Book;
+use crate::domain::conversation::DecisionState;
 use crate::domain::conversation::command::{Env, Step};
 use crate::domain::conversation::turn::{Phase, Turn};
 use crate::domain::event::{Event, FailureCode, Record};
@@ -13,13 +13,13 @@ use crate::domain::policy::{Limits, Policy};
 
 pub(super) struct Draft<'a> {
     pub(super) env: Env<'a>,
-    pub(super) book: Book,
+    pub(super) book: DecisionState,
     pub(super) records: Vec<Record>,
     last_seq: Seq,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(book: &Book, last_seq: Seq, env: Env<'a>) -> Self {
+    pub(super) fn new(book: &DecisionState, last_seq: Seq, env: Env<'a>) -> Self {
         Self {
             env,
             book: book.clone(),

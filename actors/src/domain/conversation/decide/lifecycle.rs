@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::draft::Draft;
-use super::stop::halt;
+use super::stop::stop;
 use super::{Decision, Rejection};
 use crate::domain::content::Metadata;
 use crate::domain::conversation::Conversation;
-use crate::domain::conversation::command::{Env, Halt};
+use crate::domain::conversation::command::{Env, StoppedWork};
 use crate::domain::conversation::screen::Verdict;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
@@ -61,7 +61,7 @@ pub(super) fn update(
     Ok(None)
 }
 
-pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option<TurnId> {
+pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &StoppedWork) -> Option<TurnId> {
     cancel_all(draft, stopped);
     draft.push_plain(Event::ConversationErased { by });
     None
@@ -78,14 +78,14 @@ pub(super) fn erase_idle(draft: &mut Draft<'_>, by: String, since: Timestamp) ->
 }
 
 /// Cancels all open turns, so that nothing is sent for a suspended tenant, not even after a restart.
-pub(super) fn suspend(draft: &mut Draft<'_>, stopped: &Halt) -> Option<TurnId> {
+pub(super) fn suspend(draft: &mut Draft<'_>, stopped: &StoppedWork) -> Option<TurnId> {
     cancel_all(draft, stopped);
     None
 }
 
-fn cancel_all(draft: &mut Draft<'_>, stopped: &Halt) {
+fn cancel_all(draft: &mut Draft<'_>, stopped: &StoppedWork) {
     if let Some(active) = draft.book.active().map(|turn| turn.id) {
-        halt(draft, active, stopped);
+        stop(draft, active, stopped);
     }
     let open: Vec<TurnId> = draft.book.turns.iter().map(|turn| turn.id).collect();
     for turn in open {

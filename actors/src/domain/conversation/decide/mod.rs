@@ -14,7 +14,7 @@ pub use tools::SETTLE_MARGIN;
 
 use super::Conversation;
 use super::command::{Command, Env};
-use super::screen::Screened;
+use super::screen::ScreenedCommand;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
@@ -38,7 +38,7 @@ pub enum Rejection {
     NotFound,
     /// The turn has ended.
     #[error("the turn has already ended")]
-    Ended,
+    TurnEnded,
     /// Another turn is running or queued.
     #[error("another turn is running or queued")]
     TurnRunning,
@@ -78,7 +78,7 @@ pub enum Rejection {
 
 impl Conversation {
     /// Checks the content of `command`; see [`Command::screen`].
-    pub fn screen(&self, policy: &Policy, command: Command) -> Screened {
+    pub fn screen(&self, policy: &Policy, command: Command) -> ScreenedCommand {
         let tool = self.tool_of(&command);
         command.screen(policy, tool.as_deref())
     }
@@ -96,7 +96,7 @@ impl Conversation {
     }
 
     /// Decides the records that follow from a command.
-    pub fn decide(&self, env: Env<'_>, command: Screened) -> Result<Decision, Rejection> {
+    pub fn decide(&self, env: Env<'_>, command: ScreenedCommand) -> Result<Decision, Rejection> {
         let (command, verdict) = command.into_parts();
         if let Command::Create {
             tenant,
@@ -129,7 +129,7 @@ impl Conversation {
         let turn = match command {
             Command::Create { .. } => None,
             Command::Update { title, metadata } => lifecycle::update(&mut draft, title, metadata, verdict)?,
-            Command::Erase { by, halt } => lifecycle::erase(&mut draft, by, &halt),
+            Command::Erase { by, stop } => lifecycle::erase(&mut draft, by, &stop),
             Command::EraseIdle { by, since } => lifecycle::erase_idle(&mut draft, by, since)?,
             Command::GiveFeedback {
                 turn,
@@ -148,9 +148,9 @@ impl Conversation {
                 trace,
                 api_key,
                 nonce,
-                halt,
+                stop,
             } => {
-                if let Some(existing) = submit::copy_of(self, env, turn, idempotency.as_ref())? {
+                if let Some(existing) = submit::find_copy(self, env, turn, idempotency.as_ref())? {
                     return Ok(Decision {
                         records: Vec::new(),
                         turn: Some(existing),
@@ -166,12 +166,12 @@ impl Conversation {
                     nonce,
                     next: false,
                 };
-                submit::submit(&mut draft, turn, queued, when_busy, &halt, verdict)?
+                submit::submit(&mut draft, turn, queued, when_busy, &stop, verdict)?
             }
-            Command::Cancel { turn, halt } => super::decide::stop::cancel(&mut draft, turn, &halt)?,
-            Command::Suspend { halt } => lifecycle::suspend(&mut draft, &halt),
-            Command::TurnExpired { turn, attempt, halt } => {
-                super::decide::stop::expire(&mut draft, turn, attempt, &halt)
+            Command::Cancel { turn, stop } => super::decide::stop::cancel(&mut draft, turn, &stop)?,
+            Command::Suspend { stop } => lifecycle::suspend(&mut draft, &stop),
+            Command::TurnExpired { turn, attempt, stop } => {
+                super::decide::stop::expire(&mut draft, turn, attempt, &stop)
             }
             Command::Decide {
                 turn,

@@ -95,7 +95,7 @@ pub(super) fn replied(
             ));
         }
         // An unchecked answer is never presented as satisfying the schema.
-        OutputCheck::Unavailable | OutputCheck::NotDue => {
+        OutputCheck::Unavailable | OutputCheck::NotNeeded => {
             let message = "the answer could not be checked against response_schema";
             return Some(unchecked(
                 draft,
@@ -261,7 +261,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
     };
     match turn.outage.next(class, retry_after, (at.turn, attempt), draft.limits()) {
         AfterFailure::Fail(code) => {
-            draft.fail(at.turn, code, told(class));
+            draft.fail(at.turn, code, user_message(class));
             draft.start_next();
         }
         AfterFailure::Wait(reason, wait) => {
@@ -280,7 +280,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
 }
 
 /// Returns the user's message for a model failure. The provider's own text may name accounts, deployments and limits.
-fn told(class: FailureClass) -> &'static str {
+fn user_message(class: FailureClass) -> &'static str {
     match class {
         FailureClass::Key => "the model provider rejected this copilot's credentials",
         FailureClass::Rejected => "the model provider rejected the request",
@@ -290,7 +290,7 @@ fn told(class: FailureClass) -> &'static str {
         FailureClass::Limit => "a limit on model usage was reached",
         FailureClass::Budget => "the model budget is used up",
         FailureClass::Overload => "the model provider is overloaded",
-        FailureClass::Silence => "the model did not answer in time",
+        FailureClass::TimedOut => "the model did not answer in time",
         FailureClass::Cut => "the model's answer was cut off",
         FailureClass::Malformed => "the model provider sent an answer that cannot be read",
         FailureClass::Network => "the model provider could not be reached",

@@ -9,7 +9,7 @@ use crate::domain::event::{Event, FailureCode, LOST_CALL, RetryMode};
 use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::policy::Repeat;
 use crate::domain::tool::outcome;
-use crate::domain::tool::outcome::{Looked, Next, Sent};
+use crate::domain::tool::outcome::{LookUpState, NextAction, SendState};
 use crate::domain::usage::LostUsage;
 
 /// Claims the work that was running. The usage of lost model calls is recorded with the claim, so that it is counted
@@ -26,7 +26,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
         // Nothing was running when the turn was paused: no attempt is lost.
         Phase::Thinking if turn.pause.as_ref().is_some_and(|pause| !pause.asked) => {
             draft.push(turn.id, Event::TurnResumed {});
-            write_down(draft, turn.id, lost);
+            record_lost_usage(draft, turn.id, lost);
         }
         Phase::Thinking => {
             let message_id = MessageId::of_step(turn.id, turn.attempt, turn.step);
@@ -37,7 +37,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
                     reason: "recovered".into(),
                 },
             );
-            write_down(draft, turn.id, lost);
+            record_lost_usage(draft, turn.id, lost);
             // A turn that only waited for its provider lost nothing: its wait continues and costs no attempt.
             let wait = turn
                 .waiting
@@ -71,7 +71,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
                 draft.push(turn.id, Event::TurnResumed {});
             }
             for call in calls {
-                take_up(draft, &turn, call, !turn.is_handed_over());
+                resume_call(draft, &turn, call, !turn.is_handed_over());
             }
             draft.bound_next_step();
         }
@@ -79,7 +79,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
     Some(turn.id)
 }
 
-fn write_down(draft: &mut Draft<'_>, turn: TurnId, lost: Vec<LostUsage>) {
+fn record_lost_usage(draft: &mut Draft<'_>, turn: TurnId, lost: Vec<LostUsage>) {
     for LostUsage { model, usage } in lost {
         draft.push(
             turn,
@@ -132,7 +132,7 @@ pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<Turn
     draft.push(turn.id, Event::TurnResumed {});
     for call in turn.calls() {
         if !under_way.contains(&call.id) {
-            take_up(draft, &turn, call, false);
+            resume_call(draft, &turn, call, false);
         }
     }
     draft.bound_next_step();
@@ -140,7 +140,7 @@ pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<Turn
 }
 
 /// Claims a call that was in flight or has not been sent yet.
-fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
+fn resume_call(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let Stage::Running { retry, .. } = call.stage else {
         return;
     };
@@ -166,11 +166,11 @@ fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let called_at = call.called_at.unwrap_or(now);
     let exhausted = counts && retry + 1 >= draft.limits().attempts;
     let next = if counts { retry + 1 } else { retry.max(1) };
-    let sent = Sent::Earlier(now.duration_since(called_at));
-    let mode = match outcome::next(tool.tool.repeat, sent, Looked::NotYet) {
-        Next::Send => Some(RetryMode::Repeat),
-        Next::LookUp(_) => Some(RetryMode::LookUp),
-        Next::End(_) => None,
+    let sent = SendState::Earlier(now.duration_since(called_at));
+    let mode = match outcome::next(tool.tool.repeat, sent, LookUpState::NotYet) {
+        NextAction::Send => Some(RetryMode::Repeat),
+        NextAction::LookUp(_) => Some(RetryMode::LookUp),
+        NextAction::End(_) => None,
     };
     match mode {
         Some(mode) if !exhausted => draft.push(

@@ -4,15 +4,15 @@ use super::Rejection;
 use super::draft::Draft;
 use super::tools::{changes_something, finish_call};
 use crate::domain::content::{Finish, ToolStatus};
-use crate::domain::conversation::command::Halt;
+use crate::domain::conversation::command::StoppedWork;
 use crate::domain::conversation::turn::{Phase, Stage};
 use crate::domain::event::{ApprovalOutcome, Event, FailureCode};
 use crate::domain::ids::{MessageId, TurnId};
 
-pub(super) fn cancel(draft: &mut Draft<'_>, turn: TurnId, stopped: &Halt) -> Result<Option<TurnId>, Rejection> {
-    let open = draft.book.turn(turn).ok_or(Rejection::Ended)?;
+pub(super) fn cancel(draft: &mut Draft<'_>, turn: TurnId, stopped: &StoppedWork) -> Result<Option<TurnId>, Rejection> {
+    let open = draft.book.turn(turn).ok_or(Rejection::TurnEnded)?;
     if open.phase != Phase::Queued {
-        halt(draft, turn, stopped);
+        stop(draft, turn, stopped);
     }
     let usage = draft.book.turn(turn).map(|turn| turn.usage.clone()).unwrap_or_default();
     draft.push(turn, Event::TurnCancelled { usage });
@@ -20,7 +20,7 @@ pub(super) fn cancel(draft: &mut Draft<'_>, turn: TurnId, stopped: &Halt) -> Res
     Ok(Some(turn))
 }
 
-pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped: &Halt) -> Option<TurnId> {
+pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped: &StoppedWork) -> Option<TurnId> {
     let active = draft
         .book
         .active()
@@ -33,7 +33,7 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped:
     if active.only_awaits_approval() || draft.env.now < due {
         return None;
     }
-    halt(draft, turn, stopped);
+    stop(draft, turn, stopped);
     let message = format!("the turn took longer than {} s", draft.limits().time.as_secs());
     draft.fail(turn, FailureCode::LimitTime, message);
     draft.start_next();
@@ -41,7 +41,7 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped:
 }
 
 /// Closes the running turn's open message and gives every open call its one result. The caller ends the turn.
-pub(super) fn halt(draft: &mut Draft<'_>, id: TurnId, stopped: &Halt) {
+pub(super) fn stop(draft: &mut Draft<'_>, id: TurnId, stopped: &StoppedWork) {
     let Some(turn) = draft.book.turn(id).cloned() else {
         return;
     };

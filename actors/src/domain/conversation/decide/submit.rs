@@ -2,15 +2,15 @@
 
 use super::Rejection;
 use super::draft::Draft;
-use super::stop::halt;
+use super::stop::stop;
 use crate::domain::conversation::Conversation;
-use crate::domain::conversation::command::{Env, Halt, WhenBusy};
+use crate::domain::conversation::command::{Env, StoppedWork, WhenBusy};
 use crate::domain::conversation::screen::Verdict;
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
 use crate::domain::ids::TurnId;
 
 /// Finds the turn that an earlier copy of this request created.
-pub(super) fn copy_of(
+pub(super) fn find_copy(
     conversation: &Conversation,
     env: Env<'_>,
     turn: TurnId,
@@ -37,7 +37,7 @@ pub(super) fn submit(
     turn: TurnId,
     mut queued: Event,
     when_busy: WhenBusy,
-    stopped: &Halt,
+    stopped: &StoppedWork,
     verdict: Verdict,
 ) -> Result<Option<TurnId>, Rejection> {
     if let Some(fault) = verdict.fault {
@@ -50,7 +50,7 @@ pub(super) fn submit(
         WhenBusy::Enqueue if busy && waiting >= draft.limits().queue => return Err(Rejection::QueueFull { waiting }),
         WhenBusy::Interrupt => {
             if let Some(active) = draft.book.active().map(|turn| turn.id) {
-                halt(draft, active, stopped);
+                stop(draft, active, stopped);
                 let usage = draft
                     .book
                     .turn(active)

@@ -43,7 +43,7 @@ pub(super) fn forbid(draft: &mut Draft<'_>, turn: TurnId, call: CallId, rule: &s
 }
 
 /// Records that guardrail rules were triggered by a call.
-pub(super) fn note_rules<'r>(
+pub(super) fn record_triggered_rules<'r>(
     draft: &mut Draft<'_>,
     turn: TurnId,
     action: GuardAction,
@@ -70,7 +70,7 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
         match verdict.forbidden_by {
             None => calls.push((call, verdict.arguments)),
             Some(rule) => {
-                note_rules(draft, turn, GuardAction::Block, [&rule]);
+                record_triggered_rules(draft, turn, GuardAction::Block, [&rule]);
                 forbid(draft, turn, call.id, &rule);
             }
         }
@@ -196,8 +196,8 @@ pub(super) fn replied(
     });
     if running {
         match &verdict.forbidden_by {
-            Some(rule) => note_rules(draft, turn, GuardAction::Block, [rule]),
-            None => note_rules(draft, turn, GuardAction::Redact, &verdict.redactions),
+            Some(rule) => record_triggered_rules(draft, turn, GuardAction::Block, [rule]),
+            None => record_triggered_rules(draft, turn, GuardAction::Redact, &verdict.redactions),
         }
         finish_call(draft, turn, call, status, result, error);
         draft.bound_next_step();

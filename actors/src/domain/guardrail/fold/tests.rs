@@ -152,12 +152,12 @@ fn what_looks_alike() {
 fn at_most_sixteen_ignorable_characters_in_a_row_are_kept() {
     let many = "\u{200b}".repeat(100);
     let text = format!("a{many}b\u{301}{}c", "\u{337}".repeat(50));
-    let whole = Thin::default().pass(&text).into_owned();
+    let whole = IgnorableFilter::default().pass(&text).into_owned();
     assert_eq!(whole, format!("a{}b\u{301}{}c", &many[..16 * 3], "\u{337}".repeat(15)));
-    let mut thin = Thin::default();
+    let mut thin = IgnorableFilter::default();
     let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
     assert_eq!(pieces, whole);
-    assert!(matches!(Thin::default().pass("plain"), Cow::Borrowed(_)));
+    assert!(matches!(IgnorableFilter::default().pass("plain"), Cow::Borrowed(_)));
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn tag_characters_are_kept_in_flags_only() {
         ("a\u{e0001}\u{e0062}c".to_owned(), "ac".to_owned()),
         ("🏴a\u{e0062}".to_owned(), "🏴a".to_owned()),
     ] {
-        assert_eq!(Thin::default().pass(&text), kept);
-        let mut thin = Thin::default();
+        assert_eq!(IgnorableFilter::default().pass(&text), kept);
+        let mut thin = IgnorableFilter::default();
         let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
         assert_eq!(pieces, kept);
     }

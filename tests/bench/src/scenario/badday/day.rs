@@ -108,7 +108,7 @@ impl Scripted {
             Trouble::Reset => return Err(failed(FailureClass::Network)),
             Trouble::Silent => {
                 sleep(silence).await;
-                return Err(failed(FailureClass::Silence));
+                return Err(failed(FailureClass::TimedOut));
             }
             Trouble::None | Trouble::LimitedEveryOther => {}
         }
@@ -134,7 +134,7 @@ impl Upstream for Scripted {
             match dies {
                 Some((words, is_silent)) if n >= words => {
                     let class = if is_silent {
-                        FailureClass::Silence
+                        FailureClass::TimedOut
                     } else {
                         FailureClass::Cut
                     };
@@ -166,7 +166,7 @@ impl Upstream for Scripted {
         match self.begin(call.timeouts.total).await? {
             Some((_, true)) => {
                 sleep(call.timeouts.total).await;
-                Err(failed(FailureClass::Silence))
+                Err(failed(FailureClass::TimedOut))
             }
             Some((_, false)) => Err(failed(FailureClass::Cut)),
             None => {
