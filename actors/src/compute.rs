@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::ids::TenantId;
-use crate::fairness::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
+use crate::fairness::fair_queue::{Bounds, EntryId, FairQueue, QueueFull};
 pub use counting::{SLICE, count_tokens};
 
 /// Work up to this cost may run on the calling thread. One unit is the time it takes to parse one byte of JSON, so this
@@ -28,7 +28,7 @@ pub use counting::{SLICE, count_tokens};
 pub const INLINE_COST: usize = 64 * 1024;
 
 /// Bounds of the queue. The one per tenant exceeds the turns and calls that a tenant can have running by default.
-const WAITING: Bounds = Bounds {
+const QUEUE_BOUNDS: Bounds = Bounds {
     owner: 16 * 1024,
     all: 256 * 1024,
 };
@@ -101,22 +101,22 @@ struct Pool {
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            queue: Mutex::new(FairQueue::new(WAITING)),
+            queue: Mutex::new(FairQueue::new(QUEUE_BOUNDS)),
             ready: Condvar::new(),
         }
     }
 }
 
 /// A queued job. Removes it from the queue on drop if it has not started.
-struct Waiting<'a> {
+struct QueuedJob<'a> {
     pool: &'a Pool,
     tenant: Option<TenantId>,
-    ticket: Ticket,
+    id: EntryId,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedJob<'_> {
     fn drop(&mut self) {
-        let job = self.pool.queue().remove(&self.tenant, self.ticket);
+        let job = self.pool.queue().remove(&self.tenant, self.id);
         // Dropped after the lock is released: the job may be large.
         drop(job);
     }
@@ -142,12 +142,12 @@ impl Pool {
         });
         let tenant = tenant.cloned();
         let pushed = self.queue().push(tenant.clone(), cost as u64, job);
-        let ticket = pushed.map_err(|QueueFull| {
+        let id = pushed.map_err(|QueueFull| {
             counter!("copilotd_compute_refused_total").increment(1);
             ComputeError::Full
         })?;
         let pool = self;
-        let _waiting = Waiting { pool, tenant, ticket };
+        let _waiting = QueuedJob { pool, tenant, id };
         self.ready.notify_one();
         answer.await.unwrap_or(Err(ComputeError::Panicked))
     }

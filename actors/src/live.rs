@@ -149,7 +149,7 @@ impl Tail {
 
     /// Notes that a new actor has replayed the log up to `seq`: what its predecessor committed without publishing is
     /// read from the log, and its open answer is abandoned.
-    pub fn folded(&self, seq: Seq) {
+    pub fn replayed(&self, seq: Seq) {
         let mut state = lock(&self.state);
         if state.last_seq < seq {
             state.ring.clear();

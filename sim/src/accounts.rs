@@ -27,7 +27,7 @@ pub struct Account {
 }
 
 /// A vendor that can have several accounts.
-pub(crate) trait Accountable: Vendor + Serialize + DeserializeOwned {
+pub(crate) trait MultiAccount: Vendor + Serialize + DeserializeOwned {
     /// Returns an account with some people and things to try out.
     fn filled() -> Self;
     /// Returns the token of a request.
@@ -43,18 +43,18 @@ struct Accounts<V> {
 
 /// Stored state. A file of an earlier format held one state for everybody, which belongs to no account and is ignored.
 #[derive(Default, Deserialize)]
-struct Kept<V> {
+struct StoredAccounts<V> {
     #[serde(default = "BTreeMap::new")]
     accounts: BTreeMap<String, V>,
 }
 
 /// Starts a vendor with the accounts stored in `file`, or with fixtures; from then on the file is kept up to date.
-pub(crate) async fn start<V: Accountable>(
+pub(crate) async fn start<V: MultiAccount>(
     listen: SocketAddr,
     file: PathBuf,
     accounts: Vec<Account>,
 ) -> io::Result<Running> {
-    let mut known = match kept::read::<Kept<V>>(&file)? {
+    let mut known = match kept::read::<StoredAccounts<V>>(&file)? {
         Some(kept) => kept.accounts,
         None => BTreeMap::new(),
     };
@@ -66,7 +66,7 @@ pub(crate) async fn start<V: Accountable>(
     service::start(listen, Accounts { accounts, vendors }, Some(file)).await
 }
 
-impl<V: Accountable> Vendor for Accounts<V> {
+impl<V: MultiAccount> Vendor for Accounts<V> {
     const NAME: &'static str = V::NAME;
 
     fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply {
@@ -103,8 +103,8 @@ impl<V: Accountable> Vendor for Accounts<V> {
         )
     }
 
-    fn account(&self, name: &str) -> Option<&dyn Shown> {
-        self.vendors.get(name).map(|vendor| vendor as &dyn Shown)
+    fn account(&self, name: &str) -> Option<&dyn AccountView> {
+        self.vendors.get(name).map(|vendor| vendor as &dyn AccountView)
     }
 
     fn reset(&mut self) {
@@ -117,13 +117,13 @@ impl<V: Accountable> Vendor for Accounts<V> {
 }
 
 /// The control plane's view of one account.
-pub(crate) trait Shown {
+pub(crate) trait AccountView {
     fn state(&self) -> Value;
     fn version(&self) -> u64;
     fn changes(&self) -> Value;
 }
 
-impl<V: Vendor> Shown for V {
+impl<V: Vendor> AccountView for V {
     fn state(&self) -> Value {
         Vendor::state(self)
     }

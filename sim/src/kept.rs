@@ -11,9 +11,9 @@ pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     let text = match fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(said(file, &error)),
+        Err(error) => return Err(read_error(file, &error)),
     };
-    let state = serde_json::from_slice(&text).map_err(|error| said(file, &io::Error::from(error)))?;
+    let state = serde_json::from_slice(&text).map_err(|error| read_error(file, &io::Error::from(error)))?;
     Ok(Some(state))
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn write(file: &Path, state: &[u8]) -> io::Result<()> {
     fs::rename(temporary, file)
 }
 
-fn said(file: &Path, error: &io::Error) -> io::Error {
+fn read_error(file: &Path, error: &io::Error) -> io::Error {
     let text = format!("cannot read the simulated state in {}: {error}", file.display());
     io::Error::new(error.kind(), text)
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::accounts::Shown;
+use crate::accounts::AccountView;
 use crate::http::{Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
 use crate::net::{self, Switch};
@@ -28,8 +28,8 @@ use crate::{Running, kept, locked};
 /// Number of journal entries; older requests are forgotten.
 const JOURNAL_LENGTH: usize = 100_000;
 /// Number of requests whose body is stored too, if it is not too large.
-const KEPT_BODIES: usize = 200;
-const KEPT_BODY_BYTES: usize = 64 * 1024;
+const MAX_STORED_BODIES: usize = 200;
+const MAX_STORED_BODY_BYTES: usize = 64 * 1024;
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// A vendor as a plain state machine: one request, one answer.
@@ -48,7 +48,7 @@ pub(crate) trait Vendor: Send + 'static {
     /// Returns the compact view for a page that polls.
     fn changes(&self) -> Value;
     /// Returns one of several accounts by its name.
-    fn account(&self, _name: &str) -> Option<&dyn Shown> {
+    fn account(&self, _name: &str) -> Option<&dyn AccountView> {
         None
     }
     fn reset(&mut self);
@@ -283,7 +283,7 @@ impl Control {
     fn note(&mut self, request: &Request, query: String) -> u64 {
         self.received += 1;
         self.sequence += 1;
-        if self.bodies.len() == KEPT_BODIES {
+        if self.bodies.len() == MAX_STORED_BODIES {
             self.bodies.pop_front();
         }
         self.bodies.push_back(json!({
@@ -341,7 +341,7 @@ impl Control {
 
 /// Shows a body as JSON if it is JSON, else as text; omits one that is too large.
 fn shown_body(body: &[u8]) -> Value {
-    if body.len() > KEPT_BODY_BYTES {
+    if body.len() > MAX_STORED_BODY_BYTES {
         return Value::Null;
     }
     serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
@@ -356,7 +356,11 @@ fn control_reply(status: u16, body: Value) -> Response {
 }
 
 /// Looks at the account named in the query, else at the whole vendor; an unknown account is an error.
-fn look<V: Vendor, T>(served: &Served<V>, uri: &Uri, look: impl FnOnce(&dyn Shown) -> T) -> Result<T, Box<Response>> {
+fn look<V: Vendor, T>(
+    served: &Served<V>,
+    uri: &Uri,
+    look: impl FnOnce(&dyn AccountView) -> T,
+) -> Result<T, Box<Response>> {
     let vendor = locked(&served.vendor);
     let Some(name) = parameter(uri, "account") else {
         return Ok(look(&*vendor));

@@ -80,7 +80,7 @@ pub struct App {
     /// Completes when an actor that the process cannot run without has ended: the directory, the connectors' supervisor
     /// or the reconciler.
     pub supervisor: JoinHandle<()>,
-    reconciler: ActorRef<copilotd_actors::actors::reconcile::Look>,
+    reconciler: ActorRef<copilotd_actors::actors::reconcile::StartScan>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
     uses: crate::app::last_used::Keeper,
 }
@@ -220,7 +220,7 @@ impl App {
         let told = directory.clone();
         roster
             .standings()
-            .listen(move |before, after| told.tell_standing(|tenant| before.of(tenant) != after.of(tenant)));
+            .listen(move |before, after| told.notify_standing_changed(|tenant| before.of(tenant) != after.of(tenant)));
         let fetching = Arc::clone(&auth);
         // Ends with the runtime: it has nothing to clean up.
         drop(tokio::spawn(

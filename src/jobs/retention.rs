@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::actors::conversation::{Principal, Refusal};
 use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::decide::Rejection;
@@ -162,7 +162,7 @@ impl Retention {
             reason: None,
         };
         self.audit.record(scope.tenant(), entry).await?;
-        let asker = Asker {
+        let principal = Principal {
             user: header.user.clone(),
             admin: true,
         };
@@ -170,7 +170,7 @@ impl Retention {
             by: ACTOR.to_owned(),
             since,
         };
-        match self.directory.ask(scope, header.id, &asker, command).await {
+        match self.directory.execute(scope, header.id, &principal, command).await {
             Ok(_) => {
                 counter!("copilotd_reconciled_total", "what" => "retention").increment(1);
                 tracing::info!(

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use copilotd_actors::fairness::share::{Crowded, metered};
+use copilotd_actors::fairness::share::{ShareExceeded, metered};
 
 use super::state::AppState;
 use crate::http::credentials::{identify, is_protective};
@@ -22,9 +22,9 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
         return next.run(request).await;
     }
     if !path.starts_with("/v1/") || !request.headers().contains_key(header::AUTHORIZATION) {
-        return match state.shared.shares.enter_stranger().await {
+        return match state.shared.shares.enter_anonymous().await {
             Ok(passage) => metered(Arc::clone(passage.share()), next.run(request)).await,
-            Err(Crowded) => {
+            Err(ShareExceeded) => {
                 let detail = "requests without a credential are using more than their share of this server";
                 Problem::new(Code::Overloaded).detail(detail).into_response()
             }
@@ -45,7 +45,7 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
     }
     match shares.enter(tenant).await {
         Ok(passage) => metered(Arc::clone(passage.share()), answer).await,
-        Err(Crowded) => {
+        Err(ShareExceeded) => {
             let detail = "this tenant is using more than its share of this server";
             Problem::new(Code::Overloaded).detail(detail).into_response()
         }

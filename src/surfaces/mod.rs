@@ -17,7 +17,7 @@ pub mod state;
 mod tests;
 pub(crate) mod writer;
 
-use copilotd_actors::actors::conversation::Asker;
+use copilotd_actors::actors::conversation::Principal;
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
 use copilotd_actors::ports::TurnRecords;
@@ -37,8 +37,8 @@ fn taking_work(state: &AppState) -> Result<(), Problem> {
 }
 
 /// The caller in the form that the actors expect.
-fn asker(caller: &Caller) -> Asker {
-    Asker {
+fn principal(caller: &Caller) -> Principal {
+    Principal {
         user: caller.user.clone(),
         admin: false,
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd_actors::actors::conversation::Refusal;
-use copilotd_actors::actors::shared::Full;
+use copilotd_actors::actors::shared::TurnLimit;
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::schema::Violation;
 use copilotd_actors::ports::{LogError, SchemaError};
@@ -23,13 +23,13 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Rejected(rejection) => rejection.into(),
-            Refusal::Full(Full::Tenant, most) => Self::new(Code::RateLimited)
+            Refusal::TurnLimit(TurnLimit::Tenant, most) => Self::new(Code::RateLimited)
                 .detail("this tenant has too many open turns; retry when some have finished")
                 .rate_limit(&RateLimit::all_taken("tenant-turns", most, FULL_RETRY)),
-            Refusal::Full(Full::User, most) => Self::new(Code::RateLimited)
+            Refusal::TurnLimit(TurnLimit::User, most) => Self::new(Code::RateLimited)
                 .detail("this user has too many open turns; retry when some have finished")
                 .rate_limit(&RateLimit::all_taken("user-turns", most, FULL_RETRY)),
-            Refusal::Full(Full::Node, _) => Self::new(Code::Overloaded)
+            Refusal::TurnLimit(TurnLimit::Node, _) => Self::new(Code::Overloaded)
                 .detail("too many turns are open on this server")
                 .retry_after(Duration::from_secs(2)),
             Refusal::Quota(exceeded) => Self::new(Code::QuotaExceeded).detail(exceeded.to_string()),
@@ -207,7 +207,7 @@ mod tests {
                 "safe",
             ),
             ("no provider", gateway(GatewayErrorKind::Unavailable).into(), "safe"),
-            ("too many turns", Refusal::Full(Full::Node, 1).into(), "safe"),
+            ("too many turns", Refusal::TurnLimit(TurnLimit::Node, 1).into(), "safe"),
             ("disk full", Refusal::Refused { disk_full: true }.into(), "safe"),
             ("refused", Refusal::Refused { disk_full: false }.into(), "safe"),
             ("left out", Refusal::LeftOut.into(), "safe"),

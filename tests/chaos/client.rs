@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::findings::{Findings, Promise};
 use crate::history::History;
-use crate::server::Life;
+use crate::server::ServerState;
 
 /// A request that is not answered in this time is sent again.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Shared {
     pub history: Arc<History>,
     pub findings: Findings,
-    pub life: watch::Receiver<Life>,
+    pub life: watch::Receiver<ServerState>,
     /// Deadline for the end of every turn.
     pub end: Instant,
     /// Deadline for the answer to every request, including the checker's.

@@ -7,15 +7,15 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::check::{self, Doubtful};
+use crate::check::{self, UncertainPeriods};
 use crate::client::{Client, Shared};
 use crate::config::{configuration, user_key};
 use crate::findings::{Findings, Promise};
 use crate::history::History;
 use crate::schedule::{Dependency, Fault, FaultKind, Schedule};
-use crate::server::{Ended, Server};
+use crate::server::{Server, UnexpectedEnd};
 use crate::stage::Stage;
-use crate::user::{Others, Talk, live};
+use crate::user::{CreatedIds, UserConversation, live};
 
 /// Time after the last fault in which everything must end.
 const AFTERMATH: Duration = Duration::from_secs(120);
@@ -121,8 +121,8 @@ pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
 }
 
 /// Lets users and faults follow the schedule; returns every conversation.
-async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &Arc<Shared>) -> Vec<Talk> {
-    let others = Arc::new(Others::default());
+async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &Arc<Shared>) -> Vec<UserConversation> {
+    let others = Arc::new(CreatedIds::default());
     let begun = Instant::now();
     let users = schedule.users.iter().map(|user| {
         let client = Client::new(Arc::clone(shared), user_key(user.tenant), user.name.clone());
@@ -148,14 +148,14 @@ async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &A
 
 /// Returns the periods in which ledger entries may be lost: each death, and the time before it in which the store was
 /// unavailable.
-fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> Doubtful {
+fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> UncertainPeriods {
     let mut times: Vec<(Duration, Duration)> = deaths.iter().map(|at| (*at, *at + BOOKING)).collect();
     let of_store = |fault: &&Fault| {
         store == "mongodb" && matches!(fault.kind, FaultKind::Lose(Dependency::Store, _) | FaultKind::Stop)
     };
     let away = schedule.faults.iter().filter(of_store);
     times.extend(away.map(|fault| (fault.at, fault.at + fault.lasts + GRACE)));
-    Doubtful(times)
+    UncertainPeriods(times)
 }
 
 /// Waits until no erased text is found.
@@ -179,7 +179,7 @@ async fn erased(data: &Path, stage: &Stage, secrets: &[String], shared: &Shared)
 }
 
 /// The process may end by itself only where it has to: without its store it cannot keep its lease and does not start.
-fn process(schedule: &Schedule, ends: &[Ended], log: &str, store: &str, findings: &Findings) {
+fn process(schedule: &Schedule, ends: &[UnexpectedEnd], log: &str, store: &str, findings: &Findings) {
     for ended in ends {
         let excuses = |fault: &&Fault| {
             let kind = match fault.kind {
@@ -208,13 +208,13 @@ mod tests {
     #[test]
     fn an_end_without_a_reason_is_told() {
         let mut schedule = Schedule::new(1, 60);
-        let ended = |at, starting| Ended {
+        let ended = |at, starting| UnexpectedEnd {
             at: Duration::from_secs(at),
             status: 1,
             starting,
             last_words: String::new(),
         };
-        let told = |schedule: &Schedule, ended: Ended, store: &str| {
+        let told = |schedule: &Schedule, ended: UnexpectedEnd, store: &str| {
             let findings = Findings::default();
             process(schedule, &[ended], "", store, &findings);
             findings.report(&History::new()).is_some()
@@ -227,7 +227,7 @@ mod tests {
         assert!(told(&schedule, ended(12, false), "sqlite"));
         assert!(!told(&schedule, ended(12, false), "mongodb"));
         assert!(told(&schedule, ended(5, false), "mongodb"), "before the fault");
-        schedule.faults[0].kind = FaultKind::Lose(Dependency::Limits, crate::schedule::Manner::Refused);
+        schedule.faults[0].kind = FaultKind::Lose(Dependency::Limits, crate::schedule::FailureMode::Refused);
         assert!(told(&schedule, ended(12, true), "sqlite"));
     }
 }

@@ -38,7 +38,7 @@ pub enum FaultKind {
     Kill,
     /// SIGSTOP, and SIGCONT when the fault ends.
     Stop,
-    Lose(Dependency, Manner),
+    Lose(Dependency, FailureMode),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub const DEPENDENCIES: [Dependency; 5] = [
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum FailureMode {
     /// Nothing listens.
     Refused,
     /// Connections are reset.
@@ -251,23 +251,23 @@ fn losses(random: &mut StdRng, lasts: u64) -> Vec<Fault> {
         }
         let dependency = order[n % order.len()];
         n += 1;
-        let manners: &[Manner] = match dependency {
+        let manners: &[FailureMode] = match dependency {
             Dependency::Limits | Dependency::Store => &[
-                Manner::Refused,
-                Manner::Reset,
-                Manner::Silent,
-                Manner::AnswersLost,
-                Manner::Slow,
-                Manner::Killed,
-                Manner::Killed,
+                FailureMode::Refused,
+                FailureMode::Reset,
+                FailureMode::Silent,
+                FailureMode::AnswersLost,
+                FailureMode::Slow,
+                FailureMode::Killed,
+                FailureMode::Killed,
             ],
             Dependency::Provider | Dependency::Zendesk | Dependency::Slack => &[
-                Manner::Refused,
-                Manner::Reset,
-                Manner::Cut,
-                Manner::Silent,
-                Manner::AnswersLost,
-                Manner::Slow,
+                FailureMode::Refused,
+                FailureMode::Reset,
+                FailureMode::Cut,
+                FailureMode::Silent,
+                FailureMode::AnswersLost,
+                FailureMode::Slow,
             ],
         };
         let manner = manners[random.random_range(0..manners.len())];

@@ -17,14 +17,14 @@ const RESTART: Duration = Duration::from_millis(500);
 
 /// State and address of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum ServerState {
     Serving(SocketAddr),
     /// It accepts connections and does nothing.
     Stopped(SocketAddr),
     Dead,
 }
 
-impl Life {
+impl ServerState {
     /// Returns the address to send requests to.
     pub fn address(self) -> Option<SocketAddr> {
         match self {
@@ -36,7 +36,7 @@ impl Life {
 
 /// An unexpected end.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct UnexpectedEnd {
     pub at: Duration,
     pub status: i32,
     /// It was not serving yet.
@@ -44,7 +44,7 @@ pub struct Ended {
     pub last_words: String,
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for UnexpectedEnd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = if self.starting {
             "while starting"
@@ -61,22 +61,22 @@ impl fmt::Display for Ended {
 
 /// What happened to its processes.
 #[derive(Debug, Default)]
-pub struct Past {
+pub struct ServerHistory {
     /// Exit status of the last one.
     pub status: i32,
     /// Unexpected ends.
-    pub ends: Vec<Ended>,
+    pub ends: Vec<UnexpectedEnd>,
 }
 
 enum Command {
     Kill { down: Duration },
     Stop { lasts: Duration },
-    Terminate(oneshot::Sender<Past>),
+    Terminate(oneshot::Sender<ServerHistory>),
 }
 
 pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
-    life: watch::Receiver<Life>,
+    life: watch::Receiver<ServerState>,
     deaths: Arc<Mutex<Vec<Duration>>>,
     _task: JoinHandle<()>,
 }
@@ -85,15 +85,15 @@ impl Server {
     /// Starts the first process.
     pub fn start(config: PathBuf, log: PathBuf, history: Arc<History>) -> Self {
         let (commands, incoming) = mpsc::unbounded_channel();
-        let (life, watched) = watch::channel(Life::Dead);
+        let (life, watched) = watch::channel(ServerState::Dead);
         let deaths = Arc::default();
-        let keeper = Keeper {
+        let keeper = ServerSupervisor {
             config,
             log,
             history,
             life,
             incoming,
-            past: Past::default(),
+            past: ServerHistory::default(),
             deaths: Arc::clone(&deaths),
         };
         Self {
@@ -104,7 +104,7 @@ impl Server {
         }
     }
 
-    pub fn life(&self) -> watch::Receiver<Life> {
+    pub fn life(&self) -> watch::Receiver<ServerState> {
         self.life.clone()
     }
 
@@ -123,24 +123,24 @@ impl Server {
     }
 
     /// Terminates it cleanly.
-    pub async fn terminate(&self) -> Past {
+    pub async fn terminate(&self) -> ServerHistory {
         let (told, ended) = oneshot::channel();
         let _ = self.commands.send(Command::Terminate(told));
         ended.await.expect("the task that supervises the server does not panic")
     }
 }
 
-struct Keeper {
+struct ServerSupervisor {
     config: PathBuf,
     log: PathBuf,
     history: Arc<History>,
-    life: watch::Sender<Life>,
+    life: watch::Sender<ServerState>,
     incoming: mpsc::UnboundedReceiver<Command>,
-    past: Past,
+    past: ServerHistory,
     deaths: Arc<Mutex<Vec<Duration>>>,
 }
 
-impl Keeper {
+impl ServerSupervisor {
     async fn keep(mut self) {
         loop {
             let mut child = self.spawn().await;
@@ -154,7 +154,7 @@ impl Keeper {
                         };
                         address = Some(there);
                         self.history.note(format!("the server is serving, pid {}", child.pid()));
-                        self.life.send_replace(Life::Serving(there));
+                        self.life.send_replace(ServerState::Serving(there));
                         continue;
                     }
                     Some(command) = self.incoming.recv() => command,
@@ -167,27 +167,27 @@ impl Keeper {
                             .unwrap_or_else(PoisonError::into_inner)
                             .push(self.history.elapsed());
                         child.kill().await;
-                        self.life.send_replace(Life::Dead);
+                        self.life.send_replace(ServerState::Dead);
                         tokio::time::sleep(down).await;
                         break;
                     }
                     Command::Stop { lasts } => {
                         self.history.note(format!("SIGSTOP for {lasts:?}"));
                         if let Some(address) = address {
-                            self.life.send_replace(Life::Stopped(address));
+                            self.life.send_replace(ServerState::Stopped(address));
                         }
                         child.signal("STOP").await;
                         tokio::time::sleep(lasts).await;
                         child.signal("CONT").await;
                         self.history.note("continued");
                         if let Some(address) = address {
-                            self.life.send_replace(Life::Serving(address));
+                            self.life.send_replace(ServerState::Serving(address));
                         }
                     }
                     Command::Terminate(told) => {
                         child.signal("TERM").await;
                         self.past.status = child.wait().await;
-                        self.life.send_replace(Life::Dead);
+                        self.life.send_replace(ServerState::Dead);
                         let _ = told.send(self.past);
                         return;
                     }
@@ -208,7 +208,7 @@ impl Keeper {
     async fn ended(&mut self, child: &mut Child, starting: bool) {
         let output = child.output();
         let lines: Vec<&str> = output.lines().collect();
-        let ended = Ended {
+        let ended = UnexpectedEnd {
             at: self.history.elapsed(),
             status: child.wait().await,
             starting,
@@ -220,7 +220,7 @@ impl Keeper {
             .unwrap_or_else(PoisonError::into_inner)
             .push(ended.at);
         self.past.ends.push(ended);
-        self.life.send_replace(Life::Dead);
+        self.life.send_replace(ServerState::Dead);
         tokio::time::sleep(RESTART).await;
     }
 }

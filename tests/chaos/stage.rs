@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Addresses;
 use crate::history::History;
-use crate::schedule::{Dependency, Fault, FaultKind, Manner};
+use crate::schedule::{Dependency, FailureMode, Fault, FaultKind};
 use crate::server::Server;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::Redis;
@@ -166,15 +166,15 @@ impl Stage {
 }
 
 /// Returns what the proxy does; `None` if the process itself is killed.
-fn mode(manner: Manner) -> Option<Mode> {
+fn mode(manner: FailureMode) -> Option<Mode> {
     match manner {
-        Manner::Refused => Some(Mode::Refused),
-        Manner::Reset => Some(Mode::Reset),
-        Manner::Cut => Some(Mode::Cut),
-        Manner::Silent => Some(Mode::Paused),
-        Manner::AnswersLost => Some(Mode::AnswersLost),
-        Manner::Slow => Some(Mode::Delayed(DELAY)),
-        Manner::Killed => None,
+        FailureMode::Refused => Some(Mode::Refused),
+        FailureMode::Reset => Some(Mode::Reset),
+        FailureMode::Cut => Some(Mode::Cut),
+        FailureMode::Silent => Some(Mode::Paused),
+        FailureMode::AnswersLost => Some(Mode::AnswersLost),
+        FailureMode::Slow => Some(Mode::Delayed(DELAY)),
+        FailureMode::Killed => None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::watcher::{ATTENTIVE, Watcher};
 const TICKET: u64 = 102;
 
 /// A conversation, as its user remembers it.
-pub struct Talk {
+pub struct UserConversation {
     pub client: Client,
     pub tenant: usize,
     pub id: String,
@@ -27,11 +27,11 @@ pub struct Talk {
     /// Whether the deletion was acknowledged.
     pub erased: bool,
     pub watcher: Watcher,
-    pub asks: Vec<Arc<Ask>>,
+    pub asks: Vec<Arc<Submission>>,
 }
 
 /// A submitted turn.
-pub struct Ask {
+pub struct Submission {
     /// Part of its input and of everything that it changes outside.
     pub mark: String,
     pub key: String,
@@ -39,7 +39,7 @@ pub struct Ask {
     pub order: Order,
     pub submitted: Submitted,
     pub watcher: Option<Watcher>,
-    pub told: Mutex<Told>,
+    pub told: Mutex<Acknowledgements>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -53,14 +53,14 @@ pub enum Submitted {
 
 /// What the user was told about a turn later.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Told {
+pub struct Acknowledgements {
     /// Terminal status in the answer to a cancellation.
     pub ended: Option<String>,
     /// The decision that was acknowledged.
     pub approved: Option<bool>,
 }
 
-impl Ask {
+impl Submission {
     pub fn turn(&self) -> Option<&str> {
         match &self.submitted {
             Submitted::Acknowledged(turn) => Some(turn),
@@ -71,25 +71,25 @@ impl Ask {
 
 /// Ids of what all users created, for those who try to access it.
 #[derive(Default)]
-pub struct Others(Mutex<Vec<Made>>);
+pub struct CreatedIds(Mutex<Vec<CreatedId>>);
 
 #[derive(Clone)]
-pub struct Made {
+pub struct CreatedId {
     pub tenant: usize,
     pub user: String,
     pub conversation: String,
     pub turn: Option<String>,
 }
 
-impl Others {
-    fn add(&self, made: Made) {
+impl CreatedIds {
+    fn add(&self, made: CreatedId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(made);
     }
 
     /// Returns the newest item of another tenant, and the newest of another user.
-    fn of_others(&self, tenant: usize, user: &str) -> Vec<Made> {
+    fn of_others(&self, tenant: usize, user: &str) -> Vec<CreatedId> {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = |find: &dyn Fn(&&Made) -> bool| made.iter().rev().find(find).cloned();
+        let newest = |find: &dyn Fn(&&CreatedId) -> bool| made.iter().rev().find(find).cloned();
         [
             newest(&|made| made.tenant != tenant),
             newest(&|made| made.tenant == tenant && made.user != user),
@@ -101,8 +101,14 @@ impl Others {
 }
 
 /// Runs a user; returns all its conversations.
-pub async fn live(client: Client, plan: User, seed: u64, lasts: std::time::Duration, others: Arc<Others>) -> Vec<Talk> {
-    let mut life = Living {
+pub async fn live(
+    client: Client,
+    plan: User,
+    seed: u64,
+    lasts: std::time::Duration,
+    others: Arc<CreatedIds>,
+) -> Vec<UserConversation> {
+    let mut life = UserRun {
         client,
         plan: plan.clone(),
         seed,
@@ -122,18 +128,18 @@ pub async fn live(client: Client, plan: User, seed: u64, lasts: std::time::Durat
     life.talks
 }
 
-struct Living {
+struct UserRun {
     client: Client,
     plan: User,
     seed: u64,
-    others: Arc<Others>,
-    talks: Vec<Talk>,
+    others: Arc<CreatedIds>,
+    talks: Vec<UserConversation>,
     asked: usize,
     /// Pending cancellations and decisions.
     later: JoinSet<()>,
 }
 
-impl Living {
+impl UserRun {
     async fn act(&mut self, act: Act) -> Option<()> {
         match act {
             Act::Open { careful } => self.open(careful).await?,
@@ -166,14 +172,14 @@ impl Living {
         }
         let id = view["id"].as_str().unwrap_or_default().to_owned();
         self.client.shared.history.about(&id, format!("created by {user}"));
-        self.others.add(Made {
+        self.others.add(CreatedId {
             tenant: self.plan.tenant,
             user: user.clone(),
             conversation: id.clone(),
             turn: None,
         });
         let path = format!("/v1/conversations/{id}/events?after=0");
-        self.talks.push(Talk {
+        self.talks.push(UserConversation {
             watcher: Watcher::open(&self.client, &id, path, ATTENTIVE),
             client: self.client.clone(),
             tenant: self.plan.tenant,
@@ -187,7 +193,7 @@ impl Living {
     }
 
     /// Returns the user's current conversation, creating one if necessary.
-    async fn present(&mut self) -> Option<&mut Talk> {
+    async fn present(&mut self) -> Option<&mut UserConversation> {
         if self.talks.last().is_none_or(|talk| talk.erased) {
             self.open(false).await?;
         }
@@ -232,7 +238,7 @@ impl Living {
             let what = format!("{mark} was refused: {status} {code}");
             client.shared.findings.add(Promise::Kept, Some(&talk.id), what);
         }
-        let mut ask = Ask {
+        let mut ask = Submission {
             mark,
             key,
             body,
@@ -250,7 +256,7 @@ impl Living {
         let conversation = talk.id.clone();
         talk.asks.push(Arc::clone(&ask));
         let turn = turn?;
-        self.others.add(Made {
+        self.others.add(CreatedId {
             tenant,
             user,
             conversation: conversation.clone(),
@@ -334,7 +340,7 @@ impl Living {
 }
 
 /// Acts on a turn while its user continues with the next one.
-async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
+async fn later(client: Client, conversation: String, ask: Arc<Submission>) {
     let (Some(turn), Some(watcher)) = (ask.turn(), &ask.watcher) else {
         return;
     };

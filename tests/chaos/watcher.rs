@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::client::Client;
 use crate::findings::Promise;
 use crate::schedule::Reading;
-use crate::server::Life;
+use crate::server::ServerState;
 use crate::support::transcript::{Frames, Transcript};
 
 /// Pause before a reader reconnects; a browser's is longer, which would test nothing more.
@@ -28,16 +28,16 @@ pub const ATTENTIVE: Reading = Reading {
 /// A reader; it leaves when dropped.
 pub struct Watcher {
     pub path: String,
-    seen: Arc<Seen>,
+    seen: Arc<ReaderState>,
     task: JoinHandle<()>,
 }
 
-struct Seen {
+struct ReaderState {
     transcript: Mutex<Transcript>,
     changed: watch::Sender<()>,
 }
 
-impl Seen {
+impl ReaderState {
     fn lock(&self) -> MutexGuard<'_, Transcript> {
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,7 +46,7 @@ impl Seen {
 impl Watcher {
     /// Reads `path` to its end, across deaths of the server.
     pub fn open(client: &Client, conversation: &str, path: String, reading: Reading) -> Self {
-        let seen = Arc::new(Seen {
+        let seen = Arc::new(ReaderState {
             transcript: Mutex::default(),
             changed: watch::Sender::new(()),
         });
@@ -89,7 +89,7 @@ impl Drop for Watcher {
 }
 
 /// Why a connection ended.
-enum Left {
+enum Disconnect {
     Broken,
     AtWill,
 }
@@ -99,7 +99,7 @@ struct Reader {
     conversation: String,
     path: String,
     reading: Reading,
-    seen: Arc<Seen>,
+    seen: Arc<ReaderState>,
 }
 
 impl Reader {
@@ -126,8 +126,8 @@ impl Reader {
                         self.note(&format!("connected, reading from {position:?}"));
                         self.seen.lock().connections += 1;
                         let left = match self.follow(answer).await {
-                            Left::Broken => "broke",
-                            Left::AtWill => "left at will",
+                            Disconnect::Broken => "broke",
+                            Disconnect::AtWill => "left at will",
                         };
                         self.note(&format!("{left} at {:?}", self.seen.lock().position));
                     }
@@ -161,7 +161,7 @@ impl Reader {
     }
 
     /// Reads one connection.
-    async fn follow(&self, mut answer: Response) -> Left {
+    async fn follow(&self, mut answer: Response) -> Disconnect {
         // The remains of a frame on a broken connection are not an event.
         let mut frames = Frames::default();
         let life = self.client.shared.life.clone();
@@ -172,14 +172,14 @@ impl Reader {
             let bytes = loop {
                 match tokio::time::timeout(TICK, answer.chunk()).await {
                     Ok(Ok(Some(bytes))) => break bytes,
-                    Ok(Ok(None) | Err(_)) => return Left::Broken,
-                    Err(_) if matches!(*life.borrow(), Life::Serving(_)) => silent += TICK,
+                    Ok(Ok(None) | Err(_)) => return Disconnect::Broken,
+                    Err(_) if matches!(*life.borrow(), ServerState::Serving(_)) => silent += TICK,
                     // A stopped server cannot send anything.
                     Err(_) => silent = Duration::ZERO,
                 }
                 if silent > SILENCE {
                     self.broken(Promise::Silence, format!("{} was silent for {silent:?}", self.path));
-                    return Left::Broken;
+                    return Disconnect::Broken;
                 }
             };
             let mut faults = Vec::new();
@@ -199,7 +199,7 @@ impl Reader {
             // A comment does not advance the reader.
             pieces += u32::from(events > 0);
             if self.reading.leaves_after.is_some_and(|most| pieces >= most) {
-                return Left::AtWill;
+                return Disconnect::AtWill;
             }
         }
     }

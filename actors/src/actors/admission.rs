@@ -23,7 +23,7 @@ use crate::domain::ids::{ConversationId, TenantId, UserId};
 
 /// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
 /// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.
-const SMALL: usize = 16;
+const SMALL_TENANT_TURNS: usize = 16;
 
 /// Turn and approval counts of one process.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Admission {
 
 /// The limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum TurnLimit {
     /// Of the process.
     Node,
     /// Of the tenant.
@@ -65,26 +65,26 @@ pub struct TurnCounts {
 
 impl Admission {
     /// Takes a working permit if the tenant may have one. Atomic: concurrent calls never take the same permit.
-    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
+    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), TurnLimit> {
         let mut held = self.tenants.entry(tenant.clone()).or_default();
-        let small = *held < SMALL.min(bounds.node_turns / 1000);
-        let full = if *held >= bounds.tenant_turns {
-            Some(Full::Tenant)
+        let small = *held < SMALL_TENANT_TURNS.min(bounds.node_turns / 1000);
+        let limit = if *held >= bounds.tenant_turns {
+            Some(TurnLimit::Tenant)
         } else {
             let mine = *held;
-            let mut why = Full::Node;
+            let mut why = TurnLimit::Node;
             let taken = self.working.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
                 let free = if small {
                     usize::MAX
                 } else {
                     bounds.node_turns.saturating_sub(all)
                 };
-                why = if free == 0 { Full::Node } else { Full::Tenant };
+                why = if free == 0 { TurnLimit::Node } else { TurnLimit::Tenant };
                 (mine < free).then_some(all + 1)
             });
             taken.err().map(|_| why)
         };
-        if full.is_none() {
+        if limit.is_none() {
             *held += 1;
             self.open.fetch_add(1, Ordering::Relaxed);
         }
@@ -93,7 +93,7 @@ impl Admission {
         if none {
             self.tenants.remove_if(tenant, |_, held| *held == 0);
         }
-        full.map_or(Ok(()), Err)
+        limit.map_or(Ok(()), Err)
     }
 
     /// Replaces one conversation's contribution to the counts.
@@ -124,7 +124,7 @@ impl Admission {
 
     /// Takes an approval permit for a conversation if its user and tenant may have one; keeps one that it already
     /// holds.
-    pub fn take_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), bounds: &Bounds) -> bool {
+    pub fn acquire_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), bounds: &Bounds) -> bool {
         self.approvals().take(conversation, owner, Some(bounds))
     }
 
@@ -219,13 +219,13 @@ impl Approvals {
 
     fn release(&mut self, conversation: ConversationId) {
         if let Some(owner) = self.held.remove(&conversation) {
-            one_less(&mut self.tenants, owner.0.clone());
-            one_less(&mut self.users, owner);
+            decrement(&mut self.tenants, owner.0.clone());
+            decrement(&mut self.users, owner);
         }
     }
 }
 
-fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
     if let Entry::Occupied(mut entry) = counts.entry(key) {
         *entry.get_mut() = entry.get().saturating_sub(1);
         if *entry.get() == 0 {
@@ -243,12 +243,12 @@ mod tests {
     }
 
     /// Admits turns of a tenant until one is refused.
-    fn flood(admission: &Admission, n: usize, bounds: &Bounds) -> (usize, Full) {
+    fn flood(admission: &Admission, n: usize, bounds: &Bounds) -> (usize, TurnLimit) {
         let mut admitted = 0;
         loop {
             match admission.admit(&tenant(n), bounds) {
                 Ok(()) => admitted += 1,
-                Err(full) => return (admitted, full),
+                Err(limit) => return (admitted, limit),
             }
         }
     }
@@ -257,20 +257,20 @@ mod tests {
     fn no_number_of_tenants_takes_the_whole_node() {
         let bounds = Bounds::default();
         let admission = Admission::default();
-        assert_eq!(flood(&admission, 0, &bounds), (10_000, Full::Tenant));
-        assert_eq!(flood(&admission, 1, &bounds), (5_000, Full::Tenant));
-        assert_eq!(flood(&admission, 2, &bounds), (2_500, Full::Tenant));
+        assert_eq!(flood(&admission, 0, &bounds), (10_000, TurnLimit::Tenant));
+        assert_eq!(flood(&admission, 1, &bounds), (5_000, TurnLimit::Tenant));
+        assert_eq!(flood(&admission, 2, &bounds), (2_500, TurnLimit::Tenant));
         for n in 3..300 {
             assert!(flood(&admission, n, &bounds).0 >= 1, "tenant {n}");
         }
-        assert!(admission.working() <= bounds.node_turns + 300 * SMALL);
+        assert!(admission.working() <= bounds.node_turns + 300 * SMALL_TENANT_TURNS);
         // A small tenant is admitted however many turns others resumed beyond the limits.
         let resumed = TurnCounts {
             working: 50_000,
             ..TurnCounts::default()
         };
         admission.count(&tenant(0), TurnCounts::default(), resumed);
-        assert_eq!(flood(&admission, 1_000, &bounds), (SMALL, Full::Node));
+        assert_eq!(flood(&admission, 1_000, &bounds), (SMALL_TENANT_TURNS, TurnLimit::Node));
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
             }
         }
         assert_eq!((admission.open(), admission.working()), (20_000, 0));
-        assert_eq!(flood(&admission, 2, &bounds), (10_000, Full::Tenant));
+        assert_eq!(flood(&admission, 2, &bounds), (10_000, TurnLimit::Tenant));
         for n in 0..2 {
             (0..10_000).for_each(|_| admission.count(&tenant(n), waiting, TurnCounts::default()));
         }
@@ -306,7 +306,7 @@ mod tests {
         let admission = Admission::default();
         let (tenant, ada, bob) = (tenant(0), "ada".parse().unwrap(), "bob".parse().unwrap());
         let id = |n| ConversationId::new(uuid::Uuid::from_u128(n));
-        let take = |n, user: &UserId| admission.take_approval(id(n), (&tenant, user), &bounds);
+        let take = |n, user: &UserId| admission.acquire_approval(id(n), (&tenant, user), &bounds);
         assert!(
             take(1, &ada) && take(2, &ada) && take(2, &ada),
             "a conversation keeps the permit it holds"

@@ -45,7 +45,7 @@ use prompt::fit;
 /// Wait before the second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Upper bound of the jitter added to a visible wait, so that turns given the same time do not all come back at once.
-const LONGEST_JITTER: Duration = Duration::from_secs(2);
+const MAX_JITTER: Duration = Duration::from_secs(2);
 /// Upper bound of the tool calls collected from one answer; the core allows fewer.
 const MAX_CALLS: usize = 128;
 /// Replaces arguments that are too long. It is not JSON, so the validator rejects it and the model is told why.
@@ -53,7 +53,7 @@ const TOO_LONG: &str = "arguments too long";
 
 /// One run step: a model call of a turn.
 #[derive(Debug)]
-pub struct Think {
+pub struct RunStep {
     /// Turn, step and attempt.
     pub at: Step,
     /// Earliest start.
@@ -61,7 +61,7 @@ pub struct Think {
     /// Conversation memory from which the prompt is assembled.
     pub memory: Memory,
     /// Whether an earlier prompt of this turn was too long; if so, a summary that waits for the next turn is used now.
-    pub is_tight: bool,
+    pub needs_summary: bool,
     /// Policy of the copilot.
     pub policy: Arc<Policy>,
     /// JSON schema that the answer must satisfy.
@@ -91,7 +91,7 @@ pub struct Agent {
 }
 
 /// How a stream ended.
-enum Outcome {
+enum StreamOutcome {
     /// A complete answer, and its tool calls as the model wrote them: name and arguments.
     Replied(Box<ModelReply>, Vec<(String, String)>),
     BlockedByRule {
@@ -122,24 +122,24 @@ struct Answer {
 }
 
 impl Agent {
-    async fn think(&self, think: Think) {
-        let Think {
+    async fn run_step(&self, run_step: RunStep) {
+        let RunStep {
             at,
             not_before,
             memory,
-            is_tight,
+            needs_summary,
             policy,
             response_schema,
             api_key,
             accepted_at,
             live,
             span,
-        } = think;
+        } = run_step;
         self.pause(at, not_before, &policy).await;
-        if self.is_held(at) {
+        if self.defer_unless_served(at) {
             return;
         }
-        let assembled = fit(self.scope.tenant(), memory, is_tight, &policy).await;
+        let assembled = fit(self.scope.tenant(), memory, needs_summary, &policy).await;
         let (prompt, summary_upto_seq) = match assembled {
             Ok(prompt) => prompt,
             Err(error) => {
@@ -156,11 +156,11 @@ impl Agent {
                 policy.memory.context_tokens
             );
             let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
-            self.ask_for_room(at, failure);
+            self.report_too_large(at, failure);
             return;
         }
         // Assembling may have taken a while: check again.
-        if self.is_held(at) {
+        if self.defer_unless_served(at) {
             return;
         }
         // Reported beside the model call, not before it: the record is committed while the provider works.
@@ -196,9 +196,9 @@ impl Agent {
             )
             .await;
         let command = match outcome {
-            Outcome::Replied(mut reply, calls) => {
+            StreamOutcome::Replied(mut reply, calls) => {
                 if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
-                    self.shared.left_out_no_more(&self.scope).await;
+                    self.shared.wait_while_left_out(&self.scope).await;
                     reply.output = self.check_output(&schema, &reply.text).await;
                 }
                 match self.screened(at, *reply, calls, &policy).await {
@@ -209,18 +209,18 @@ impl Agent {
                     Err(command) => command,
                 }
             }
-            Outcome::BlockedByRule { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
+            StreamOutcome::BlockedByRule { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
             // The tenant may have been left out after a reload, and its provider keys with it: the step is repeated
             // once the fault is fixed.
-            Outcome::Unanswered(_) if self.standing() == ServingState::LeftOut => {
-                let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+            StreamOutcome::Unanswered(_) if self.standing() == ServingState::LeftOut => {
+                let _ = self.conversation.cast(conversation::Msg::StepDeferred(at));
                 return;
             }
-            Outcome::Unanswered(failure) if failure.class == FailureClass::ContextLength => {
-                self.ask_for_room(at, failure);
+            StreamOutcome::Unanswered(failure) if failure.class == FailureClass::ContextLength => {
+                self.report_too_large(at, failure);
                 return;
             }
-            Outcome::Unanswered(failure) | Outcome::Failed(failure) => {
+            StreamOutcome::Unanswered(failure) | StreamOutcome::Failed(failure) => {
                 counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
                 Command::ModelFailed { at, failure }
             }
@@ -279,7 +279,7 @@ impl Agent {
             Some(time) => {
                 // Never wait longer than the policy allows, even if the wall clock was changed meanwhile.
                 let wait = until(self.shared.ports.clock.now(), time).min(policy.limits.wait);
-                wait + jitter((wait / 16).clamp(RETRY_PAUSE, LONGEST_JITTER))
+                wait + jitter((wait / 16).clamp(RETRY_PAUSE, MAX_JITTER))
             }
             None if at.attempt > 1 => {
                 let pause = RETRY_PAUSE * 2_u32.pow((at.attempt - 2).min(4));
@@ -301,7 +301,7 @@ impl Agent {
         live: &LiveMessage,
         validated: bool,
         span: &tracing::Span,
-    ) -> Outcome {
+    ) -> StreamOutcome {
         let mut answer = Answer {
             guard: HoldBack::new(&policy.rules.output),
             calls: BTreeMap::new(),
@@ -319,7 +319,7 @@ impl Agent {
         let opening = self.shared.ports.model.stream(request).instrument(span.clone());
         let mut stream = match opening.await {
             Ok(stream) => stream,
-            Err(error) => return Outcome::Unanswered(from_error(error, policy, Usage::default())),
+            Err(error) => return StreamOutcome::Unanswered(from_error(error, policy, Usage::default())),
         };
         while let Some(event) = stream.next().await {
             let taken = match event {
@@ -329,20 +329,20 @@ impl Agent {
                     continue;
                 }
                 Ok(ModelEvent::Text(piece)) if piece.len() * guard::COST_PER_BYTE > compute::INLINE_COST => {
-                    answer.take_long(self.scope.tenant(), piece, policy, live).await
+                    answer.push_long(self.scope.tenant(), piece, policy, live).await
                 }
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) if answer.is_empty() => {
                     // No usage report means that nothing was billed: the provider refused the call.
                     let mut failure = from_error(error, policy, answer.usage.unwrap_or_default());
                     failure.model = answer.model;
-                    return Outcome::Unanswered(failure);
+                    return StreamOutcome::Unanswered(failure);
                 }
                 Err(error) => {
                     let usage = self.used(&answer, policy, prompt_tokens).await;
                     let mut failure = from_error(error, policy, usage);
                     failure.model = answer.model;
-                    return Outcome::Failed(failure);
+                    return StreamOutcome::Failed(failure);
                 }
             };
             if answer.first_token_ms.is_none() && !answer.text.is_empty() && !validated {
@@ -371,7 +371,7 @@ impl Agent {
         let Some(finish) = answer.finish else {
             let message = "provider ended the stream without a finish reason".to_owned();
             let usage = self.used(&answer, policy, prompt_tokens).await;
-            return Outcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
+            return StreamOutcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
         };
         let first_token_ms = answer
             .first_token_ms
@@ -399,12 +399,12 @@ impl Agent {
             usage,
             first_token_ms,
         };
-        Outcome::Replied(Box::new(reply), calls)
+        StreamOutcome::Replied(Box::new(reply), calls)
     }
 
-    async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> Outcome {
+    async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> StreamOutcome {
         let usage = self.used(&answer, policy, prompt_tokens).await;
-        Outcome::BlockedByRule {
+        StreamOutcome::BlockedByRule {
             rule,
             usage,
             model: answer.model,
@@ -429,16 +429,16 @@ impl Agent {
 
     /// Defers the step if its tenant is not served. Also true for a suspended tenant, whose turn its conversation
     /// cancels.
-    fn is_held(&self, at: Step) -> bool {
+    fn defer_unless_served(&self, at: Step) -> bool {
         let held = self.standing() != ServingState::Served;
         if held {
-            let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+            let _ = self.conversation.cast(conversation::Msg::StepDeferred(at));
         }
         held
     }
 
     /// Returns a step whose prompt is too long to the conversation, which compresses and repeats it, or fails it.
-    fn ask_for_room(&self, at: Step, failure: ModelFailure) {
+    fn report_too_large(&self, at: Step, failure: ModelFailure) {
         let failure = Box::new(failure);
         let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
     }
@@ -506,7 +506,7 @@ impl Answer {
     }
 
     /// Adds a text piece that is too long to be matched on this thread.
-    async fn take_long(
+    async fn push_long(
         &mut self,
         tenant: &TenantId,
         piece: String,
@@ -520,9 +520,9 @@ impl Answer {
             let released = guard.push(&piece);
             (guard, released)
         };
-        let looked = compute::run(Some(tenant), cost, look).await;
-        let (guard, released) = looked.map_err(|_| BlockedByRule {
-            rule: UNREADABLE.to_owned(),
+        let outcome = compute::run(Some(tenant), cost, look).await;
+        let (guard, released) = outcome.map_err(|_| BlockedByRule {
+            rule: UNCHECKED_RULE.to_owned(),
             released: String::new(),
         })?;
         self.guard = guard;
@@ -539,7 +539,7 @@ impl Answer {
 }
 
 /// Reported as the rule when an answer could not be matched against the rules.
-const UNREADABLE: &str = "an answer that cannot be checked";
+const UNCHECKED_RULE: &str = "an answer that cannot be checked";
 
 /// Returns the name of an output rule that a structured answer matches once its JSON escapes are decoded: escapes can
 /// spell a literal in many ways. Ignores what is redacted already.
@@ -556,7 +556,7 @@ async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Optio
     // Parsing may take a while, so it runs on the pool. An answer that cannot be matched is not shown.
     compute::run(Some(tenant), cost, look)
         .await
-        .unwrap_or_else(|_| Some(UNREADABLE.to_owned()))
+        .unwrap_or_else(|_| Some(UNCHECKED_RULE.to_owned()))
 }
 
 /// Parses an answer that is known to be JSON; on the compute pool when it is long.
@@ -625,24 +625,24 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
 }
 
 impl Actor for Agent {
-    type Msg = Box<Think>;
+    type Msg = Box<RunStep>;
     type State = Alive;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Box<Think>>, (): ()) -> Result<Alive, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Box<RunStep>>, (): ()) -> Result<Alive, ActorProcessingErr> {
         Ok(Alive::new("agent"))
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Box<Think>>,
-        think: Box<Think>,
+        _: ActorRef<Box<RunStep>>,
+        run_step: Box<RunStep>,
         _: &mut Alive,
     ) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(self.scope.tenant());
         // Estimate for the connection to the provider.
         share.charge(UNMEASURED);
-        metered(share, self.think(*think)).await;
+        metered(share, self.run_step(*run_step)).await;
         Ok(())
     }
 }

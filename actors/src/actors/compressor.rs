@@ -25,7 +25,7 @@ use crate::ports::{ModelEvent, ModelRequest};
 use crate::tenancy::TenantScope;
 
 /// Consecutive failed compressions after which the window is truncated instead.
-const PATIENCE: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 
 /// Input of one compression.
 #[expect(missing_docs, reason = "the types of the fields describe them")]
@@ -48,8 +48,8 @@ pub enum Effort {
     /// As the policy says.
     Usual,
     /// The prompt does not fit: everything but the running turn leaves the window. Truncates if no summary can be had.
-    Room,
-    /// Like `Room`, but truncates without asking for a summary.
+    OversizedPrompt,
+    /// Like `OversizedPrompt`, but truncates without asking for a summary.
     Truncate,
 }
 
@@ -59,7 +59,7 @@ impl Work {
         let figures = self.policy.memory.clone();
         match self.effort {
             Effort::Usual => figures,
-            Effort::Room | Effort::Truncate => MemoryPolicy {
+            Effort::OversizedPrompt | Effort::Truncate => MemoryPolicy {
                 trigger_tokens: 0,
                 keep_tokens: 0,
                 ..figures
@@ -68,9 +68,9 @@ impl Work {
     }
 }
 
-/// Outcome of a compression.
+/// The outcome of a compression.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CompressionOutcome {
     /// The memory is small enough.
     NotNeeded,
     /// The memory is too large, but no summary could be had.
@@ -80,17 +80,17 @@ pub enum Outcome {
 }
 
 /// Compresses the memory if necessary.
-pub async fn compress(work: Work) -> Outcome {
+pub async fn compress(work: Work) -> CompressionOutcome {
     // Most windows are so short that counting is unnecessary.
     if work.memory.tokens_at_most() <= work.figures().trigger_tokens {
-        return Outcome::NotNeeded;
+        return CompressionOutcome::NotNeeded;
     }
     let plan = match plan(&work).await {
         Ok(Some(plan)) => Arc::new(plan),
-        Ok(None) => return Outcome::NotNeeded,
+        Ok(None) => return CompressionOutcome::NotNeeded,
         Err(error) => {
             tracing::warn!(conversation = %work.conversation, %error, "compression could not be planned; keeping the memory uncompressed");
-            return Outcome::Failed;
+            return CompressionOutcome::Failed;
         }
     };
     let mut usage = Usage::default();
@@ -105,13 +105,13 @@ pub async fn compress(work: Work) -> Outcome {
             .unwrap_or(None);
         crash::point("effect.after:summary_request");
     }
-    let truncates = plan.urgent || work.effort != Effort::Usual || work.failures + 1 >= PATIENCE;
+    let truncates = plan.urgent || work.effort != Effort::Usual || work.failures + 1 >= MAX_FAILURES;
     let (summary, tokens_after, method) = match settle(&work, &plan, summarised, truncates).await {
         Some(settled) => settled,
         None => {
             counter!("copilotd_compressions_total", "method" => "failed").increment(1);
             tracing::warn!(conversation = %work.conversation, "compression failed: no usable summary; keeping the memory uncompressed");
-            return Outcome::Failed;
+            return CompressionOutcome::Failed;
         }
     };
     let label = if method == CompressionMethod::Summarised {
@@ -121,7 +121,7 @@ pub async fn compress(work: Work) -> Outcome {
     };
     counter!("copilotd_compressions_total", "method" => label).increment(1);
     let (upto_seq, tokens_before) = (plan.upto_seq, plan.tokens_before);
-    Outcome::Compressed(Box::new(Command::Compressed {
+    CompressionOutcome::Compressed(Box::new(Command::Compressed {
         upto_seq,
         tokens_before,
         tokens_after,

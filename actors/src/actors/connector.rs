@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 pub use gate::Gate;
-pub use job::{Job, Waiting};
+pub use job::{Job, QueuedCall};
 pub use supervisor::{Alive, Connectors, Request};
 
 use super::shared::{self, Shared, jitter, until};
@@ -36,16 +36,16 @@ use crate::domain::tool::outcome;
 use crate::domain::tool::outcome::{LookUpState, NextAction};
 use crate::domain::tool::rate::{Bucket, RateHint};
 use crate::ports::{LookUp, ServingState, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
-use job::{report, screened, tell, unsent};
+use job::{report, screened, send_report, unsent};
 
 /// Attempts of one call in one process, including the first.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Longest part of a system's error message that is kept, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
 /// Rate-limit answers (429) that one call tolerates in one process.
-const LIMITED_TRIES: u32 = 8;
+const MAX_RATE_LIMITED: u32 = 8;
 /// First pause between attempts; doubles up to six times.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// Idle time after which a connector is stopped. By then its budget is full again and its breaker closed.
 const IDLE: Duration = Duration::from_secs(900);
 
@@ -55,7 +55,7 @@ pub enum Msg {
     /// Makes a call.
     Call(Box<Job>),
     /// An attempt of a call has ended.
-    Tried(Box<Waiting>, Tried),
+    AttemptResult(Box<QueuedCall>, AttemptResult),
     /// Checks the queue again.
     Wake,
     /// The connector has been idle since the queue check with this number.
@@ -64,7 +64,7 @@ pub enum Msg {
 
 /// Outcome of one attempt.
 #[derive(Debug)]
-pub enum Tried {
+pub enum AttemptResult {
     /// The system answered.
     Replied {
         /// Report for the conversation.
@@ -81,7 +81,7 @@ pub enum Tried {
 }
 
 /// Answer of a system.
-enum Answered {
+enum SystemAnswer {
     Replied(ToolReply),
     LookedUp(LookUp),
 }
@@ -102,21 +102,21 @@ pub struct Args {
 pub struct State {
     key: SystemKey,
     toolbox: Arc<dyn ToolBox>,
-    queue: VecDeque<Box<Waiting>>,
+    queue: VecDeque<Box<QueuedCall>>,
     in_flight: usize,
     bucket: Bucket,
     breaker: Breaker,
     timer: Option<AbortOnDropHandle<()>>,
     /// Calls received so far.
-    taken: u64,
+    received: u64,
     /// Number of queue checks; tells an outdated idle timer from the current one.
-    looks: u64,
+    queue_checks: u64,
     _alive: shared::Alive,
 }
 
 impl Connector {
     fn call(&self, state: &mut State, job: Job) {
-        state.taken += 1;
+        state.received += 1;
         // The system's configuration may have changed since this connector started.
         let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &state.key.1) else {
             supervisor::not_configured(&self.shared, &job);
@@ -131,8 +131,8 @@ impl Connector {
         let (clock, now) = (&self.shared.ports.clock, self.shared.ports.clock.elapsed());
         // Monotonic from here on: a change of the wall clock neither shortens nor lengthens the time left for the call.
         let left = until(clock.now(), job.settles_at).min(job.request.timeout + SETTLE_MARGIN);
-        let mut waiting = Box::new(Waiting {
-            tries: 0,
+        let mut waiting = Box::new(QueuedCall {
+            attempts: 0,
             limited: 0,
             look_up: false,
             earlier: job.gate.is_sent(),
@@ -151,7 +151,7 @@ impl Connector {
 
     /// Decides with [`outcome::next`] whether to send or to look up, or reports the end of the call. Returns false if it
     /// has ended.
-    fn decide(&self, waiting: &mut Waiting, now: Duration) -> bool {
+    fn decide(&self, waiting: &mut QueuedCall, now: Duration) -> bool {
         let sent = waiting.sent(now, self.shared.ports.clock.now());
         match outcome::next(waiting.job.repeat, sent, waiting.looked) {
             NextAction::Send => waiting.look_up = false,
@@ -173,7 +173,7 @@ impl Connector {
     }
 
     /// Sends the queued calls that may be sent, and schedules the next check.
-    fn pump(&self, me: &ActorRef<Msg>, state: &mut State) {
+    fn send_queued(&self, me: &ActorRef<Msg>, state: &mut State) {
         let now = self.shared.ports.clock.elapsed();
         let mut next: Option<Duration> = None;
         let mut soon = |at: Duration| next = Some(next.map_or(at, |known: Duration| known.min(at)));
@@ -184,7 +184,7 @@ impl Connector {
                 continue;
             }
             if self.standing(&waiting) == ServingState::LeftOut {
-                job::hold(&waiting.job);
+                job::defer(&waiting.job);
                 continue;
             }
             if now >= waiting.last_start() {
@@ -214,7 +214,7 @@ impl Connector {
                 ServingState::Served => {}
                 ServingState::LeftOut => {
                     state.breaker.abandoned(now);
-                    job::hold(&waiting.job);
+                    job::defer(&waiting.job);
                     continue;
                 }
                 ServingState::Suspended => {
@@ -228,7 +228,7 @@ impl Connector {
                 state.breaker.abandoned(now);
                 continue;
             }
-            waiting.tries += 1;
+            waiting.attempts += 1;
             waiting.started = (now, self.shared.ports.clock.now());
             state.in_flight += 1;
             self.send(me, state, waiting, now);
@@ -239,12 +239,12 @@ impl Connector {
             .set(state.queue.len() as f64);
         gauge!("copilotd_breaker_state", "system" => state.key.1.clone(), "tenant" => tenant)
             .set(state.breaker.level());
-        state.looks += 1;
+        state.queue_checks += 1;
         let deadline = state.queue.iter().map(|waiting| waiting.last_start()).min();
         let (me, idle) = (me.clone(), state.queue.is_empty() && state.in_flight == 0);
         let (time, then) = match next.into_iter().chain(deadline).min() {
             Some(at) => (at.saturating_sub(now).max(Duration::from_millis(1)), Msg::Wake),
-            None if idle => (IDLE, Msg::Idle(state.looks)),
+            None if idle => (IDLE, Msg::Idle(state.queue_checks)),
             None => {
                 state.timer = None;
                 return;
@@ -257,11 +257,11 @@ impl Connector {
         })));
     }
 
-    fn standing(&self, waiting: &Waiting) -> ServingState {
+    fn standing(&self, waiting: &QueuedCall) -> ServingState {
         self.shared.ports.policies.standing(&waiting.job.request.scope)
     }
 
-    fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Duration) {
+    fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<QueuedCall>, now: Duration) {
         let (me, toolbox) = (me.clone(), Arc::clone(&state.toolbox));
         let left = waiting.deadline.saturating_sub(now);
         let span = waiting.job.span.clone();
@@ -272,60 +272,60 @@ impl Connector {
             crash_point("effect.before", &waiting);
             let call = async {
                 if waiting.look_up {
-                    toolbox.look_up(&request).await.map(Answered::LookedUp)
+                    toolbox.look_up(&request).await.map(SystemAnswer::LookedUp)
                 } else {
-                    toolbox.call(&request).await.map(Answered::Replied)
+                    toolbox.call(&request).await.map(SystemAnswer::Replied)
                 }
             };
             // A panic must free the concurrency slot like any other end.
             let call = AssertUnwindSafe(call).catch_unwind();
-            let tried = match tokio::time::timeout(limit, call).await {
-                Ok(Ok(Ok(Answered::Replied(reply)))) => Tried::Replied {
+            let attempt_result = match tokio::time::timeout(limit, call).await {
+                Ok(Ok(Ok(SystemAnswer::Replied(reply)))) => AttemptResult::Replied {
                     report: Box::new(screened(&waiting.job, reply.result).await),
                     rate: reply.rate,
                 },
-                Ok(Ok(Ok(Answered::LookedUp(LookUp::Found(result))))) => {
-                    Tried::Found(Box::new(screened(&waiting.job, result).await))
+                Ok(Ok(Ok(SystemAnswer::LookedUp(LookUp::Found(result))))) => {
+                    AttemptResult::Found(Box::new(screened(&waiting.job, result).await))
                 }
-                Ok(Ok(Ok(Answered::LookedUp(LookUp::NotFound)))) => Tried::Missing(None),
-                Ok(Ok(Ok(Answered::LookedUp(LookUp::PartlyFound(mut trace))))) => {
+                Ok(Ok(Ok(SystemAnswer::LookedUp(LookUp::NotFound)))) => AttemptResult::Missing(None),
+                Ok(Ok(Ok(SystemAnswer::LookedUp(LookUp::PartlyFound(mut trace))))) => {
                     trace.truncate(trace.floor_char_boundary(MAX_MESSAGE));
-                    Tried::Missing(Some(trace))
+                    AttemptResult::Missing(Some(trace))
                 }
                 Ok(Ok(Err(mut error))) => {
                     // The message is processed in the handler.
                     error.message.truncate(error.message.floor_char_boundary(MAX_MESSAGE));
-                    Tried::Failed(error)
+                    AttemptResult::Failed(error)
                 }
-                Ok(Err(_)) => Tried::Failed(doubtful(format!("{} failed unexpectedly", request.tool))),
+                Ok(Err(_)) => AttemptResult::Failed(in_doubt(format!("{} failed unexpectedly", request.tool))),
                 Err(_) => {
                     let seconds = limit.as_secs_f64().ceil();
-                    Tried::Failed(doubtful(format!("{} did not answer within {seconds} s", request.tool)))
+                    AttemptResult::Failed(in_doubt(format!("{} did not answer within {seconds} s", request.tool)))
                 }
             };
             crash_point("effect.after", &waiting);
-            let _ = me.cast(Msg::Tried(waiting, tried));
+            let _ = me.cast(Msg::AttemptResult(waiting, attempt_result));
         };
         tokio::spawn(work.instrument(span));
     }
 
-    fn tried(&self, state: &mut State, mut waiting: Box<Waiting>, tried: Tried) {
+    fn attempt_result(&self, state: &mut State, mut waiting: Box<QueuedCall>, attempt_result: AttemptResult) {
         state.in_flight -= 1;
         let now = self.shared.ports.clock.elapsed();
         let system = state.key.1.clone();
-        match tried {
-            Tried::Replied { report, rate } => {
+        match attempt_result {
+            AttemptResult::Replied { report, rate } => {
                 state.breaker.succeeded();
                 state.bucket.learn(rate, now);
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "ok").increment(1);
-                tell(&waiting.job, *report);
+                send_report(&waiting.job, *report);
             }
-            Tried::Found(report) => {
+            AttemptResult::Found(report) => {
                 state.breaker.succeeded();
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "found").increment(1);
-                tell(&waiting.job, *report);
+                send_report(&waiting.job, *report);
             }
-            Tried::Missing(trace) => {
+            AttemptResult::Missing(trace) => {
                 state.breaker.succeeded();
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "missing").increment(1);
                 let times = match waiting.looked {
@@ -337,12 +337,12 @@ impl Connector {
                 waiting.not_before = now;
                 if self.decide(&mut waiting, now) {
                     if !waiting.look_up {
-                        waiting.tries = 0;
+                        waiting.attempts = 0;
                     }
                     state.queue.push_back(waiting);
                 }
             }
-            Tried::Failed(error) => {
+            AttemptResult::Failed(error) => {
                 let outcome = match error.kind {
                     ToolErrorKind::Refused => "refused",
                     ToolErrorKind::RateLimited => "rate_limited",
@@ -354,10 +354,10 @@ impl Connector {
                 let is_limited = error.kind == ToolErrorKind::RateLimited;
                 if is_limited {
                     waiting.limited += 1;
-                    waiting.tries -= 1;
+                    waiting.attempts -= 1;
                 }
-                let failures = if is_limited { waiting.limited } else { waiting.tries };
-                let backoff = FIRST_PAUSE * 2_u32.pow(failures.min(6));
+                let failures = if is_limited { waiting.limited } else { waiting.attempts };
+                let backoff = FIRST_BACKOFF * 2_u32.pow(failures.min(6));
                 // Back off even if the vendor says that a retry may follow at once.
                 let pause = error.retry_after.unwrap_or(backoff).max(backoff);
                 waiting.not_before = now.saturating_add(pause + jitter(backoff / 2));
@@ -390,16 +390,17 @@ impl Connector {
                     waiting.trace = Some(error.message.clone());
                 }
                 if !waiting.is_in_doubt() {
-                    waiting.job.gate.came_back();
+                    waiting.job.gate.reopen();
                 }
                 if !self.decide(&mut waiting, now) {
                     return;
                 }
                 if waiting.look_up && !was_look_up {
                     // Look-ups follow; count them from here.
-                    waiting.tries = 0;
+                    waiting.attempts = 0;
                 }
-                let exhausted = (waiting.tries >= TRIES && !waiting.look_up) || waiting.limited >= LIMITED_TRIES;
+                let exhausted =
+                    (waiting.attempts >= MAX_ATTEMPTS && !waiting.look_up) || waiting.limited >= MAX_RATE_LIMITED;
                 if exhausted || waiting.not_before >= waiting.last_start() {
                     report(&waiting.job, self.status_if_given_up(&waiting, now), error.message);
                 } else {
@@ -410,11 +411,11 @@ impl Connector {
     }
 
     /// Returns the status of a call that is given up without an answer.
-    fn status_if_given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
+    fn status_if_given_up(&self, waiting: &QueuedCall, now: Duration) -> ToolStatus {
         outcome::status_if_given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
     }
 
-    fn give_up(&self, waiting: &Waiting, now: Duration) {
+    fn give_up(&self, waiting: &QueuedCall, now: Duration) {
         let status = self.status_if_given_up(waiting, now);
         let why = match status {
             ToolStatus::Unknown => "the system did not answer in time; whether the call took effect is not known",
@@ -425,14 +426,14 @@ impl Connector {
 }
 
 /// Crash point of tests, per tool: before a request is sent and after its answer arrived.
-fn crash_point(place: &str, waiting: &Waiting) {
+fn crash_point(place: &str, waiting: &QueuedCall) {
     if cfg!(feature = "crash-points") {
         let what = if waiting.look_up { "look_up" } else { "request" };
         crash::point(&format!("{place}:{what}:{}", waiting.job.request.tool));
     }
 }
 
-fn doubtful(message: String) -> ToolError {
+fn in_doubt(message: String) -> ToolError {
     ToolError {
         kind: ToolErrorKind::OutcomeUnknown,
         message,
@@ -457,8 +458,8 @@ impl Actor for Connector {
             bucket: Bucket::new(self.shared.bounds.connector_per_minute, now),
             breaker: Breaker::default(),
             timer: None,
-            taken: 0,
-            looks: 0,
+            received: 0,
+            queue_checks: 0,
             _alive: shared::Alive::new("connector"),
         })
     }
@@ -466,17 +467,17 @@ impl Actor for Connector {
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Call(job) => self.call(state, *job),
-            Msg::Tried(waiting, tried) => self.tried(state, waiting, tried),
+            Msg::AttemptResult(waiting, attempt_result) => self.attempt_result(state, waiting, attempt_result),
             Msg::Wake => {}
             Msg::Idle(look) => {
-                if look == state.looks {
-                    let (key, taken) = (state.key.clone(), state.taken);
-                    let _ = self.supervisor.cast(Request::Retire { key, taken });
+                if look == state.queue_checks {
+                    let (key, received) = (state.key.clone(), state.received);
+                    let _ = self.supervisor.cast(Request::StopIdle { key, received });
                 }
                 return Ok(());
             }
         }
-        self.pump(&me, state);
+        self.send_queued(&me, state);
         Ok(())
     }
 }

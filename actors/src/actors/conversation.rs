@@ -25,9 +25,9 @@ use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::compressor::{self, Effort, Outcome};
+use super::compressor::{self, CompressionOutcome, Effort};
 use super::conversation::stop::note_dead_call;
-use super::shared::{Full, Shared, cause};
+use super::shared::{Shared, TurnLimit, cause};
 use super::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Env, StoppedWork, WhenBusy};
@@ -43,8 +43,10 @@ use crate::domain::policy::Policy;
 use crate::fairness::share::metered;
 use crate::ports::{Append, LogError, ServingState};
 use crate::{compute, crash};
-use admission::Known;
-pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
+use admission::KeyLookup;
+pub use message::{
+    Accepted, Args, ConversationRef, IncomingCommand, Msg, Principal, Refusal, Reply, Screening, StartedFlag,
+};
 pub use state::State;
 
 /// Actor of one conversation; see the module documentation.
@@ -74,11 +76,11 @@ impl Conversation {
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
         let policy = self.policy(state, command.command());
-        self.step_by(me, state, &policy, command, reply, due).await
+        self.step_with_policy(me, state, &policy, command, reply, due).await
     }
 
     /// Like `step_at`, with a policy that was looked up before.
-    async fn step_by(
+    async fn step_with_policy(
         &self,
         me: &ConversationRef,
         state: &mut State,
@@ -200,7 +202,7 @@ impl Conversation {
             header,
         };
         crash_points("append.before", records);
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         // Appends by a timer or a recovery belong to their turn's trace, all others to their sender's.
         let sender = tracing::Span::current();
         let turn = state.spans.as_ref().map(TurnSpans::whole);
@@ -217,7 +219,7 @@ impl Conversation {
             .append(&state.scope, &append)
             .instrument(span)
             .await;
-        histogram!("copilotd_append_wait_seconds").record(begun.elapsed().as_secs_f64());
+        histogram!("copilotd_append_wait_seconds").record(started.elapsed().as_secs_f64());
         crash_points("append.after", records);
         result
     }
@@ -312,82 +314,82 @@ impl Conversation {
     }
 
     /// Refuses callers whom this actor cannot serve.
-    async fn receive(&self, state: &mut State, asker: &Asker) -> Result<(), Refusal> {
-        if state.retiring {
+    async fn receive(&self, state: &mut State, principal: &Principal) -> Result<(), Refusal> {
+        if state.passivating {
             return Err(Refusal::Gone);
         }
-        if state.broken {
-            return Err(self.refusal_of_damaged(state, asker).await);
+        if state.is_damaged {
+            return Err(self.refusal_of_damaged(state, principal).await);
         }
         state.asked = true;
         if self.standing(state) == ServingState::LeftOut {
             return Err(Refusal::LeftOut);
         }
         let book = state.core.book.as_ref();
-        if book.is_some_and(|book| book.header.user != asker.user && !asker.admin) {
+        if book.is_some_and(|book| book.header.user != principal.user && !principal.admin) {
             return Err(Rejection::NotFound.into());
         }
         Ok(())
     }
 
-    async fn ask(
+    async fn execute(
         &self,
         me: &ConversationRef,
         state: &mut State,
-        asker: &Asker,
-        command: Asked,
+        principal: &Principal,
+        command: IncomingCommand,
         reply: RpcReplyPort<Reply>,
     ) -> Result<(), ActorProcessingErr> {
         let by = match &command {
-            Asked::Light(Command::Erase { by, .. } | Command::EraseIdle { by, .. }) => Some(by.clone()),
+            IncomingCommand::Light(Command::Erase { by, .. } | Command::EraseIdle { by, .. }) => Some(by.clone()),
             _ => None,
         };
         // A log with nothing left looks like one that never existed; only its header tells.
         if let Some(by) = by
-            && !state.retiring
-            && (state.broken || state.core.book.is_none())
+            && !state.passivating
+            && (state.is_damaged || state.core.book.is_none())
         {
-            return self.erase_damaged(state, asker, by, reply).await;
+            return self.erase_damaged(state, principal, by, reply).await;
         }
-        if let Err(refusal) = self.receive(state, asker).await {
+        if let Err(refusal) = self.receive(state, principal).await {
             return refuse(Some(reply), refusal);
         }
         let command = match command {
-            Asked::Light(command) => state.core.screen(&self.policy(state, &command), command),
-            Asked::ScreenedCommand(command) => command,
+            IncomingCommand::Light(command) => state.core.screen(&self.policy(state, &command), command),
+            IncomingCommand::ScreenedCommand(command) => command,
         };
         let command = match self.known(state, command).await {
-            Ok(Known::New(command)) => *command,
-            Ok(Known::Copy(turn)) => {
+            Ok(KeyLookup::New(command)) => *command,
+            Ok(KeyLookup::Copy(turn)) => {
                 accept(reply, state, Some(turn), Vec::new());
                 return Ok(());
             }
             Err(refusal) => return refuse(Some(reply), refusal),
         };
-        if let Err(refusal) = self.has_room(state, asker, command.command()).await {
+        if let Err(refusal) = self.check_quotas(state, principal, command.command()).await {
             return refuse(Some(reply), refusal);
         }
         // A decision makes a turn that held no permit run again; if it is refused now, it can be repeated.
-        let needs_place = match command.command() {
+        let needs_permit = match command.command() {
             Command::Submit { .. } => true,
             Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
             _ => false,
         };
-        if needs_place && let Err(full) = state.counted.admit() {
+        if needs_permit && let Err(full) = state.counted.admit() {
             let bounds = &self.shared.bounds;
             let most = match full {
-                Full::Tenant => bounds.tenant_turns,
-                Full::User => bounds.user_turns,
-                Full::Node => bounds.node_turns,
+                TurnLimit::Tenant => bounds.tenant_turns,
+                TurnLimit::User => bounds.user_turns,
+                TurnLimit::Node => bounds.node_turns,
             };
-            return refuse(Some(reply), Refusal::Full(full, most));
+            return refuse(Some(reply), Refusal::TurnLimit(full, most));
         }
         if let (Command::Submit { .. }, Some(book)) = (command.command(), &state.core.book) {
             let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
-            state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
-            if state.taken.is_none() {
+            state.pending_permit = self.shared.user_turns.take(tenant, &book.header.user, most);
+            if state.pending_permit.is_none() {
                 state.count();
-                return refuse(Some(reply), Refusal::Full(Full::User, most));
+                return refuse(Some(reply), Refusal::TurnLimit(TurnLimit::User, most));
             }
         }
         let policy = self.policy(state, command.command());
@@ -396,7 +398,7 @@ impl Conversation {
             Err(rejection) => refuse(Some(reply), rejection.into()),
         };
         // A refused turn returns its permits.
-        state.taken = None;
+        state.pending_permit = None;
         state.count();
         done
     }
@@ -419,10 +421,10 @@ impl Conversation {
 
     /// Compresses the older part of the memory, after a turn and thus off the user's path.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
-        self.compress_by(me, state, policy, Effort::Usual);
+        self.compress_with(me, state, policy, Effort::Usual);
     }
 
-    fn compress_by(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
+    fn compress_with(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
         if state.compression.is_some() {
             // The running compression sees the memory as it was, so another one follows it.
             state.compress_again = true;
@@ -449,7 +451,7 @@ impl Conversation {
         let task = async move {
             // A panic must send the message too, or the conversation would wait for it forever.
             let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
-            let outcome = outcome.unwrap_or(Outcome::Failed);
+            let outcome = outcome.unwrap_or(CompressionOutcome::Failed);
             let _ = me.cast(Msg::CompressionEnded { number, outcome });
         };
         let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
@@ -460,21 +462,25 @@ impl Conversation {
         match msg {
             // Handled before this.
             Msg::StandingChanged => {}
-            Msg::StepHeld(step) => self.step_held(me, state, step).await?,
+            Msg::StepDeferred(step) => self.step_deferred(me, state, step).await?,
             Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
-            Msg::RoomOverdue(at) => self.room_overdue(me, state, at),
-            Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
-            Msg::Ask {
-                asker,
+            Msg::SummaryOverdue(at) => self.summary_overdue(me, state, at),
+            Msg::CallDeferred { call, gate } => self.call_deferred(me, state, call, &gate).await?,
+            Msg::Execute {
+                principal,
                 command,
-                begun,
+                started,
                 reply,
             } => {
-                begun.mark();
-                self.ask(me, state, &asker, *command, reply).await?;
+                started.mark();
+                self.execute(me, state, &principal, *command, reply).await?;
             }
-            Msg::Screening { asker, command, reply } => {
-                let screening = self.receive(state, &asker).await.map(|()| Screening {
+            Msg::Screening {
+                principal,
+                command,
+                reply,
+            } => {
+                let screening = self.receive(state, &principal).await.map(|()| Screening {
                     policy: self.policy(state, &command),
                     tool: state.core.tool_of(&command),
                 });
@@ -490,30 +496,30 @@ impl Conversation {
             Msg::CompressionEnded { number, .. } if number != state.compressions => {}
             Msg::CompressionEnded { outcome, .. } => {
                 state.compression = None;
-                let is_compressed = matches!(outcome, Outcome::Compressed(_));
+                let is_compressed = matches!(outcome, CompressionOutcome::Compressed(_));
                 match outcome {
-                    Outcome::NotNeeded => {}
-                    Outcome::Failed => state.compression_failures += 1,
-                    Outcome::Compressed(command) => {
+                    CompressionOutcome::NotNeeded => {}
+                    CompressionOutcome::Failed => state.compression_failures += 1,
+                    CompressionOutcome::Compressed(command) => {
                         state.compression_failures = 0;
                         let policy = self.policy(state, &command);
                         let command = state.core.screen(&policy, *command);
                         self.step(me, state, command, None).await?;
                     }
                 }
-                self.room_after(me, state, is_compressed).await?;
+                self.after_compression(me, state, is_compressed).await?;
                 if state.compress_again {
                     let policy = self.policy(state, &Command::RECOVER);
                     self.compress(me, state, &policy);
                 }
             }
             Msg::Idle(generation) => {
-                self.retire(me, state, generation);
+                self.passivate(me, state, generation);
                 return Ok(());
             }
             Msg::Stored(seq) => return self.compare(state, seq).await,
             Msg::HandOver(deadline) => return self.hand_over(me, state, deadline).await,
-            // Handled only by `take_handing_over`.
+            // Handled only by `handle_during_hand_over`.
             Msg::HandOverDue => return Ok(()),
         }
         self.rest(me, state);
@@ -545,7 +551,7 @@ fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> 
     let Some(book) = live else {
         return true;
     };
-    state.counted.take_approval(state.core.id, &book.header.user)
+    state.counted.acquire_approval(state.core.id, &book.header.user)
 }
 
 fn position(state: &State, turn: TurnId) -> Option<usize> {
@@ -610,7 +616,7 @@ impl Actor for Conversation {
                     tenant = %state.scope.tenant(), conversation = %state.core.id, reason,
                     "conversation log is damaged; refusing requests for it, other conversations are unaffected"
                 );
-                state.give_up();
+                state.mark_damaged();
                 self.rest(&me, state);
                 Ok(())
             }
@@ -622,14 +628,14 @@ impl Actor for Conversation {
         self.follow_standing(&me, state).await?;
         let share = self.shared.shares.of(state.scope.tenant());
         if state.handing_over {
-            return metered(share, Box::pin(self.take_handing_over(&me, msg, state))).await;
+            return metered(share, Box::pin(self.handle_during_hand_over(&me, msg, state))).await;
         }
         metered(share, Box::pin(self.take(&me, msg, state))).await
     }
 
     /// Reached only by a clean stop; nobody waits for the result, and recovery covers a failure.
     async fn post_stop(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        if let Err(error) = self.keep_unsent(&me, state).await {
+        if let Err(error) = self.record_unsent(&me, state).await {
             tracing::warn!(conversation = %state.core.id, error = cause(&error), "could not record which tool calls were never sent; the next process treats them as possibly sent");
         }
         Ok(())

@@ -18,7 +18,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReply
 use tokio::time::Instant;
 
 use super::conversation::{
-    self, Accepted, Args, Asked, Asker, Begun, Conversation, ConversationRef, Refusal, Screening,
+    self, Accepted, Args, Conversation, ConversationRef, IncomingCommand, Principal, Refusal, Screening, StartedFlag,
 };
 use super::shared::{Shared, cause, jitter};
 use crate::compute;
@@ -33,13 +33,13 @@ pub type Key = (TenantScope, ConversationId);
 /// Pause before a conversation that died is restarted; doubles with each further death.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// Upper bound of that pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_RESTART_PAUSE: Duration = Duration::from_secs(30);
 /// A conversation that ran this long without dying starts counting from zero.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+const STABLE_AFTER: Duration = Duration::from_secs(120);
 /// Interval of checks whether all conversations have ended during a hand-over.
-const HAND_OVER_LOOK: Duration = Duration::from_millis(10);
+const HAND_OVER_POLL: Duration = Duration::from_millis(10);
 /// Restarts in a row after which the conversation is left to the reconciler.
-const RESTARTS: u32 = 8;
+const MAX_RESTARTS: u32 = 8;
 
 /// Messages of [`Conversations`].
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub enum Msg {
         reply: RpcReplyPort<ConversationRef>,
     },
     /// An idle actor asks to be passivated.
-    Retire {
+    Passivate {
         /// The conversation.
         key: Key,
         /// The actor that asks.
@@ -95,20 +95,20 @@ struct Dormant {
 
 impl Directory {
     /// Sends a command to a conversation. Retried once if the actor is being passivated or has died.
-    pub async fn ask(
+    pub async fn execute(
         &self,
         scope: &TenantScope,
         id: ConversationId,
-        asker: &Asker,
+        principal: &Principal,
         command: Command,
     ) -> Result<Accepted, Refusal> {
         if command.weight() > compute::INLINE_COST {
-            return self.ask_heavy(scope, id, asker, command).await;
+            return self.execute_heavy(scope, id, principal, command).await;
         }
-        self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
-            asker: asker.clone(),
-            command: Box::new(Asked::Light(command.clone())),
-            begun,
+        self.call_with_retry(scope, id, |reply, started| conversation::Msg::Execute {
+            principal: principal.clone(),
+            command: Box::new(IncomingCommand::Light(command.clone())),
+            started,
             reply,
         })
         .await
@@ -116,17 +116,17 @@ impl Directory {
 
     /// Screens a command on the compute pool before its conversation decides on it. If the caller leaves meanwhile,
     /// nothing is sent.
-    async fn ask_heavy(
+    async fn execute_heavy(
         &self,
         scope: &TenantScope,
         id: ConversationId,
-        asker: &Asker,
+        principal: &Principal,
         command: Command,
     ) -> Result<Accepted, Refusal> {
         let (cost, command) = (command.weight(), Arc::new(command));
         let Screening { policy, tool } = self
-            .ask_again(scope, id, |reply, _| conversation::Msg::Screening {
-                asker: asker.clone(),
+            .call_with_retry(scope, id, |reply, _| conversation::Msg::Screening {
+                principal: principal.clone(),
                 command: Arc::clone(&command),
                 reply,
             })
@@ -137,10 +137,10 @@ impl Directory {
             tracing::warn!(conversation = %id, %error, "command could not be screened; refusing the request, nothing was stored");
             Refusal::NotStored
         })?;
-        self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
-            asker: asker.clone(),
-            command: Box::new(Asked::ScreenedCommand(screened.clone())),
-            begun,
+        self.call_with_retry(scope, id, |reply, started| conversation::Msg::Execute {
+            principal: principal.clone(),
+            command: Box::new(IncomingCommand::ScreenedCommand(screened.clone())),
+            started,
             reply,
         })
         .await
@@ -148,19 +148,19 @@ impl Directory {
 
     /// Sends a message, and retries once if the actor was being passivated or died. An actor that died after it started
     /// on the request may have stored it; one that died before, for example because the store cannot be read, has not.
-    async fn ask_again<T: Send + 'static>(
+    async fn call_with_retry<T: Send + 'static>(
         &self,
         scope: &TenantScope,
         id: ConversationId,
-        make: impl Fn(RpcReplyPort<Result<T, Refusal>>, Begun) -> conversation::Msg + Copy,
+        make: impl Fn(RpcReplyPort<Result<T, Refusal>>, StartedFlag) -> conversation::Msg + Copy,
     ) -> Result<T, Refusal> {
         let mut is_unknown = false;
         for again in [false, true] {
-            let begun = Begun::default();
-            match self.call(scope, id, again, |reply| make(reply, begun.clone())).await {
+            let started = StartedFlag::default();
+            match self.call(scope, id, again, |reply| make(reply, started.clone())).await {
                 // This actor stored nothing of it.
                 Some(Err(Refusal::Gone)) => {}
-                None => is_unknown |= begun.is_marked(),
+                None => is_unknown |= started.is_marked(),
                 Some(Err(Refusal::NotStored)) if is_unknown => return Err(Refusal::Unavailable),
                 Some(answer) => return answer,
             }
@@ -197,7 +197,7 @@ impl Directory {
 
     /// Notifies the conversations of tenants whose standing has changed. Those not in memory find out when they are
     /// started.
-    pub fn tell_standing(&self, has_changed: impl Fn(&TenantId) -> bool) {
+    pub fn notify_standing_changed(&self, has_changed: impl Fn(&TenantId) -> bool) {
         for entry in self.live.iter().filter(|entry| has_changed(entry.key().0.tenant())) {
             // Ignored: an actor that is ending has no work in progress.
             let _ = entry.value().cast(conversation::Msg::StandingChanged);
@@ -208,7 +208,7 @@ impl Directory {
     }
 
     /// Cancels the open turns of a suspended tenant's conversation.
-    pub async fn end_suspended(&self, scope: &TenantScope, id: ConversationId) {
+    pub async fn cancel_suspended(&self, scope: &TenantScope, id: ConversationId) {
         if let Some(conversation) = self.get((scope.clone(), id)).await {
             let _ = conversation.cast(conversation::Msg::StandingChanged);
         }
@@ -252,7 +252,7 @@ impl Directory {
 
     /// Whether the conversation is running, or dormant until a known time or until its tenant is no longer left out. A
     /// dormant one that has not seen all of the `stored` records does not count.
-    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: ServingState, stored: Seq) -> bool {
+    pub fn is_running_or_dormant(&self, key: &Key, now: Timestamp, standing: ServingState, stored: Seq) -> bool {
         let sleeps = |dormant: &Dormant| {
             let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
             !is_due && (!dormant.paused || standing == ServingState::LeftOut) && stored <= dormant.last_seq
@@ -261,7 +261,7 @@ impl Directory {
     }
 
     /// Tells a running conversation the last stored sequence number, so that it notices records it has missed.
-    pub fn tell_stored(&self, key: &Key, stored: Seq) {
+    pub fn notify_stored(&self, key: &Key, stored: Seq) {
         if let Some(conversation) = self.live.get(key) {
             // Ignored: the successor of an actor that is ending reads the log.
             let _ = conversation.cast(conversation::Msg::Stored(stored));
@@ -275,18 +275,18 @@ impl Directory {
         let Some(shared) = self.shared.upgrade() else { return };
         shared.handing_over.store(true, Ordering::Release);
         let all_ended = async {
-            let mut told = HashSet::new();
+            let mut notified = HashSet::new();
             loop {
                 // Repeated: a conversation may have been spawned just before.
                 for entry in self.live.iter() {
-                    if told.insert(entry.value().get_id()) {
+                    if notified.insert(entry.value().get_id()) {
                         let _ = entry.value().cast(conversation::Msg::HandOver(calls));
                     }
                 }
                 if self.live.is_empty() {
                     return;
                 }
-                tokio::time::sleep(HAND_OVER_LOOK).await;
+                tokio::time::sleep(HAND_OVER_POLL).await;
             }
         };
         if tokio::time::timeout_at(end, all_ended).await.is_err() {
@@ -461,7 +461,7 @@ impl Conversations {
         Ok(conversation)
     }
 
-    fn retire(&self, state: &mut State, key: Key, actor: ActorId, dormant: Dormant) {
+    fn passivate(&self, state: &mut State, key: Key, actor: ActorId, dormant: Dormant) {
         let Some((_, conversation)) = self.live.remove_if(&key, |_, live| live.get_id() == actor) else {
             return;
         };
@@ -511,7 +511,7 @@ impl Conversations {
         let deaths = match state.deaths.entry(key.clone()) {
             Entry::Occupied(entry) => {
                 let deaths = entry.into_mut();
-                if now.duration_since(deaths.last) > FORGIVEN_AFTER {
+                if now.duration_since(deaths.last) > STABLE_AFTER {
                     deaths.count = 0;
                 }
                 deaths
@@ -520,11 +520,11 @@ impl Conversations {
         };
         deaths.count += 1;
         deaths.last = now;
-        if deaths.count > RESTARTS {
+        if deaths.count > MAX_RESTARTS {
             state.deaths.remove(&key);
             return;
         }
-        let pause = (RESTART_PAUSE * 2_u32.pow(deaths.count - 1)).min(LONGEST_PAUSE);
+        let pause = (RESTART_PAUSE * 2_u32.pow(deaths.count - 1)).min(MAX_RESTART_PAUSE);
         let (me, pause) = (me.clone(), pause + jitter(pause));
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -545,7 +545,7 @@ impl Actor for Conversations {
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Get { key, reply } => self.get(&me, state, key, reply).await?,
-            Msg::Retire {
+            Msg::Passivate {
                 key,
                 actor,
                 wake_at,
@@ -557,7 +557,7 @@ impl Actor for Conversations {
                     paused,
                     last_seq,
                 };
-                self.retire(state, key, actor, dormant);
+                self.passivate(state, key, actor, dormant);
             }
             Msg::Restart { key } => {
                 let is_closed = self.closed.contains(key.0.tenant()) || self.is_handing_over();

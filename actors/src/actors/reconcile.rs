@@ -24,10 +24,10 @@ pub struct Reconciler {
 
 /// Starts a scan of the store.
 #[derive(Debug, Clone, Copy)]
-pub struct Look;
+pub struct StartScan;
 
 impl Reconciler {
-    async fn look(&self) -> Result<(), LogError> {
+    async fn scan(&self) -> Result<(), LogError> {
         let log = &self.shared.ports.log;
         let mut cursor: Option<PendingConversation> = None;
         loop {
@@ -56,9 +56,14 @@ impl Reconciler {
         let standing = self.shared.ports.policies.standing(&pending.scope);
         if standing == ServingState::Suspended {
             // Even if it is dormant until an approval is due, or was not reached when the tenant was suspended.
-            self.directory.end_suspended(&pending.scope, pending.conversation).await;
-        } else if self.directory.is_cared_for(&key, now, standing, pending.last_seq) {
-            self.directory.tell_stored(&key, pending.last_seq);
+            self.directory
+                .cancel_suspended(&pending.scope, pending.conversation)
+                .await;
+        } else if self
+            .directory
+            .is_running_or_dormant(&key, now, standing, pending.last_seq)
+        {
+            self.directory.notify_stored(&key, pending.last_seq);
         } else {
             // Even if its tenant is left out: its approvals must expire, and nothing else happens.
             counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
@@ -93,20 +98,20 @@ impl Reconciler {
 }
 
 impl Actor for Reconciler {
-    type Msg = Look;
+    type Msg = StartScan;
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, me: ActorRef<Look>, (): ()) -> Result<(), ActorProcessingErr> {
-        me.cast(Look)?;
+    async fn pre_start(&self, me: ActorRef<StartScan>, (): ()) -> Result<(), ActorProcessingErr> {
+        me.cast(StartScan)?;
         Ok(())
     }
 
-    async fn handle(&self, me: ActorRef<Look>, _: Look, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        if let Err(error) = self.look().await {
+    async fn handle(&self, me: ActorRef<StartScan>, _: StartScan, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = self.scan().await {
             tracing::warn!(%error, "scan for open turns failed; retrying");
         }
-        me.send_after(self.shared.bounds.reconcile, || Look);
+        me.send_after(self.shared.bounds.reconcile, || StartScan);
         Ok(())
     }
 }

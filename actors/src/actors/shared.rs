@@ -11,7 +11,7 @@ use metrics::gauge;
 use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::sync::Notify;
 
-pub use super::admission::{Admission, Full, OpenTurns, TurnCounts};
+pub use super::admission::{Admission, OpenTurns, TurnCounts, TurnLimit};
 use super::connector::Connectors;
 use super::conversations::Directory;
 use crate::fairness::share::Shares;
@@ -121,7 +121,7 @@ impl Shared {
 
 impl Shared {
     /// Waits while a tenant is left out. Returns at once if it is served or suspended.
-    pub async fn left_out_no_more(&self, scope: &TenantScope) {
+    pub async fn wait_while_left_out(&self, scope: &TenantScope) {
         loop {
             let mut changed = std::pin::pin!(self.standing_changed.notified());
             changed.as_mut().enable();

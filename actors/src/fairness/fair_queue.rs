@@ -27,7 +27,7 @@ pub struct QueueFull;
 
 /// Identifies a waiting item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub struct EntryId(u64);
 
 /// Items by owner. Each owner has a virtual time that its items' costs advance; the owner furthest behind is served
 /// next.
@@ -81,17 +81,17 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
     }
 
     /// Adds an item after the owner's others.
-    pub fn push(&mut self, owner: K, cost: u64, item: T) -> Result<Ticket, QueueFull> {
+    pub fn push(&mut self, owner: K, cost: u64, item: T) -> Result<EntryId, QueueFull> {
         self.add(owner, cost, item, None)
     }
 
     /// Adds an item before the owner's others but after earlier ones added this way, of which there may be at most
     /// `most`.
-    pub fn push_first(&mut self, owner: K, cost: u64, item: T, most: usize) -> Result<Ticket, QueueFull> {
+    pub fn push_first(&mut self, owner: K, cost: u64, item: T, most: usize) -> Result<EntryId, QueueFull> {
         self.add(owner, cost, item, Some(most))
     }
 
-    fn add(&mut self, owner: K, cost: u64, item: T, first: Option<usize>) -> Result<Ticket, QueueFull> {
+    fn add(&mut self, owner: K, cost: u64, item: T, first: Option<usize>) -> Result<EntryId, QueueFull> {
         if self.waiting >= self.bounds.all {
             return Err(QueueFull);
         }
@@ -109,22 +109,22 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
             lane.start = lane.start.max(clock);
             self.order.insert((lane.start, owner));
         }
-        let ticket = self.next;
+        let id = self.next;
         let line = if first.is_some() {
             &mut lane.first
         } else {
             &mut lane.items
         };
-        line.insert(ticket, (cost.saturating_add(BASE_COST), item));
+        line.insert(id, (cost.saturating_add(BASE_COST), item));
         self.next += 1;
         self.waiting += 1;
-        Ok(Ticket(ticket))
+        Ok(EntryId(id))
     }
 
     /// Removes an item that is no longer wanted; `None` if it was taken before.
-    pub fn remove(&mut self, owner: &K, Ticket(ticket): Ticket) -> Option<T> {
+    pub fn remove(&mut self, owner: &K, EntryId(id): EntryId) -> Option<T> {
         let lane = self.lanes.get_mut(owner)?;
-        let (_, item) = lane.first.remove(&ticket).or_else(|| lane.items.remove(&ticket))?;
+        let (_, item) = lane.first.remove(&id).or_else(|| lane.items.remove(&id))?;
         self.waiting -= 1;
         if lane.is_empty() {
             self.order.remove(&(lane.start, owner.clone()));
@@ -246,10 +246,10 @@ mod tests {
     fn lanes_are_not_remembered_for_ever() {
         let mut queue = FairQueue::new(BOUNDS);
         for owner in 0..10_000 {
-            let ticket = queue.push(owner, 1, ()).unwrap();
+            let id = queue.push(owner, 1, ()).unwrap();
             match owner % 2 {
                 0 => queue.pop(),
-                _ => queue.remove(&owner, ticket),
+                _ => queue.remove(&owner, id),
             };
         }
         assert!(queue.lanes.len() <= MAX_IDLE_LANES + 1);
@@ -284,9 +284,9 @@ mod tests {
                 queue.push(1, *b, *b).unwrap();
             }
             for (owner, leaves) in noise {
-                let ticket = queue.push(owner, 1, 1).unwrap();
+                let id = queue.push(owner, 1, 1).unwrap();
                 if leaves {
-                    queue.remove(&owner, ticket).unwrap();
+                    queue.remove(&owner, id).unwrap();
                 }
             }
             let (mut of_owner, mut left) = ([0_u64; 2], [costs.len(); 2]);
@@ -312,28 +312,28 @@ mod tests {
         ) {
             let bounds = Bounds { owner: 8, all: 20 };
             let mut queue = FairQueue::new(bounds);
-            let mut waiting: Vec<(usize, usize, Ticket)> = Vec::new();
+            let mut waiting: Vec<(usize, usize, EntryId)> = Vec::new();
             for (number, (owner, step, cost)) in steps.into_iter().enumerate() {
                 match step {
                     0..=2 => {
                         let of_owner = waiting.iter().filter(|(of, ..)| *of == owner).count();
                         match queue.push(owner, cost, number) {
-                            Ok(ticket) => waiting.push((owner, number, ticket)),
+                            Ok(id) => waiting.push((owner, number, id)),
                             Err(QueueFull) => prop_assert!(of_owner == bounds.owner || waiting.len() == bounds.all),
                         }
                     }
                     3 if !waiting.is_empty() => {
                         let at = usize::try_from(cost).unwrap() % waiting.len();
-                        let (owner, number, ticket) = waiting.remove(at);
-                        prop_assert_eq!(queue.remove(&owner, ticket), Some(number));
+                        let (owner, number, id) = waiting.remove(at);
+                        prop_assert_eq!(queue.remove(&owner, id), Some(number));
                     }
                     _ => match queue.pop_of(|owner| *owner != may_not) {
                         Some((owner, number)) => {
                             prop_assert_ne!(owner, may_not);
                             let first = waiting.iter().position(|(of, ..)| *of == owner).unwrap();
-                            let (_, expected, ticket) = waiting.remove(first);
+                            let (_, expected, id) = waiting.remove(first);
                             prop_assert_eq!(number, expected);
-                            prop_assert_eq!(queue.remove(&owner, ticket), None);
+                            prop_assert_eq!(queue.remove(&owner, id), None);
                         }
                         None => prop_assert!(waiting.iter().all(|(owner, ..)| *owner == may_not)),
                     },

@@ -24,7 +24,7 @@ use crate::domain::ids::TenantId;
 /// Debt that a tenant may have before its requests wait: enough for the requests of a page being opened.
 pub const BURST: Duration = Duration::from_millis(20);
 /// Upper bound of the debt, so that a tenant that was alone does not wait long when another one becomes active.
-const MOST_DEBT: Duration = Duration::from_millis(250);
+const MAX_DEBT: Duration = Duration::from_millis(250);
 /// Share of one processor's time at which debt drains, per serving thread. Together with the work that is not measured,
 /// such as that of connections, a flood then leaves about half of the threads' time to others.
 const DRAIN: f64 = 0.4;
@@ -44,14 +44,14 @@ const MAX_IDLE: usize = 1024;
 /// A request was refused: too many are waiting, or it waited too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this tenant sends more requests than its share of this server can handle")]
-pub struct Crowded;
+pub struct ShareExceeded;
 
 /// The shares of all tenants.
 #[derive(Debug)]
 pub struct Shares {
     tenants: DashMap<TenantId, Arc<Share>>,
     /// Shared by all requests without a credential.
-    strangers: Arc<Share>,
+    anonymous: Arc<Share>,
     active: Mutex<Active>,
     /// Seconds of debt that drain per second.
     drain: f64,
@@ -92,7 +92,7 @@ impl Shares {
     pub fn new(threads: usize) -> Self {
         Self {
             tenants: DashMap::new(),
-            strangers: Arc::new(Share::new(DRAIN * threads as f64)),
+            anonymous: Arc::new(Share::new(DRAIN * threads as f64)),
             active: Mutex::default(),
             drain: DRAIN * threads as f64,
         }
@@ -117,48 +117,48 @@ impl Shares {
     }
 
     /// Admits a request of `tenant`, at once or in its turn.
-    pub async fn enter(&self, tenant: &TenantId) -> Result<Passage, Crowded> {
-        let alone = !self.notes_another(tenant, Instant::now());
+    pub async fn enter(&self, tenant: &TenantId) -> Result<AdmittedRequest, ShareExceeded> {
+        let alone = !self.record_active(tenant, Instant::now());
         Self::pass(self.of(tenant), alone).await
     }
 
     /// Admits a request without a credential, at once or in its turn: while a tenant is active, all of these have one
     /// share.
-    pub async fn enter_stranger(&self) -> Result<Passage, Crowded> {
+    pub async fn enter_anonymous(&self) -> Result<AdmittedRequest, ShareExceeded> {
         let alone = !self.is_another_active(None, Instant::now());
-        Self::pass(Arc::clone(&self.strangers), alone).await
+        Self::pass(Arc::clone(&self.anonymous), alone).await
     }
 
     /// Waits, at most `most`, while the tenant owes and another one is active: between the parts of a long answer. What
     /// arrives meanwhile is sent together with the next part.
     pub async fn pause(&self, tenant: &TenantId, share: &Share, most: Duration) {
         let now = Instant::now();
-        if let Err(wait) = share.has_room(now)
+        if let Err(wait) = share.check_debt(now)
             && self.is_another_active(Some(tenant), now)
         {
             tokio::time::sleep(wait.min(most)).await;
         }
     }
 
-    async fn pass(share: Arc<Share>, alone: bool) -> Result<Passage, Crowded> {
-        if alone || (share.waiting.load(Ordering::Relaxed) == 0 && share.has_room(Instant::now()).is_ok()) {
-            return Ok(Passage::of(share));
+    async fn pass(share: Arc<Share>, alone: bool) -> Result<AdmittedRequest, ShareExceeded> {
+        if alone || (share.waiting.load(Ordering::Relaxed) == 0 && share.check_debt(Instant::now()).is_ok()) {
+            return Ok(AdmittedRequest::of(share));
         }
-        let begun = Instant::now();
-        let entered = match Waiting::begin(&share) {
+        let started = Instant::now();
+        let entered = match WaitingRequest::begin(&share) {
             Some(_waiting) => tokio::time::timeout(LONGEST_WAIT, share.next())
                 .await
-                .map_err(|_elapsed| Crowded),
-            None => Err(Crowded),
+                .map_err(|_elapsed| ShareExceeded),
+            None => Err(ShareExceeded),
         };
         match entered {
             Ok(()) => {
-                histogram!("copilotd_fair_share_wait_seconds").record(begun.elapsed().as_secs_f64());
-                Ok(Passage::of(share))
+                histogram!("copilotd_fair_share_wait_seconds").record(started.elapsed().as_secs_f64());
+                Ok(AdmittedRequest::of(share))
             }
-            Err(crowded) => {
+            Err(exceeded) => {
                 counter!("copilotd_fair_share_refused_total").increment(1);
-                Err(crowded)
+                Err(exceeded)
             }
         }
     }
@@ -171,7 +171,7 @@ impl Shares {
     }
 
     /// Records that `tenant` is active; returns whether another one is.
-    fn notes_another(&self, tenant: &TenantId, now: Instant) -> bool {
+    fn record_active(&self, tenant: &TenantId, now: Instant) -> bool {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut active.last {
             Some((last, at)) if last == tenant => *at = now,
@@ -203,15 +203,15 @@ impl Share {
     /// Adds used time to the debt.
     pub fn charge(&self, used: Duration) {
         let mut debt = self.drained(Instant::now());
-        debt.seconds = (debt.seconds + used.as_secs_f64()).min(MOST_DEBT.as_secs_f64());
+        debt.seconds = (debt.seconds + used.as_secs_f64()).min(MAX_DEBT.as_secs_f64());
     }
 
     /// Returns the current debt.
-    pub fn owed_now(&self) -> Duration {
+    pub fn current_debt(&self) -> Duration {
         Duration::from_secs_f64(self.owed(Instant::now()))
     }
 
-    fn give_back(&self, used: Duration) {
+    fn refund(&self, used: Duration) {
         let mut debt = self.drained(Instant::now());
         debt.seconds = (debt.seconds - used.as_secs_f64()).max(0.0);
     }
@@ -229,7 +229,7 @@ impl Share {
     }
 
     /// Returns `Ok` if another request may enter, else the time until one may.
-    fn has_room(&self, now: Instant) -> Result<(), Duration> {
+    fn check_debt(&self, now: Instant) -> Result<(), Duration> {
         let above = self.owed(now) - BURST.as_secs_f64();
         if above <= 0.0 {
             return Ok(());
@@ -240,7 +240,7 @@ impl Share {
     /// Waits until it is next and the debt has drained.
     async fn next(&self) {
         let _turn = self.turn.lock().await;
-        while let Err(wait) = self.has_room(Instant::now()) {
+        while let Err(wait) = self.check_debt(Instant::now()) {
             // Timers are no finer than this, and the debt may have grown by then.
             tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
         }
@@ -248,9 +248,9 @@ impl Share {
 }
 
 /// Counts a waiting request until dropped.
-struct Waiting<'a>(&'a Share);
+struct WaitingRequest<'a>(&'a Share);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn begin(share: &'a Share) -> Option<Self> {
         let below = |waiting: usize| (waiting < MAX_WAITING).then_some(waiting + 1);
         let counted = share.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
@@ -258,7 +258,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -266,9 +266,9 @@ impl Drop for Waiting<'_> {
 
 /// A request that was admitted.
 #[derive(Debug)]
-pub struct Passage(Arc<Share>);
+pub struct AdmittedRequest(Arc<Share>);
 
-impl Passage {
+impl AdmittedRequest {
     fn of(share: Arc<Share>) -> Self {
         share.charge(ADVANCE + UNMEASURED);
         Self(share)
@@ -280,9 +280,9 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for AdmittedRequest {
     fn drop(&mut self) {
-        self.0.give_back(ADVANCE);
+        self.0.refund(ADVANCE);
     }
 }
 
@@ -302,9 +302,9 @@ pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
     poll_fn(|context| {
         let before = CURRENT.replace(Some(Arc::clone(&share)));
         let _back = Restore(before);
-        let begun = Instant::now();
+        let started = Instant::now();
         let polled = future.as_mut().poll(context);
-        share.charge(begun.elapsed());
+        share.charge(started.elapsed());
         polled
     })
     .await
@@ -361,7 +361,7 @@ mod tests {
     async fn who_owes_waits_and_who_does_not_enters() {
         let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
         shares.enter(&globex).await.unwrap();
-        let begun = Instant::now();
+        let started = Instant::now();
         for _ in 0..100 {
             let passage = shares.enter(&acme).await.unwrap();
             passage.share().charge(Duration::from_millis(5));
@@ -369,7 +369,7 @@ mod tests {
             shares.enter(&globex).now_or_never().expect("it owes nothing").unwrap();
         }
         // 515 ms of work at two fifths of a processor, minus the burst.
-        let took = begun.elapsed();
+        let took = started.elapsed();
         assert!(
             (Duration::from_millis(1_150)..Duration::from_millis(1_350)).contains(&took),
             "{took:?}"
@@ -381,12 +381,12 @@ mod tests {
         let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
         shares.enter(&globex).await.unwrap();
         shares.of(&acme).charge(Duration::from_millis(50));
-        let (order, begun) = (Mutex::new(Vec::new()), Instant::now());
+        let (order, started) = (Mutex::new(Vec::new()), Instant::now());
         let enter = |number: u64| {
             let (shares, order, acme) = (&shares, &order, &acme);
             async move {
                 let passage = shares.enter(acme).await.unwrap();
-                order.lock().unwrap().push((number, begun.elapsed().as_millis()));
+                order.lock().unwrap().push((number, started.elapsed().as_millis()));
                 // Its work is charged only after the waiting requests were asked for the first time.
                 passage.share().charge(Duration::from_millis(4));
             }
@@ -401,13 +401,13 @@ mod tests {
         let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
         shares.enter(&globex).await.unwrap();
         let share = shares.of(&acme);
-        share.charge(MOST_DEBT);
+        share.charge(MAX_DEBT);
         let held = share.turn.lock().await;
         let waiting: Vec<_> = (0..=MAX_WAITING).map(|_| shares.enter(&acme)).collect();
-        let begun = Instant::now();
+        let started = Instant::now();
         let ended = futures::future::join_all(waiting).await;
         assert!(ended.iter().all(Result::is_err));
-        assert_eq!(begun.elapsed(), LONGEST_WAIT);
+        assert_eq!(started.elapsed(), LONGEST_WAIT);
         assert_eq!(share.waiting.load(Ordering::Relaxed), 0);
         drop(held);
     }
@@ -443,17 +443,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_share_one_share_while_a_tenant_is_active() {
+    async fn requests_without_a_credential_share_one_share_while_a_tenant_is_active() {
         let (shares, acme) = (Shares::new(1), tenant("acme"));
         for _ in 0..100 {
-            let passage = shares.enter_stranger().now_or_never().expect("no tenant is there");
+            let passage = shares.enter_anonymous().now_or_never().expect("no tenant is there");
             passage.unwrap().share().charge(Duration::from_millis(10));
         }
         shares.enter(&acme).now_or_never().expect("it owes nothing").unwrap();
-        assert!(shares.enter_stranger().now_or_never().is_none(), "it waits");
-        let begun = Instant::now();
-        shares.enter_stranger().await.unwrap();
-        assert!(begun.elapsed() > Duration::from_millis(100), "{:?}", begun.elapsed());
+        assert!(shares.enter_anonymous().now_or_never().is_none(), "it waits");
+        let started = Instant::now();
+        shares.enter_anonymous().await.unwrap();
+        assert!(
+            started.elapsed() > Duration::from_millis(100),
+            "{:?}",
+            started.elapsed()
+        );
         shares.enter(&acme).now_or_never().expect("it owes nothing").unwrap();
     }
 
@@ -466,11 +470,15 @@ mod tests {
             stream::iter(0..10).inspect(move |_| share.charge(Duration::from_millis(10)))
         };
         let read = || paced(Arc::clone(&shares), acme.clone(), Duration::from_secs(1), expensive());
-        let begun = Instant::now();
+        let started = Instant::now();
         assert_eq!(read().count().await, 10);
-        assert_eq!(begun.elapsed(), Duration::ZERO, "it is alone");
+        assert_eq!(started.elapsed(), Duration::ZERO, "it is alone");
         shares.enter(&globex).await.unwrap();
         assert_eq!(read().count().await, 10);
-        assert!(begun.elapsed() > Duration::from_millis(100), "{:?}", begun.elapsed());
+        assert!(
+            started.elapsed() > Duration::from_millis(100),
+            "{:?}",
+            started.elapsed()
+        );
     }
 }

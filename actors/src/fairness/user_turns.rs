@@ -14,20 +14,20 @@ pub struct UserTurns(Arc<DashMap<Key, usize>>);
 
 /// Permit of one open turn; returned on drop.
 #[derive(Debug)]
-pub struct Place {
+pub struct UserTurnPermit {
     key: Key,
     all: Arc<DashMap<Key, usize>>,
 }
 
 impl UserTurns {
     /// Takes a permit if the user has fewer than `most`. Atomic: concurrent calls never take the same permit.
-    pub fn take(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<Place> {
-        self.place(tenant, user, most)
+    pub fn take(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<UserTurnPermit> {
+        self.permit(tenant, user, most)
     }
 
     /// Counts a turn that is open already, beyond the limit if need be.
-    pub fn count(&self, tenant: &TenantId, user: &UserId) -> Option<Place> {
-        self.place(tenant, user, usize::MAX)
+    pub fn count(&self, tenant: &TenantId, user: &UserId) -> Option<UserTurnPermit> {
+        self.permit(tenant, user, usize::MAX)
     }
 
     /// Returns the number of a user's open turns.
@@ -35,7 +35,7 @@ impl UserTurns {
         self.0.get(&(tenant.clone(), user.clone())).map_or(0, |open| *open)
     }
 
-    fn place(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<Place> {
+    fn permit(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<UserTurnPermit> {
         let key = (tenant.clone(), user.clone());
         let mut open = self.0.entry(key.clone()).or_default();
         // An entry of zero remains only if `most` is zero.
@@ -44,14 +44,14 @@ impl UserTurns {
         }
         *open += 1;
         drop(open);
-        Some(Place {
+        Some(UserTurnPermit {
             key,
             all: Arc::clone(&self.0),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for UserTurnPermit {
     fn drop(&mut self) {
         if let Some(mut open) = self.all.get_mut(&self.key) {
             *open -= 1;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd_actors::actors::conversation::{Asker, Refusal};
-use copilotd_actors::actors::shared::{Bounds, Full};
+use copilotd_actors::actors::conversation::{Principal, Refusal};
+use copilotd_actors::actors::shared::{Bounds, TurnLimit};
 use copilotd_actors::domain::conversation::command::{Command, Decision};
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::Event;
@@ -25,7 +25,7 @@ async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, Tu
     world.log.delay_appends(Duration::from_millis(50));
     let asks = conversations.iter().map(|id| async move {
         let turn = world.turn_id();
-        world.ask(*id, submission(turn, "hello")).await.map(|_| (*id, turn))
+        world.execute(*id, submission(turn, "hello")).await.map(|_| (*id, turn))
     });
     let answers = futures::future::join_all(asks).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
@@ -39,9 +39,9 @@ async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, Tu
 async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
     // Alone, a tenant takes at most half of a node.
     for (node, tenant, user, full) in [
-        (13, 100, 100, Full::Tenant),
-        (100, 7, 100, Full::Tenant),
-        (100, 100, 7, Full::User),
+        (13, 100, 100, TurnLimit::Tenant),
+        (100, 7, 100, TurnLimit::Tenant),
+        (100, 100, 7, TurnLimit::User),
     ] {
         let bounds = Bounds {
             node_turns: node,
@@ -56,7 +56,7 @@ async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
         assert!(
             refused
                 .iter()
-                .all(|refusal| matches!(refusal, Refusal::Full(which, _) if *which == full)),
+                .all(|refusal| matches!(refusal, Refusal::TurnLimit(which, _) if *which == full)),
             "{refused:?}"
         );
         for (id, turn) in accepted {
@@ -85,7 +85,7 @@ async fn a_user_at_its_bound_leaves_room_for_a_colleague() {
         world
             .shared()
             .user_turns
-            .open(world.scope.tenant(), &world.asker().user),
+            .open(world.scope.tenant(), &world.principal().user),
         2
     );
 }
@@ -99,14 +99,14 @@ async fn a_refused_or_failed_submit_gives_its_place_back() {
     let world = World::bounded(copilot(), bounds).await;
     let id = world.create().await;
     for _ in 0..3 {
-        let empty = world.ask(id, submission(world.turn_id(), " ")).await.unwrap_err();
+        let empty = world.execute(id, submission(world.turn_id(), " ")).await.unwrap_err();
         assert!(matches!(empty, Refusal::Rejected(Rejection::Invalid(_))), "{empty:?}");
         world.log.refuse_append(1, "the disk is full");
-        let refused = world.ask(id, submission(world.turn_id(), "x")).await.unwrap_err();
+        let refused = world.execute(id, submission(world.turn_id(), "x")).await.unwrap_err();
         assert_eq!(refused, Refusal::Refused { disk_full: false });
     }
     world.log.fail_append(1, copilotd_actors::fakes::log::Fault::Before);
-    world.ask(id, submission(world.turn_id(), "x")).await.unwrap_err();
+    world.execute(id, submission(world.turn_id(), "x")).await.unwrap_err();
     world.settle().await;
     assert_eq!(world.shared().admission.open(), 0);
 }
@@ -119,7 +119,10 @@ async fn the_queue_of_a_conversation_is_bounded() {
     for _ in 0..17 {
         world.submit(id, "hello").await;
     }
-    let full = world.ask(id, submission(world.turn_id(), "hello")).await.unwrap_err();
+    let full = world
+        .execute(id, submission(world.turn_id(), "hello"))
+        .await
+        .unwrap_err();
     assert_eq!(full, Refusal::Rejected(Rejection::QueueFull { waiting: 16 }));
     assert_eq!(world.shared().admission.open(), 17);
 }
@@ -142,7 +145,7 @@ async fn a_crash_and_recovery_counts_open_turns_anew() {
 
 /// Submits a turn whose one call needs approval; returns once it is decided whether the call may wait.
 async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (ConversationId, TurnId, bool) {
-    let asker = Asker {
+    let principal = Principal {
         user: user.parse().unwrap(),
         admin: false,
     };
@@ -160,7 +163,7 @@ async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (C
     };
     let creation = Command::Create {
         tenant: tenant.tenant().clone(),
-        user: asker.user.clone(),
+        user: principal.user.clone(),
         copilot,
         channel,
         title,
@@ -168,9 +171,9 @@ async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (C
         idempotency,
     };
     let directory = world.directory();
-    directory.ask(tenant, id, &asker, creation).await.unwrap();
+    directory.execute(tenant, id, &principal, creation).await.unwrap();
     directory
-        .ask(tenant, id, &asker, submission(turn, "work"))
+        .execute(tenant, id, &principal, submission(turn, "work"))
         .await
         .unwrap();
     loop {
@@ -276,7 +279,7 @@ async fn a_decision_that_finds_no_place_can_be_made_again() {
         _ => None,
     });
     let refused = world.decide(id, turn, call.unwrap(), Decision::Reject).await;
-    assert!(matches!(refused.unwrap_err(), Refusal::Full(Full::Tenant, _)));
+    assert!(matches!(refused.unwrap_err(), Refusal::TurnLimit(TurnLimit::Tenant, _)));
     world.end_of(other, long).await;
     world.decide(id, turn, call.unwrap(), Decision::Reject).await.unwrap();
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -297,7 +300,7 @@ async fn a_conversation_that_was_only_created_or_changed_leaves_memory_within_a_
     assert_eq!(gone().await, 0);
     for id in &conversations {
         let (title, metadata) = (Some("t".to_owned()), None);
-        world.ask(*id, Command::Update { title, metadata }).await.unwrap();
+        world.execute(*id, Command::Update { title, metadata }).await.unwrap();
     }
     assert_eq!(gone().await, 0);
     assert!(
@@ -308,7 +311,7 @@ async fn a_conversation_that_was_only_created_or_changed_leaves_memory_within_a_
     let turn = world.submit(conversations[0], "hello").await;
     world.end_of(conversations[0], turn).await;
     assert_eq!(gone().await, 1);
-    let shut = world.ask(conversations[1], submission(world.turn_id(), " ")).await;
+    let shut = world.execute(conversations[1], submission(world.turn_id(), " ")).await;
     assert!(shut.is_err());
     assert_eq!(
         gone().await,

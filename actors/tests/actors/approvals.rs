@@ -145,11 +145,11 @@ async fn a_submit_that_meets_a_passivation_is_never_lost() {
     for round in 0..400 {
         let turn = world.turn_id();
         let other = world.turn_id();
-        let (a, b) = tokio::join!(world.ask(id, submission(turn, "x")), async {
+        let (a, b) = tokio::join!(world.execute(id, submission(turn, "x")), async {
             for _ in 0..round % 7 {
                 tokio::task::yield_now().await;
             }
-            world.ask(id, submission(other, "y")).await
+            world.execute(id, submission(other, "y")).await
         });
         a.unwrap();
         b.unwrap();
@@ -177,7 +177,7 @@ async fn a_thousand_conversations_touched_and_let_go_leave_nothing_behind() {
     }
     // Including one that never existed.
     let nobody = ConversationId::new(copilotd_actors::ports::Ids::uuid(world.ids.as_ref()));
-    assert!(world.ask(nobody, submission(world.turn_id(), "x")).await.is_err());
+    assert!(world.execute(nobody, submission(world.turn_id(), "x")).await.is_err());
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.directory().alive(), 0);
     assert_eq!(world.shared().admission.open(), 0);

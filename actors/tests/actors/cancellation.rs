@@ -133,7 +133,7 @@ async fn an_interrupt_keeps_what_was_said_and_runs_before_what_waits() {
         .await;
     let now = world.turn_id();
     world
-        .ask(id, submitted(now, "now", WhenBusy::Interrupt, None))
+        .execute(id, submitted(now, "now", WhenBusy::Interrupt, None))
         .await
         .unwrap();
     world.end_of(id, waits).await;
@@ -158,7 +158,7 @@ async fn a_refused_interrupt_stops_nothing() {
         .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
         .await;
     let empty = world
-        .ask(id, submitted(world.turn_id(), " ", WhenBusy::Interrupt, None))
+        .execute(id, submitted(world.turn_id(), " ", WhenBusy::Interrupt, None))
         .await;
     assert!(matches!(empty, Err(Refusal::Rejected(Rejection::Invalid(_)))));
     let deltas = viewer
@@ -307,11 +307,11 @@ async fn an_erased_conversation_ends_its_streams_its_model_and_every_later_reque
         .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
         .await;
     let (by, stop) = ("ada".to_owned(), StoppedWork::default());
-    world.ask(id, Command::Erase { by, stop }).await.unwrap();
+    world.execute(id, Command::Erase { by, stop }).await.unwrap();
     viewer.read_all().await;
     assert_eq!(viewer.events.last().unwrap().name, "conversation.erased");
     assert_eq!(world.model.wait_for(|seen| seen.dropped == 1).await.open, 0);
-    let late = world.ask(id, submission(world.turn_id(), "late")).await;
+    let late = world.execute(id, submission(world.turn_id(), "late")).await;
     assert_eq!(late.unwrap_err(), Refusal::Rejected(Rejection::NotFound));
     assert!(world.cancel(id, long).await.is_err());
     world.settle().await;
@@ -330,13 +330,13 @@ async fn the_key_of_an_erased_conversation_is_refused_before_and_after_it_was_cl
         key: "k".into(),
         body_hash: "00".into(),
     });
-    world.ask(id, world.creation(key.clone())).await.unwrap();
+    world.execute(id, world.creation(key.clone())).await.unwrap();
     let (by, stop) = ("ada".to_owned(), StoppedWork::default());
-    world.ask(id, Command::Erase { by, stop }).await.unwrap();
-    let again = world.ask(id, world.creation(key.clone())).await;
+    world.execute(id, Command::Erase { by, stop }).await.unwrap();
+    let again = world.execute(id, world.creation(key.clone())).await;
     assert_eq!(again.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
     world.settle().await;
-    let cleaned = world.ask(id, world.creation(key)).await;
+    let cleaned = world.execute(id, world.creation(key)).await;
     assert_eq!(cleaned.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
     assert_eq!(world.names(id), ["conversation.erased"]);
 }

@@ -28,7 +28,7 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
     world.model.wait_for(|seen| seen.open == 1).await;
     let tenant = world.scope.tenant().clone();
     world.policies.suspend(&tenant, true);
-    world.directory().tell_standing(|known| *known == tenant);
+    world.directory().notify_standing_changed(|known| *known == tenant);
     world.directory().close_tenant(&tenant);
     assert_eq!(world.directory().stop_tenant(&tenant, TIME).await, 0);
     assert_eq!(world.directory().alive(), 0);
@@ -37,7 +37,7 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
     assert_eq!(world.model.wait_for(|seen| seen.open == 0).await.dropped, 1);
 
     // Neither a request, nor the reconciler, nor a restart starts one again.
-    let asked = world.ask(two, Command::RECOVER).await;
+    let asked = world.execute(two, Command::RECOVER).await;
     assert_eq!(asked.unwrap_err(), Refusal::NotStored);
     assert!(!world.directory().wake(&world.scope, one).await);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -48,7 +48,7 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
     world.policies.suspend(&tenant, false);
     world.directory().reopen_tenant(&tenant);
     let turn = world.turn_id();
-    world.ask(two, submission(turn, "hello")).await.unwrap();
+    world.execute(two, submission(turn, "hello")).await.unwrap();
     world.end_of(two, turn).await;
 }
 
@@ -60,7 +60,7 @@ async fn a_conversation_that_dies_while_its_tenant_is_closed_is_not_started_agai
     world.directory().close_tenant(&tenant);
     world.model.on("fails", &[vec![Act::Panic]]);
     // Its agent dies with it, or it continues: either way it ends when told to.
-    let _ = world.ask(id, submission(world.turn_id(), "fails")).await;
+    let _ = world.execute(id, submission(world.turn_id(), "fails")).await;
     assert_eq!(world.directory().stop_tenant(&tenant, TIME).await, 0);
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.directory().alive(), 0);

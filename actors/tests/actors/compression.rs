@@ -30,7 +30,10 @@ fn patient(hard: u64, timeout: Duration) -> Policy {
 
 async fn say(world: &World, id: ConversationId, words: usize) {
     let turn = world.turn_id();
-    let accepted = world.ask(id, submission(turn, &"word ".repeat(words))).await.unwrap();
+    let accepted = world
+        .execute(id, submission(turn, &"word ".repeat(words)))
+        .await
+        .unwrap();
     let from = accepted.records[0].seq;
     let ended = |record: &Record| record.turn == Some(turn) && matches!(record.event, Event::TurnCompleted { .. });
     world.wait_after(from, id, ended).await;

@@ -122,7 +122,7 @@ async fn a_process_that_dies_at_any_append_finishes_every_accepted_turn_without_
             let accepted = tokio::select! {
                 biased;
                 () = world.probe.stopped() => false,
-                accepted = world.ask(id, submission(turn, "work")) => { accepted.unwrap(); true }
+                accepted = world.execute(id, submission(turn, "work")) => { accepted.unwrap(); true }
             };
             tokio::select! {
                 biased;
@@ -153,7 +153,7 @@ async fn an_actor_whose_append_has_an_unknown_outcome_is_folded_anew_and_its_rea
             let mut viewer = world.viewer(id, Some(turn), "0");
             viewer.poll(true).await;
             world.log.fail_append(nth, fault);
-            let accepted = world.ask(id, submission(turn, "work")).await.is_ok();
+            let accepted = world.execute(id, submission(turn, "work")).await.is_ok();
             if !accepted && fault == Fault::Before {
                 continue;
             }

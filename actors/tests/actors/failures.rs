@@ -51,7 +51,7 @@ async fn a_conversation_that_loses_its_append_dies_and_its_callers_are_served_by
     let world = World::new().await;
     let id = world.create().await;
     write_behind_the_actors_back(&world, id).await;
-    let (a, b) = tokio::join!(world.ask(id, rename("a")), world.ask(id, rename("b")));
+    let (a, b) = tokio::join!(world.execute(id, rename("a")), world.execute(id, rename("b")));
     a.unwrap();
     b.unwrap();
     let records = world.log.records(id);
@@ -107,9 +107,9 @@ async fn a_store_that_is_down_for_minutes_loses_nothing_that_was_accepted() {
     world.model.on("hello", &[says(&["a"], Duration::from_secs(1))]);
     let turn = world.submit(id, "hello").await;
     world.log.set_down(true);
-    assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(world.execute(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
     // Its actor is gone and cannot be restarted: certainly nothing of a request is stored now.
-    assert_eq!(world.ask(id, rename("y")).await.unwrap_err(), Refusal::NotStored);
+    assert_eq!(world.execute(id, rename("y")).await.unwrap_err(), Refusal::NotStored);
     tokio::time::sleep(Duration::from_secs(600)).await;
     world.log.set_down(false);
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -121,12 +121,12 @@ async fn a_store_that_refuses_leaves_the_conversation_as_it_was() {
     let id = world.create().await;
     world.log.refuse_append(1, "the disk is full");
     assert_eq!(
-        world.ask(id, rename("x")).await.unwrap_err(),
+        world.execute(id, rename("x")).await.unwrap_err(),
         Refusal::Refused { disk_full: false }
     );
     let turn = world.submit(id, "hello").await;
     world.end_of(id, turn).await;
-    let header = world.ask(id, rename("y")).await.unwrap().header;
+    let header = world.execute(id, rename("y")).await.unwrap().header;
     assert_eq!(header.last_seq, world.log.records(id).last().unwrap().seq);
 }
 
@@ -378,7 +378,7 @@ async fn a_copilot_that_is_not_configured_any_more_ends_its_turns_clearly() {
     world.model.on("hello", &[vec![Act::Stall]]);
     let id = world.create().await;
     let turn = world.turn_id();
-    world.ask(id, submission(turn, "hello")).await.unwrap();
+    world.execute(id, submission(turn, "hello")).await.unwrap();
     world.crash().await;
     world.policies = std::sync::Arc::default();
     world.model.on(
@@ -489,6 +489,6 @@ async fn a_model_call_that_died_with_its_process_is_told_to_the_books_and_no_oth
     );
     world.crash().await;
     world.restart().await;
-    world.ask(id, rename("x")).await.unwrap();
+    world.execute(id, rename("x")).await.unwrap();
     assert_eq!(world.model.lost().len(), 2, "a turn that ended is not resumed");
 }

@@ -76,7 +76,7 @@ async fn with_a_schema_no_delta_is_sent_before_the_answer_validates() {
             json!({ "type": "object", "required": ["a"] }),
         ));
     }
-    world.ask(id, command).await.unwrap();
+    world.execute(id, command).await.unwrap();
     let mut viewer = world.viewer(id, Some(turn), "0");
     viewer.read_all().await;
     let mut client = Client::default();

@@ -89,7 +89,7 @@ async fn nothing_is_accepted_or_begun_any_more_and_nothing_is_lost() {
     let begun = Instant::now();
     world.directory().hand_over(begun + CALLS, begun + ALL).await;
     for known in [id, idle] {
-        let refused = world.ask(known, submission(world.turn_id(), "late")).await;
+        let refused = world.execute(known, submission(world.turn_id(), "late")).await;
         assert_eq!(refused.unwrap_err(), Refusal::HandingOver);
     }
     assert_eq!((world.directory().alive(), world.model.seen().calls), (0, 1));

@@ -20,7 +20,7 @@ const MANY: usize = 600;
 
 async fn submit(world: &World, id: ConversationId, key: &str, text: &str) -> Result<Accepted, Refusal> {
     let command = submitted(world.turn_id(), text, WhenBusy::Enqueue, Some(key));
-    world.ask(id, command).await
+    world.execute(id, command).await
 }
 
 async fn answered(world: &World, id: ConversationId, key: &str) -> Accepted {
@@ -141,7 +141,7 @@ async fn an_interrupt_for_which_there_is_no_room_stops_nothing() {
     };
     world.policies.limit(quota(Some(1)));
     let interrupt = || submitted(world.turn_id(), "hi", WhenBusy::Interrupt, None);
-    let refused = world.ask(id, interrupt()).await.unwrap_err();
+    let refused = world.execute(id, interrupt()).await.unwrap_err();
     assert!(
         matches!(refused, Refusal::Quota(exceeded) if exceeded.name == "log_bytes"),
         "{refused:?}"
@@ -151,5 +151,5 @@ async fn an_interrupt_for_which_there_is_no_room_stops_nothing() {
     // What ends a turn is never refused, and a running turn finishes.
     world.cancel(id, turn).await.unwrap();
     world.policies.limit(quota(None));
-    world.ask(id, interrupt()).await.unwrap();
+    world.execute(id, interrupt()).await.unwrap();
 }

@@ -19,7 +19,7 @@ async fn submit(world: &World, id: ConversationId, text: &str, key: Option<&str>
     if let Command::Submit { api_key, .. } = &mut command {
         *api_key = key.map(str::to_owned);
     }
-    world.ask(id, command).await.unwrap();
+    world.execute(id, command).await.unwrap();
     turn
 }
 

@@ -46,7 +46,7 @@ async fn world(repeat: Repeat, count: usize) -> World {
 fn stand(world: &World, standing: ServingState) {
     let tenant = world.scope.tenant();
     world.policies.stand(tenant, standing);
-    world.directory().tell_standing(|known| known == tenant);
+    world.directory().notify_standing_changed(|known| known == tenant);
 }
 
 fn statuses(world: &World, id: ConversationId) -> Vec<ToolStatus> {
@@ -361,7 +361,7 @@ async fn a_schema_is_checked_once_the_tenant_is_served_again() {
         if let Command::Submit { response_schema, .. } = &mut command {
             *response_schema = Some(AcceptedSchema::unchecked(json!({ "required": ["n"] })));
         }
-        world.ask(id, command).await.unwrap();
+        world.execute(id, command).await.unwrap();
         world.model.wait_for(|seen| seen.open == 1).await;
         stand(&world, ServingState::LeftOut);
         nothing_is_sent(&world).await;
@@ -468,7 +468,7 @@ async fn nothing_is_taken_for_it_meanwhile_and_others_are_served() {
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
     let before = world.names(id);
     stand(&world, ServingState::LeftOut);
-    let refused = world.ask(id, submission(world.turn_id(), "hello")).await;
+    let refused = world.execute(id, submission(world.turn_id(), "hello")).await;
     assert!(matches!(refused, Err(Refusal::LeftOut)), "{refused:?}");
     let refused = world.cancel(id, turn).await;
     assert!(matches!(refused, Err(Refusal::LeftOut)), "{refused:?}");

@@ -198,7 +198,7 @@ async fn a_cancel_and_a_suspension_end_the_wait_at_once() {
         if suspended {
             let tenant = world.scope.tenant();
             world.policies.suspend(tenant, true);
-            world.directory().tell_standing(|known| known == tenant);
+            world.directory().notify_standing_changed(|known| known == tenant);
         } else {
             world.cancel(id, turn).await.unwrap();
         }

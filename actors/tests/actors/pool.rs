@@ -65,7 +65,7 @@ fn rename(title: &str) -> Command {
 }
 
 async fn answers(world: &World, id: ConversationId) {
-    world.ask(id, rename("still here")).await.unwrap();
+    world.execute(id, rename("still here")).await.unwrap();
 }
 
 /// A model that after a second asks for many calls, none of them long by itself.
@@ -223,7 +223,7 @@ fn a_long_prompt_is_checked_elsewhere_and_stored_once() {
         let prompt = "word ".repeat(8_000);
         world.model.on(&prompt, &[says(&["ok"], Duration::ZERO)]);
         let occupied = Occupied::begin();
-        let mut asked = Box::pin(world.ask(id, submission(turn, &prompt)));
+        let mut asked = Box::pin(world.execute(id, submission(turn, &prompt)));
         for _ in 0..1_000 {
             assert!(futures::poll!(&mut asked).is_pending(), "it is checked on the pool");
             tokio::task::yield_now().await;
@@ -234,7 +234,7 @@ fn a_long_prompt_is_checked_elsewhere_and_stored_once() {
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
         // A caller that leaves meanwhile has submitted nothing.
         let occupied = Occupied::begin();
-        let mut left = Box::pin(world.ask(id, submission(world.turn_id(), &prompt)));
+        let mut left = Box::pin(world.execute(id, submission(world.turn_id(), &prompt)));
         for _ in 0..1_000 {
             assert!(futures::poll!(&mut left).is_pending());
             tokio::task::yield_now().await;

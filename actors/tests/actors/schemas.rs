@@ -23,7 +23,7 @@ async fn checked_turn(world: &World, id: ConversationId) -> TurnId {
     if let Command::Submit { response_schema, .. } = &mut command {
         *response_schema = Some(AcceptedSchema::unchecked(json!({ "required": ["n"] })));
     }
-    world.ask(id, command).await.unwrap();
+    world.execute(id, command).await.unwrap();
     turn
 }
 

@@ -187,7 +187,7 @@ impl World {
     }
 
     fn recover(&mut self) {
-        self.tail().folded(self.log.len() as Seq);
+        self.tail().replayed(self.log.len() as Seq);
         let reset = Event::MessageReset {
             message_id: self.message_id(),
             reason: "recovered".into(),

@@ -33,7 +33,7 @@ async fn world(repeat: Repeat, count: usize) -> World {
 fn suspend(world: &World) {
     let tenant = world.scope.tenant();
     world.policies.suspend(tenant, true);
-    world.directory().tell_standing(|known| known == tenant);
+    world.directory().notify_standing_changed(|known| known == tenant);
 }
 
 fn statuses(world: &World, id: ConversationId) -> Vec<ToolStatus> {

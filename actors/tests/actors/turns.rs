@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::actors::conversation::{Principal, Refusal};
 use copilotd_actors::domain::conversation::command::{Command, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::{Event, FailureCode, Idempotency};
@@ -55,8 +55,8 @@ async fn nothing_is_answered_and_no_model_is_called_before_the_append_is_stored(
     let id = world.create().await;
     world.log.hold();
     let turn = world.turn_id();
-    let ask = world.ask(id, submission(turn, "hello"));
-    assert!(tokio::time::timeout(Duration::from_secs(20), ask).await.is_err());
+    let execute = world.execute(id, submission(turn, "hello"));
+    assert!(tokio::time::timeout(Duration::from_secs(20), execute).await.is_err());
     assert_eq!(world.model.seen().calls, 0);
     world.log.release();
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -66,7 +66,7 @@ async fn nothing_is_answered_and_no_model_is_called_before_the_append_is_stored(
 async fn four_copies_of_one_submit_at_once_are_one_turn() {
     let world = World::new().await;
     let id = world.create().await;
-    let copy = || world.ask(id, submitted(world.turn_id(), "hello", WhenBusy::Enqueue, Some("k")));
+    let copy = || world.execute(id, submitted(world.turn_id(), "hello", WhenBusy::Enqueue, Some("k")));
     let (a, b, c, d) = tokio::join!(copy(), copy(), copy(), copy());
     let turns: Vec<_> = [a, b, c, d]
         .into_iter()
@@ -81,7 +81,7 @@ async fn four_copies_of_one_submit_at_once_are_one_turn() {
         (Some(turns[0]), Vec::new()),
         "even after the turn has ended"
     );
-    let other = world.ask(
+    let other = world.execute(
         id,
         submitted(world.turn_id(), "other body", WhenBusy::Enqueue, Some("k")),
     );
@@ -94,8 +94,8 @@ async fn two_submits_within_a_millisecond_both_run_in_order() {
     let id = world.create().await;
     let (a, b) = (world.turn_id(), world.turn_id());
     let (first, second) = tokio::join!(
-        world.ask(id, submission(a, "first")),
-        world.ask(id, submission(b, "second"))
+        world.execute(id, submission(a, "first")),
+        world.execute(id, submission(b, "second"))
     );
     assert_eq!(first.unwrap().position, Some(0));
     assert_eq!(second.unwrap().position, Some(1));
@@ -120,8 +120,8 @@ async fn two_copies_of_one_create_at_once_are_one_conversation() {
             body_hash: "h".into(),
         })
     };
-    let id = ConversationId::derived(world.scope.tenant(), &world.asker().user, "k", 0);
-    let copy = || world.ask(id, world.creation(key()));
+    let id = ConversationId::derived(world.scope.tenant(), &world.principal().user, "k", 0);
+    let copy = || world.execute(id, world.creation(key()));
     let (a, b) = tokio::join!(copy(), copy());
     assert_eq!(a.unwrap().header, b.unwrap().header);
     assert_eq!(world.names(id), ["conversation.created"]);
@@ -131,7 +131,7 @@ async fn two_copies_of_one_create_at_once_are_one_conversation() {
 async fn another_user_finds_nothing_and_an_administrator_does() {
     let world = World::new().await;
     let id = world.create().await;
-    let mut asker = Asker {
+    let mut principal = Principal {
         user: "bob".parse().unwrap(),
         admin: false,
     };
@@ -139,15 +139,19 @@ async fn another_user_finds_nothing_and_an_administrator_does() {
         title: Some("x".into()),
         metadata: None,
     };
-    let foreign = world.directory().ask(&world.scope, id, &asker, rename()).await;
+    let foreign = world.directory().execute(&world.scope, id, &principal, rename()).await;
     assert_eq!(foreign.unwrap_err(), Refusal::Rejected(Rejection::NotFound));
     let elsewhere = world
         .directory()
-        .ask(&scope("globex"), id, &world.asker(), rename())
+        .execute(&scope("globex"), id, &world.principal(), rename())
         .await;
     assert_eq!(elsewhere.unwrap_err(), Refusal::Rejected(Rejection::NotFound));
-    asker.admin = true;
-    world.directory().ask(&world.scope, id, &asker, rename()).await.unwrap();
+    principal.admin = true;
+    world
+        .directory()
+        .execute(&world.scope, id, &principal, rename())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]

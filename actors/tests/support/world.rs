@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use copilotd_actors::actors::connector::Connectors;
-use copilotd_actors::actors::conversation::{Accepted, Asker, Refusal};
+use copilotd_actors::actors::conversation::{Accepted, Principal, Refusal};
 use copilotd_actors::actors::conversations::{Conversations, Directory};
 use copilotd_actors::actors::reconcile::Reconciler;
 use copilotd_actors::actors::shared::{Bounds, Shared};
@@ -149,29 +149,31 @@ impl World {
         self.systems.get(name)
     }
 
-    pub fn asker(&self) -> Asker {
-        Asker {
+    pub fn principal(&self) -> Principal {
+        Principal {
             user: "ada".parse().unwrap(),
             admin: false,
         }
     }
 
     /// Sends a command as the user.
-    pub async fn ask(&self, id: ConversationId, command: Command) -> Result<Accepted, Refusal> {
-        self.directory().ask(&self.scope, id, &self.asker(), command).await
+    pub async fn execute(&self, id: ConversationId, command: Command) -> Result<Accepted, Refusal> {
+        self.directory()
+            .execute(&self.scope, id, &self.principal(), command)
+            .await
     }
 
     /// Creates a conversation.
     pub async fn create(&self) -> ConversationId {
         let id = ConversationId::new(self.ids.uuid());
-        self.ask(id, self.creation(None)).await.unwrap();
+        self.execute(id, self.creation(None)).await.unwrap();
         id
     }
 
     pub fn creation(&self, idempotency: Option<Idempotency>) -> Command {
         Command::Create {
             tenant: self.scope.tenant().clone(),
-            user: self.asker().user,
+            user: self.principal().user,
             copilot: "support".parse().unwrap(),
             channel: Channel::Api,
             title: None,
@@ -187,14 +189,14 @@ impl World {
     /// Submits a prompt that is queued if the conversation is busy.
     pub async fn submit(&self, id: ConversationId, text: &str) -> TurnId {
         let turn = self.turn_id();
-        let accepted = self.ask(id, submission(turn, text)).await.unwrap();
+        let accepted = self.execute(id, submission(turn, text)).await.unwrap();
         assert_eq!(accepted.turn, Some(turn));
         turn
     }
 
     pub async fn cancel(&self, id: ConversationId, turn: TurnId) -> Result<Accepted, Refusal> {
         let stop = StoppedWork::default();
-        self.ask(id, Command::Cancel { turn, stop }).await
+        self.execute(id, Command::Cancel { turn, stop }).await
     }
 
     pub async fn decide(
@@ -212,7 +214,7 @@ impl World {
             reason,
             by,
         };
-        self.ask(id, command).await
+        self.execute(id, command).await
     }
 
     pub fn viewer(&self, id: ConversationId, turn: Option<TurnId>, after: &str) -> Viewer {

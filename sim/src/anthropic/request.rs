@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::model::chat::{Chat, MadeCall, Message, Role, array, content_text, prompt_text, text};
+use crate::model::chat::{Chat, Message, PastCall, Role, array, content_text, prompt_text, text};
 
 /// Reads a request that has passed [`super::validate::request`].
 pub(super) fn read(body: &Value) -> Chat {
@@ -61,7 +61,7 @@ fn assistant(content: &Value) -> Message {
     let uses = array(content).filter(|block| block["type"] == "tool_use");
     Message {
         calls: uses
-            .map(|block| MadeCall {
+            .map(|block| PastCall {
                 id: text(&block["id"]),
                 name: text(&block["name"]),
                 arguments: block["input"].to_string(),

@@ -12,7 +12,7 @@ use axum::routing::post;
 use serde_json::Value;
 
 use super::refusal::{in_stream, invalid, refused};
-use super::stream::{self, Frames, Manner};
+use super::stream::{self, Frames, ResponseOptions};
 use super::{request, validate};
 use crate::http::Reply;
 use crate::model::chat::Chat;
@@ -55,7 +55,7 @@ async fn messages(
         Ok(read) => read,
         Err(refusal) => {
             provider.refused();
-            return dress(refused(&refusal, &id), &id);
+            return add_headers(refused(&refusal, &id), &id);
         }
     };
     let chat = request::read(&read);
@@ -66,7 +66,7 @@ async fn messages(
     let decision = provider.decide(&chat, read, body.len());
     provider.wait_if_held().await;
     let response = answer(&provider, &switch, &chat, marks, decision, &id).await;
-    dress(response, &id)
+    add_headers(response, &id)
 }
 
 /// What a request asks for besides the answer.
@@ -101,7 +101,7 @@ async fn answer(
     let name = provider.unique();
     let cache_read = if marks.is_cached { cached_tokens } else { 0 };
     let blocks = prompt_tokens / BLOCK_TOKENS * BLOCK_TOKENS;
-    let manner = Manner {
+    let options = ResponseOptions {
         id: format!("msg_{name}"),
         model: chat.model.clone(),
         max_pieces: chat.max_tokens,
@@ -116,14 +116,14 @@ async fn answer(
         call_prefix: name,
     };
     if chat.stream {
-        return play::stream(Frames::new(step, manner), pace, open);
+        return play::stream(Frames::new(step, options), pace, open);
     }
     if let Some(error) = &step.in_stream_error {
         open.finish("error");
         return Reply::json(500, in_stream(error)).into_response();
     }
-    let mut pieces = Pieces::new(&step, manner.max_pieces);
-    let answer = stream::whole(&step, &mut pieces, &manner);
+    let mut pieces = Pieces::new(&step, options.max_pieces);
+    let answer = stream::whole(&step, &mut pieces, &options);
     play::whole(switch, &step, &pieces, pace, open, answer).await
 }
 
@@ -131,7 +131,7 @@ async fn unknown(State(provider): State<Arc<Provider>>) -> Response {
     let id = format!("req_{}", provider.unique());
     let mut refusal = Refusal::status(404);
     refusal.message = Some("Not Found".to_owned());
-    dress(refused(&refusal, &id), &id)
+    add_headers(refused(&refusal, &id), &id)
 }
 
 fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Box<Refusal>> {
@@ -169,7 +169,7 @@ fn known_model(body: Value) -> Result<Value, Box<Refusal>> {
     Err(refusal)
 }
 
-fn dress(mut response: Response, id: &str) -> Response {
+fn add_headers(mut response: Response, id: &str) -> Response {
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert("request-id", id);
     }

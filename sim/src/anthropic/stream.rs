@@ -12,7 +12,7 @@ const SIGNATURE: &str = "c2lnbmVk";
 
 /// What is needed besides the step to write the answer.
 #[derive(Debug)]
-pub(super) struct Manner {
+pub(super) struct ResponseOptions {
     pub(super) id: String,
     pub(super) model: String,
     pub(super) max_pieces: Option<u64>,
@@ -37,7 +37,7 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Frames {
     step: Step,
-    manner: Manner,
+    options: ResponseOptions,
     pieces: Pieces,
     phase: Phase,
     /// Number of the next block, and whether the one before it is open.
@@ -55,11 +55,11 @@ fn event(kind: &str, mut data: Value) -> String {
 }
 
 impl Frames {
-    pub(super) fn new(step: Step, manner: Manner) -> Self {
+    pub(super) fn new(step: Step, options: ResponseOptions) -> Self {
         Self {
-            pieces: Pieces::new(&step, manner.max_pieces),
+            pieces: Pieces::new(&step, options.max_pieces),
             step,
-            manner,
+            options,
             phase: Phase::Text,
             block: 0,
             is_open: false,
@@ -70,13 +70,13 @@ impl Frames {
     }
 
     fn opening(&mut self) -> String {
-        let mut message = head(&self.manner);
+        let mut message = head(&self.options);
         message["content"] = json!([]);
         message["stop_reason"] = Value::Null;
         message["stop_sequence"] = Value::Null;
-        message["usage"] = usage(&self.manner, &self.step, 1);
+        message["usage"] = usage(&self.options, &self.step, 1);
         let mut out = event("message_start", json!({ "message": message }));
-        if self.manner.thinks {
+        if self.options.thinks {
             out += &self.open(&json!({"type": "thinking", "thinking": "", "signature": ""}));
             out += &self.delta(&json!({"type": "thinking_delta", "thinking": THOUGHT}));
             out += &self.delta(&json!({"type": "signature_delta", "signature": SIGNATURE}));
@@ -120,7 +120,7 @@ impl Frames {
                 self.phase = Phase::Over;
                 let delta = json!({"stop_reason": stop_reason(&self.step, &self.pieces), "stop_sequence": null});
                 let tokens = completion_tokens(&self.step, &self.pieces);
-                let usage = json!({"output_tokens": usage(&self.manner, &self.step, tokens)["output_tokens"]});
+                let usage = json!({"output_tokens": usage(&self.options, &self.step, tokens)["output_tokens"]});
                 let mut last = event("message_delta", json!({"delta": delta, "usage": usage}));
                 last += &event("message_stop", json!({}));
                 Act::Last(last)
@@ -161,7 +161,7 @@ impl Frames {
         };
         let Some(at) = at else {
             let block =
-                json!({"type": "tool_use", "id": call_id(&self.manner, number), "name": call.name, "input": {}});
+                json!({"type": "tool_use", "id": call_id(&self.options, number), "name": call.name, "input": {}});
             self.phase = Phase::Call(number, Some(0));
             return Act::Send(self.open(&block));
         };
@@ -201,10 +201,10 @@ impl play::Frames for Frames {
 }
 
 /// Writes the step as one message; consumes `pieces`.
-pub(super) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value {
+pub(super) fn whole(step: &Step, pieces: &mut Pieces, options: &ResponseOptions) -> Value {
     let text: String = pieces.by_ref().collect();
     let mut content = Vec::new();
-    if manner.thinks {
+    if options.thinks {
         content.push(json!({"type": "thinking", "thinking": THOUGHT, "signature": SIGNATURE}));
     }
     if !text.is_empty() {
@@ -212,22 +212,22 @@ pub(super) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value 
     }
     for (number, call) in step.tool_calls.iter().enumerate() {
         let input: Value = serde_json::from_str(&call.arguments()).unwrap_or_else(|_| json!({}));
-        content.push(json!({"type": "tool_use", "id": call_id(manner, number), "name": call.name, "input": input}));
+        content.push(json!({"type": "tool_use", "id": call_id(options, number), "name": call.name, "input": input}));
     }
-    let mut message = head(manner);
+    let mut message = head(options);
     message["content"] = content.into();
     message["stop_reason"] = json!(stop_reason(step, pieces));
     message["stop_sequence"] = Value::Null;
-    message["usage"] = usage(manner, step, completion_tokens(step, pieces));
+    message["usage"] = usage(options, step, completion_tokens(step, pieces));
     message
 }
 
-fn head(manner: &Manner) -> Value {
-    json!({"id": manner.id, "type": "message", "role": "assistant", "model": manner.model})
+fn head(options: &ResponseOptions) -> Value {
+    json!({"id": options.id, "type": "message", "role": "assistant", "model": options.model})
 }
 
-fn call_id(manner: &Manner, number: usize) -> String {
-    format!("toolu_{}{number}", manner.call_prefix)
+fn call_id(options: &ResponseOptions, number: usize) -> String {
+    format!("toolu_{}{number}", options.call_prefix)
 }
 
 fn stop_reason(step: &Step, pieces: &Pieces) -> String {
@@ -242,12 +242,12 @@ fn stop_reason(step: &Step, pieces: &Pieces) -> String {
     .to_owned()
 }
 
-fn usage(manner: &Manner, step: &Step, output: u64) -> Value {
+fn usage(options: &ResponseOptions, step: &Step, output: u64) -> Value {
     let told = |tokens: u64| if step.usage == Some(false) { 0 } else { tokens };
     json!({
-        "input_tokens": told(manner.prompt_tokens - manner.cache_read - manner.cache_written),
-        "cache_creation_input_tokens": told(manner.cache_written),
-        "cache_read_input_tokens": told(manner.cache_read),
+        "input_tokens": told(options.prompt_tokens - options.cache_read - options.cache_written),
+        "cache_creation_input_tokens": told(options.cache_written),
+        "cache_read_input_tokens": told(options.cache_read),
         "output_tokens": told(output),
     })
 }

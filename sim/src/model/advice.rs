@@ -60,14 +60,14 @@ const TOPICS: [(&[&str], &str); 12] = [
     ),
 ];
 
-const OTHERWISE: &str = "I want to be sure that I understand you. Is this about a certain customer or ticket? Tell me the number or a few words from it, and I will look it up. I can also summarise the unread tickets, open a new ticket, or post a message to Slack for you.";
+const DEFAULT_ANSWER: &str = "I want to be sure that I understand you. Is this about a certain customer or ticket? Tell me the number or a few words from it, and I will look it up. I can also summarise the unread tickets, open a new ticket, or post a message to Slack for you.";
 
 /// Returns the answer to a message.
 pub(crate) fn on(asked: &str) -> &'static str {
     let low = asked.to_lowercase();
     let is_about = |words: &&[&str]| words.iter().any(|word| occurs(&low, word));
     let found = TOPICS.iter().find(|(words, _)| is_about(words));
-    found.map_or(OTHERWISE, |(_, said)| said)
+    found.map_or(DEFAULT_ANSWER, |(_, said)| said)
 }
 
 /// Whether a word starts somewhere in the text: "refund" is in "refunds", "bill" is not in "possibility".
@@ -97,7 +97,7 @@ mod tests {
             assert!(on(asked).contains(said), "{asked}: {}", on(asked));
             assert!(asked.is_empty() || !on(asked).contains(asked));
         }
-        let all = TOPICS.iter().map(|(_, said)| *said).chain([OTHERWISE]);
+        let all = TOPICS.iter().map(|(_, said)| *said).chain([DEFAULT_ANSWER]);
         for said in all {
             let low = said.to_lowercase();
             assert!(!low.contains("simulat") && !low.contains("you wrote"), "{said}");

@@ -28,14 +28,14 @@ pub(crate) struct Message {
     pub(crate) role: Role,
     pub(crate) text: String,
     /// The tool calls, in order, with their ids and arguments.
-    pub(crate) calls: Vec<MadeCall>,
+    pub(crate) calls: Vec<PastCall>,
     /// For a tool message: the id of the call that it answers.
     pub(crate) call_id: Option<String>,
 }
 
 /// A tool call in the history.
 #[derive(Debug)]
-pub(crate) struct MadeCall {
+pub(crate) struct PastCall {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) arguments: String,
@@ -66,7 +66,7 @@ impl Chat {
     }
 
     /// Returns the calls made since the last user message, each with its result.
-    pub(crate) fn results(&self) -> Vec<(&MadeCall, &str)> {
+    pub(crate) fn results(&self) -> Vec<(&PastCall, &str)> {
         let turn = self.since_user();
         turn.iter()
             .flat_map(|message| &message.calls)

@@ -129,7 +129,7 @@ impl Directive {
         let fails = self.fail_times.is_none_or(|times| attempt <= times)
             && self.fail_step.is_none_or(|failing| failing == step);
         if fails {
-            self.spoil(&mut answer);
+            self.apply_failures(&mut answer);
         }
         answer
     }
@@ -159,7 +159,7 @@ impl Directive {
         }
     }
 
-    fn spoil(&self, answer: &mut Step) {
+    fn apply_failures(&self, answer: &mut Step) {
         let otherwise_whole = self.cut_after.is_none()
             && self.stall_after.is_none()
             && self.end_without_finish_after.is_none()

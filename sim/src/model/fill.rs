@@ -18,7 +18,7 @@ const MAX_VALUES: usize = 5_000;
 /// Maximum parts of an `allOf`, and maximum items of an array that several of them have.
 const MAX_MERGED: usize = 100;
 /// Maximum items or characters that are made only because a schema asks for so many.
-const MAX_LEAST: usize = 1_000;
+const MAX_FORCED: usize = 1_000;
 const PRIORITIES: [&str; 4] = ["urgent", "high", "normal", "low"];
 const STATUSES: [&str; 6] = ["new", "open", "pending", "hold", "solved", "closed"];
 
@@ -131,7 +131,7 @@ impl Filler<'_> {
     }
 
     fn array(&self, schema: &Value, name: &str, item: Option<&Ticket>, depth: usize) -> Value {
-        let least = size(&schema["minItems"]).unwrap_or(0).min(MAX_LEAST);
+        let least = size(&schema["minItems"]).unwrap_or(0).min(MAX_FORCED);
         let most = size(&schema["maxItems"]).unwrap_or(usize::MAX);
         let items = &schema["items"];
         let mut values: Vec<Value> = Vec::new();
@@ -211,7 +211,7 @@ impl Filler<'_> {
             Some("uuid") => "00000000-0000-4000-8000-000000000000".to_owned(),
             _ => self.words(&name.to_lowercase(), item),
         };
-        let least = size(&schema["minLength"]).unwrap_or(0).min(MAX_LEAST);
+        let least = size(&schema["minLength"]).unwrap_or(0).min(MAX_FORCED);
         let missing = least.saturating_sub(text.chars().count());
         text.extend(std::iter::repeat_n('.', missing));
         if let Some((end, _)) = size(&schema["maxLength"]).and_then(|most| text.char_indices().nth(most)) {

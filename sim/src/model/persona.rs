@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::advice;
-use super::chat::{Chat, MadeCall};
+use super::chat::{Chat, PastCall};
 use super::fill::{Source, fill, first_sentence};
 use super::step::{Call, Step};
 use super::summary;
@@ -29,10 +29,10 @@ pub(crate) fn answer(chat: &Chat) -> Step {
         return Step::say(summary);
     }
     let asked = chat.last_user();
-    let wish = Wish::read(asked);
-    let step = match &wish {
-        Wish::Report { channel } => report(chat, channel.as_deref()),
-        Wish::Create { subject } => once(
+    let intent = Intent::read(asked);
+    let step = match &intent {
+        Intent::Report { channel } => report(chat, channel.as_deref()),
+        Intent::Create { subject } => once(
             chat,
             CREATE,
             json!({
@@ -40,19 +40,19 @@ pub(crate) fn answer(chat: &Chat) -> Step {
                 "body": format!("{subject}\n\nOpened by the support copilot on behalf of a colleague, who wrote: {}", first_sentence(asked)),
             }),
         ),
-        Wish::Post { channel, text } => once(chat, POST, json!({"channel": channel, "text": text})),
-        Wish::Update { ticket, changes } => {
+        Intent::Post { channel, text } => once(chat, POST, json!({"channel": channel, "text": text})),
+        Intent::Update { ticket, changes } => {
             let mut arguments = changes.clone();
             arguments["ticket_id"] = json!(ticket);
             once(chat, UPDATE, arguments)
         }
-        Wish::Comment { ticket, body, public } => once(
+        Intent::Comment { ticket, body, public } => once(
             chat,
             COMMENT,
             json!({"ticket_id": ticket, "body": body, "public": public}),
         ),
-        Wish::Show { ticket } => show(chat, *ticket),
-        Wish::Search { query } => {
+        Intent::Show { ticket } => show(chat, *ticket),
+        Intent::Search { query } => {
             let arguments = match query {
                 Some(query) => json!({"query": query}),
                 None if asked.to_lowercase().contains("unread") => json!({"unread": true}),
@@ -60,14 +60,14 @@ pub(crate) fn answer(chat: &Chat) -> Step {
             };
             once(chat, SEARCH, arguments)
         }
-        Wish::Greeting | Wish::Other => None,
+        Intent::Greeting | Intent::Other => None,
     };
-    step.unwrap_or_else(|| conclude(chat, &wish))
+    step.unwrap_or_else(|| conclude(chat, &intent))
 }
 
 /// What the user wants.
 #[derive(Debug, PartialEq)]
-enum Wish {
+enum Intent {
     Greeting,
     /// Summarise the unread tickets and perhaps alert a channel.
     Report {
@@ -98,7 +98,7 @@ enum Wish {
     Other,
 }
 
-impl Wish {
+impl Intent {
     fn read(asked: &str) -> Self {
         let low = asked.to_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| low.contains(word));
@@ -231,9 +231,9 @@ fn line(ticket: &Ticket) -> String {
 }
 
 /// The last step of the turn: an answer in prose or in the requested format.
-fn conclude(chat: &Chat, wish: &Wish) -> Step {
+fn conclude(chat: &Chat, intent: &Intent) -> Step {
     let tickets = tickets_read(chat);
-    let prose = prose(chat, wish, &tickets);
+    let prose = prose(chat, intent, &tickets);
     match &chat.response_schema {
         None => Step::say(prose),
         Some(schema) if schema.is_object() => {
@@ -247,7 +247,7 @@ fn conclude(chat: &Chat, wish: &Wish) -> Step {
     }
 }
 
-fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
+fn prose(chat: &Chat, intent: &Intent, tickets: &[Ticket]) -> String {
     let results = chat.results();
     let mut said = Vec::new();
     for (call, result) in &results {
@@ -309,7 +309,7 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
         }));
     }
     if said.is_empty() {
-        return without_tools(chat, wish);
+        return without_tools(chat, intent);
     }
     said.join("\n")
 }
@@ -328,7 +328,7 @@ fn deed(tool: &str) -> &str {
     }
 }
 
-fn argument(call: &MadeCall, name: &str) -> Option<String> {
+fn argument(call: &PastCall, name: &str) -> Option<String> {
     let arguments: Value = serde_json::from_str(&call.arguments).ok()?;
     match &arguments[name] {
         Value::Null => None,
@@ -337,11 +337,11 @@ fn argument(call: &MadeCall, name: &str) -> Option<String> {
     }
 }
 
-fn named(call: &MadeCall) -> String {
+fn named(call: &PastCall) -> String {
     argument(call, "ticket_id").map_or("the ticket".to_owned(), |id| format!("ticket #{id}"))
 }
 
-fn updated(call: &MadeCall) -> String {
+fn updated(call: &PastCall) -> String {
     let changes: Vec<_> = ["status", "priority"]
         .into_iter()
         .filter_map(|name| Some(format!("its {name} is now {}", argument(call, name)?)))
@@ -352,7 +352,7 @@ fn updated(call: &MadeCall) -> String {
     }
 }
 
-fn commented(call: &MadeCall) -> String {
+fn commented(call: &PastCall) -> String {
     match argument(call, "public").as_deref() {
         Some("false") => format!(
             "I added an internal note to {}. The customer does not see it.",
@@ -362,10 +362,10 @@ fn commented(call: &MadeCall) -> String {
     }
 }
 
-fn without_tools(chat: &Chat, wish: &Wish) -> String {
-    match wish {
-        Wish::Greeting => "Hello! How can I help you today? I can look up tickets, read what customers wrote, create or update tickets, and post to Slack. For example, ask me to summarise the unread tickets and alert #support.".to_owned(),
-        Wish::Other => advice::on(chat.last_user()).to_owned(),
+fn without_tools(chat: &Chat, intent: &Intent) -> String {
+    match intent {
+        Intent::Greeting => "Hello! How can I help you today? I can look up tickets, read what customers wrote, create or update tickets, and post to Slack. For example, ask me to summarise the unread tickets and alert #support.".to_owned(),
+        Intent::Other => advice::on(chat.last_user()).to_owned(),
         _ if chat.results().is_empty() => "I cannot do that in this conversation, because I have no access to the system that it needs. Nothing was changed. Please ask your administrator to give me access, or tell me how else I can help.".to_owned(),
         _ => "That is done. Is there anything else I can help you with?".to_owned(),
     }
@@ -457,22 +457,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wishes_are_read() {
-        let post = |text: &str| Wish::Post {
+    fn intents_are_read() {
+        let post = |text: &str| Intent::Post {
             channel: "#general".into(),
             text: text.into(),
         };
-        for (asked, wish) in [
-            ("Hello there", Wish::Greeting),
+        for (asked, intent) in [
+            ("Hello there", Intent::Greeting),
             (
                 "summarise the unread tickets, put them into the report schema, alert #support",
-                Wish::Report {
+                Intent::Report {
                     channel: Some("#support".into()),
                 },
             ),
             (
                 "Create a ticket about the broken printer.",
-                Wish::Create {
+                Intent::Create {
                     subject: "the broken printer".into(),
                 },
             ),
@@ -481,29 +481,29 @@ mod tests {
             ("Tell #general: we are back", post("we are back")),
             (
                 "set ticket #12 to solved",
-                Wish::Update {
+                Intent::Update {
                     ticket: 12,
                     changes: json!({"status": "solved"}),
                 },
             ),
             (
                 "comment on ticket 12: thank you",
-                Wish::Comment {
+                Intent::Comment {
                     ticket: 12,
                     body: "thank you".into(),
                     public: true,
                 },
             ),
-            ("What does ticket 12 say?", Wish::Show { ticket: 12 }),
+            ("What does ticket 12 say?", Intent::Show { ticket: 12 }),
             (
                 "Are there tickets about refunds?",
-                Wish::Search {
+                Intent::Search {
                     query: Some("refunds".into()),
                 },
             ),
-            ("What is the weather?", Wish::Other),
+            ("What is the weather?", Intent::Other),
         ] {
-            assert_eq!(Wish::read(asked), wish, "{asked}");
+            assert_eq!(Intent::read(asked), intent, "{asked}");
         }
     }
 }

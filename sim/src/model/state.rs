@@ -21,14 +21,14 @@ use super::usage::{PrefixCache, tokens};
 use crate::locked;
 
 /// Requests shown by `GET /_sim/state` and `GET /_sim/requests`; older bodies are dropped.
-const KEPT_REQUESTS: usize = 200;
+const MAX_REQUESTS: usize = 200;
 /// Requests shown by `GET /_sim/calls`.
-const KEPT_CALLS: usize = 20_000;
+const MAX_CALLS_SHOWN: usize = 20_000;
 /// Larger request bodies are not stored.
-const KEPT_BODY_BYTES: usize = 64 * 1024;
+const MAX_STORED_BODY_BYTES: usize = 64 * 1024;
 /// Prompts whose attempts are counted; the oldest are forgotten.
-const KEPT_PROMPTS: usize = 10_000;
-const KEPT_CLOSINGS: usize = 100;
+const MAX_PROMPTS: usize = 10_000;
+const MAX_CLOSINGS: usize = 100;
 
 /// The provider's state, shared by all its requests.
 pub(crate) struct Provider {
@@ -47,7 +47,7 @@ struct Memory {
     cache: PrefixCache,
     attempts: HashMap<u64, Attempts>,
     attempts_order: VecDeque<u64>,
-    requests: VecDeque<Seen>,
+    requests: VecDeque<RequestRecord>,
     received: u64,
     completed: u64,
     errors: u64,
@@ -64,7 +64,7 @@ struct Attempts {
 
 /// One request, as `GET /_sim/state` shows it.
 #[derive(Clone, Serialize)]
-struct Seen {
+struct RequestRecord {
     n: u64,
     at: String,
     model: String,
@@ -147,7 +147,7 @@ impl Provider {
             return;
         }
         locked(&self.memory).held += 1;
-        let _counted = Held(self);
+        let _counted = HeldRequest(self);
         // The sender lives as long as `self`.
         let _ = hold.wait_for(|hold| !hold).await;
     }
@@ -171,13 +171,13 @@ impl Provider {
         let prompt_tokens = tokens(&chat.prompt);
         let cached_tokens = memory.cache.read_and_remember(&chat.model, &chat.prompt);
         let (decided_by, step) = memory.choose(chat, n, turn_step, attempt, prompt_tokens);
-        if memory.requests.len() == KEPT_CALLS {
+        if memory.requests.len() == MAX_CALLS_SHOWN {
             memory.requests.pop_front();
         }
-        if let Some(oldest) = memory.requests.len().checked_sub(KEPT_REQUESTS) {
+        if let Some(oldest) = memory.requests.len().checked_sub(MAX_REQUESTS) {
             memory.requests[oldest].body = Value::Null;
         }
-        memory.requests.push_back(Seen {
+        memory.requests.push_back(RequestRecord {
             n,
             at: jiff::Timestamp::now().to_string(),
             model: chat.model.clone(),
@@ -192,7 +192,11 @@ impl Provider {
             decided_by,
             outcome: "open",
             ended_at: None,
-            body: if size <= KEPT_BODY_BYTES { body } else { Value::Null },
+            body: if size <= MAX_STORED_BODY_BYTES {
+                body
+            } else {
+                Value::Null
+            },
         });
         self.open.fetch_add(1, Ordering::Relaxed);
         Decision {
@@ -221,7 +225,7 @@ impl Provider {
             .attempts_order
             .iter()
             .rev()
-            .take(KEPT_REQUESTS)
+            .take(MAX_REQUESTS)
             .filter_map(|key| memory.attempts.get(key))
             .map(|attempts| json!({"prompt": attempts.prompt, "step": attempts.step, "count": attempts.count}))
             .collect();
@@ -260,17 +264,17 @@ impl Provider {
     }
 }
 
-struct Held<'a>(&'a Provider);
+struct HeldRequest<'a>(&'a Provider);
 
-impl Drop for Held<'_> {
+impl Drop for HeldRequest<'_> {
     fn drop(&mut self) {
         locked(&self.0.memory).held -= 1;
     }
 }
 
 impl Memory {
-    fn last_requests(&self) -> impl Iterator<Item = &Seen> {
-        let older = self.requests.len().saturating_sub(KEPT_REQUESTS);
+    fn last_requests(&self) -> impl Iterator<Item = &RequestRecord> {
+        let older = self.requests.len().saturating_sub(MAX_REQUESTS);
         self.requests.iter().skip(older)
     }
 
@@ -293,7 +297,7 @@ impl Memory {
         });
         attempts_here.count += 1;
         let count = attempts_here.count;
-        if self.attempts_order.len() > KEPT_PROMPTS {
+        if self.attempts_order.len() > MAX_PROMPTS {
             let oldest = self.attempts_order.pop_front();
             oldest.map(|oldest| self.attempts.remove(&oldest));
         }
@@ -395,7 +399,7 @@ impl Drop for Open {
         }
         let mut memory = locked(&self.provider.memory);
         memory.closed_by_client += 1;
-        if memory.closings.len() == KEPT_CLOSINGS {
+        if memory.closings.len() == MAX_CLOSINGS {
             memory.closings.pop_front();
         }
         memory.closings.push_back(jiff::Timestamp::now().to_string());

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::model::chat::{Chat, MadeCall, Message, Role, array, content_text, prompt_text, text};
+use crate::model::chat::{Chat, Message, PastCall, Role, array, content_text, prompt_text, text};
 
 /// Reads a request that has passed [`super::validate::chat`].
 pub(crate) fn read(body: &Value) -> Chat {
@@ -40,7 +40,7 @@ fn message(message: &Value) -> Message {
         _ => Role::User,
     };
     let calls = array(&message["tool_calls"])
-        .map(|call| MadeCall {
+        .map(|call| PastCall {
             id: text(&call["id"]),
             name: text(&call["function"]["name"]),
             arguments: text(&call["function"]["arguments"]),

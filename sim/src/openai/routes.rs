@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::stream::{self, Frames, Manner};
+use super::stream::{self, Frames, ResponseOptions};
 use super::{embeddings, request, validate};
 use crate::http::Reply;
 use crate::model::chat::Chat;
@@ -59,14 +59,14 @@ async fn chat(
         Ok(request) => request,
         Err(refusal) => {
             provider.refused();
-            return dress(&provider, refused(&refusal), started);
+            return add_headers(&provider, refused(&refusal), started);
         }
     };
     let chat = request::read(&request);
     let decision = provider.decide(&chat, request, body.len());
     provider.wait_if_held().await;
     let response = answer(&provider, &switch, &chat, decision).await;
-    dress(&provider, response, started)
+    add_headers(&provider, response, started)
 }
 
 async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision: Decision) -> Response {
@@ -85,7 +85,7 @@ async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision
         return refused(refusal);
     }
     let name = provider.unique();
-    let manner = Manner {
+    let options = ResponseOptions {
         id: format!("chatcmpl-{name}"),
         created: jiff::Timestamp::now().as_second(),
         model: chat.model.clone(),
@@ -97,14 +97,14 @@ async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision
         call_prefix: name,
     };
     if chat.stream {
-        return play::stream(Frames::new(step, manner), pace, open);
+        return play::stream(Frames::new(step, options), pace, open);
     }
     if let Some(error) = &step.in_stream_error {
         open.finish("error");
         return Reply::json(500, json!({"error": error})).into_response();
     }
-    let mut pieces = Pieces::new(&step, manner.max_pieces);
-    let answer = stream::whole(&step, &mut pieces, &manner);
+    let mut pieces = Pieces::new(&step, options.max_pieces);
+    let answer = stream::whole(&step, &mut pieces, &options);
     play::whole(switch, &step, &pieces, pace, open, answer).await
 }
 
@@ -118,7 +118,7 @@ async fn embed(State(provider): State<Arc<Provider>>, headers: HeaderMap, body: 
         Ok(answer) => Reply::json(200, answer).into_response(),
         Err(refusal) => refused(&refusal),
     };
-    dress(&provider, response, started)
+    add_headers(&provider, response, started)
 }
 
 async fn models(State(provider): State<Arc<Provider>>, headers: HeaderMap) -> Response {
@@ -130,7 +130,7 @@ async fn models(State(provider): State<Arc<Provider>>, headers: HeaderMap) -> Re
         }
         Err(refusal) => refused(&refusal),
     };
-    dress(&provider, response, started)
+    add_headers(&provider, response, started)
 }
 
 async fn model(State(provider): State<Arc<Provider>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
@@ -140,7 +140,7 @@ async fn model(State(provider): State<Arc<Provider>>, headers: HeaderMap, Path(i
         Ok(()) => Reply::json(200, model_object(&id)).into_response(),
         Err(refusal) => refused(&refusal),
     };
-    dress(&provider, response, started)
+    add_headers(&provider, response, started)
 }
 
 fn model_object(id: &str) -> Value {
@@ -154,7 +154,7 @@ async fn unknown(State(provider): State<Arc<Provider>>, uri: axum::http::Uri) ->
         code: Some("unknown_url".to_owned()),
         ..Refusal::default()
     };
-    dress(&provider, refused(&refusal), Instant::now())
+    add_headers(&provider, refused(&refusal), Instant::now())
 }
 
 fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Box<Refusal>> {
@@ -215,7 +215,7 @@ fn refused(refusal: &Refusal) -> Response {
 }
 
 /// Adds the headers that OpenAI sends with every answer.
-fn dress(provider: &Provider, mut response: Response, started: Instant) -> Response {
+fn add_headers(provider: &Provider, mut response: Response, started: Instant) -> Response {
     let exhausted = response.status() == StatusCode::TOO_MANY_REQUESTS;
     let remaining = if exhausted { "0" } else { "9999" };
     let headers = response.headers_mut();

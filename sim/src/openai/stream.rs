@@ -11,7 +11,7 @@ use crate::model::usage::Usage;
 
 /// What is needed besides the step to write the answer.
 #[derive(Debug)]
-pub(crate) struct Manner {
+pub(crate) struct ResponseOptions {
     pub(crate) id: String,
     pub(crate) created: i64,
     pub(crate) model: String,
@@ -39,7 +39,7 @@ pub(crate) struct Frames {
     head: String,
     tail: &'static str,
     step: Step,
-    manner: Manner,
+    options: ResponseOptions,
     pieces: Pieces,
     phase: Phase,
     begun: bool,
@@ -47,13 +47,13 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(step: Step, manner: Manner) -> Self {
-        let include_usage = step.usage.unwrap_or(manner.include_usage);
+    pub(crate) fn new(step: Step, options: ResponseOptions) -> Self {
+        let include_usage = step.usage.unwrap_or(options.include_usage);
         let start = json!({
-            "id": manner.id,
+            "id": options.id,
             "object": "chat.completion.chunk",
-            "created": manner.created,
-            "model": manner.model,
+            "created": options.created,
+            "model": options.model,
             "service_tier": "default",
             "system_fingerprint": "fp_simulated",
         });
@@ -65,11 +65,11 @@ impl Frames {
             } else {
                 "]}\n\n"
             },
-            pieces: Pieces::new(&step, manner.max_pieces),
+            pieces: Pieces::new(&step, options.max_pieces),
             step,
-            manner: Manner {
+            options: ResponseOptions {
                 include_usage,
-                ..manner
+                ..options
             },
             phase: Phase::Text,
             begun: false,
@@ -80,7 +80,7 @@ impl Frames {
     /// Writes a chunk for each of the `n` choices.
     fn chunk(&self, delta: &Value, finish: Option<&str>) -> String {
         let finish = json!(finish);
-        (0..self.manner.n)
+        (0..self.options.n)
             .map(|index| {
                 format!(
                     "{}{{\"index\":{index},\"delta\":{delta},\"logprobs\":null,\"finish_reason\":{finish}}}{}",
@@ -118,8 +118,8 @@ impl Frames {
                 self.phase = Phase::Over;
                 let reason = finish_reason(&self.step, &self.pieces);
                 let mut last = self.chunk(&json!({}), Some(&reason));
-                if self.manner.include_usage {
-                    let usage = usage(&self.manner, &self.step, &self.pieces).to_json();
+                if self.options.include_usage {
+                    let usage = usage(&self.options, &self.step, &self.pieces).to_json();
                     last.push_str(&format!("{}],\"usage\":{usage}}}\n\n", self.head));
                 }
                 last.push_str("data: [DONE]\n\n");
@@ -140,7 +140,7 @@ impl Frames {
         let Some(at) = at else {
             let delta = json!({"tool_calls": [{
                 "index": number,
-                "id": call_id(&self.manner, number),
+                "id": call_id(&self.options, number),
                 "type": "function",
                 "function": {"name": call.name, "arguments": ""},
             }]});
@@ -162,8 +162,8 @@ impl Frames {
     }
 }
 
-fn call_id(manner: &Manner, number: usize) -> String {
-    format!("call_{}{number}", manner.call_prefix)
+fn call_id(options: &ResponseOptions, number: usize) -> String {
+    format!("call_{}{number}", options.call_prefix)
 }
 
 impl play::Frames for Frames {
@@ -191,22 +191,22 @@ impl play::Frames for Frames {
     }
 }
 
-fn usage(manner: &Manner, step: &Step, pieces: &Pieces) -> Usage {
+fn usage(options: &ResponseOptions, step: &Step, pieces: &Pieces) -> Usage {
     Usage {
-        prompt: manner.prompt_tokens,
-        cached: manner.cached_tokens,
-        completion: completion_tokens(step, pieces) * manner.n,
+        prompt: options.prompt_tokens,
+        cached: options.cached_tokens,
+        completion: completion_tokens(step, pieces) * options.n,
     }
 }
 
 /// Writes the step as one object; consumes `pieces`.
-pub(crate) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value {
+pub(crate) fn whole(step: &Step, pieces: &mut Pieces, options: &ResponseOptions) -> Value {
     let text: String = pieces.by_ref().collect();
     let calls = step.tool_calls.iter().enumerate();
     let calls: Vec<_> = calls
         .map(|(number, call): (usize, &Call)| {
             json!({
-                "id": call_id(manner, number),
+                "id": call_id(options, number),
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments()},
             })
@@ -220,16 +220,16 @@ pub(crate) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value 
         message["tool_calls"] = json!(calls);
     }
     let reason = finish_reason(step, pieces);
-    let choices: Vec<_> = (0..manner.n)
+    let choices: Vec<_> = (0..options.n)
         .map(|index| json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason}))
         .collect();
     json!({
-        "id": manner.id,
+        "id": options.id,
         "object": "chat.completion",
-        "created": manner.created,
-        "model": manner.model,
+        "created": options.created,
+        "model": options.model,
         "choices": choices,
-        "usage": usage(manner, step, pieces).to_json(),
+        "usage": usage(options, step, pieces).to_json(),
         "service_tier": "default",
         "system_fingerprint": "fp_simulated",
     })

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::arguments::Arguments;
 use super::model::{BOT_USER, Message, read_ts};
-use super::{Answer, Slack, done, told};
+use super::{Answer, Slack, done, unchanged};
 
 const MAX_TEXT: usize = 40_000;
 const MAX_BLOCKS: usize = 50;
@@ -143,7 +143,7 @@ impl Slack {
             "https://simulated.slack.com/archives/{id}/p{}",
             message.ts.replace('.', "")
         );
-        told(json!({"channel": id, "permalink": permalink}))
+        unchanged(json!({"channel": id, "permalink": permalink}))
     }
 
     pub(crate) fn add_reaction(&mut self, arguments: &Arguments) -> Answer {

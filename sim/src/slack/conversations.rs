@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::arguments::Arguments;
 use super::model::{BOT_USER, Channel, read_ts};
-use super::{Answer, Slack, done, told};
+use super::{Answer, Slack, done, unchanged};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -35,14 +35,14 @@ impl Slack {
         };
         let channels = self.channels.iter().filter(fits).map(Channel::to_json).collect();
         let (channels, next_cursor) = page(arguments, channels)?;
-        told(json!({
+        unchanged(json!({
             "channels": channels,
             "response_metadata": {"next_cursor": next_cursor},
         }))
     }
 
     pub(crate) fn conversation_info(&self, arguments: &Arguments) -> Answer {
-        told(json!({"channel": self.named(arguments)?.to_json()}))
+        unchanged(json!({"channel": self.named(arguments)?.to_json()}))
     }
 
     pub(crate) fn members(&self, arguments: &Arguments) -> Answer {
@@ -56,7 +56,7 @@ impl Slack {
             }
         };
         let (members, next_cursor) = page(arguments, members)?;
-        told(json!({"members": members, "response_metadata": {"next_cursor": next_cursor}}))
+        unchanged(json!({"members": members, "response_metadata": {"next_cursor": next_cursor}}))
     }
 
     pub(crate) fn history(&self, arguments: &Arguments) -> Answer {
@@ -83,7 +83,7 @@ impl Slack {
         if !next_cursor.is_empty() {
             answer["response_metadata"] = json!({"next_cursor": next_cursor});
         }
-        told(answer)
+        unchanged(answer)
     }
 
     pub(crate) fn replies(&self, arguments: &Arguments) -> Answer {
@@ -102,7 +102,7 @@ impl Slack {
         if !next_cursor.is_empty() {
             answer["response_metadata"] = json!({"next_cursor": next_cursor});
         }
-        told(answer)
+        unchanged(answer)
     }
 
     /// Opens a direct message with one person.
@@ -110,7 +110,7 @@ impl Slack {
         if let Some(id) = arguments.text("channel") {
             let found = self.channels.iter().find(|channel| channel.id == id);
             let channel = found.ok_or("channel_not_found")?;
-            return told(json!({"no_op": true, "already_open": true, "channel": {"id": channel.id}}));
+            return unchanged(json!({"no_op": true, "already_open": true, "channel": {"id": channel.id}}));
         }
         let users = arguments.text("users").ok_or("users_list_not_supplied")?;
         let users: Vec<&str> = users.split(',').map(str::trim).collect();
@@ -130,7 +130,7 @@ impl Slack {
             json!({"id": channel.id})
         };
         if already {
-            told(json!({"no_op": true, "already_open": true, "channel": shown}))
+            unchanged(json!({"no_op": true, "already_open": true, "channel": shown}))
         } else {
             done(json!({"channel": shown}))
         }

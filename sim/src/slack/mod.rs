@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::accounts::{self, Account, Accountable};
+use crate::accounts::{self, Account, MultiAccount};
 use crate::http::{Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
@@ -33,7 +33,7 @@ pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
 }
 
 /// Starts Slack with the state stored in `file`, or with fixtures; from then on the file is kept up to date.
-pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
+pub async fn start_with_file(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let slack = kept::read(&file)?.unwrap_or_else(|| Slack::new(true));
     service::start(listen, slack, Some(file)).await
 }
@@ -61,20 +61,20 @@ struct Slack {
 }
 
 /// Result of a method: its fields, or Slack's error code.
-type Answer = Result<Answered, &'static str>;
+type Answer = Result<MethodResult, &'static str>;
 
 /// The fields of an answer, and whether the method changed something.
-struct Answered {
+struct MethodResult {
     fields: Value,
     changed: bool,
 }
 
-fn told(fields: Value) -> Answer {
-    Ok(Answered { fields, changed: false })
+fn unchanged(fields: Value) -> Answer {
+    Ok(MethodResult { fields, changed: false })
 }
 
 fn done(fields: Value) -> Answer {
-    Ok(Answered { fields, changed: true })
+    Ok(MethodResult { fields, changed: true })
 }
 
 impl Slack {
@@ -102,7 +102,7 @@ impl Slack {
 
     fn call(&mut self, method: &str, arguments: &Arguments) -> Answer {
         match method {
-            "api.test" => told(json!({})),
+            "api.test" => unchanged(json!({})),
             "auth.test" => people::auth_test(),
             "chat.postMessage" => self.post_message(arguments),
             "chat.update" => self.update_message(arguments),
@@ -132,7 +132,7 @@ fn refusal(error: &str) -> Reply {
     Reply::json(200, json!({"ok": false, "error": error}))
 }
 
-impl Accountable for Slack {
+impl MultiAccount for Slack {
     fn filled() -> Self {
         Self::new(true)
     }
@@ -166,7 +166,7 @@ impl Vendor for Slack {
             }
         }
         match self.call(method, &arguments) {
-            Ok(Answered { fields, changed }) => {
+            Ok(MethodResult { fields, changed }) => {
                 let mut body = json!({"ok": true});
                 if let (Some(body), Value::Object(fields)) = (body.as_object_mut(), fields) {
                     body.extend(fields);

@@ -22,7 +22,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::accounts::{self, Account, Accountable};
+use crate::accounts::{self, Account, MultiAccount};
 use crate::http::{Content, Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
@@ -35,7 +35,7 @@ pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
 }
 
 /// Starts Zendesk with the state stored in `file`, or with fixtures; from then on the file is kept up to date.
-pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
+pub async fn start_with_file(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let zendesk = kept::read(&file)?.unwrap_or_else(|| Zendesk::new(true));
     service::start(listen, zendesk, Some(file)).await
 }
@@ -116,7 +116,7 @@ fn credentials(request: &Request) -> Option<(Option<String>, String)> {
     (!token.is_empty()).then_some((email, token))
 }
 
-impl Accountable for Zendesk {
+impl MultiAccount for Zendesk {
     fn filled() -> Self {
         Self::new(true)
     }

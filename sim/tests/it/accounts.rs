@@ -169,7 +169,9 @@ async fn what_everybody_shared_once_is_handed_to_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("slack.json");
     {
-        let slack = copilotd_sim::slack::start_kept(loopback(), file.clone()).await.unwrap();
+        let slack = copilotd_sim::slack::start_with_file(loopback(), file.clone())
+            .await
+            .unwrap();
         let url = format!("{}/api/chat.postMessage", slack.base_url());
         let post = json!({ "channel": "#support", "text": "shared" });
         assert_eq!(ask(Some("any"), url, Some(post)).await.1["ok"], true);

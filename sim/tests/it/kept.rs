@@ -25,10 +25,10 @@ async fn a_vendor_on_a_file_goes_on_where_it_was() {
     let message = json!({ "channel": "#support", "text": "kept" });
     let create = |base: &str| format!("{base}/api/v2/tickets.json");
     let (created, posted) = {
-        let zendesk = copilotd_sim::zendesk::start_kept(loopback(), tickets.clone())
+        let zendesk = copilotd_sim::zendesk::start_with_file(loopback(), tickets.clone())
             .await
             .unwrap();
-        let slack = copilotd_sim::slack::start_kept(loopback(), messages.clone())
+        let slack = copilotd_sim::slack::start_with_file(loopback(), messages.clone())
             .await
             .unwrap();
         let created = post(create(zendesk.base_url()), ticket.clone()).await;
@@ -37,8 +37,12 @@ async fn a_vendor_on_a_file_goes_on_where_it_was() {
     };
     assert_eq!(posted["ok"], true, "{posted}");
 
-    let zendesk = copilotd_sim::zendesk::start_kept(loopback(), tickets).await.unwrap();
-    let slack = copilotd_sim::slack::start_kept(loopback(), messages).await.unwrap();
+    let zendesk = copilotd_sim::zendesk::start_with_file(loopback(), tickets)
+        .await
+        .unwrap();
+    let slack = copilotd_sim::slack::start_with_file(loopback(), messages)
+        .await
+        .unwrap();
     let again = post(create(zendesk.base_url()), ticket).await;
     assert_eq!(
         again["ticket"]["id"], created["ticket"]["id"],
@@ -60,7 +64,9 @@ async fn a_file_that_is_no_state_is_refused_by_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("slack.json");
     std::fs::write(&file, "{").unwrap();
-    let error = copilotd_sim::slack::start_kept(loopback(), file).await.unwrap_err();
+    let error = copilotd_sim::slack::start_with_file(loopback(), file)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("slack.json"), "{error}");
     assert_eq!(std::fs::read(directory.path().join("slack.json")).unwrap(), b"{");
 }

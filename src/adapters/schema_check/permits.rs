@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::fairness::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
+use copilotd_actors::fairness::fair_queue::{Bounds, EntryId, FairQueue, QueueFull};
 use tokio::sync::oneshot;
 
 /// Limits of the queue: checks of answers and schemas to be compiled.
@@ -40,7 +40,7 @@ pub struct Place {
 struct InLine {
     places: Arc<Places>,
     tenant: TenantId,
-    ticket: Ticket,
+    ticket: EntryId,
     receiver: oneshot::Receiver<Place>,
 }
 

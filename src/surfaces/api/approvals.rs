@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::actors::conversation::{Principal, Refusal};
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::conversation::command::{Command, Decision};
 use copilotd_actors::domain::conversation::decide::Rejection;
@@ -122,13 +122,13 @@ pub async fn decide(
         reason: body.reason.clone(),
         by,
     };
-    let asker = Asker {
+    let principal = Principal {
         user: caller.user.clone(),
         admin,
     };
     match state
         .directory
-        .ask(&caller.scope, found.conversation, &asker, command)
+        .execute(&caller.scope, found.conversation, &principal, command)
         .await
     {
         Ok(_) => {}

@@ -28,7 +28,7 @@ use crate::request_body;
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::{asker, own_conversation, taking_work};
+use crate::surfaces::{own_conversation, principal, taking_work};
 
 /// Maximum number of days on which one idempotency key can be used.
 const MAX_ROUNDS: u32 = 64;
@@ -106,7 +106,11 @@ pub async fn create(
         metadata: body.metadata,
         idempotency,
     };
-    match state.directory.ask(&caller.scope, id, &asker(&caller), command).await {
+    match state
+        .directory
+        .execute(&caller.scope, id, &principal(&caller), command)
+        .await
+    {
         Ok(accepted) => Ok(created(&accepted.header)),
         Err(refusal) if keyed => {
             // It may have been erased between the lookup and the command.
@@ -258,7 +262,10 @@ pub async fn update(
         title: body.title,
         metadata: body.metadata,
     };
-    let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    let accepted = state
+        .directory
+        .execute(&caller.scope, id, &principal(&caller), command)
+        .await?;
     Ok(axum::Json(ConversationView::from(&accepted.header)))
 }
 
@@ -289,6 +296,9 @@ pub async fn delete(
         by: caller.user.to_string(),
         stop: StoppedWork::default(),
     };
-    state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    state
+        .directory
+        .execute(&caller.scope, id, &principal(&caller), command)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::conversation::stream::{Position, Reader};
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
-use copilotd_actors::fairness::share::{Crowded, paced};
+use copilotd_actors::fairness::share::{ShareExceeded, paced};
 use copilotd_actors::live::{Next, Tail};
 use futures::stream;
 use serde::Deserialize;
@@ -244,7 +244,7 @@ async fn open(
     if access.caller.kind == CredentialKind::Ticket {
         // Other credentials were already admitted by `fair_share`.
         let entered = state.shared.shares.enter(access.caller.scope.tenant()).await;
-        entered.map_err(|Crowded| {
+        entered.map_err(|ShareExceeded| {
             let detail = "this tenant is using more than its share of this server";
             Problem::new(Code::Overloaded).detail(detail)
         })?;

@@ -27,7 +27,7 @@ use crate::http::response_memory::{LaterRoom, PageRoom};
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::{asker, is_own, openai, taking_work, turn_records};
+use crate::surfaces::{is_own, openai, principal, taking_work, turn_records};
 use crate::{request_body, telemetry};
 
 /// Body of `POST /v1/conversations/{id}/turns`.
@@ -115,7 +115,7 @@ pub async fn submit(
     };
     let accepted = state
         .directory
-        .ask(&caller.scope, conversation, &asker(&caller), command)
+        .execute(&caller.scope, conversation, &principal(&caller), command)
         .await?;
     let turn = accepted.turn.ok_or_else(|| Problem::new(Code::Internal))?;
     let of_turn: Vec<Record> = accepted
@@ -264,7 +264,7 @@ pub async fn cancel(
         };
         match state
             .directory
-            .ask(&caller.scope, found.conversation, &asker(&caller), command)
+            .execute(&caller.scope, found.conversation, &principal(&caller), command)
             .await
         {
             Ok(_) | Err(Refusal::Rejected(Rejection::TurnEnded)) => {}
@@ -327,7 +327,7 @@ pub async fn feedback(
     };
     state
         .directory
-        .ask(&caller.scope, found.conversation, &asker(&caller), command)
+        .execute(&caller.scope, found.conversation, &principal(&caller), command)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

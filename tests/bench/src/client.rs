@@ -36,7 +36,7 @@ impl Pace {
 
 /// What the reader of one answer saw.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct AnswerTimings {
     /// Time from the request to the first text.
     pub first: Duration,
     /// Times between two pieces of text.
@@ -53,7 +53,7 @@ pub struct Seen {
 
 /// Bytes that the server has handed to its store since it started.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Stored {
+pub struct StoreBytes {
     /// Log records.
     pub records: f64,
     /// Data derived from the records.
@@ -64,7 +64,7 @@ pub struct Stored {
     pub appends: f64,
 }
 
-impl Stored {
+impl StoreBytes {
     /// Returns the sum of all bytes.
     pub fn all(self) -> f64 {
         self.records + self.projections + self.snapshots
@@ -195,7 +195,7 @@ impl Client {
     }
 
     /// Reads the bytes handed to the store so far.
-    pub async fn stored(&self, connection: &mut Connection) -> anyhow::Result<Stored> {
+    pub async fn stored(&self, connection: &mut Connection) -> anyhow::Result<StoreBytes> {
         let response = connection.send("GET", "/metrics", "", None).await?;
         let text = connection.text(response).await?;
         let sum = |name: &str, label: &str| -> f64 {
@@ -206,7 +206,7 @@ impl Client {
                 .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
                 .sum()
         };
-        Ok(Stored {
+        Ok(StoreBytes {
             records: sum("copilotd_store_bytes_total", "part=\"records\""),
             projections: sum("copilotd_store_bytes_total", "part=\"projections\""),
             snapshots: sum("copilotd_store_bytes_total", "part=\"snapshots\""),
@@ -221,7 +221,7 @@ impl Client {
         user: usize,
         conversation: &str,
         pace: Pace,
-    ) -> anyhow::Result<Seen> {
+    ) -> anyhow::Result<AnswerTimings> {
         let begun = Instant::now();
         let turn = self.submit(connection, user, conversation, pace).await?;
         let accepted = begun.elapsed();
@@ -233,7 +233,7 @@ impl Client {
             "the event stream was answered with status {}",
             response.status
         );
-        let mut reading = Reading::new(begun);
+        let mut reading = AnswerReader::new(begun);
         let (mut ended, mut prompt_tokens) = (None, 0);
         let mut events = Events::default();
         while connection.next(&mut response, &mut events.bytes).await? {
@@ -253,7 +253,7 @@ impl Client {
         }
         let ended = ended.context("the stream ended before its turn")?;
         ensure!(ended.starts_with("turn.completed"), "{ended}");
-        let seen = Seen {
+        let seen = AnswerTimings {
             accepted,
             prompt_tokens,
             ..reading.seen
@@ -269,7 +269,7 @@ impl Client {
 }
 
 /// Calls the provider directly and reads its stream to the end.
-pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<Seen> {
+pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<AnswerTimings> {
     let body = json!({
         "model": "sim-large",
         "stream": true,
@@ -290,7 +290,7 @@ pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<S
         "the provider answered with status {}",
         response.status
     );
-    let mut reading = Reading::new(begun);
+    let mut reading = AnswerReader::new(begun);
     let mut done = false;
     let mut events = Events::default();
     while connection.next(&mut response, &mut events.bytes).await? {
@@ -315,18 +315,18 @@ pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<S
 }
 
 /// Records when pieces of text arrive.
-struct Reading {
+struct AnswerReader {
     begun: Instant,
     last: Option<Instant>,
-    seen: Seen,
+    seen: AnswerTimings,
 }
 
-impl Reading {
+impl AnswerReader {
     fn new(begun: Instant) -> Self {
         Self {
             begun,
             last: None,
-            seen: Seen::default(),
+            seen: AnswerTimings::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::stats::Samples;
 
 /// What a process has used since it started.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Used {
+pub struct ResourceUsage {
     /// CPU time in user and system mode.
     pub cpu: Duration,
     /// Bytes that it caused to be written to the disk.
@@ -23,7 +23,7 @@ pub struct Used {
 }
 
 /// Reads what the process `pid` has used.
-pub fn used(pid: u32) -> anyhow::Result<Used> {
+pub fn used(pid: u32) -> anyhow::Result<ResourceUsage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
     // The name in parentheses may contain spaces; the fields after it do not.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -31,7 +31,7 @@ pub fn used(pid: u32) -> anyhow::Result<Used> {
     let per_second = rustix::param::clock_ticks_per_second();
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(Used {
+    Ok(ResourceUsage {
         cpu: Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64),
         disk: number(&io, "write_bytes:"),
         resident: number(&status, "VmRSS:") * 1024,

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
 
-use crate::machine::{Used, used};
+use crate::machine::{ResourceUsage, used};
 
 /// A running program, killed on drop.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Process {
     }
 
     /// Returns what it has used so far.
-    pub fn used(&self) -> anyhow::Result<Used> {
+    pub fn used(&self) -> anyhow::Result<ResourceUsage> {
         used(self.0.id())
     }
 
@@ -62,9 +62,9 @@ impl Drop for Process {
 
 /// Keeps this process off the first processor, which is the server's, until dropped.
 #[derive(Debug)]
-pub struct Aside;
+pub struct CoreGuard;
 
-impl Aside {
+impl CoreGuard {
     /// Moves all threads of this process.
     pub fn step() -> anyhow::Result<Self> {
         pin_itself(&rest())?;
@@ -72,7 +72,7 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for CoreGuard {
     fn drop(&mut self) {
         if let Err(error) = pin_itself(&format!("0-{}", last_core())) {
             eprintln!("{error:#}");

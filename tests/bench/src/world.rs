@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::http::Connection;
-use crate::machine::Used;
-use crate::process::{self, Aside, Process};
+use crate::machine::ResourceUsage;
+use crate::process::{self, CoreGuard, Process};
 
 /// Limits that are never reached.
 const LIMITS: &str = r#"
@@ -58,7 +58,7 @@ pub struct Programs {
 
 /// What a scenario needs from its server.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct ServerOptions {
     /// Seconds after which an idle conversation is passivated.
     pub idle_s: Option<u64>,
     /// Context of the model in tokens.
@@ -73,12 +73,12 @@ pub struct Wish {
 
 /// Both programs, running.
 #[derive(Debug)]
-pub struct World {
+pub struct Testbed {
     programs: Programs,
     server: Process,
     _sim: Process,
-    _aside: Option<Aside>,
-    wish: Wish,
+    _aside: Option<CoreGuard>,
+    options: ServerOptions,
     directory: TempDir,
     /// Address of the provider.
     pub provider: SocketAddr,
@@ -96,12 +96,12 @@ const OTHERS: [(&str, &str); 2] = [
     ("initech", "[tenants.limits]\ntokens_per_minute = 200000\n"),
 ];
 
-impl World {
+impl Testbed {
     /// Starts both programs.
-    pub async fn start(programs: &Programs, wish: Wish) -> anyhow::Result<Self> {
+    pub async fn start(programs: &Programs, options: ServerOptions) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix_in("copilotd-bench-", &programs.scratch)?;
-        let (aside, rest) = if wish.one_core {
-            (Some(Aside::step()?), Some(process::rest()))
+        let (aside, rest) = if options.one_core {
+            (Some(CoreGuard::step()?), Some(process::rest()))
         } else {
             (None, None)
         };
@@ -112,21 +112,21 @@ impl World {
         let provider: SocketAddr = provider.context("the simulator printed no provider address")?.parse()?;
         let (key, made) = new_key(programs)?;
         let listen = free_address()?;
-        let mut config = configuration(directory.path(), listen, provider, &made, &wish);
+        let mut config = configuration(directory.path(), listen, provider, &made, &options);
         let mut others = Vec::new();
-        for (name, limits) in OTHERS.iter().filter(|_| wish.tenants) {
+        for (name, limits) in OTHERS.iter().filter(|_| options.tenants) {
             let (key, made) = new_key(programs)?;
             config += &tenant(name, &made, limits);
             others.push((*name, key));
         }
         std::fs::write(directory.path().join("copilotd.toml"), config)?;
-        let server = serve(programs, directory.path(), &wish)?;
+        let server = serve(programs, directory.path(), &options)?;
         let world = Self {
             programs: programs.clone(),
             server,
             _sim: sim,
             _aside: aside,
-            wish,
+            options,
             directory,
             provider,
             client: Arc::new(Client::new(listen, &key)),
@@ -148,7 +148,7 @@ impl World {
     pub async fn restart(&mut self) -> anyhow::Result<Duration> {
         self.server.kill();
         let begun = Instant::now();
-        self.server = serve(&self.programs, self.directory.path(), &self.wish)?;
+        self.server = serve(&self.programs, self.directory.path(), &self.options)?;
         self.ready(self.client.address()).await?;
         Ok(begun.elapsed())
     }
@@ -158,13 +158,13 @@ impl World {
         let (provider, own) = (self.provider.to_string(), std::env::current_exe()?);
         let arguments = [OsStr::new("--relay"), OsStr::new(&provider)];
         let log = self.directory.path().join("relay.log");
-        let (relay, mut said) = Process::start(&own, &arguments, &log, self.wish.one_core.then_some("0"))?;
+        let (relay, mut said) = Process::start(&own, &arguments, &log, self.options.one_core.then_some("0"))?;
         let address = process::line(&mut said)?;
         Ok((relay, address.trim().parse().context("the relay printed no address")?))
     }
 
     /// Returns what the server has used so far.
-    pub fn used(&self) -> anyhow::Result<Used> {
+    pub fn used(&self) -> anyhow::Result<ResourceUsage> {
         self.server.used()
     }
 
@@ -203,11 +203,11 @@ impl World {
     }
 }
 
-fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<Process> {
+fn serve(programs: &Programs, directory: &Path, options: &ServerOptions) -> anyhow::Result<Process> {
     let config = directory.join("copilotd.toml");
     let arguments = [OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()];
     let log = directory.join("server.log");
-    let cores = wish.one_core.then_some("0");
+    let cores = options.one_core.then_some("0");
     Ok(Process::start(&programs.server, &arguments, &log, cores)?.0)
 }
 
@@ -238,19 +238,25 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key: &str, wish: &Wish) -> String {
+fn configuration(
+    directory: &Path,
+    listen: SocketAddr,
+    provider: SocketAddr,
+    key: &str,
+    options: &ServerOptions,
+) -> String {
     let data = directory.join("data");
-    let idle = wish
+    let idle = options
         .idle_s
         .map(|seconds| format!("idle_s = {seconds}\n"))
         .unwrap_or_default();
-    let limits = if wish.limits { LIMITS } else { NO_LIMITS };
-    let cache = if wish.limits {
+    let limits = if options.limits { LIMITS } else { NO_LIMITS };
+    let cache = if options.limits {
         "cache = { mode = \"exact\" }\n"
     } else {
         ""
     };
-    let context = wish.context_tokens.unwrap_or(128_000);
+    let context = options.context_tokens.unwrap_or(128_000);
     format!(
         r#"[server]
 listen = "{listen}"

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use super::{Served, Summary, Turn};
+use super::{ServedConversation, Summary, Turn};
 use crate::findings::Promise;
-use crate::user::{Ask, Submitted, Talk, Told};
+use crate::user::{Acknowledgements, Submission, Submitted, UserConversation};
 
-pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut impl FnMut(Promise, String)) {
+pub fn check(
+    talk: &UserConversation,
+    served: &ServedConversation,
+    summary: &mut Summary,
+    broken: &mut impl FnMut(Promise, String),
+) {
     if served.view["title"] != talk.title.as_str() {
         broken(
             Promise::Kept,
@@ -81,7 +86,7 @@ fn judge_turns(asked: &[(&str, &Submitted)], turns: &BTreeMap<&str, String>) -> 
 }
 
 /// What a user was told stays true.
-fn judge_told(told: &Told, turn: &Turn) -> Result<(), String> {
+fn judge_told(told: &Acknowledgements, turn: &Turn) -> Result<(), String> {
     if let Some(ended) = &told.ended
         && ended != turn.status()
     {
@@ -108,7 +113,7 @@ fn judge_told(told: &Told, turn: &Turn) -> Result<(), String> {
 }
 
 /// Turns do not fail by themselves: a turn fails only because of what was done to it.
-fn judge_end(ask: &Ask, turn: &Turn) -> Result<(), String> {
+fn judge_end(ask: &Submission, turn: &Turn) -> Result<(), String> {
     let codes = [
         "attempts_exhausted",
         "provider_unavailable",
@@ -169,7 +174,7 @@ mod tests {
                 })
                 .collect(),
         };
-        let told = |ended: Option<&str>, approved| Told {
+        let told = |ended: Option<&str>, approved| Acknowledgements {
             ended: ended.map(str::to_owned),
             approved,
         };

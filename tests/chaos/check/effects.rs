@@ -8,7 +8,7 @@ use super::{Summary, Turn};
 use crate::findings::Promise;
 use crate::schedule::Kind;
 use crate::support::world;
-use crate::user::{Ask, Submitted};
+use crate::user::{Submission, Submitted};
 
 /// What was done at the simulated vendors: number of effects by mark.
 pub struct World {
@@ -66,7 +66,7 @@ pub fn mark_in(text: &str) -> Option<&str> {
 }
 
 pub fn check(
-    ask: &Ask,
+    ask: &Submission,
     turn: Option<&Turn>,
     erased: bool,
     world: &World,

@@ -12,21 +12,21 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::usage::{Call, Tokens, of_ledger};
-use super::{Served, Turn};
+use super::{ServedConversation, Turn};
 use crate::client::Client;
 use crate::config::admin_key;
 use crate::findings::Promise;
 use crate::history::History;
 use crate::schedule::TENANTS;
-use crate::user::Talk;
+use crate::user::UserConversation;
 
 /// Ledger entries this much older than a death are stored.
 const BOOKING: Duration = Duration::from_secs(2);
 
 /// Periods in which the process may die with entries that are not stored yet.
-pub struct Doubtful(pub Vec<(Duration, Duration)>);
+pub struct UncertainPeriods(pub Vec<(Duration, Duration)>);
 
-impl Doubtful {
+impl UncertainPeriods {
     /// Whether the entries of a turn that ended at this time are certainly stored.
     fn is_booked(&self, ended: Duration) -> bool {
         let mut times = self.0.iter();
@@ -36,10 +36,10 @@ impl Doubtful {
 
 /// Compares the ledger, user by user.
 pub async fn check(
-    talks: &[(&Talk, Option<Served>)],
+    talks: &[(&UserConversation, Option<ServedConversation>)],
     calls: &HashMap<String, Vec<Call>>,
     history: &History,
-    doubtful: &Doubtful,
+    doubtful: &UncertainPeriods,
 ) {
     let mut bounds: BTreeMap<(usize, &str), (Tokens, Tokens)> = BTreeMap::new();
     for (talk, served) in talks {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_ended_just_before_a_death_may_be_lost() {
         let at = Duration::from_secs;
-        let doubtful = Doubtful(vec![(at(10), at(11))]);
+        let doubtful = UncertainPeriods(vec![(at(10), at(11))]);
         assert!(doubtful.is_booked(at(7)));
         assert!(!doubtful.is_booked(at(9)));
         assert!(!doubtful.is_booked(at(11)));

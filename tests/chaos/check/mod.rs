@@ -17,17 +17,17 @@ use crate::client::Client;
 use crate::findings::Promise;
 use crate::stage::Stage;
 use crate::support::transcript::Durable;
-use crate::user::Talk;
+use crate::user::UserConversation;
 use crate::watcher::{ATTENTIVE, Watcher};
 
 pub use erased::everywhere;
-pub use ledger::Doubtful;
+pub use ledger::UncertainPeriods;
 
 /// Conversations checked concurrently.
 const AT_ONCE: usize = 6;
 
 /// A conversation as the API serves it at the end.
-pub struct Served {
+pub struct ServedConversation {
     pub view: Value,
     pub messages: Vec<Value>,
     /// Events of its stream, read from the start.
@@ -68,9 +68,9 @@ pub struct Summary {
 }
 
 /// Checks every conversation.
-pub async fn conversations(talks: &[Talk], stage: &Stage, doubtful: &Doubtful) -> Summary {
+pub async fn conversations(talks: &[UserConversation], stage: &Stage, doubtful: &UncertainPeriods) -> Summary {
     let mut summary = Summary::default();
-    let served: Vec<(&Talk, Option<Served>)> = stream::iter(talks)
+    let served: Vec<(&UserConversation, Option<ServedConversation>)> = stream::iter(talks)
         .map(|talk| async move { (talk, serve(talk).await) })
         .buffered(AT_ONCE)
         .collect()
@@ -112,7 +112,7 @@ pub async fn conversations(talks: &[Talk], stage: &Stage, doubtful: &Doubtful) -
 }
 
 /// Reads a conversation from the start; `None` if it was erased, as expected.
-async fn serve(talk: &Talk) -> Option<Served> {
+async fn serve(talk: &UserConversation) -> Option<ServedConversation> {
     let client = &talk.client;
     let broken = |promise, what: String| client.shared.findings.add(promise, Some(&talk.id), what);
     let path = format!("/v1/conversations/{}", talk.id);
@@ -164,7 +164,7 @@ async fn serve(talk: &Talk) -> Option<Served> {
         let events = fresh.look(|seen| seen.durable.clone());
         turns.insert(id.to_owned(), Turn { view, events });
     }
-    Some(Served {
+    Some(ServedConversation {
         view,
         messages,
         events,
@@ -173,13 +173,13 @@ async fn serve(talk: &Talk) -> Option<Served> {
 }
 
 /// Submits each acknowledged turn again with its key: there must still be only one turn.
-pub async fn copies(talks: &[Talk]) {
+pub async fn copies(talks: &[UserConversation]) {
     stream::iter(talks.iter().filter(|talk| !talk.erased))
         .for_each_concurrent(AT_ONCE, |talk| copies_of(&talk.client, talk))
         .await;
 }
 
-async fn copies_of(client: &Client, talk: &Talk) {
+async fn copies_of(client: &Client, talk: &UserConversation) {
     let path = format!("/v1/conversations/{}/turns", talk.id);
     for ask in &talk.asks {
         let Some(turn) = ask.turn() else { continue };

@@ -3,15 +3,20 @@
 //! What a reader receives is checked as it arrives (`support/live/transcript.rs`): numbers rise, deltas concatenate to
 //! their message, offsets are right. Here it is compared with a reading from the start after everything has ended.
 
-use super::{Served, Summary};
+use super::{ServedConversation, Summary};
 use crate::findings::Promise;
 use crate::support::transcript::Durable;
-use crate::user::Talk;
+use crate::user::UserConversation;
 
 /// Events that are also messages.
 const SAID: [&str; 3] = ["turn.queued", "message.completed", "tool.finished"];
 
-pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut impl FnMut(Promise, String)) {
+pub fn check(
+    talk: &UserConversation,
+    served: &ServedConversation,
+    summary: &mut Summary,
+    broken: &mut impl FnMut(Promise, String),
+) {
     let mut compare = |name: &str, got: &[Durable], truth: &[Durable]| {
         if let Some(what) = differ(got, truth) {
             broken(Promise::Streams, format!("{name}: {what}"));
@@ -60,7 +65,7 @@ fn differ(got: &[Durable], truth: &[Durable]) -> Option<String> {
 }
 
 /// Messages and the turns' outputs must equal the stream.
-fn judge_messages(served: &Served) -> Vec<String> {
+fn judge_messages(served: &ServedConversation) -> Vec<String> {
     let mut wrong = Vec::new();
     let said: Vec<u64> = served
         .events

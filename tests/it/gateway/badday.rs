@@ -12,10 +12,10 @@ use super::{Ledger, caller};
 #[path = "../../bench/src/scenario/badday/day.rs"]
 mod day;
 
-use day::{DAY, Day, Got};
+use day::{CallOutcome, DAY, Day};
 
 /// Makes `calls` calls, `per_second`; returns what was lost, and asserts that the records are right.
-async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<Got> {
+async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<CallOutcome> {
     let ledger = Arc::new(Ledger::default());
     let day = Day::begin(seed, Some(ledger.clone() as Arc<dyn Meter>));
     let user = |n: u32| format!("user-{n}");
@@ -26,7 +26,7 @@ async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<Got> {
     let asked = (0..calls).map(|n| day.call(n, per_second, by(n), n.is_multiple_of(2)));
     let got = futures::future::join_all(asked).await;
     let attempts = ledger.take();
-    for (n, _) in (0..).zip(&got).filter(|(_, got)| **got != Got::Whole) {
+    for (n, _) in (0..).zip(&got).filter(|(_, got)| **got != CallOutcome::Whole) {
         let of_call = attempts
             .iter()
             .filter(|attempt| attempt.caller.user.as_str() == user(n));
@@ -49,7 +49,7 @@ async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<Got> {
         day.seen().iter().sum::<u64>(),
         "each request is booked once"
     );
-    got.into_iter().filter(|got| *got != Got::Whole).collect()
+    got.into_iter().filter(|got| *got != CallOutcome::Whole).collect()
 }
 
 #[tokio::test(start_paused = true)]

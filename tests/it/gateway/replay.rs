@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::actors::connector::Connectors;
-use copilotd_actors::actors::conversation::Asker;
+use copilotd_actors::actors::conversation::Principal;
 use copilotd_actors::actors::conversations::{Conversations, Directory};
 use copilotd_actors::actors::shared::{Bounds, Shared};
 use copilotd_actors::domain::content::Input;
@@ -78,13 +78,13 @@ impl World {
     /// Runs a turn in a conversation of its own; returns its records.
     async fn turn(&self, text: &str) -> Vec<Record> {
         let (id, turn) = (ConversationId::new(self.ids.uuid()), TurnId::new(self.ids.uuid()));
-        let asker = Asker {
+        let principal = Principal {
             user: "ada".parse().unwrap(),
             admin: false,
         };
         let create = Command::Create {
             tenant: self.scope.tenant().clone(),
-            user: asker.user.clone(),
+            user: principal.user.clone(),
             copilot: "support".parse().unwrap(),
             channel: Channel::Api,
             title: None,
@@ -104,7 +104,10 @@ impl World {
             stop: StoppedWork::default(),
         };
         for command in [create, submit] {
-            self.directory.ask(&self.scope, id, &asker, command).await.unwrap();
+            self.directory
+                .execute(&self.scope, id, &principal, command)
+                .await
+                .unwrap();
         }
         loop {
             let commits = self.log.commits();

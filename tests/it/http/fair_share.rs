@@ -78,13 +78,13 @@ async fn an_administrator_does_not_stand_behind_a_flood() {
 async fn what_a_tenant_does_is_charged_to_it() {
     with_app(async |app| {
         let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
-        let before = share.owed_now();
+        let before = share.current_debt();
         let made = app.post("/v1/conversations", json!({})).await.expect(201);
         let turns = format!("/v1/conversations/{}/turns", made.text("/id"));
         app.post(&turns, json!({ "input": "hi" })).await.expect(202);
-        assert!(share.owed_now() > before);
+        assert!(share.current_debt() > before);
         let other = app.app.state.shared.shares.of(&"globex".parse().unwrap());
-        assert_eq!(other.owed_now(), Duration::ZERO);
+        assert_eq!(other.current_debt(), Duration::ZERO);
     })
     .await;
 }

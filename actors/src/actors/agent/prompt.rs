@@ -15,12 +15,12 @@ use crate::domain::policy::Policy;
 pub(super) async fn fit(
     tenant: &TenantId,
     memory: Memory,
-    is_tight: bool,
+    needs_summary: bool,
     policy: &Arc<Policy>,
 ) -> Result<(Prompt, Option<Seq>), ComputeError> {
     let shorter = memory.with_pending();
     let upto = |memory: &Memory| memory.summary.as_ref().map(|summary| summary.upto_seq);
-    if !is_tight || shorter.is_none() {
+    if !needs_summary || shorter.is_none() {
         let summary_upto_seq = upto(&memory);
         let prompt = assemble(tenant, memory, Arc::clone(policy)).await?;
         if shorter.is_none() || prompt.tokens <= policy.memory.context_tokens {

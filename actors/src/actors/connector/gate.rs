@@ -57,7 +57,7 @@ impl Gate {
     }
 
     /// Records that the sent request certainly changed nothing, so the call can be cancelled again.
-    pub(super) fn came_back(&self) {
+    pub(super) fn reopen(&self) {
         // If it was cancelled meanwhile it stays `SENT`, and `pass` refuses to send it again.
         let _ = self
             .state

@@ -47,9 +47,9 @@ pub struct Job {
 
 /// A call in the queue.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct QueuedCall {
     pub(super) job: Job,
-    pub(super) tries: u32,
+    pub(super) attempts: u32,
     /// Rate-limit answers so far.
     pub(super) limited: u32,
     /// Whether the next attempt is a look-up instead of the call itself.
@@ -70,7 +70,7 @@ pub struct Waiting {
     pub(super) not_before: Duration,
 }
 
-impl Waiting {
+impl QueuedCall {
     /// Returns the time from which no attempt starts any more, because its outcome would come too late.
     pub(super) fn last_start(&self) -> Duration {
         let margin = if self.look_up { Duration::ZERO } else { SETTLE_MARGIN };
@@ -94,10 +94,10 @@ impl Waiting {
 }
 
 /// Returns a call of a tenant that is left out: nothing more is sent for it until its conversation starts it again.
-pub(super) fn hold(job: &Job) {
+pub(super) fn defer(job: &Job) {
     job.gate.withdraw();
     let (call, gate) = (job.request.call, Arc::clone(&job.gate));
-    let _ = job.reply_to.cast(conversation::Msg::CallHeld { call, gate });
+    let _ = job.reply_to.cast(conversation::Msg::CallDeferred { call, gate });
 }
 
 /// Returns the status of a call that is not sent now, but may have been sent by an earlier process.
@@ -136,11 +136,11 @@ pub(super) async fn screened(job: &Job, result: Value) -> ScreenedCommand {
 
 /// Reports the end of a call without an answer.
 pub(super) fn report(job: &Job, status: ToolStatus, error: String) {
-    tell(job, outcome(job, status, None, Some(error)).screen(&job.policy, None));
+    send_report(job, outcome(job, status, None, Some(error)).screen(&job.policy, None));
 }
 
 /// Sends a report. A dead conversation is rebuilt from its log and recovers the call itself.
-pub(super) fn tell(job: &Job, report: ScreenedCommand) {
+pub(super) fn send_report(job: &Job, report: ScreenedCommand) {
     job.span.in_scope(|| {
         let _ = job.reply_to.cast(conversation::Msg::report(report));
     });

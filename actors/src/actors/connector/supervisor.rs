@@ -12,7 +12,7 @@ use std::sync::Arc;
 use metrics::counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use super::job::{Job, hold, report, unsent};
+use super::job::{Job, defer, report, unsent};
 use super::{Args, Connector, Msg};
 use crate::actors::shared::{self, Shared};
 use crate::ports::{ServingState, SystemKey};
@@ -23,11 +23,11 @@ pub enum Request {
     /// Forwards a call.
     Call(Box<Job>),
     /// A connector has been idle for a while.
-    Retire {
+    StopIdle {
         /// Tenant and system of the connector.
         key: SystemKey,
         /// Calls that it has received so far.
-        taken: u64,
+        received: u64,
     },
 }
 
@@ -39,9 +39,9 @@ pub struct Connectors {
 
 /// Running connectors.
 #[derive(Default)]
-pub struct Alive(HashMap<SystemKey, Known>);
+pub struct Alive(HashMap<SystemKey, RunningConnector>);
 
-struct Known {
+struct RunningConnector {
     connector: ActorRef<Msg>,
     /// Calls forwarded to it.
     forwarded: u64,
@@ -64,7 +64,7 @@ impl Connectors {
                 toolbox,
             };
             let (connector, _) = Actor::spawn_linked(None, connector, args, me.get_cell()).await?;
-            let known = Known {
+            let known = RunningConnector {
                 connector,
                 forwarded: 0,
             };
@@ -86,7 +86,7 @@ impl Connectors {
 /// unknown.
 pub(super) fn not_configured(shared: &Shared, job: &Job) {
     if shared.ports.policies.standing(&job.request.scope) == ServingState::LeftOut {
-        return hold(job);
+        return defer(job);
     }
     let why = format!("{} is not configured for this tenant", job.system);
     report(job, unsent(job), why);
@@ -109,9 +109,9 @@ impl Actor for Connectors {
     ) -> Result<(), ActorProcessingErr> {
         match request {
             Request::Call(job) => self.call(&me, alive, job).await?,
-            Request::Retire { key, taken } => {
+            Request::StopIdle { key, received } => {
                 // A call still in its mailbox keeps it running; it will ask again.
-                let idle = |known: &Known| known.forwarded == taken;
+                let idle = |known: &RunningConnector| known.forwarded == received;
                 if alive.0.get(&key).is_some_and(idle)
                     && let Some(known) = alive.0.remove(&key)
                 {

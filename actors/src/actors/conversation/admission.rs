@@ -4,7 +4,7 @@
 //! They read the store within the handler that appends, so nothing comes between the answer and the append: concurrent
 //! copies of one request become one turn.
 
-use super::{Asker, Conversation, Refusal, State};
+use super::{Conversation, Principal, Refusal, State};
 use crate::domain::conversation::KEY_LIFETIME;
 use crate::domain::conversation::command::Command;
 use crate::domain::conversation::decide::Rejection;
@@ -17,7 +17,7 @@ use crate::ports::LogError;
 const MAX_ROUNDS: u32 = 64;
 
 /// What is known about a command before it is decided.
-pub(super) enum Known {
+pub(super) enum KeyLookup {
     /// Not seen before, or known to the state, which handles it.
     New(Box<ScreenedCommand>),
     /// An earlier request with the same key and body created this turn.
@@ -28,28 +28,28 @@ impl Conversation {
     /// Finds the turn that was created with a submission's idempotency key during the key's life. The state remembers
     /// the latest keys; all others are found in the log, because the id of a turn with a key is derived from it. If the
     /// key is free, the submission gets such an id.
-    pub(super) async fn known(&self, state: &State, mut command: ScreenedCommand) -> Result<Known, Refusal> {
+    pub(super) async fn known(&self, state: &State, mut command: ScreenedCommand) -> Result<KeyLookup, Refusal> {
         let now = self.shared.ports.clock.now();
         let Command::Submit {
             idempotency: Some(asked),
             ..
         } = command.command()
         else {
-            return Ok(Known::New(Box::new(command)));
+            return Ok(KeyLookup::New(Box::new(command)));
         };
         if state.core.live().is_none() || state.core.keys.find(&asked.key, now).is_some() {
-            return Ok(Known::New(Box::new(command)));
+            return Ok(KeyLookup::New(Box::new(command)));
         }
         for round in 0..MAX_ROUNDS {
             let id = TurnId::derived(state.core.id, &asked.key, round);
             let found = self.shared.ports.log.read_turn(&state.scope, id).await;
             let Some(found) = found.map_err(unavailable)? else {
                 command.set_turn(id);
-                return Ok(Known::New(Box::new(command)));
+                return Ok(KeyLookup::New(Box::new(command)));
             };
             match found.records.first() {
                 Some(first) if now.duration_since(first.at) >= KEY_LIFETIME => {}
-                Some(first) if used_for(first) == Some(asked) => return Ok(Known::Copy(id)),
+                Some(first) if used_for(first) == Some(asked) => return Ok(KeyLookup::Copy(id)),
                 _ => break,
             }
         }
@@ -58,7 +58,12 @@ impl Conversation {
 
     /// Refuses what would add to a log whose tenant or user has reached a storage quota. Never refuses what ends or
     /// erases something, nor the copy of an earlier request.
-    pub(super) async fn has_room(&self, state: &State, asker: &Asker, command: &Command) -> Result<(), Refusal> {
+    pub(super) async fn check_quotas(
+        &self,
+        state: &State,
+        principal: &Principal,
+        command: &Command,
+    ) -> Result<(), Refusal> {
         let (book, now) = (state.core.book.as_ref(), self.shared.ports.clock.now());
         let is_new = match (command, book) {
             (Command::Create { .. }, None) => true,
@@ -77,7 +82,7 @@ impl Conversation {
         if quotas.is_unlimited() || book.is_some_and(|book| book.header.erased) {
             return Ok(());
         }
-        let owner = book.map_or(&asker.user, |book| &book.header.user);
+        let owner = book.map_or(&principal.user, |book| &book.header.user);
         let stored = self.shared.ports.log.stored(&state.scope, owner).await;
         Ok(quotas.check(&stored.map_err(unavailable)?, is_new)?)
     }

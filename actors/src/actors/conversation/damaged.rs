@@ -2,7 +2,7 @@
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
-use super::message::{Accepted, Asker, Refusal, Reply};
+use super::message::{Accepted, Principal, Refusal, Reply};
 use super::{Conversation, State, crash_points, refuse};
 use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::header::Header;
@@ -15,11 +15,11 @@ impl Conversation {
     pub(super) async fn erase_damaged(
         &self,
         state: &State,
-        asker: &Asker,
+        principal: &Principal,
         by: String,
         reply: RpcReplyPort<Reply>,
     ) -> Result<(), ActorProcessingErr> {
-        let found = match self.owned_header(state, asker).await {
+        let found = match self.owned_header(state, principal).await {
             Ok(found) => found,
             Err(error) => return refuse(Some(reply), refusal_of_reading(&error)),
         };
@@ -66,8 +66,8 @@ impl Conversation {
 
     /// Returns the answer to all other requests: that the conversation is damaged, but only to those who may know of
     /// it.
-    pub(super) async fn refusal_of_damaged(&self, state: &State, asker: &Asker) -> Refusal {
-        match self.owned_header(state, asker).await {
+    pub(super) async fn refusal_of_damaged(&self, state: &State, principal: &Principal) -> Refusal {
+        match self.owned_header(state, principal).await {
             Ok(None) => Rejection::NotFound.into(),
             Ok(Some(_)) => Refusal::Damaged,
             Err(error) => refusal_of_reading(&error),
@@ -75,10 +75,10 @@ impl Conversation {
     }
 
     /// Returns the header, if there is one that the caller may erase, and the log's last sequence number.
-    async fn owned_header(&self, state: &State, asker: &Asker) -> Result<Option<(Header, u64)>, LogError> {
+    async fn owned_header(&self, state: &State, principal: &Principal) -> Result<Option<(Header, u64)>, LogError> {
         let (log, id) = (&self.shared.ports.log, state.core.id);
         let header = log.header(&state.scope, id).await?;
-        let own = |header: &Header| !header.erased && (header.user == asker.user || asker.admin);
+        let own = |header: &Header| !header.erased && (header.user == principal.user || principal.admin);
         let Some(header) = header.filter(own) else {
             return Ok(None);
         };

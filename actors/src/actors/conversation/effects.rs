@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::state::Live;
 use super::{Conversation, ConversationRef, Msg, State, pause};
-use crate::actors::agent::{Agent, Think};
+use crate::actors::agent::{Agent, RunStep};
 use crate::actors::connector::{Gate, Job, Request};
 use crate::actors::shared::{outside_spans, until};
 use crate::actors::spans::TurnSpans;
@@ -155,11 +155,11 @@ impl Conversation {
             .tail
             .get_or_insert_with(|| self.shared.hub.tail(state.scope.tenant(), state.core.id));
         let message = LiveMessage::new(at, tail);
-        let think = Think {
+        let run_step = RunStep {
             at,
             not_before,
             memory: state.core.memory.clone(),
-            is_tight: state.tight == Some(at.turn),
+            needs_summary: state.summary_needed_by == Some(at.turn),
             policy: Arc::clone(policy),
             response_schema: turn.response_schema.clone(),
             api_key: turn.api_key.clone(),
@@ -179,7 +179,7 @@ impl Conversation {
         });
         state.agent = Some((at.turn, agent.clone()));
         // If it is dead already, its supervision event says so and the turn is resumed.
-        let _ = outside_spans(|| agent.cast(Box::new(think)));
+        let _ = outside_spans(|| agent.cast(Box::new(run_step)));
         Ok(())
     }
 

@@ -27,7 +27,7 @@ impl Conversation {
         state.handing_over = true;
         state.compression = None;
         state.idle = None;
-        if state.retiring {
+        if state.passivating {
             return Ok(());
         }
         if let Some(live) = &state.live {
@@ -52,19 +52,19 @@ impl Conversation {
     }
 
     /// Handles messages during a hand-over: only the ends of calls matter.
-    pub(super) async fn take_handing_over(
+    pub(super) async fn handle_during_hand_over(
         &self,
         me: &ConversationRef,
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Ask { reply, .. } => return refuse(Some(reply), Refusal::HandingOver),
+            Msg::Execute { reply, .. } => return refuse(Some(reply), Refusal::HandingOver),
             Msg::Screening { reply, .. } => return refuse_screening(reply),
             Msg::Report(command) if matches!(command.command(), Command::ToolReplied { .. }) => {
                 self.step(me, state, *command, None).await?;
             }
-            Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
+            Msg::CallDeferred { call, gate } => self.call_deferred(me, state, call, &gate).await?,
             Msg::HandOverDue => return self.finish_hand_over(me, state).await,
             _ => return Ok(()),
         }
@@ -91,7 +91,7 @@ impl Conversation {
     /// Compares the state with what a scan of the store found. Records unknown here can only come from a writer that
     /// had lost its lease; the successor reads them.
     pub(super) async fn compare(&self, state: &State, stored: u64) -> Result<(), ActorProcessingErr> {
-        if stored <= state.core.seq || state.broken || state.retiring {
+        if stored <= state.core.seq || state.is_damaged || state.passivating {
             return Ok(());
         }
         // The scan may have read a wrong header.

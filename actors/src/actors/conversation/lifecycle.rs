@@ -26,7 +26,7 @@ use crate::ports::{LogError, LostCall, LostPrompt, ServingState, Snapshot};
 const PAGE: usize = 512;
 /// Idle time of an actor that has not worked on a turn: enough for the request that started it to arrive, or for the
 /// first turn of a conversation that was just created.
-const BRIEFLY: Duration = Duration::from_secs(1);
+const SHORT_IDLE: Duration = Duration::from_secs(1);
 
 /// Decodes a snapshot; on the compute pool when it is long.
 async fn decoded(
@@ -44,7 +44,7 @@ impl Conversation {
         let log = &self.shared.ports.log;
         let id = state.core.id;
         let mut from: Seq = 1;
-        let mut trail = Trail::default();
+        let mut last_call = LastModelCall::default();
         let (mut gap, mut ends_erased) = (None, false);
         if let Some(Snapshot { seq, state: bytes, .. }) = log
             .snapshot(&state.scope, id)
@@ -63,7 +63,7 @@ impl Conversation {
             from = last.seq + 1;
             ends_erased = matches!(last.event, Event::ConversationErased { .. });
             let full = page.len() == PAGE;
-            page.iter().for_each(|record| trail.note(record));
+            page.iter().for_each(|record| last_call.note(record));
             let (cost, snapshot_seq) = (page.iter().map(Record::weight).sum(), state.snapshot_seq);
             let fold = move |core: &mut Core| {
                 for record in &page {
@@ -84,7 +84,7 @@ impl Conversation {
             return Err(LogError::Corrupt(format!("record {missing} is missing from the log")).into());
         }
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
-            tail.folded(state.core.seq);
+            tail.replayed(state.core.seq);
         }
         state.count();
         if state.counted.turns.open > 0 {
@@ -92,14 +92,14 @@ impl Conversation {
             if let Some(turn) = state.core.active() {
                 self.spans(&mut state.spans, &state.scope, turn, id);
             }
-            self.find_lost(state, trail).await?;
+            self.find_lost_usage(state, last_call).await?;
             pause::fold(state);
             let policy = self.policy(state, &Command::RECOVER);
             match self.standing(state) {
                 ServingState::Served => {
                     state.lost = false;
                     let recover = state.core.screen(&policy, state.recovery());
-                    self.step_by(me, state, &policy, recover, None, None).await?;
+                    self.step_with_policy(me, state, &policy, recover, None, None).await?;
                 }
                 // Nothing is resumed until the tenant is served again: no claim is recorded, and no attempt is counted.
                 ServingState::LeftOut => state.paused = true,
@@ -115,7 +115,7 @@ impl Conversation {
     }
 
     /// Looks up what the running turn's current step used before this actor started: nobody will report it.
-    async fn find_lost(&self, state: &mut State, trail: Trail) -> Result<(), ActorProcessingErr> {
+    async fn find_lost_usage(&self, state: &mut State, last_call: LastModelCall) -> Result<(), ActorProcessingErr> {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
             return Ok(());
         };
@@ -125,13 +125,13 @@ impl Conversation {
         let waits = turn
             .waiting_until
             .is_some_and(|until| until > self.shared.ports.clock.now());
-        if trail.prompt.is_none() && waits {
+        if last_call.prompt.is_none() && waits {
             // No model was called since the last report.
             return Ok(());
         }
         let at = turn.present();
         let policy = self.policy(state, &Command::RECOVER);
-        let began_at = trail.began_at.unwrap_or(turn.queued_at);
+        let began_at = last_call.began_at.unwrap_or(turn.queued_at);
         let call = LostCall {
             scope: state.scope.clone(),
             route: policy.route.clone(),
@@ -143,8 +143,11 @@ impl Conversation {
             attempt: turn.attempt,
             step: turn.step,
             began_at,
-            prompt: trail.prompt.filter(|(step, _)| *step == at).map(|(_, prompt)| prompt),
-            target: trail.target,
+            prompt: last_call
+                .prompt
+                .filter(|(step, _)| *step == at)
+                .map(|(_, prompt)| prompt),
+            target: last_call.target,
             is_settled: began_at >= self.shared.started_at,
             is_handed_over: turn.is_handed_over(),
         };
@@ -169,7 +172,7 @@ impl Conversation {
         state.generation += 1;
         state.idle = None;
         self.save(state, self.shared.bounds.snapshot_every);
-        if !self.may_rest(state) {
+        if !self.may_passivate(state) {
             return;
         }
         let (me, generation) = (me.clone(), state.generation);
@@ -180,7 +183,7 @@ impl Conversation {
         } else if state.worked {
             bounds.idle
         } else {
-            bounds.idle.min(BRIEFLY)
+            bounds.idle.min(SHORT_IDLE)
         };
         // A late outcome must find the actor that knows its call.
         let late = state.late.map_or(Duration::ZERO, |at| {
@@ -193,7 +196,7 @@ impl Conversation {
         })));
     }
 
-    pub(super) fn may_rest(&self, state: &State) -> bool {
+    pub(super) fn may_passivate(&self, state: &State) -> bool {
         let far = self
             .shared
             .ports
@@ -205,12 +208,12 @@ impl Conversation {
         state.compression.is_none() && state.running.keys().all(patient)
     }
 
-    pub(super) fn retire(&self, me: &ConversationRef, state: &mut State, generation: u64) {
-        if generation != state.generation || !self.may_rest(state) {
+    pub(super) fn passivate(&self, me: &ConversationRef, state: &mut State, generation: u64) {
+        if generation != state.generation || !self.may_passivate(state) {
             return;
         }
         self.save(state, self.shared.bounds.snapshot_every / 2);
-        state.retiring = true;
+        state.passivating = true;
         let due = state.running.keys().filter_map(|effect| match effect {
             Effect::ExpireApproval { at, .. } => Some(*at),
             _ => None,
@@ -218,7 +221,7 @@ impl Conversation {
         let wake_at = due.min();
         if let Some(directory) = self.shared.directory.get() {
             let key = (state.scope.clone(), state.core.id);
-            directory.cast(conversations::Msg::Retire {
+            directory.cast(conversations::Msg::Passivate {
                 key,
                 actor: me.get_id(),
                 wake_at,
@@ -266,7 +269,7 @@ fn gap_in(from: Seq, records: &[Record]) -> Option<Seq> {
 
 /// What the log says about the last model call in progress.
 #[derive(Default)]
-struct Trail {
+struct LastModelCall {
     /// Start of the last turn's current attempt.
     began_at: Option<Timestamp>,
     /// Last prompt without an answer.
@@ -275,7 +278,7 @@ struct Trail {
     target: Option<String>,
 }
 
-impl Trail {
+impl LastModelCall {
     fn note(&mut self, record: &Record) {
         match (&record.event, record.turn) {
             (Event::TurnStarted { .. }, _) => {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
-use crate::actors::compressor::Outcome;
+use crate::actors::compressor::CompressionOutcome;
 use crate::actors::connector::Gate;
-use crate::actors::shared::Full;
+use crate::actors::shared::TurnLimit;
 use crate::domain::conversation::command::{Command, ModelFailure, Step};
 use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::effects::Effect;
@@ -27,20 +27,20 @@ pub type ConversationRef = ActorRef<Msg>;
 #[derive(Debug)]
 pub enum Msg {
     /// Executes a command from outside.
-    Ask {
+    Execute {
         /// Who sends the command.
-        asker: Asker,
+        principal: Principal,
         /// The command.
-        command: Box<Asked>,
+        command: Box<IncomingCommand>,
         /// Marked when work on it starts: a request lost before that has changed nothing.
-        begun: Begun,
+        started: StartedFlag,
         /// Answered once the change is stored or refused.
         reply: RpcReplyPort<Reply>,
     },
     /// Asks for what is needed to screen a command that is too expensive to screen in this handler.
     Screening {
         /// Who sends the command.
-        asker: Asker,
+        principal: Principal,
         /// The command.
         command: Arc<Command>,
         /// Answered at once.
@@ -62,7 +62,7 @@ pub enum Msg {
     /// The tenant's standing may have changed.
     StandingChanged,
     /// A step was not started because its tenant is not served.
-    StepHeld(Step),
+    StepDeferred(Step),
     /// A step failed because its prompt is too long.
     StepTooLarge {
         /// The step.
@@ -71,9 +71,9 @@ pub enum Msg {
         failure: Box<ModelFailure>,
     },
     /// A step has waited long enough for a summary.
-    RoomOverdue(Step),
+    SummaryOverdue(Step),
     /// A connector has stopped sending a call because its tenant is left out.
-    CallHeld {
+    CallDeferred {
         /// The call.
         call: CallId,
         /// The call's gate; tells whether it was sent, and tells this call from a later one with the same id.
@@ -84,7 +84,7 @@ pub enum Msg {
         /// Number of the compression.
         number: u64,
         /// Its outcome.
-        outcome: Outcome,
+        outcome: CompressionOutcome,
     },
     /// Last sequence number found by a scan of the store. An actor that knows fewer records is out of date.
     Stored(Seq),
@@ -103,9 +103,9 @@ impl Msg {
 
 /// Whether work on a request has started. Clones share the flag.
 #[derive(Debug, Clone, Default)]
-pub struct Begun(Arc<AtomicBool>);
+pub struct StartedFlag(Arc<AtomicBool>);
 
-impl Begun {
+impl StartedFlag {
     /// Marks the work as started.
     pub fn mark(&self) {
         self.0.store(true, Ordering::Release);
@@ -119,7 +119,7 @@ impl Begun {
 
 /// A command from outside.
 #[derive(Debug, Clone)]
-pub enum Asked {
+pub enum IncomingCommand {
     /// Screened in the conversation's handler: weighs at most [`INLINE_COST`](crate::compute::INLINE_COST).
     Light(Command),
     /// Screened before.
@@ -137,14 +137,14 @@ pub struct Screening {
 
 /// The sender of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asker {
+pub struct Principal {
     /// The user.
     pub user: UserId,
     /// Whether this is an administrator of the tenant, who may act on other users' conversations.
     pub admin: bool,
 }
 
-/// Answer to [`Msg::Ask`].
+/// Answer to [`Msg::Execute`].
 pub type Reply = Result<Accepted, Refusal>;
 
 /// Answer to a command that was stored.
@@ -168,7 +168,7 @@ pub enum Refusal {
     Rejected(#[from] Rejection),
     /// Too many turns are open: the limit that was reached, and its value.
     #[error("too many turns are open")]
-    Full(Full, usize),
+    TurnLimit(TurnLimit, usize),
     /// The tenant or the user has reached a storage quota.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),

@@ -20,7 +20,7 @@ use crate::domain::policy::Policy;
 use crate::ports::ServingState;
 
 /// A step that waits until its prompt fits.
-pub(super) struct Room {
+pub(super) struct OversizedPrompt {
     /// The step.
     pub(super) at: Step,
     /// Failure to record if it cannot be made to fit.
@@ -45,22 +45,22 @@ impl Conversation {
             return Ok(());
         }
         if self.standing(state) != ServingState::Served {
-            return self.step_held(me, state, at).await;
+            return self.step_deferred(me, state, at).await;
         }
-        if state.squeezed == Some(at) {
+        if state.compressed_for == Some(at) {
             return self.fail_step(me, state, at, failure).await;
         }
         let policy = self.policy(state, &Command::RECOVER);
         let overdue = self.overdue(me, at, &policy);
         let is_last = state.compression.is_none();
         if is_last {
-            self.squeeze(me, state, at, Effort::Room);
+            self.compress_for(me, state, at, Effort::OversizedPrompt);
         }
         tracing::info!(
             conversation = %state.core.id, turn = %at.turn, waits_for_summary = !is_last,
             "prompt exceeds the model's context; compressing the memory before repeating the call"
         );
-        state.room = Some(Room {
+        state.room = Some(OversizedPrompt {
             at,
             failure,
             is_last,
@@ -69,12 +69,12 @@ impl Conversation {
         // Without a compression, for example because the tenant is no longer served, there is nothing to wait for.
         match state.compression {
             Some(_) => Ok(()),
-            None => self.room_after(me, state, false).await,
+            None => self.after_compression(me, state, false).await,
         }
     }
 
     /// Handles the end of a compression: repeats the step that waited for it, or tries the next measure.
-    pub(super) async fn room_after(
+    pub(super) async fn after_compression(
         &self,
         me: &ConversationRef,
         state: &mut State,
@@ -85,14 +85,14 @@ impl Conversation {
         };
         let at = room.at;
         if is_compressed {
-            state.tight = Some(at.turn);
+            state.summary_needed_by = Some(at.turn);
             forget_step(state, at);
             return self.run_effects(me, state).await;
         }
         if room.is_last {
             return self.fail_step(me, state, at, room.failure).await;
         }
-        self.squeeze(me, state, at, Effort::Room);
+        self.compress_for(me, state, at, Effort::OversizedPrompt);
         if state.compression.is_none() {
             return self.fail_step(me, state, at, room.failure).await;
         }
@@ -102,26 +102,26 @@ impl Conversation {
     }
 
     /// The step has waited long enough: truncates the older part of the memory without a summary.
-    pub(super) fn room_overdue(&self, me: &ConversationRef, state: &mut State, at: Step) {
+    pub(super) fn summary_overdue(&self, me: &ConversationRef, state: &mut State, at: Step) {
         let Some(room) = state.room.as_mut().filter(|room| room.at == at) else {
             return;
         };
         room.is_last = true;
         state.compression = None;
-        self.squeeze(me, state, at, Effort::Truncate);
+        self.compress_for(me, state, at, Effort::Truncate);
     }
 
-    fn squeeze(&self, me: &ConversationRef, state: &mut State, at: Step, effort: Effort) {
-        state.squeezed = Some(at);
+    fn compress_for(&self, me: &ConversationRef, state: &mut State, at: Step, effort: Effort) {
+        state.compressed_for = Some(at);
         let policy = self.policy(state, &Command::RECOVER);
-        self.compress_by(me, state, &policy, effort);
+        self.compress_with(me, state, &policy, effort);
     }
 
     fn overdue(&self, me: &ConversationRef, at: Step, policy: &Arc<Policy>) -> AbortOnDropHandle<()> {
         let (me, wait) = (me.clone(), policy.memory.timeout);
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            let _ = me.cast(Msg::RoomOverdue(at));
+            let _ = me.cast(Msg::SummaryOverdue(at));
         }))
     }
 

@@ -62,7 +62,7 @@ impl Conversation {
             // The model was not called; the step starts again when the tenant is served.
             forget_step(state, room.at);
         }
-        if state.retiring || state.core.active().is_none() {
+        if state.passivating || state.core.active().is_none() {
             return Ok(());
         }
         if !state.paused {
@@ -85,7 +85,11 @@ impl Conversation {
 
     /// Records, at a clean stop, which calls are still in their connector's queue. They will never leave it now, so the
     /// next process may send them, whatever repeating them would do.
-    pub(super) async fn keep_unsent(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+    pub(super) async fn record_unsent(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let calls = state.core.active().map_or(&[][..], |turn| turn.calls());
         let never_leaves =
             |call: &&Call| is_first_try(call) && state.gates.get(&call.id).is_some_and(|gate| gate.withdraw());
@@ -105,7 +109,7 @@ impl Conversation {
 
     /// Resumes paused turns once the tenant is served again.
     pub(super) async fn resume(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        if !state.paused || state.retiring {
+        if !state.paused || state.passivating {
             return Ok(());
         }
         let policy = self.policy(state, &Command::RECOVER);
@@ -130,14 +134,14 @@ impl Conversation {
             "tenant served again; resuming the conversation's open turns"
         );
         let command = state.core.screen(&policy, command);
-        self.step_by(me, state, &policy, command, None, None).await?;
+        self.step_with_policy(me, state, &policy, command, None, None).await?;
         self.run_effects(me, state).await?;
         state.count();
         Ok(())
     }
 
     /// Handles a step that its agent did not start because the tenant was not served.
-    pub(super) async fn step_held(
+    pub(super) async fn step_deferred(
         &self,
         me: &ConversationRef,
         state: &mut State,
@@ -149,7 +153,7 @@ impl Conversation {
 
     /// Handles a call that its connector returned. If it may have been sent, only a claim resumes it, even if the
     /// tenant is served by now.
-    pub(super) async fn call_held(
+    pub(super) async fn call_deferred(
         &self,
         me: &ConversationRef,
         state: &mut State,

@@ -9,10 +9,10 @@ use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::Args;
-use super::oversized::Room;
-use crate::actors::agent::Think;
+use super::oversized::OversizedPrompt;
+use crate::actors::agent::RunStep;
 use crate::actors::connector::Gate;
-use crate::actors::shared::{Alive, Full, Shared, TurnCounts};
+use crate::actors::shared::{Alive, Shared, TurnCounts, TurnLimit};
 use crate::actors::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Step};
@@ -21,7 +21,7 @@ use crate::domain::conversation::turn::Turn;
 use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::usage::LostUsage;
-use crate::fairness::user_turns::Place;
+use crate::fairness::user_turns::UserTurnPermit;
 use crate::live::{LiveMessage, Tail};
 use crate::tenancy::TenantScope;
 
@@ -31,7 +31,7 @@ pub struct State {
     pub(super) core: Core,
     pub(super) tail: Option<Arc<Tail>>,
     pub(super) live: Option<Live>,
-    pub(super) agent: Option<(TurnId, ActorRef<Box<Think>>)>,
+    pub(super) agent: Option<(TurnId, ActorRef<Box<RunStep>>)>,
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
@@ -40,17 +40,17 @@ pub struct State {
     pub(super) compress_again: bool,
     pub(super) compression_failures: u32,
     /// Step that waits until its prompt fits.
-    pub(super) room: Option<Room>,
+    pub(super) room: Option<OversizedPrompt>,
     /// Last step for which a compression was started: never twice for the same step.
-    pub(super) squeezed: Option<Step>,
+    pub(super) compressed_for: Option<Step>,
     /// Turn whose prompt does not fit without the summary that waits for the next turn.
-    pub(super) tight: Option<TurnId>,
+    pub(super) summary_needed_by: Option<TurnId>,
     pub(super) snapshot_seq: Seq,
     /// Until when a call that was stopped after it was sent may still report its outcome.
     pub(super) late: Option<Timestamp>,
     pub(super) idle: Option<AbortOnDropHandle<()>>,
     pub(super) generation: u64,
-    pub(super) retiring: bool,
+    pub(super) passivating: bool,
     /// Whether a turn was worked on since the replay: the next one is probably near.
     pub(super) worked: bool,
     /// Whether a request arrived since then.
@@ -66,12 +66,12 @@ pub struct State {
     /// Policy of the last started effects: work that is running when the tenant is left out finishes under it.
     pub(super) policy: Option<Arc<Policy>>,
     /// Whether the log cannot be read: nothing is decided on what is known of it.
-    pub(super) broken: bool,
-    pub(super) counted: Counted,
+    pub(super) is_damaged: bool,
+    pub(super) counted: CountedTurns,
     /// Permits of open turns that count against their user.
-    pub(super) places: HashMap<TurnId, Place>,
+    pub(super) permits: HashMap<TurnId, UserTurnPermit>,
     /// Permit of a turn that is being stored.
-    pub(super) taken: Option<Place>,
+    pub(super) pending_permit: Option<UserTurnPermit>,
     pub(super) spans: Option<TurnSpans>,
     pub(super) _alive: Alive,
 }
@@ -84,7 +84,7 @@ pub(super) struct Live {
 
 /// What admission counts for this actor's open turns; removed when the actor ends, however it ends. An approval permit
 /// stays: the call keeps waiting without the actor, and the successor corrects it.
-pub(super) struct Counted {
+pub(super) struct CountedTurns {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantId,
     pub(super) turns: TurnCounts,
@@ -122,7 +122,7 @@ impl Drop for Gates {
 impl State {
     /// Returns the state of a new actor, before the replay.
     pub(super) fn new(args: Args, shared: &Arc<Shared>) -> Self {
-        let counted = Counted {
+        let counted = CountedTurns {
             shared: Arc::clone(shared),
             tenant: args.scope.tenant().clone(),
             turns: TurnCounts::default(),
@@ -141,13 +141,13 @@ impl State {
             compress_again: false,
             compression_failures: 0,
             room: None,
-            squeezed: None,
-            tight: None,
+            compressed_for: None,
+            summary_needed_by: None,
             snapshot_seq: 0,
             late: None,
             idle: None,
             generation: 0,
-            retiring: false,
+            passivating: false,
             worked: false,
             asked: false,
             paused: false,
@@ -155,10 +155,10 @@ impl State {
             lost_usage: None,
             handing_over: false,
             policy: None,
-            broken: false,
+            is_damaged: false,
             counted,
-            places: HashMap::new(),
-            taken: None,
+            permits: HashMap::new(),
+            pending_permit: None,
             spans: None,
             _alive: Alive::new("conversation"),
         }
@@ -182,8 +182,8 @@ impl State {
     }
 
     /// Discards what was read from a damaged log.
-    pub(super) fn give_up(&mut self) {
-        self.broken = true;
+    pub(super) fn mark_damaged(&mut self) {
+        self.is_damaged = true;
         self.core = Core::new(self.core.id);
         self.spans = None;
         self.count();
@@ -191,7 +191,7 @@ impl State {
 
     pub(super) fn count(&mut self) {
         let Some(book) = &self.core.book else {
-            self.places.clear();
+            self.permits.clear();
             return self.counted.set(TurnCounts::default());
         };
         let (open, active) = (book.turns.len(), book.active());
@@ -211,7 +211,7 @@ impl State {
         });
         let waits = active.is_some_and(Turn::awaits_approval);
         self.counted.set_approval(self.core.id, &book.header.user, waits);
-        self.count_places();
+        self.count_permits();
     }
 
     /// Whether the tenant is left out and no work is running any more.
@@ -221,31 +221,31 @@ impl State {
     }
 
     /// Counts the open turns against their user, unless they wait for a person.
-    fn count_places(&mut self) {
+    fn count_permits(&mut self) {
         let Some(book) = &self.core.book else {
-            return self.places.clear();
+            return self.permits.clear();
         };
         if self.is_idly_paused() || book.active().is_some_and(|turn| turn.only_awaits_approval()) {
-            return self.places.clear();
+            return self.permits.clear();
         }
         let open: HashSet<TurnId> = book.turns.iter().map(|turn| turn.id).collect();
-        self.places.retain(|turn, _| open.contains(turn));
+        self.permits.retain(|turn, _| open.contains(turn));
         let users = &self.counted.shared.user_turns;
         for turn in open {
-            if self.places.contains_key(&turn) {
+            if self.permits.contains_key(&turn) {
                 continue;
             }
-            let place = self.taken.take();
-            let place = place.or_else(|| users.count(self.scope.tenant(), &book.header.user));
-            self.places.extend(place.map(|place| (turn, place)));
+            let permit = self.pending_permit.take();
+            let permit = permit.or_else(|| users.count(self.scope.tenant(), &book.header.user));
+            self.permits.extend(permit.map(|permit| (turn, permit)));
         }
     }
 }
 
-impl Counted {
+impl CountedTurns {
     /// Takes a permit for one more turn before it is stored, so that concurrent requests cannot exceed the limit
     /// together.
-    pub(super) fn admit(&mut self) -> Result<(), Full> {
+    pub(super) fn admit(&mut self) -> Result<(), TurnLimit> {
         self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
         self.turns.open += 1;
         self.turns.working += 1;
@@ -253,10 +253,10 @@ impl Counted {
     }
 
     /// Takes a permit for a turn that is about to wait for approval, before that is stored.
-    pub(super) fn take_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
+    pub(super) fn acquire_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
         let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
         self.approval = None;
-        admission.take_approval(id, (&self.tenant, user), bounds)
+        admission.acquire_approval(id, (&self.tenant, user), bounds)
     }
 
     pub(super) fn set(&mut self, turns: TurnCounts) {
@@ -272,7 +272,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedTurns {
     fn drop(&mut self) {
         self.set(TurnCounts::default());
     }

@@ -5,7 +5,7 @@ use crate::client::Pace;
 use crate::machine;
 use crate::report::Report;
 use crate::stats::{decimal, kib};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 const PACE: Pace = Pace {
     words: 1000,
@@ -16,7 +16,7 @@ const PACE: Pace = Pace {
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(100, 10);
-    let world = World::start(programs, Wish::default()).await?;
+    let world = Testbed::start(programs, ServerOptions::default()).await?;
     let mut connection = world.client.connect().await?;
     let mut conversations = Vec::new();
     for user in 0..many {

@@ -72,7 +72,7 @@ const WORDS: [&str; 48] = [
 ];
 
 /// What callers saw.
-struct Seen {
+struct EmbedResults {
     latencies: Samples,
     per_second: f64,
     /// Texts that were refused, or waited longer than the embedder allows.
@@ -132,7 +132,12 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn callers(embedder: &Arc<LocalEmbedder>, count: usize, words: usize, time: Duration) -> anyhow::Result<Seen> {
+async fn callers(
+    embedder: &Arc<LocalEmbedder>,
+    count: usize,
+    words: usize,
+    time: Duration,
+) -> anyhow::Result<EmbedResults> {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for caller in 0..count {
@@ -162,7 +167,7 @@ async fn callers(embedder: &Arc<LocalEmbedder>, count: usize, words: usize, time
         refused += missed;
     }
     let per_second = latencies.count() as f64 / begun.elapsed().as_secs_f64();
-    Ok(Seen {
+    Ok(EmbedResults {
         latencies,
         per_second,
         refused,

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::Size;
-use super::gateway::{Asked, body, callers};
+use super::gateway::{TargetRequest, body, callers};
 use crate::report::Report;
 use crate::stats::{added, decimal};
 
@@ -38,8 +38,8 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
-    fn asked(&self) -> Asked {
-        Asked {
+    fn asked(&self) -> TargetRequest {
+        TargetRequest {
             address: self.address,
             path: self.path.clone(),
             headers: format!("authorization: Bearer {}\r\n", self.key),

@@ -17,7 +17,7 @@ use crate::client::{Client, Pace};
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, decimal};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 /// Callers of the flood, each in a closed loop.
 const CALLERS: usize = 16;
@@ -150,12 +150,12 @@ impl Run {
 }
 
 async fn measure(programs: &Programs, flood: Flood, time: Duration) -> anyhow::Result<Run> {
-    let wish = Wish {
+    let options = ServerOptions {
         one_core: true,
         tenants: true,
-        ..Wish::default()
+        ..ServerOptions::default()
     };
-    let world = World::start(programs, wish).await?;
+    let world = Testbed::start(programs, options).await?;
     let flooder = match flood {
         Flood::Refused => world.client_of("initech")?,
         _ => Arc::clone(&world.client),

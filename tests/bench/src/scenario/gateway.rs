@@ -13,7 +13,7 @@ use super::{Size, open};
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, added, decimal};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 /// Numbers of connections, with requests of 1 KiB.
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
@@ -25,7 +25,7 @@ const PATH: &str = "/v1/chat/completions";
 const TOKENS: usize = 20;
 
 /// What callers saw.
-pub(super) struct Seen {
+pub(super) struct CallResults {
     /// Latencies of the calls that were answered.
     pub(super) latencies: Samples,
     /// Answers per second.
@@ -36,7 +36,7 @@ pub(super) struct Seen {
 
 /// The request and where it is sent.
 #[derive(Clone)]
-pub(super) struct Asked {
+pub(super) struct TargetRequest {
     /// Where to connect.
     pub(super) address: SocketAddr,
     /// The path.
@@ -47,7 +47,7 @@ pub(super) struct Asked {
     pub(super) body: String,
 }
 
-impl Asked {
+impl TargetRequest {
     /// Sends the request once and reads the whole answer.
     pub(super) async fn call(&self, connection: &mut Connection) -> anyhow::Result<()> {
         let response = connection
@@ -63,20 +63,20 @@ impl Asked {
 /// Measures at saturation, then below it.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>> {
     let time = Duration::from_secs(size.pick(10, 2));
-    let wish = Wish {
+    let options = ServerOptions {
         one_core: true,
         limits: true,
-        ..Wish::default()
+        ..ServerOptions::default()
     };
-    let world = World::start(programs, wish).await?;
+    let world = Testbed::start(programs, options).await?;
     let headers = format!("authorization: Bearer {}\r\n", world.key);
-    let straight = |kib| Asked {
+    let straight = |kib| TargetRequest {
         address: world.provider,
         path: PATH.to_owned(),
         headers: "authorization: Bearer simulated\r\n".to_owned(),
         body: body("sim-large", kib),
     };
-    let through = |kib| Asked {
+    let through = |kib| TargetRequest {
         address: world.client.address(),
         path: PATH.to_owned(),
         headers: headers.clone(),
@@ -135,7 +135,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
 
 /// Measures a relay with the same HTTP libraries that does nothing else, on the processor that the gateway uses
 /// afterwards.
-async fn floor(world: &World, time: Duration, straight: &Asked) -> anyhow::Result<Report> {
+async fn floor(world: &Testbed, time: Duration, straight: &TargetRequest) -> anyhow::Result<Report> {
     let mut report = Report::new(
         "gateway: the floor",
         "The same requests of 1 KiB through a bare relay on the server's processor: axum accepts them, reqwest forwards them, nothing is \
@@ -151,7 +151,7 @@ async fn floor(world: &World, time: Duration, straight: &Asked) -> anyhow::Resul
         ],
     );
     let (relay, address) = world.relay()?;
-    let through = Asked {
+    let through = TargetRequest {
         address,
         ..straight.clone()
     };
@@ -206,7 +206,7 @@ pub(super) fn body(model: &str, kib: usize) -> String {
 }
 
 /// Sends requests for `time` on so many connections, on each the next as soon as the previous one is answered.
-pub(super) async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Result<Seen> {
+pub(super) async fn callers(connections: usize, time: Duration, asked: TargetRequest) -> anyhow::Result<CallResults> {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
@@ -235,7 +235,7 @@ pub(super) async fn callers(connections: usize, time: Duration, asked: Asked) ->
         errors += failed;
     }
     let per_second = latencies.count() as f64 / begun.elapsed().as_secs_f64();
-    Ok(Seen {
+    Ok(CallResults {
         latencies,
         per_second,
         errors,

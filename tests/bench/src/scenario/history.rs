@@ -9,7 +9,7 @@ use crate::client::Pace;
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, decimal, kib, mib, ms};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 const PACE: Pace = Pace {
     words: 30,
@@ -22,11 +22,11 @@ const TURNS: usize = 40;
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let lengths = size.pick([10, 1000, 10_000], [10, 100, 400]);
-    let wish = Wish {
+    let options = ServerOptions {
         context_tokens: Some(8000),
-        ..Wish::default()
+        ..ServerOptions::default()
     };
-    let mut world = World::start(programs, wish).await?;
+    let mut world = Testbed::start(programs, options).await?;
     let mut connection = world.client.connect().await?;
     let conversation = world.client.create(&mut connection, 0).await?;
     let mut report = Report::new(
@@ -62,7 +62,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 }
 
 async fn measure(
-    world: &mut World,
+    world: &mut Testbed,
     connection: &mut Connection,
     conversation: &str,
     length: usize,

@@ -10,7 +10,7 @@ use super::Size;
 use crate::client::Pace;
 use crate::report::Report;
 use crate::stats::{Samples, decimal, mib};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 const PACE: Pace = Pace {
     words: 5,
@@ -25,11 +25,11 @@ const IDLE_S: u64 = 2;
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(100_000, 2_000);
-    let wish = Wish {
+    let options = ServerOptions {
         idle_s: Some(IDLE_S),
-        ..Wish::default()
+        ..ServerOptions::default()
     };
-    let world = World::start(programs, wish).await?;
+    let world = Testbed::start(programs, options).await?;
     // The first ones pay for what is built only once.
     touch(&world, WOKEN).await?;
     rest(&world).await?;
@@ -72,7 +72,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 }
 
 /// Creates conversations with one turn each.
-async fn touch(world: &World, many: usize) -> anyhow::Result<Vec<String>> {
+async fn touch(world: &Testbed, many: usize) -> anyhow::Result<Vec<String>> {
     let mut tasks = JoinSet::new();
     for lane in 0..AT_ONCE {
         let client = Arc::clone(&world.client);
@@ -96,7 +96,7 @@ async fn touch(world: &World, many: usize) -> anyhow::Result<Vec<String>> {
 }
 
 /// Waits until all are passivated and their memory is returned.
-async fn rest(world: &World) -> anyhow::Result<()> {
+async fn rest(world: &Testbed) -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(IDLE_S + 1)).await;
     world.quiet().await?;
     tokio::time::sleep(Duration::from_secs(2)).await;

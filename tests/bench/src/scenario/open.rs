@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Size;
-use super::gateway::Asked;
+use super::gateway::TargetRequest;
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, added, decimal, ms};
-use crate::world::World;
+use crate::world::Testbed;
 
 /// Connections that share the requests.
 const CONNECTIONS: usize = 64;
@@ -23,7 +23,7 @@ const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
 
 /// What callers saw.
 #[derive(Default)]
-struct Seen {
+struct OpenLoopResults {
     latencies: Samples,
     /// How much later than planned requests were sent: the client's own part of the latencies.
     late: Samples,
@@ -33,10 +33,10 @@ struct Seen {
 
 /// Measures at shares of `saturated`, the requests per second that [`CONNECTIONS`] reach in a closed loop.
 pub(super) async fn run(
-    world: &World,
+    world: &Testbed,
     size: &Size,
     saturated: f64,
-    [straight, through]: [&Asked; 2],
+    [straight, through]: [&TargetRequest; 2],
 ) -> anyhow::Result<Report> {
     let time = Duration::from_secs(size.pick(20, 3));
     let mut report = Report::new(
@@ -87,7 +87,7 @@ pub(super) async fn run(
     Ok(report)
 }
 
-async fn at_rate(rate: f64, time: Duration, asked: &Asked) -> anyhow::Result<Seen> {
+async fn at_rate(rate: f64, time: Duration, asked: &TargetRequest) -> anyhow::Result<OpenLoopResults> {
     let mut connections = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         let mut connection = Connection::open(asked.address).await?;
@@ -105,7 +105,7 @@ async fn at_rate(rate: f64, time: Duration, asked: &Asked) -> anyhow::Result<See
     let clock = std::thread::Builder::new()
         .name("clock".to_owned())
         .spawn(move || send_on_time(begun, rate, time, &meant))?;
-    let mut all = Seen::default();
+    let mut all = OpenLoopResults::default();
     for done in tasks.join_all().await {
         let some = done?;
         all.latencies.merge(some.latencies);
@@ -120,10 +120,10 @@ async fn at_rate(rate: f64, time: Duration, asked: &Asked) -> anyhow::Result<See
 /// Sends a request whenever one is due and it is this connection's turn.
 async fn caller(
     mut connection: Connection,
-    asked: Asked,
+    asked: TargetRequest,
     due: Arc<Mutex<mpsc::UnboundedReceiver<Instant>>>,
-) -> anyhow::Result<Seen> {
-    let mut seen = Seen::default();
+) -> anyhow::Result<OpenLoopResults> {
+    let mut seen = OpenLoopResults::default();
     loop {
         let next = due.lock().await.recv().await;
         let Some(meant) = next else { return Ok(seen) };

@@ -45,7 +45,7 @@ impl Pair {
 }
 
 /// One question against all stored ones.
-struct Asked {
+struct Lookup {
     similarity: f32,
     lead: f32,
     vetoed: bool,
@@ -151,7 +151,7 @@ async fn nearest(
             .filter(|(_, other)| other.group != found.group)
             .map(|(stored, _)| stored.cosine(vector))
             .fold(f32::MIN, f32::max);
-        all.push(Asked {
+        all.push(Lookup {
             similarity: best.1,
             lead: best.1 - second,
             vetoed: veto(&pair.b, &found.a).is_some(),
@@ -161,10 +161,10 @@ async fn nearest(
         });
     }
     for half in [false, true] {
-        let asked: Vec<&Asked> = all.iter().filter(|asked| asked.reported == half).collect();
+        let asked: Vec<&Lookup> = all.iter().filter(|asked| asked.reported == half).collect();
         for (vetoes, margin) in [(false, MARGINS[0]), (true, MARGINS[0]), (true, MARGINS[1])] {
             for cut in CUTS {
-                let hits: Vec<&&Asked> = asked
+                let hits: Vec<&&Lookup> = asked
                     .iter()
                     .filter(|asked| asked.similarity >= cut && asked.lead >= margin && !(vetoes && asked.vetoed))
                     .collect();

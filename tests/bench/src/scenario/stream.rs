@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Size, submit};
-use crate::client::{Pace, Seen, direct};
+use crate::client::{AnswerTimings, Pace, direct};
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, added, decimal, kib};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 /// Time to the provider's first word: none, so that it hides none of the server's own work.
 const FIRST_MS: u64 = 0;
@@ -63,7 +63,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(outcomes: Vec<anyhow::Result<Seen>>) -> Self {
+    fn of(outcomes: Vec<anyhow::Result<AnswerTimings>>) -> Self {
         let mut sums = Self::default();
         for outcome in outcomes {
             match outcome {
@@ -124,7 +124,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 }
 
 async fn measure(programs: &Programs, load: &Load) -> anyhow::Result<Vec<String>> {
-    let world = World::start(programs, Wish::default()).await?;
+    let world = Testbed::start(programs, ServerOptions::default()).await?;
     warm_up(&world).await?;
     let provider = world.provider;
     let pace = load.pace;
@@ -176,7 +176,7 @@ async fn measure(programs: &Programs, load: &Load) -> anyhow::Result<Vec<String>
 }
 
 /// Runs a few turns, so that what is built on first use does not count.
-async fn warm_up(world: &World) -> anyhow::Result<()> {
+async fn warm_up(world: &Testbed) -> anyhow::Result<()> {
     let pace = Pace {
         words: 20,
         first_ms: 0,

@@ -12,10 +12,10 @@ use super::Size;
 use crate::client::{Client, Pace};
 use crate::report::Report;
 use crate::stats::{Samples, ms};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 /// Longest wait for the last turn.
-const PATIENCE: Duration = Duration::from_secs(120);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 const PACE: Pace = Pace {
     words: 20,
     first_ms: 50,
@@ -28,7 +28,7 @@ type Outcome = (Duration, anyhow::Result<(usize, String)>);
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(1000, 200);
-    let world = World::start(programs, Wish::default()).await?;
+    let world = Testbed::start(programs, ServerOptions::default()).await?;
     let conversations = conversations(&world.client, many).await?;
     let barrier = Arc::new(Barrier::new(many));
     let mut tasks = JoinSet::new();
@@ -93,7 +93,7 @@ pub async fn conversations(client: &Arc<Client>, many: usize) -> anyhow::Result<
 
 /// Counts the turns that complete.
 async fn completed(client: &Arc<Client>, turns: Vec<(usize, String)>) -> anyhow::Result<usize> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     let asked = futures::stream::iter(turns).map(|(user, turn)| async move {
         let mut connection = client.connect().await?;
         loop {

@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Size;
-use crate::client::{Pace, Seen, direct};
+use crate::client::{AnswerTimings, Pace, direct};
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, decimal};
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 const USERS: usize = 100;
 const PACE: Pace = Pace {
@@ -31,11 +31,11 @@ struct Rate {
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let time = Duration::from_secs(size.pick(20, 5));
-    let wish = Wish {
+    let options = ServerOptions {
         one_core: true,
-        ..Wish::default()
+        ..ServerOptions::default()
     };
-    let world = World::start(programs, wish).await?;
+    let world = Testbed::start(programs, options).await?;
     let provider = world.provider;
     let straight = users(time, move |_| async move {
         direct(&mut Connection::open(provider).await?, PACE).await
@@ -92,7 +92,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 /// Runs turns of every user until the time is over.
 async fn users<F>(time: Duration, make: impl Fn(usize) -> F + Clone + Send + 'static) -> Rate
 where
-    F: Future<Output = anyhow::Result<Seen>> + Send,
+    F: Future<Output = anyhow::Result<AnswerTimings>> + Send,
 {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();

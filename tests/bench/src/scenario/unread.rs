@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Size;
 use crate::report::Report;
 use crate::stats::mib;
-use crate::world::{Programs, Wish, World};
+use crate::world::{Programs, ServerOptions, Testbed};
 
 /// Prompts of the long conversation, and their bytes: many for the server, few tokens for the model.
 const PROMPTS: usize = 24;
@@ -30,7 +30,7 @@ const ATTACK: Duration = Duration::from_secs(60);
 
 /// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
-    let world = World::start(programs, Wish::default()).await?;
+    let world = Testbed::start(programs, ServerOptions::default()).await?;
     let mut connection = world.client.connect().await?;
     let conversation = world.client.create(&mut connection, 0).await?;
     for _ in 0..PROMPTS {
@@ -68,8 +68,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
         let before = world.used()?.resident;
         let mut peak = 0;
         let held = match path {
-            Some(path) => Held::Answers(unread(&world, path).await?),
-            None => Held::Bodies(unfinished(&world).await?),
+            Some(path) => OpenConnections::Answers(unread(&world, path).await?),
+            None => OpenConnections::Bodies(unfinished(&world).await?),
         };
         let begun = Instant::now();
         while begun.elapsed() < attack {
@@ -91,12 +91,12 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 }
 
 /// Keeps an attack going until closed.
-enum Held {
+enum OpenConnections {
     Answers(Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>),
     Bodies(Vec<TcpStream>),
 }
 
-impl Held {
+impl OpenConnections {
     fn close(self) {
         match self {
             Self::Answers(answers) => drop(answers),
@@ -105,7 +105,7 @@ impl Held {
     }
 }
 
-async fn unread(world: &World, path: &str) -> anyhow::Result<Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>> {
+async fn unread(world: &Testbed, path: &str) -> anyhow::Result<Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>> {
     let mut all = Vec::new();
     for _ in 0..CONNECTIONS {
         let socket = TcpStream::connect(world.client.address()).await?;
@@ -126,7 +126,7 @@ async fn unread(world: &World, path: &str) -> anyhow::Result<Vec<(SendRequest<By
     Ok(all)
 }
 
-async fn unfinished(world: &World) -> anyhow::Result<Vec<TcpStream>> {
+async fn unfinished(world: &Testbed) -> anyhow::Result<Vec<TcpStream>> {
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
          content-length: {BODY_BYTES}\r\n\r\n",

@@ -56,7 +56,7 @@ fn trouble(target: usize, second: f64) -> Trouble {
 
 /// A target that follows the schedule.
 #[derive(Debug)]
-struct Scripted {
+struct ScriptedTarget {
     target: usize,
     begun: Instant,
     seed: u64,
@@ -94,7 +94,7 @@ fn word(n: usize) -> Piece {
     }
 }
 
-impl Scripted {
+impl ScriptedTarget {
     /// Decides the fate of the next call: the error before its answer starts, where silence is noticed after `silence`;
     /// else how its answer breaks off, if it does: after how many words, and whether silently.
     async fn begin(&self, silence: Duration) -> Result<Option<(usize, bool)>, ModelError> {
@@ -122,7 +122,7 @@ impl Scripted {
 }
 
 #[async_trait]
-impl Upstream for Scripted {
+impl Upstream for ScriptedTarget {
     async fn stream(&self, call: &UpstreamCall) -> Result<PieceStream, ModelError> {
         let dies = self.begin(call.timeouts.first_token.min(call.timeouts.total)).await?;
         let idle = call.timeouts.idle;
@@ -194,7 +194,7 @@ fn whole() -> String {
 
 /// What a caller received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Got {
+pub enum CallOutcome {
     /// The complete answer.
     Whole,
     /// An error, described.
@@ -207,7 +207,7 @@ pub enum Got {
 #[derive(Debug)]
 pub struct Day {
     gateway: Arc<Gateway>,
-    targets: Vec<Arc<Scripted>>,
+    targets: Vec<Arc<ScriptedTarget>>,
     begun: Instant,
 }
 
@@ -221,7 +221,7 @@ impl Day {
                 provider: ["one", "two", "three"][target].to_owned(),
                 model: "m".to_owned(),
             };
-            let script = Arc::new(Scripted {
+            let script = Arc::new(ScriptedTarget {
                 target,
                 begun,
                 seed,
@@ -270,13 +270,13 @@ impl Day {
     }
 
     /// Makes call number `n`, at its time, given `per_second` calls per second.
-    pub async fn call(&self, n: u32, per_second: u32, caller: Caller, is_streamed: bool) -> Got {
+    pub async fn call(&self, n: u32, per_second: u32, caller: Caller, is_streamed: bool) -> CallOutcome {
         sleep_until(self.begun + Duration::from_secs(1) * n / per_second).await;
         let body =
             json!({"model": "default", "stream": is_streamed, "messages": [{"role": "user", "content": "Go on."}]});
         let body = match ChatBody::from_value(&body) {
             Ok(body) => body,
-            Err(error) => return Got::Lost(error.message),
+            Err(error) => return CallOutcome::Lost(error.message),
         };
         let call = GatewayCall {
             caller,
@@ -288,17 +288,17 @@ impl Day {
         };
         let reply = match self.gateway.chat(call).await {
             Ok(reply) => reply,
-            Err(error) => return Got::Lost(format!("{:?} after {} attempts", error.kind, error.attempts)),
+            Err(error) => return CallOutcome::Lost(format!("{:?} after {} attempts", error.kind, error.attempts)),
         };
         match reply.answer {
-            Answer::Whole(body) if String::from_utf8_lossy(&body).contains(&whole()) => Got::Whole,
-            Answer::Whole(body) => Got::Wrong(String::from_utf8_lossy(&body).into_owned()),
+            Answer::Whole(body) if String::from_utf8_lossy(&body).contains(&whole()) => CallOutcome::Whole,
+            Answer::Whole(body) => CallOutcome::Wrong(String::from_utf8_lossy(&body).into_owned()),
             Answer::Stream(mut pieces) => {
                 let mut text = String::new();
                 let mut is_finished = false;
                 while let Some(piece) = pieces.next().await {
                     match piece {
-                        Err(error) => return Got::Lost(format!("{:?}", error.kind)),
+                        Err(error) => return CallOutcome::Lost(format!("{:?}", error.kind)),
                         Ok(piece) => {
                             for event in piece.events {
                                 match event {
@@ -311,9 +311,9 @@ impl Day {
                     }
                 }
                 if is_finished && text == whole() {
-                    Got::Whole
+                    CallOutcome::Whole
                 } else {
-                    Got::Wrong(text)
+                    CallOutcome::Wrong(text)
                 }
             }
         }

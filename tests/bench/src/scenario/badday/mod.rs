@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use self::day::{DAY, Day, Got};
+use self::day::{CallOutcome, DAY, Day};
 use super::Size;
 use crate::report::Report;
 use crate::stats::Samples;
@@ -52,9 +52,9 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     while let Some((got, took)) = asked.next().await {
         times.add(took);
         match got {
-            Got::Whole => whole += 1,
-            Got::Lost(why) => *lost.entry(format!("lost: {why}")).or_default() += 1,
-            Got::Wrong(text) => *lost.entry(format!("wrong: {text}")).or_default() += 1,
+            CallOutcome::Whole => whole += 1,
+            CallOutcome::Lost(why) => *lost.entry(format!("lost: {why}")).or_default() += 1,
+            CallOutcome::Wrong(text) => *lost.entry(format!("wrong: {text}")).or_default() += 1,
         }
     }
     report.fact("seed", size.seed);
