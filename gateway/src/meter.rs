@@ -22,15 +22,15 @@ use crate::target::TargetName;
 pub trait Meter: Send + Sync + fmt::Debug {
     /// An attempt is in flight. `lost` estimates what to record if the process dies; it is called again now and then
     /// for a long attempt. The end of the attempt is reported under the same id.
-    fn began(&self, id: Uuid, lost: Lost) {
+    fn began(&self, id: Uuid, lost: LostEstimate) {
         let _ = (id, lost);
     }
 
     /// An attempt ended.
-    fn attempted(&self, attempt: Attempted);
+    fn attempted(&self, attempt: AttemptRecord);
 
     /// An attempt of an earlier process ended at `at`. Reporting one twice gives one record.
-    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+    fn attempted_at(&self, at: Timestamp, attempt: AttemptRecord) {
         let _ = at;
         self.attempted(attempt);
     }
@@ -40,7 +40,7 @@ pub trait Meter: Send + Sync + fmt::Debug {
     async fn unreported(
         &self,
         scope: &TenantScope,
-        of: &Unreported,
+        of: &UnreportedAttempts,
         by_this_process: bool,
     ) -> Result<Vec<LostUsage>, LogError> {
         let _ = (scope, of, by_this_process);
@@ -54,11 +54,11 @@ pub trait Meter: Send + Sync + fmt::Debug {
 }
 
 /// Estimates what to record for an attempt if its process dies within the given time, before it is asked again.
-pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
+pub type LostEstimate = Box<dyn Fn(Duration) -> AttemptRecord + Send + Sync>;
 
 /// An attempt that ended, or the estimate to record if its process died now.
 #[derive(Debug, Clone)]
-pub struct Attempted {
+pub struct AttemptRecord {
     /// Id of the attempt if it may be reported twice; otherwise the record gets a new one.
     pub id: Option<Uuid>,
     /// Who made the call.
@@ -114,10 +114,10 @@ impl Outcome {
 
 /// Selects attempts of a turn whose usage the turn's log may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unreported {
+pub struct UnreportedAttempts {
     /// The turn.
     pub turn: TurnId,
-    /// When the turn's current attempt began: a record that `UsageStore::lose_usage` made since then
+    /// When the turn's current attempt began: a record that `UsageStore::record_lost_usage` made since then
     /// belongs to its last step.
     pub began_at: Timestamp,
     /// When that step's prompt was assembled, if it was: every attempt that ended since then belongs to that step too.

@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 
 use crate::request::body::ChatBody;
 use crate::request::embed::{EmbedAnswer, EmbedBody};
-pub use progress::{CallProgress, Seen, Work};
+pub use progress::{CallProgress, ProgressSnapshot, ProviderWork};
 pub use timeouts::Timeouts;
 
 /// Status of a refusal by the adapter itself: the request is valid, but this provider's protocol cannot express it.

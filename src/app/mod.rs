@@ -32,7 +32,7 @@ use copilotd_actors::domain::context::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::{Ledger, UsageStore};
-use copilotd_gateway::limit::Learned;
+use copilotd_gateway::limit::AnswerStatistics;
 use copilotd_gateway::meter::Meter;
 use copilotd_gateway::spending::Spending;
 use ractor::{Actor, ActorRef};
@@ -94,7 +94,7 @@ impl App {
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Self::gateway_with_keys(roster, meter, spent, ledger, Learned::default())?.0)
+        Ok(Self::gateway_with_keys(roster, meter, spent, ledger, AnswerStatistics::default())?.0)
     }
 
     /// Like [`App::gateway`], with statistics `learned` from earlier answers; also returns the handle that changes
@@ -104,8 +104,8 @@ impl App {
         meter: Option<Arc<dyn Meter>>,
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
-        learned: Learned,
-    ) -> anyhow::Result<(Arc<Gateway>, Arc<models::Tenancy>)> {
+        learned: AnswerStatistics,
+    ) -> anyhow::Result<(Arc<Gateway>, Arc<models::GatewayTenants>)> {
         let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
         roster.follow(Arc::clone(&tenancy) as _);
         let gateway = gateway.with_learned(learned);

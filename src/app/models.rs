@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ServingState};
 use copilotd_gateway::Gateway;
-use copilotd_gateway::access::{Key, Keys, Rights, TenantAccess, Terms};
+use copilotd_gateway::access::{Key, Keys, ModelAccess, TenantAccess, TenantPolicy};
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_gateway::limit::{Limiter, Period, TenantLimits};
 use copilotd_gateway::provider::Timeouts;
@@ -27,9 +27,9 @@ pub fn gateway(
     clock: Arc<dyn Clock>,
     spent: &[Spending],
     ledger: &Arc<dyn UsageStore>,
-) -> anyhow::Result<(Gateway, Arc<Tenancy>)> {
-    let deployments = Deployments::default();
-    let shared = deployments.all_shared(config)?;
+) -> anyhow::Result<(Gateway, Arc<GatewayTenants>)> {
+    let upstreams = UpstreamRegistry::default();
+    let shared = upstreams.all_shared(config)?;
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
     let mut routes = Vec::new();
     for route in &config.routes {
@@ -64,36 +64,36 @@ pub fn gateway(
             hedges: route.hedge.then(Arc::default),
         });
     }
-    let rights = deployments.rights(config)?;
-    let access = Arc::new(TenantAccess::new(shared, rights));
-    let present = limits(config);
-    let limiter = super::limiter::limiter(config, present.clone(), Arc::clone(&clock), spent, ledger)?;
+    let model_access = upstreams.model_access(config)?;
+    let access = Arc::new(TenantAccess::new(shared, model_access));
+    let live = limits(config);
+    let limiter = super::limiter::limiter(config, live.clone(), Arc::clone(&clock), spent, ledger)?;
     let gateway = Gateway::new(routes, Arc::clone(&access) as _);
     let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
     let gateway = super::embed::with_cache(gateway, config, clock)?;
-    let tenancy = Tenancy {
-        deployments,
+    let tenancy = GatewayTenants {
+        upstreams,
         access,
         config: config.clone(),
-        limits: Limits {
+        limits: LiveLimits {
             limiter,
             ledger: Arc::clone(ledger),
-            present: Mutex::new(present),
+            live: Mutex::new(live),
         },
     };
     Ok((gateway, Arc::new(tenancy)))
 }
 
 /// The gateway's settings that differ by tenant.
-pub struct Tenancy {
-    deployments: Deployments,
+pub struct GatewayTenants {
+    upstreams: UpstreamRegistry,
     access: Arc<TenantAccess>,
     /// The configuration at start: its routes, and the addresses of its providers.
     config: Config,
-    limits: Limits,
+    limits: LiveLimits,
 }
 
-impl Tenancy {
+impl GatewayTenants {
     /// Prepares the keys and headers that `new` has for the providers of this process; the returned closure commits
     /// them. A provider whose address differs in `new` keeps its old keys: a key is never sent to an address that it
     /// was not configured for.
@@ -106,27 +106,27 @@ impl Tenancy {
                 *provider = new.clone();
             }
         }
-        let shared = self.deployments.all_shared(&config)?;
+        let shared = self.upstreams.all_shared(&config)?;
         Ok(Box::new(move || self.access.replace_shared(shared)))
     }
 }
 
-struct Limits {
+struct LiveLimits {
     limiter: Arc<dyn Limiter>,
     ledger: Arc<dyn UsageStore>,
-    present: Mutex<HashMap<TenantId, TenantLimits>>,
+    live: Mutex<HashMap<TenantId, TenantLimits>>,
 }
 
-impl Limits {
+impl LiveLimits {
     /// Applies new limits. Spending under a newly limited account may not have been counted so far, so it is read from
     /// the ledger.
     fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if *present == limits {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if *live == limits {
             return;
         }
-        present.clone_from(&limits);
-        drop(present);
+        live.clone_from(&limits);
+        drop(live);
         self.limiter.replace(limits);
         let (limiter, ledger) = (Arc::clone(&self.limiter), Arc::clone(&self.ledger));
         drop(tokio::spawn(async move {
@@ -144,11 +144,11 @@ impl Limits {
     }
 }
 
-impl Part for Tenancy {
+impl Part for GatewayTenants {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
-        let (rights, limits) = (self.deployments.rights(config)?, limits(config));
+        let (model_access, limits) = (self.upstreams.model_access(config)?, limits(config));
         Ok(Box::new(move || {
-            self.access.replace(rights);
+            self.access.replace(model_access);
             self.limits.take(limits);
         }))
     }
@@ -171,14 +171,14 @@ fn name_of(target: &Target) -> TargetName {
 /// Builds upstreams. Those of tenants' own keys are built once per key, so that the state of a key survives changes of
 /// other settings.
 #[derive(Default)]
-struct Deployments {
+struct UpstreamRegistry {
     hosts: Hosts,
     own: Mutex<HashMap<[u8; 32], Arc<Key>>>,
     /// The same for keys of the process.
     shared: Mutex<HashMap<[u8; 32], Arc<Key>>>,
 }
 
-impl Deployments {
+impl UpstreamRegistry {
     /// Builds the upstreams of all targets that tenants may call with the keys of the process.
     fn all_shared(&self, config: &Config) -> anyhow::Result<HashMap<TargetName, Keys>> {
         let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +207,7 @@ impl Deployments {
                         Some(key) => Arc::clone(key),
                         None => {
                             let called = format!("{}#{}", provider.name, n + 1);
-                            self.deployment(config, provider, route, target, secret, called)
+                            self.build_key(config, provider, route, target, secret, called)
                                 .with_context(|| format!("route {}", route.name))?
                         }
                     };
@@ -222,7 +222,7 @@ impl Deployments {
     }
 
     /// Returns the model access of each tenant. Suspended and left-out tenants are not included.
-    fn rights(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, Rights>> {
+    fn model_access(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, ModelAccess>> {
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = HashMap::new();
         let mut all = HashMap::new();
@@ -260,7 +260,7 @@ impl Deployments {
                             Some(key) => Arc::clone(key),
                             None => {
                                 let name = format!("{}/{}#{}", tenant.id, provider.name, n + 1);
-                                self.deployment(config, provider, route, target, secret.clone(), name)
+                                self.build_key(config, provider, route, target, secret.clone(), name)
                                     .with_context(|| format!("tenant {}", tenant.id))?
                             }
                         };
@@ -270,17 +270,17 @@ impl Deployments {
                     own.insert(name, keys.into());
                 }
             }
-            let terms = Arc::new(Terms {
+            let policy = Arc::new(TenantPolicy {
                 rules: tenant.rules(),
                 knowledge_version: tenant.knowledge_version.clone(),
             });
-            all.insert(tenant.id.clone(), Rights { only, own, terms });
+            all.insert(tenant.id.clone(), ModelAccess { only, own, policy });
         }
         *known = kept;
         Ok(all)
     }
 
-    fn deployment(
+    fn build_key(
         &self,
         config: &Config,
         provider: &Provider,

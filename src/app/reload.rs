@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::models::Tenancy;
+use super::models::GatewayTenants;
 use crate::cli::Failure;
 use crate::config::{Prints, Source};
 use crate::tenants::Roster;
@@ -13,7 +13,7 @@ use crate::tenants::Roster;
 /// Reloads the configuration of a running process.
 pub(super) struct Reloader {
     pub roster: Arc<Roster>,
-    pub providers: Arc<Tenancy>,
+    pub providers: Arc<GatewayTenants>,
     /// Fingerprints of the live configuration.
     pub prints: Prints,
 }

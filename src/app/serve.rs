@@ -9,7 +9,7 @@ use axum::Router;
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::compute;
 use copilotd_gateway::ledger::Ledger;
-use copilotd_gateway::limit::{Learned, MAX_PAIRS, Period};
+use copilotd_gateway::limit::{AnswerStatistics, MAX_PAIRS, Period};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
@@ -135,7 +135,7 @@ pub async fn run_with(
         ..Bounds::default()
     };
     // Before budgets are built from the ledger: calls of a process that died were probably billed.
-    let lost_calls = match usage.lose_usage().await {
+    let lost_calls = match usage.record_lost_usage().await {
         // They stay open until the next start; revoking and suspending must be possible now.
         Err(error) if error.is_disk_full() => {
             tracing::error!(
@@ -159,7 +159,7 @@ pub async fn run_with(
         .spendings(day, month)
         .await
         .context("reading the money spent from the usage records")?;
-    let learned = Learned::default();
+    let learned = AnswerStatistics::default();
     match usage.learned(usize::try_from(MAX_PAIRS)?).await {
         Ok(rows) => learned.restore(rows),
         // They will be learned again.

@@ -22,27 +22,27 @@ pub(super) fn upstream(
     Ok(match provider.kind {
         ProviderKind::Openai => Arc::new(OpenAi::new(openai(config, provider, route, target, secret), hosts)?),
         ProviderKind::Anthropic => {
-            let deployment = anthropic(config, provider, route, target, secret);
-            Arc::new(Anthropic::new(deployment, hosts)?)
+            let upstream_config = anthropic(config, provider, route, target, secret);
+            Arc::new(Anthropic::new(upstream_config, hosts)?)
         }
     })
 }
 
 fn openai(config: &Config, provider: &Provider, route: &Route, target: &Target, secret: SecretString) -> OpenAiConfig {
-    let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
-    deployment.connect = route.timeouts.connect;
+    let mut upstream_config = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
+    upstream_config.connect = route.timeouts.connect;
     if let Some(auth) = provider.auth {
-        deployment.auth = match auth {
+        upstream_config.auth = match auth {
             ProviderAuth::Bearer => Auth::Bearer,
             ProviderAuth::ApiKey => Auth::ApiKey,
         };
     }
-    deployment.headers = provider.headers.clone().into_iter().collect();
-    deployment.dialect.http2_cleartext = provider.http2;
-    deployment.dialect.stream_usage = provider.stream_options;
-    deployment.dialect.user = provider.user;
-    deployment.price = config.price_list().at(&target.model, super::system::now());
-    deployment
+    upstream_config.headers = provider.headers.clone().into_iter().collect();
+    upstream_config.dialect.http2_cleartext = provider.http2;
+    upstream_config.dialect.stream_usage = provider.stream_options;
+    upstream_config.dialect.user = provider.user;
+    upstream_config.price = config.price_list().at(&target.model, super::system::now());
+    upstream_config
 }
 
 fn anthropic(
@@ -52,15 +52,15 @@ fn anthropic(
     target: &Target,
     secret: SecretString,
 ) -> AnthropicConfig {
-    let mut deployment = AnthropicConfig::new(&provider.name, &provider.base_url, secret, &target.model);
-    deployment.connect = route.timeouts.connect;
-    deployment.auth = match provider.auth {
+    let mut upstream_config = AnthropicConfig::new(&provider.name, &provider.base_url, secret, &target.model);
+    upstream_config.connect = route.timeouts.connect;
+    upstream_config.auth = match provider.auth {
         Some(ProviderAuth::Bearer) => anthropic::Auth::Bearer,
         Some(ProviderAuth::ApiKey) | None => anthropic::Auth::ApiKey,
     };
-    deployment.headers = provider.headers.clone().into_iter().collect();
-    deployment.http2_cleartext = provider.http2;
-    deployment.price = config.price_list().at(&target.model, super::system::now());
-    deployment.max_tokens = provider.max_tokens.unwrap_or(anthropic::MAX_TOKENS);
-    deployment
+    upstream_config.headers = provider.headers.clone().into_iter().collect();
+    upstream_config.http2_cleartext = provider.http2;
+    upstream_config.price = config.price_list().at(&target.model, super::system::now());
+    upstream_config.max_tokens = provider.max_tokens.unwrap_or(anthropic::MAX_TOKENS);
+    upstream_config
 }

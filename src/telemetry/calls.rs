@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
-use copilotd_gateway::meter::{Attempted, Lost, Meter, Outcome, Unreported};
+use copilotd_gateway::meter::{AttemptRecord, LostEstimate, Meter, Outcome, UnreportedAttempts};
 use copilotd_gateway::request::call::CacheOutcome;
 use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
@@ -49,13 +49,13 @@ impl CallMetrics {
 
 #[async_trait]
 impl Meter for CallMetrics {
-    fn began(&self, id: Uuid, lost: Lost) {
+    fn began(&self, id: Uuid, lost: LostEstimate) {
         if let Some(next) = &self.0 {
             next.began(id, lost);
         }
     }
 
-    fn attempted(&self, attempt: Attempted) {
+    fn attempted(&self, attempt: AttemptRecord) {
         // A cache hit is not a model call; the cache counts it.
         if attempt.cache != CacheOutcome::Hit {
             record(&attempt);
@@ -65,7 +65,7 @@ impl Meter for CallMetrics {
         }
     }
 
-    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+    fn attempted_at(&self, at: Timestamp, attempt: AttemptRecord) {
         // The process that made the attempt died before counting it.
         record(&attempt);
         if let Some(next) = &self.0 {
@@ -76,7 +76,7 @@ impl Meter for CallMetrics {
     async fn unreported(
         &self,
         scope: &TenantScope,
-        of: &Unreported,
+        of: &UnreportedAttempts,
         by_this_process: bool,
     ) -> Result<Vec<LostUsage>, LogError> {
         match &self.0 {
@@ -111,7 +111,7 @@ pub fn start(route: &str, provider: &str, model: &str) {
     }
 }
 
-fn record(attempt: &Attempted) {
+fn record(attempt: &AttemptRecord) {
     let labels = CallLabels {
         provider: attempt.target.provider.clone(),
         model: attempt.target.model.clone(),

@@ -28,7 +28,7 @@ use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::fakes::policy::policy;
 use copilotd_gateway::cache::{Audience, Knowledge, Rules, question, veto};
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheWish, Caller, Purpose};
+use copilotd_gateway::request::call::{CacheControl, Caller, Purpose};
 use copilotd_gateway::request::embed::EmbedBody;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -307,7 +307,15 @@ fn translations_and_cache_keys() {
         purpose: Purpose::Endpoint,
     };
     let ask = |body: &ChatBody| {
-        question(&caller, "default", body, Knowledge::default(), CacheWish::Use, &rules).map_err(|skip| skip.code())
+        question(
+            &caller,
+            "default",
+            body,
+            Knowledge::default(),
+            CacheControl::Use,
+            &rules,
+        )
+        .map_err(|skip| skip.code())
     };
     let system = |_| r#"{"role":"system","content":[{"a":1,"b":{"c":2}}]}"#.to_owned();
     let tail = r#",{"role":"user","content":"What are the opening hours?"}]"#;

@@ -10,14 +10,14 @@ use copilotd_actors::ports::ModelError;
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
-use super::policy::Terms;
+use super::policy::TenantPolicy;
 use crate::provider::Upstream;
 use crate::target::{Target, TargetName};
 
 /// How long a rejected key is not used, unless there is no other.
-const DEAD: Duration = Duration::from_secs(60);
+const DISABLED_FOR: Duration = Duration::from_secs(60);
 /// Longest cooldown, whatever a provider says.
-const LONGEST_REST: Duration = Duration::from_secs(600);
+const LONGEST_COOLDOWN: Duration = Duration::from_secs(600);
 /// A shorter cooldown is not probed.
 const SHORTEST_PROBED: Duration = Duration::from_secs(4);
 /// A cooldown that ends this much later than the previous one counts as a new one, with a probe of its own.
@@ -35,13 +35,13 @@ pub struct Key {
 
 #[derive(Debug, Default)]
 struct State {
-    dead_until: Option<Instant>,
-    rest: Option<Rest>,
+    disabled_until: Option<Instant>,
+    cool_down: Option<Cooldown>,
 }
 
 /// A time for which a provider does not want to be called.
 #[derive(Debug, Clone, Copy)]
-struct Rest {
+struct Cooldown {
     since: Instant,
     until: Instant,
     /// From this time on one call may probe whether the provider answers already.
@@ -63,30 +63,30 @@ impl Key {
     }
 
     /// Records that the provider rejected the key.
-    pub fn died(&self, now: Instant) {
-        self.state().dead_until = Some(now + DEAD);
+    pub fn disable(&self, now: Instant) {
+        self.state().disabled_until = Some(now + DISABLED_FOR);
     }
 
     /// Records that the provider accepted the key in a call that began at `asked`; this ends an earlier cooldown.
-    pub fn lives(&self, asked: Instant) {
+    pub fn accepted(&self, asked: Instant) {
         let mut state = self.state();
-        state.dead_until = None;
-        state.rest.take_if(|rest| rest.since <= asked);
+        state.disabled_until = None;
+        state.cool_down.take_if(|cool_down| cool_down.since <= asked);
     }
 
     /// Records a cooldown after a failure of `class`. `is_named`: the provider itself named the time.
-    pub fn rest(&self, wait: Duration, now: Instant, class: FailureClass, is_named: bool) {
-        let wait = wait.min(LONGEST_REST);
+    pub fn cool_down(&self, wait: Duration, now: Instant, class: FailureClass, is_named: bool) {
+        let wait = wait.min(LONGEST_COOLDOWN);
         let until = now + wait;
         let mut state = self.state();
         let known = state
-            .rest
-            .filter(|rest| rest.until > now && until <= rest.until + LATER);
+            .cool_down
+            .filter(|cool_down| cool_down.until > now && until <= cool_down.until + LATER);
         let probe_at = match known {
             Some(known) => known.probe_at,
             None => (wait >= SHORTEST_PROBED).then(|| now + wait / 2),
         };
-        state.rest = Some(Rest {
+        state.cool_down = Some(Cooldown {
             since: now,
             until,
             probe_at,
@@ -96,22 +96,25 @@ impl Key {
     }
 
     /// Whether the provider itself named the time of the last cooldown.
-    pub fn rest_is_named(&self) -> bool {
-        self.state().rest.is_some_and(|rest| rest.is_named)
+    pub fn cooldown_is_named(&self) -> bool {
+        self.state().cool_down.is_some_and(|cool_down| cool_down.is_named)
     }
 
     /// Takes the right to one probe during a cooldown; one in the second half of each.
     pub fn take_probe(&self, now: Instant) -> bool {
         let mut state = self.state();
-        let Some(rest) = state.rest.as_mut().filter(|rest| rest.until > now) else {
+        let Some(cool_down) = state.cool_down.as_mut().filter(|cool_down| cool_down.until > now) else {
             return false;
         };
-        rest.probe_at.take_if(|probe_at| *probe_at <= now).is_some()
+        cool_down.probe_at.take_if(|probe_at| *probe_at <= now).is_some()
     }
 
     /// Returns the failure of a call that is not made because `target` is cooling down for `wait` more.
-    pub fn remembered(&self, target: &str, wait: Duration) -> ModelError {
-        let class = self.state().rest.map_or(FailureClass::Rate, |rest| rest.class);
+    pub fn cooling_down_error(&self, target: &str, wait: Duration) -> ModelError {
+        let class = self
+            .state()
+            .cool_down
+            .map_or(FailureClass::Rate, |cool_down| cool_down.class);
         let seconds = wait.as_secs_f64().ceil();
         ModelError {
             class,
@@ -122,15 +125,15 @@ impl Key {
     }
 
     /// Whether the key was rejected recently.
-    pub fn is_dead(&self, now: Instant) -> bool {
-        self.state().dead_until.is_some_and(|until| until > now)
+    pub fn is_disabled(&self, now: Instant) -> bool {
+        self.state().disabled_until.is_some_and(|until| until > now)
     }
 
     /// Returns how long the key still cools down.
-    pub fn rests(&self, now: Instant) -> Duration {
-        self.state()
-            .rest
-            .map_or(Duration::ZERO, |rest| rest.until.saturating_duration_since(now))
+    pub fn remaining_cooldown(&self, now: Instant) -> Duration {
+        self.state().cool_down.map_or(Duration::ZERO, |cool_down| {
+            cool_down.until.saturating_duration_since(now)
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,7 +151,7 @@ pub trait Access: Send + Sync + fmt::Debug {
     fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys>;
 
     /// Returns the policy for calls of `scope`; `None` if it may make none.
-    fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
+    fn policy(&self, scope: &TenantScope) -> Option<Arc<TenantPolicy>> {
         let _ = scope;
         Some(Arc::default())
     }

@@ -5,5 +5,5 @@ mod policy;
 mod tenants;
 
 pub use keys::{Access, Key, Keys, SharedKeys};
-pub use policy::Terms;
-pub use tenants::{Rights, TenantAccess};
+pub use policy::TenantPolicy;
+pub use tenants::{ModelAccess, TenantAccess};

@@ -1,6 +1,6 @@
 //! Cacheable answers, and their replay as a document or a stream, whichever is requested.
 //!
-//! Invariant: only a complete, plain answer becomes a [`Kept`]: one choice that ended with `stop` and has
+//! Invariant: only a complete, plain answer becomes a [`CachedAnswer`]: one choice that ended with `stop` and has
 //! text and nothing else.
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ const CHUNK: usize = 256;
 
 /// A complete answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
+pub struct CachedAnswer {
     /// Model name as reported by the provider.
     pub model: String,
     /// The target that answered, if known.
@@ -30,7 +30,7 @@ pub struct Kept {
     pub usage: Usage,
 }
 
-impl Kept {
+impl CachedAnswer {
     /// Parses a chat.completion. `None` if it is not cacheable.
     pub fn from_whole(body: &[u8], usage: Usage) -> Option<Self> {
         // Parsed on the request path: a longer body takes too long, and its text hardly fits.
@@ -179,17 +179,17 @@ pub struct Recorder {
     model: String,
     text: String,
     usage: Usage,
-    spoiled: bool,
+    is_uncacheable: bool,
 }
 
 impl Recorder {
     /// Whether the answer seen so far is not cacheable.
-    pub fn is_spoiled(&self) -> bool {
-        self.spoiled
+    pub fn is_uncacheable(&self) -> bool {
+        self.is_uncacheable
     }
 
     /// Observes a piece. Returns the answer if that completed it.
-    pub fn observe(&mut self, piece: &Piece) -> Option<Kept> {
+    pub fn observe(&mut self, piece: &Piece) -> Option<CachedAnswer> {
         let mut said = false;
         for event in &piece.events {
             match event {
@@ -197,22 +197,22 @@ impl Recorder {
                 ModelEvent::Text(text) => {
                     said = true;
                     if self.text.len() + text.len() > LONGEST {
-                        self.spoiled = true;
+                        self.is_uncacheable = true;
                         self.text = String::new();
-                    } else if !self.spoiled {
+                    } else if !self.is_uncacheable {
                         self.text.push_str(text);
                     }
                 }
                 ModelEvent::Usage(usage) => self.usage = *usage,
-                ModelEvent::Finished(Finish::Stop) if !self.spoiled => {
-                    return Kept::new(&self.model, &self.text, self.usage);
+                ModelEvent::Finished(Finish::Stop) if !self.is_uncacheable => {
+                    return CachedAnswer::new(&self.model, &self.text, self.usage);
                 }
                 ModelEvent::Fallback { .. } => {}
-                ModelEvent::ToolCall { .. } | ModelEvent::Finished(_) => self.spoiled = true,
+                ModelEvent::ToolCall { .. } | ModelEvent::Finished(_) => self.is_uncacheable = true,
             }
         }
         // Content that is not text (reasoning, another choice) would be missing from a replay.
-        self.spoiled |= piece.content && !said;
+        self.is_uncacheable |= piece.content && !said;
         None
     }
 }
@@ -221,20 +221,23 @@ impl Recorder {
 mod tests {
     use super::*;
 
-    fn kept(text: &str) -> Kept {
+    fn kept(text: &str) -> CachedAnswer {
         let usage = Usage {
             prompt_tokens: 7,
             completion_tokens: 3,
             ..Usage::default()
         };
-        Kept::new("sim-large", text, usage).unwrap()
+        CachedAnswer::new("sim-large", text, usage).unwrap()
     }
 
     #[test]
     fn an_answer_survives_both_forms() {
         for text in ["Thirty days.", "ä".repeat(700).as_str(), "🦀\n\"quoted\" \u{0}"] {
             let kept = kept(text);
-            assert_eq!(Kept::from_whole(&kept.whole("id", 1), kept.usage), Some(kept.clone()));
+            assert_eq!(
+                CachedAnswer::from_whole(&kept.whole("id", 1), kept.usage),
+                Some(kept.clone())
+            );
             for include_usage in [true, false] {
                 let mut recorder = Recorder::default();
                 let pieces = kept.pieces("id", 1, include_usage);
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_and_plain_is_not_kept() {
+    fn only_complete_plain_answers_are_cacheable() {
         let body = |choices: Value| json!({ "model": "m", "choices": choices }).to_string();
         let choice = |message: Value, finish: &str| json!({ "message": message, "finish_reason": finish });
         let good = choice(
@@ -285,14 +288,14 @@ mod tests {
                 false,
             ),
         ] {
-            let read = Kept::from_whole(body(choices.clone()).as_bytes(), Usage::default());
+            let read = CachedAnswer::from_whole(body(choices.clone()).as_bytes(), Usage::default());
             assert_eq!(read.is_some(), expected, "{choices}");
         }
-        assert_eq!(Kept::from_whole(b"not json", Usage::default()), None);
+        assert_eq!(CachedAnswer::from_whole(b"not json", Usage::default()), None);
     }
 
     #[test]
-    fn streams_that_break_or_hold_more_than_text_are_not_kept() {
+    fn streams_that_break_or_have_more_than_text_are_not_cacheable() {
         let text = |text: &str| Piece {
             events: vec![ModelEvent::Text(text.to_owned())],
             content: true,

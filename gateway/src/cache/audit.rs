@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Cache;
-use super::answer::Kept;
+use super::answer::CachedAnswer;
 use super::embedder::{EmbedError, Embedder, Vector};
 use super::question::Partition;
-use super::tenant_cache::Near;
+use super::tenant_cache::Neighbour;
 use super::veto::{Veto, veto};
 
 /// Longest wait for the embeddings of two answers.
@@ -24,8 +24,8 @@ const COMPARED: usize = 1_024;
 pub struct Audit {
     pub(super) cache: Arc<Cache>,
     pub(super) partition: Partition,
-    pub(super) near: Near,
-    pub(super) kept: Kept,
+    pub(super) near: Neighbour,
+    pub(super) kept: CachedAnswer,
     pub(super) embedder: Arc<dyn Embedder>,
     /// Similarity from which two answers count as equal.
     pub(super) same: f32,
@@ -35,20 +35,20 @@ pub struct Audit {
 impl Audit {
     /// Compares with the model's fresh answer and teaches the cache. Returns whether the cached answer was right;
     /// `None` if the model gave no complete answer, or the two could not be compared.
-    pub async fn settle(self, fresh: Option<Kept>) -> Option<bool> {
+    pub async fn settle(self, fresh: Option<CachedAnswer>) -> Option<bool> {
         let right = self.compare(&fresh?.text).await?;
         let Self {
             cache, partition, near, ..
         } = self;
-        cache.on_shelf(partition.tenant(), |shelf| {
-            shelf.learn(&partition, near.id, near.similarity, right)
+        cache.with_tenant(partition.tenant(), |tenant_cache| {
+            tenant_cache.learn(&partition, near.id, near.similarity, right)
         });
         metrics::counter!("copilotd_cache_audits_total", "right" => if right { "yes" } else { "no" }).increment(1);
         Some(right)
     }
 
     async fn compare(&self, fresh: &str) -> Option<bool> {
-        if let Some(same) = plainly(&self.kept.text, fresh) {
+        if let Some(same) = compare_words(&self.kept.text, fresh) {
             return Some(same);
         }
         let texts = vec![start(&self.kept.text), start(fresh)];
@@ -72,7 +72,7 @@ fn start(text: &str) -> String {
 
 /// Compares two answers by their words alone. If a number, a date or a negation differs they count as different; that
 /// may be too strict and then costs a hit.
-fn plainly(kept: &str, fresh: &str) -> Option<bool> {
+fn compare_words(kept: &str, fresh: &str) -> Option<bool> {
     let words = |text: &str| -> Vec<String> {
         text.split(|c: char| !c.is_alphanumeric())
             .filter(|word| !word.is_empty())
@@ -84,7 +84,7 @@ fn plainly(kept: &str, fresh: &str) -> Option<bool> {
     }
     match veto(kept, fresh) {
         Some(Veto::Number | Veto::Date | Veto::Unit | Veto::Negation | Veto::Antonym) => Some(false),
-        Some(Veto::Name | Veto::Asked | Veto::Order) | None => None,
+        Some(Veto::Name | Veto::QuestionWord | Veto::Order) | None => None,
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
             ("It is allowed.", "It is not allowed.", Some(false)),
             ("Ask your manager.", "Please talk to the manager.", None),
         ] {
-            assert_eq!(plainly(kept, fresh), expected, "{kept} / {fresh}");
+            assert_eq!(compare_words(kept, fresh), expected, "{kept} / {fresh}");
         }
     }
 }

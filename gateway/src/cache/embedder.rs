@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn cosines_are_those_of_the_school() {
+    fn cosines_match_known_values() {
         let unit = |values: &[f32]| Vector::unit(&space(), values.to_vec()).unwrap();
         assert!((unit(&[1.0, 0.0]).cosine(&unit(&[1.0, 1.0])) - 0.5_f32.sqrt()).abs() < 1e-6);
         let long: Vec<f32> = (1..=19_u8).map(f32::from).collect();

@@ -60,7 +60,7 @@ impl Evidence {
 
     /// Returns the chance with which the model must be called at `similarity`, so that at most `max_error` of the
     /// questions are answered wrongly. `None` if there are too few results.
-    pub fn asking_chance(&self, similarity: f32, max_error: f64) -> Option<f64> {
+    pub fn explore_chance(&self, similarity: f32, max_error: f64) -> Option<f64> {
         if self.pairs.len() < FEWEST {
             return None;
         }
@@ -71,7 +71,7 @@ impl Evidence {
                 let midpoint = fit.midpoint + quantile(1.0 - doubt) * fit.error;
                 (1.0 - doubt) * sigmoid(fit.slope * (f64::from(similarity) - midpoint))
             })
-            .chain(self.surely_right(similarity))
+            .chain(self.laplace_bound(similarity))
             .fold(0.0, f64::max);
         let wrong = 1.0 - right;
         Some(if wrong <= max_error {
@@ -83,7 +83,7 @@ impl Evidence {
 
     /// Decides by `chance`, a uniform number from 0 to 1.
     pub fn decide(&self, similarity: f32, max_error: f64, chance: f64) -> Option<Decision> {
-        let asking = self.asking_chance(similarity, max_error)?;
+        let asking = self.explore_chance(similarity, max_error)?;
         Some(if chance < asking {
             Decision::Explore
         } else {
@@ -94,7 +94,7 @@ impl Evidence {
     /// Where nothing was wrong, the curve has no slope to estimate. Without one: above the nearest wrong pair, `n`
     /// right results in a row give a chance of being right of `(n + 1)/(n + 2)` (Laplace's rule of succession). It
     /// holds for similarities of at least the audited ones, since being nearer is no worse.
-    fn surely_right(&self, similarity: f32) -> Option<f64> {
+    fn laplace_bound(&self, similarity: f32) -> Option<f64> {
         let similarity = f64::from(similarity);
         let wrong = self.pairs.iter().filter(|(_, right)| !right).map(|(known, _)| *known);
         let nearest_wrong = wrong.fold(f64::NEG_INFINITY, f64::max);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_the_table() {
+    fn quantiles_match_the_published_table() {
         for (p, expected) in [(0.5, 0.0), (0.9, 1.2816), (0.975, 1.96), (0.99, 2.3263)] {
             assert!((quantile(p) - expected).abs() < 1e-3, "{p}");
         }
@@ -217,7 +217,7 @@ mod tests {
             ("right above", &split[..], 0.99, Some(false)),
             ("wrong below", &split[..], 0.90, Some(true)),
         ] {
-            let chance = evidence(pairs).asking_chance(similarity, 0.05);
+            let chance = evidence(pairs).explore_chance(similarity, 0.05);
             assert_eq!(chance.map(|chance| chance > 0.5), asks, "{name}: {chance:?}");
         }
     }
@@ -235,7 +235,7 @@ mod tests {
         ]);
         let mut last = 1.0;
         for max_error in [0.001, 0.01, 0.05, 0.2] {
-            let chance = evidence.asking_chance(0.95, max_error).unwrap();
+            let chance = evidence.explore_chance(0.95, max_error).unwrap();
             assert!(chance <= last, "{max_error}");
             last = chance;
         }
@@ -276,7 +276,7 @@ mod tests {
 
         #[test]
         fn no_pairs_break_the_fit(pairs in prop::collection::vec((-1.0..1.0_f32, any::<bool>()), 0..80), similarity in -1.0..1.0_f32) {
-            if let Some(chance) = evidence(&pairs).asking_chance(similarity, 0.02) {
+            if let Some(chance) = evidence(&pairs).explore_chance(similarity, 0.02) {
                 prop_assert!((0.0..=1.0).contains(&chance), "{chance}");
             }
         }

@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::answer::{Kept, Recorder};
+use super::answer::{CachedAnswer, Recorder};
 use super::audit::Audit;
 use super::canonical::Digest;
 use super::embedder::Vector;
@@ -37,8 +37,8 @@ type Key = (Partition, Digest);
 pub(super) struct Flights(Mutex<HashMap<Key, watch::Sender<bool>>>);
 
 /// A caller's role in a flight.
-pub(super) enum Place {
-    Lead(Landing),
+pub(super) enum FlightRole {
+    Lead(FlightGuard),
     Wait(Follower),
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Follower(watch::Receiver<bool>);
 
 impl Follower {
     /// Waits until the flight has ended; returns whether it ended because the leader's reader is slow.
-    pub(super) async fn landed(&mut self) -> bool {
+    pub(super) async fn ended(&mut self) -> bool {
         // An error means that the leader is done, in whatever way.
         let _ = self.0.changed().await;
         *self.0.borrow()
@@ -56,27 +56,27 @@ impl Follower {
 
 /// Ends the flight when dropped.
 #[derive(Debug)]
-pub(super) struct Landing {
+pub(super) struct FlightGuard {
     flights: Arc<Flights>,
     key: Key,
 }
 
 impl Flights {
-    pub(super) fn join(self: &Arc<Self>, question: &Question) -> Place {
+    pub(super) fn join(self: &Arc<Self>, question: &Question) -> FlightRole {
         let key = (question.partition.clone(), question.exact);
         let mut flights = lock(&self.0);
         if let Some(flight) = flights.get(&key) {
-            return Place::Wait(Follower(flight.subscribe()));
+            return FlightRole::Wait(Follower(flight.subscribe()));
         }
         flights.insert(key.clone(), watch::Sender::new(false));
-        Place::Lead(Landing {
+        FlightRole::Lead(FlightGuard {
             flights: Arc::clone(self),
             key,
         })
     }
 }
 
-impl Landing {
+impl FlightGuard {
     /// Ends the flight because the leader's reader is slow.
     fn slow(self) {
         if let Some(flight) = lock(&self.flights.0).get(&self.key) {
@@ -85,7 +85,7 @@ impl Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
         // Dropping the sender wakes the followers.
         lock(&self.flights.0).remove(&self.key);
@@ -94,7 +94,7 @@ impl Drop for Landing {
 
 /// The right, and the duty, to call the model.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct PendingFill {
     pub(super) cache: Arc<Cache>,
     pub(super) question: Question,
     pub(super) vector: Option<Vector>,
@@ -105,40 +105,41 @@ pub struct Ticket {
     /// The target that answers.
     pub(crate) by: Option<TargetName>,
     /// `None` after waiting too long for other leaders: then nobody waits for this caller.
-    pub(super) landing: Option<Landing>,
+    pub(super) flight_guard: Option<FlightGuard>,
 }
 
-impl Ticket {
+impl PendingFill {
     /// Stores the answer and wakes the followers. Returns the audit that the answer decides, if there is one: the model
     /// was called although an entry was near.
-    pub fn fill(mut self, mut kept: Kept) -> Option<(Audit, Kept)> {
+    pub fn fill(mut self, mut kept: CachedAnswer) -> Option<(Audit, CachedAnswer)> {
         kept.by = self.by.take().or(kept.by);
         let audit = self.explored.take().map(|audit| (audit, kept.clone()));
-        self.cache.on_shelf(self.question.partition.tenant(), |shelf| {
-            if shelf.generation == self.generation {
-                let now = Instant::now();
-                shelf.insert(
-                    &self.question,
-                    kept,
-                    self.vector.take(),
-                    self.life,
-                    self.max_entries,
-                    now,
-                );
-            }
-        });
+        self.cache
+            .with_tenant(self.question.partition.tenant(), |tenant_cache| {
+                if tenant_cache.generation == self.generation {
+                    let now = Instant::now();
+                    tenant_cache.insert(
+                        &self.question,
+                        kept,
+                        self.vector.take(),
+                        self.life,
+                        self.max_entries,
+                        now,
+                    );
+                }
+            });
         audit
     }
 }
 
-impl Ticket {
+impl PendingFill {
     /// Records a stream and stores its answer when it completes; otherwise nothing is stored. An audit that the answer
     /// decides is settled beside the stream.
     pub fn record(mut self, stream: AnswerStream) -> AnswerStream {
-        let flight = self.landing.take().map(|landing| {
+        let flight = self.flight_guard.take().map(|flight_guard| {
             let flight = Arc::new(Flight {
-                landing: Mutex::new(Some(landing)),
-                reader: Mutex::new(Reader {
+                flight_guard: Mutex::new(Some(flight_guard)),
+                reader: Mutex::new(ReaderDelay {
                     since: Some(Instant::now()),
                     used: Duration::ZERO,
                 }),
@@ -146,10 +147,10 @@ impl Ticket {
             drop(tokio::spawn(watch_reader(Arc::downgrade(&flight))));
             flight
         });
-        let recorded = Recorded {
+        let recorded = RecordedStream {
             stream,
             recorder: Recorder::default(),
-            ticket: Some(self),
+            pending_fill: Some(self),
             flight,
         };
         recorded.boxed()
@@ -157,21 +158,21 @@ impl Ticket {
 }
 
 /// A stream whose answer is stored on completion.
-struct Recorded {
+struct RecordedStream {
     stream: AnswerStream,
     recorder: Recorder,
-    ticket: Option<Ticket>,
+    pending_fill: Option<PendingFill>,
     flight: Option<Arc<Flight>>,
 }
 
 /// State shared by a stream and the task that watches its reader. Ends with the stream.
 struct Flight {
-    landing: Mutex<Option<Landing>>,
-    reader: Mutex<Reader>,
+    flight_guard: Mutex<Option<FlightGuard>>,
+    reader: Mutex<ReaderDelay>,
 }
 
 /// How long the reader has delayed the answer.
-struct Reader {
+struct ReaderDelay {
     /// Time at which the reader last received something; `None` while it waits for more.
     since: Option<Instant>,
     used: Duration,
@@ -179,7 +180,7 @@ struct Reader {
 
 impl Flight {
     /// The reader polls for more.
-    fn asked(&self) {
+    fn polled(&self) {
         let mut reader = lock(&self.reader);
         if let Some(since) = reader.since.take() {
             reader.used += since.elapsed();
@@ -187,7 +188,7 @@ impl Flight {
     }
 
     /// The reader received something.
-    fn handed(&self) {
+    fn delivered(&self) {
         lock(&self.reader).since = Some(Instant::now());
     }
 
@@ -199,8 +200,8 @@ impl Flight {
     }
 
     fn slow(&self) {
-        if let Some(landing) = lock(&self.landing).take() {
-            landing.slow();
+        if let Some(flight_guard) = lock(&self.flight_guard).take() {
+            flight_guard.slow();
         }
     }
 }
@@ -221,44 +222,44 @@ async fn watch_reader(flight: Weak<Flight>) {
     }
 }
 
-impl Recorded {
+impl RecordedStream {
     fn observe(&mut self, item: &Result<Piece, GatewayError>) {
         let kept = match item {
             Ok(piece) => self.recorder.observe(piece),
             Err(_) => {
-                self.ticket = None;
+                self.pending_fill = None;
                 None
             }
         };
         if let Some(kept) = kept
-            && let Some(ticket) = self.ticket.take()
-            && let Some((audit, fresh)) = ticket.fill(kept)
+            && let Some(pending_fill) = self.pending_fill.take()
+            && let Some((audit, fresh)) = pending_fill.fill(kept)
         {
             tokio::spawn(audit.settle(Some(fresh)));
         }
-        if self.recorder.is_spoiled() {
-            self.ticket = None;
+        if self.recorder.is_uncacheable() {
+            self.pending_fill = None;
         }
-        if self.ticket.is_none() {
+        if self.pending_fill.is_none() {
             // Nothing left to wait for: the answer is stored by now, or never will be.
             self.flight = None;
         }
     }
 }
 
-impl Stream for Recorded {
+impl Stream for RecordedStream {
     type Item = Result<Piece, GatewayError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(flight) = &self.flight {
-            flight.asked();
+            flight.polled();
         }
         let item = std::task::ready!(self.stream.poll_next_unpin(context));
         if let Some(item) = &item {
             self.observe(item);
         }
         if let Some(flight) = &self.flight {
-            flight.handed();
+            flight.delivered();
         }
         Poll::Ready(item)
     }

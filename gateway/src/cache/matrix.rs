@@ -22,7 +22,7 @@ struct Rows {
     width: usize,
     bytes: Vec<i8>,
     rows: Vec<Row>,
-    places: HashMap<u64, usize>,
+    index_by_id: HashMap<u64, usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,21 +54,23 @@ impl Matrix {
             return;
         }
         let rounded = round(values, &mut rows.bytes);
-        rows.places.insert(id, rows.rows.len());
+        rows.index_by_id.insert(id, rows.rows.len());
         rows.rows.push(Row { id, expires, rounded });
     }
 
     /// Removes the vector of an entry, if it has one.
     pub(super) fn remove(&mut self, id: u64, space: &Space) {
         let Some(rows) = self.spaces.get_mut(space) else { return };
-        let Some(place) = rows.places.remove(&id) else { return };
+        let Some(index) = rows.index_by_id.remove(&id) else {
+            return;
+        };
         let last = rows.rows.len() - 1;
-        rows.rows.swap_remove(place);
+        rows.rows.swap_remove(index);
         let width = rows.width;
-        rows.bytes.copy_within(last * width.., place * width);
+        rows.bytes.copy_within(last * width.., index * width);
         rows.bytes.truncate(last * width);
-        if let Some(moved) = rows.rows.get(place) {
-            rows.places.insert(moved.id, place);
+        if let Some(moved) = rows.rows.get(index) {
+            rows.index_by_id.insert(moved.id, index);
         }
         if rows.rows.is_empty() {
             self.spaces.remove(space);

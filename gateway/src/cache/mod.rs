@@ -21,18 +21,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use answer::{Kept, Recorder};
+pub use answer::{CachedAnswer, Recorder};
 pub use audit::Audit;
 use copilotd_actors::domain::ids::TenantId;
 pub use evidence::{Decision, Evidence};
-pub use flight::Ticket;
-use flight::{Flights, Place};
+pub use flight::PendingFill;
+use flight::{FlightRole, Flights};
 pub use question::{Audience, Knowledge, Partition, Question, Rules, Skip, question};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::cache::embedder::{EmbedError, Embedder, Vector};
-use crate::cache::tenant_cache::{Near, Shelf};
+use crate::cache::tenant_cache::{Neighbour, TenantCache};
 
 /// Longest wait for an identical question that is already being answered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,18 +71,18 @@ const MAX_FLIGHTS: u32 = 2;
 
 /// Result of a lookup.
 #[derive(Debug)]
-pub enum Found {
+pub enum Lookup {
     /// A cached answer.
     Hit(Box<Hit>),
     /// A miss: call the model and fill in its answer. Dropping this lets the next caller lead.
-    Lead(Box<Ticket>),
+    Lead(Box<PendingFill>),
 }
 
 /// A cache hit.
 #[derive(Debug)]
 pub struct Hit {
     /// The cached answer.
-    pub kept: Kept,
+    pub kept: CachedAnswer,
     /// Similarity of its question; 1 if identical.
     pub similarity: f32,
     /// Set if this hit is to be audited: call the model, then settle the audit.
@@ -91,7 +91,7 @@ pub struct Hit {
 
 /// The cache; one per process.
 pub struct Cache {
-    shelves: Mutex<HashMap<TenantId, Arc<Mutex<Shelf>>>>,
+    tenants: Mutex<HashMap<TenantId, Arc<Mutex<TenantCache>>>>,
     flights: Arc<Flights>,
     audits: Arc<Semaphore>,
     chance: Box<dyn Fn() -> f64 + Send + Sync>,
@@ -107,7 +107,7 @@ impl Cache {
     /// Creates an empty cache. `chance` draws a uniform number from 0 to 1.
     pub fn new(chance: impl Fn() -> f64 + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
-            shelves: Mutex::default(),
+            tenants: Mutex::default(),
             flights: Arc::default(),
             audits: Arc::new(Semaphore::new(AUDITS)),
             chance: Box::new(chance),
@@ -123,20 +123,20 @@ impl Cache {
         settings: &Settings,
         embedder: Option<Arc<dyn Embedder>>,
         bar: Option<f32>,
-    ) -> Found {
+    ) -> Lookup {
         let deadline = Instant::now() + PATIENCE;
-        let generation = self.on_shelf(question.partition.tenant(), |shelf| shelf.generation);
+        let generation = self.with_tenant(question.partition.tenant(), |tenant_cache| tenant_cache.generation);
         let mut flights = 0;
         let place = loop {
             if let Some(hit) = self.exact(&question) {
-                return Found::Hit(hit);
+                return Lookup::Hit(hit);
             }
             match self.flights.join(&question) {
-                Place::Lead(landing) => break Some(landing),
-                Place::Wait(_) if flights >= MAX_FLIGHTS => break None,
-                Place::Wait(mut follower) => {
+                FlightRole::Lead(flight_guard) => break Some(flight_guard),
+                FlightRole::Wait(_) if flights >= MAX_FLIGHTS => break None,
+                FlightRole::Wait(mut follower) => {
                     flights += 1;
-                    if tokio::time::timeout_at(deadline, follower.landed())
+                    if tokio::time::timeout_at(deadline, follower.ended())
                         .await
                         .unwrap_or(true)
                     {
@@ -144,7 +144,9 @@ impl Cache {
                     }
                     // Answers were deleted meanwhile: this caller's answer will not be stored, so nobody may wait for
                     // it.
-                    if self.on_shelf(question.partition.tenant(), |shelf| shelf.generation) != generation {
+                    if self.with_tenant(question.partition.tenant(), |tenant_cache| tenant_cache.generation)
+                        != generation
+                    {
                         break None;
                     }
                 }
@@ -152,21 +154,21 @@ impl Cache {
         };
         // An answer may have been stored between the lookup and joining the flight.
         if let Some(hit) = self.exact(&question) {
-            return Found::Hit(hit);
+            return Lookup::Hit(hit);
         }
         let mut vector = None;
         let mut explored = None;
         if let Some(embedder) = embedder
-            && let Some(located) = locate(&*embedder, &question).await
+            && let Some(embedded) = embed_question(&*embedder, &question).await
         {
-            match self.near(&question, &located, settings, bar, &embedder) {
-                Nearness::Serve(hit) => return Found::Hit(hit),
-                Nearness::Explore(audit) => explored = Some(*audit),
-                Nearness::None => {}
+            match self.near(&question, &embedded, settings, bar, &embedder) {
+                GateResult::Serve(hit) => return Lookup::Hit(hit),
+                GateResult::Explore(audit) => explored = Some(*audit),
+                GateResult::None => {}
             }
-            vector = Some(located);
+            vector = Some(embedded);
         }
-        Found::Lead(Box::new(Ticket {
+        Lookup::Lead(Box::new(PendingFill {
             cache: Arc::clone(self),
             question,
             vector,
@@ -175,14 +177,14 @@ impl Cache {
             generation,
             explored,
             by: None,
-            landing: place,
+            flight_guard: place,
         }))
     }
 
     /// Drops a tenant's cached answers if they rest on another version of the tenant's knowledge. They could not be
     /// served any more and only take space.
-    pub fn rests_on(&self, tenant: &TenantId, version: &str) {
-        let dropped = self.on_shelf(tenant, |shelf| shelf.rests_on(version));
+    pub fn set_knowledge_version(&self, tenant: &TenantId, version: &str) {
+        let dropped = self.with_tenant(tenant, |tenant_cache| tenant_cache.set_knowledge_version(version));
         if dropped > 0 {
             tracing::info!(%tenant, dropped, "knowledge version changed; dropped the cached answers of the old one");
         }
@@ -190,21 +192,21 @@ impl Cache {
 
     /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
     pub fn forget(&self, tenant: &TenantId, route: Option<&str>) -> usize {
-        let shelf = lock(&self.shelves).get(tenant).cloned();
-        shelf.map_or(0, |shelf| lock(&shelf).forget(route))
+        let tenant_cache = lock(&self.tenants).get(tenant).cloned();
+        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(route))
     }
 
     /// Deletes all cached answers of a tenant. Returns how many.
     pub fn forget_tenant(&self, tenant: &TenantId) -> usize {
-        let shelf = lock(&self.shelves).remove(tenant);
+        let tenant_cache = lock(&self.tenants).remove(tenant);
         // A caller that still holds the cache stores nothing there: the generation has changed.
-        shelf.map_or(0, |shelf| lock(&shelf).forget(None))
+        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(None))
     }
 
     /// Number of cached answers of a tenant.
     pub fn len(&self, tenant: &TenantId) -> usize {
-        let shelf = lock(&self.shelves).get(tenant).cloned();
-        shelf.map_or(0, |shelf| lock(&shelf).len())
+        let tenant_cache = lock(&self.tenants).get(tenant).cloned();
+        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).len())
     }
 
     /// Gates (c), (d) and (e).
@@ -215,10 +217,10 @@ impl Cache {
         settings: &Settings,
         bar: Option<f32>,
         embedder: &Arc<dyn Embedder>,
-    ) -> Nearness {
+    ) -> GateResult {
         let partition = &question.partition;
-        let judged = self.on_shelf(partition.tenant(), |shelf| {
-            let nearest = shelf.nearest(partition, vector, Instant::now());
+        let judged = self.with_tenant(partition.tenant(), |tenant_cache| {
+            let nearest = tenant_cache.nearest(partition, vector, Instant::now());
             let (best, entry) = nearest.first().filter(|(near, _)| near.similarity >= FLOOR)?;
             if veto::veto(&question.text, &entry.text).is_some() {
                 return None;
@@ -228,7 +230,7 @@ impl Cache {
                 best.similarity - second.similarity < settings.margin
                     && rival.kept.text.trim() != entry.kept.text.trim()
             });
-            let pooled = shelf
+            let pooled = tenant_cache
                 .pooled(partition, vector.space())
                 .filter(|pooled| pooled.len() >= ENOUGH_POOLED);
             let low = bar.is_some_and(|bar| best.similarity < bar);
@@ -239,21 +241,21 @@ impl Cache {
             };
             let (best, kept) = (*best, entry.kept.clone());
             if decision == Decision::Serve {
-                shelf.touch(partition, best.id);
+                tenant_cache.touch(partition, best.id);
             }
             Some((best, kept, decision))
         });
         let Some((best, kept, decision)) = judged else {
-            return Nearness::None;
+            return GateResult::None;
         };
         let same = settings.cut.max(SAME);
         let audit = |kept| self.audit(partition, best, kept, embedder, same);
         match decision {
-            Decision::Explore => audit(kept).map_or(Nearness::None, |audit| Nearness::Explore(Box::new(audit))),
+            Decision::Explore => audit(kept).map_or(GateResult::None, |audit| GateResult::Explore(Box::new(audit))),
             Decision::Serve => {
                 let sampled = (self.chance)() < settings.audit_share;
                 let audit = if sampled { audit(kept.clone()) } else { None };
-                Nearness::Serve(Box::new(Hit {
+                GateResult::Serve(Box::new(Hit {
                     kept,
                     similarity: best.similarity,
                     audit,
@@ -266,8 +268,8 @@ impl Cache {
     fn audit(
         self: &Arc<Self>,
         partition: &Partition,
-        near: Near,
-        kept: Kept,
+        near: Neighbour,
+        kept: CachedAnswer,
         embedder: &Arc<dyn Embedder>,
         same: f32,
     ) -> Option<Audit> {
@@ -284,21 +286,21 @@ impl Cache {
     }
 
     /// Runs `work` on a tenant's cache, which is created if missing.
-    fn on_shelf<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Shelf) -> T) -> T {
-        let shelf = {
-            let mut shelves = lock(&self.shelves);
-            match shelves.get(tenant) {
-                Some(shelf) => Arc::clone(shelf),
-                None => Arc::clone(shelves.entry(tenant.clone()).or_default()),
+    fn with_tenant<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut TenantCache) -> T) -> T {
+        let tenant_cache = {
+            let mut tenants = lock(&self.tenants);
+            match tenants.get(tenant) {
+                Some(tenant_cache) => Arc::clone(tenant_cache),
+                None => Arc::clone(tenants.entry(tenant.clone()).or_default()),
             }
         };
-        let mut shelf = lock(&shelf);
-        work(&mut shelf)
+        let mut tenant_cache = lock(&tenant_cache);
+        work(&mut tenant_cache)
     }
 
     fn exact(&self, question: &Question) -> Option<Box<Hit>> {
-        let kept = self.on_shelf(question.partition.tenant(), |shelf| {
-            shelf.exact(question, Instant::now())
+        let kept = self.with_tenant(question.partition.tenant(), |tenant_cache| {
+            tenant_cache.exact(question, Instant::now())
         })?;
         Some(Box::new(Hit {
             kept,
@@ -309,7 +311,7 @@ impl Cache {
 }
 
 /// Embeds a question, unless that takes too long.
-async fn locate(embedder: &dyn Embedder, question: &Question) -> Option<Vector> {
+async fn embed_question(embedder: &dyn Embedder, question: &Question) -> Option<Vector> {
     let embedded = embedder.embed(vec![question.text.clone()]);
     let embedded = tokio::time::timeout(EMBEDDING, embedded).await;
     match embedded.unwrap_or(Err(EmbedError::Timeout)) {
@@ -324,7 +326,7 @@ async fn locate(embedder: &dyn Embedder, question: &Question) -> Option<Vector> 
 }
 
 /// Result of gates (c) to (e).
-enum Nearness {
+enum GateResult {
     Serve(Box<Hit>),
     Explore(Box<Audit>),
     None,

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_about_the_asker_are_told_from_questions_for_all() {
+    fn personal_questions_are_told_from_general_ones() {
         for (text, expected) in [
             ("What is our holiday policy?", false),
             ("What's my balance?", true),

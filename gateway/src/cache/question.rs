@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::canonical::{Digest, Hasher};
 use super::personal::is_personal;
 use crate::request::body::ChatBody;
-use crate::request::call::{CacheWish, Caller};
+use crate::request::call::{CacheControl, Caller};
 
 /// Members that do not change the answer: how it is sent, and whom the provider holds responsible.
-const SILENT: [&str; 9] = [
+const NEUTRAL: [&str; 9] = [
     "messages",
     "model",
     "n",
@@ -86,7 +86,7 @@ pub struct Question {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skip {
     /// The caller asked for it.
-    Asked,
+    Requested,
     /// Tools are offered or were used.
     Tools,
     /// Several answers are requested, or data beside the text.
@@ -105,7 +105,7 @@ impl Skip {
     /// Stable name for metrics.
     pub fn code(self) -> &'static str {
         match self {
-            Self::Asked => "asked",
+            Self::Requested => "asked",
             Self::Tools => "tools",
             Self::Form => "form",
             Self::Temperature => "temperature",
@@ -131,11 +131,11 @@ pub fn question(
     route: &str,
     body: &ChatBody,
     knowledge: Knowledge<'_>,
-    wish: CacheWish,
+    cache_control: CacheControl,
     rules: &Rules,
 ) -> Result<Question, Skip> {
-    if wish == CacheWish::Bypass {
-        return Err(Skip::Asked);
+    if cache_control == CacheControl::Bypass {
+        return Err(Skip::Requested);
     }
     if body.has_tools() {
         return Err(Skip::Tools);
@@ -200,7 +200,7 @@ fn partition(
     hasher.bytes(knowledge.tenant.as_bytes());
     hasher.bytes(knowledge.caller.as_bytes());
     hasher.json(&Value::Array(before.to_vec()));
-    let mut members: Vec<_> = body.members().filter(|(name, _)| !SILENT.contains(name)).collect();
+    let mut members: Vec<_> = body.members().filter(|(name, _)| !NEUTRAL.contains(name)).collect();
     members.sort_by_key(|(name, _)| *name);
     for (name, value) in members {
         hasher.bytes(name.as_bytes());

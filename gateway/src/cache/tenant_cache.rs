@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::answer::Kept;
+use super::answer::CachedAnswer;
 use super::canonical::Digest;
 use super::embedder::{Space, Vector};
 use super::evidence::Evidence;
@@ -20,12 +20,12 @@ const MOST_BYTES: usize = 128 << 20;
 
 /// All cached answers of one tenant.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
+pub(super) struct TenantCache {
     /// Increases when answers are deleted: answers to questions asked before are then not stored.
     pub(super) generation: u64,
     /// Version of the tenant's knowledge; `None` before the first question.
     knowledge: Option<String>,
-    rooms: HashMap<Partition, Room>,
+    partitions: HashMap<Partition, PartitionCache>,
     /// Entries by their last use.
     used: BTreeMap<u64, (Partition, u64)>,
     tick: u64,
@@ -33,7 +33,7 @@ pub(super) struct Shelf {
 }
 
 #[derive(Debug, Default)]
-struct Room {
+struct PartitionCache {
     entries: HashMap<u64, Entry>,
     exact: HashMap<Digest, u64>,
     matrix: Matrix,
@@ -46,7 +46,7 @@ struct Room {
 pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) text: String,
-    pub(super) kept: Kept,
+    pub(super) kept: CachedAnswer,
     pub(super) evidence: Evidence,
     exact: Digest,
     vector: Option<Vector>,
@@ -56,7 +56,7 @@ pub(super) struct Entry {
 
 /// An entry that is near to a question.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Near {
+pub(super) struct Neighbour {
     pub(super) id: u64,
     pub(super) similarity: f32,
 }
@@ -69,11 +69,13 @@ impl Entry {
     }
 }
 
-impl Shelf {
+impl TenantCache {
     /// Returns the answer to exactly this question, and marks it as used.
-    pub(super) fn exact(&mut self, question: &Question, now: Instant) -> Option<Kept> {
-        let room = self.rooms.get(&question.partition)?;
-        let entry = room.entries.get(room.exact.get(&question.exact)?)?;
+    pub(super) fn exact(&mut self, question: &Question, now: Instant) -> Option<CachedAnswer> {
+        let partition_cache = self.partitions.get(&question.partition)?;
+        let entry = partition_cache
+            .entries
+            .get(partition_cache.exact.get(&question.exact)?)?;
         let (id, fresh) = (entry.id, entry.expires > now);
         if !fresh {
             self.remove(&question.partition, id);
@@ -85,24 +87,24 @@ impl Shelf {
     }
 
     /// Returns the two nearest entries of the partition, nearest first.
-    pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
-        let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
-        let Some(room) = self.rooms.get(partition) else {
+    pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Neighbour, &Entry)> {
+        let mut best: Vec<(Neighbour, &Entry)> = Vec::with_capacity(3);
+        let Some(partition_cache) = self.partitions.get(partition) else {
             return best;
         };
-        for entry in room
+        for entry in partition_cache
             .matrix
             .candidates(vector, now)
             .iter()
-            .filter_map(|id| room.entries.get(id))
+            .filter_map(|id| partition_cache.entries.get(id))
         {
             let Some(own) = &entry.vector else { continue };
-            let near = Near {
+            let near = Neighbour {
                 id: entry.id,
                 similarity: own.cosine(vector),
             };
             // Ties go to the older entry, independent of the map's order.
-            let before = |(other, _): &(Near, &Entry)| {
+            let before = |(other, _): &(Neighbour, &Entry)| {
                 other.similarity > near.similarity || (other.similarity >= near.similarity && other.id < near.id)
             };
             let place = best.partition_point(before);
@@ -116,19 +118,19 @@ impl Shelf {
 
     /// Returns the audit results of a whole partition, for vectors of `space`.
     pub(super) fn pooled(&self, partition: &Partition, space: &Space) -> Option<&Evidence> {
-        self.rooms.get(partition)?.pooled.get(space)
+        self.partitions.get(partition)?.pooled.get(space)
     }
 
     /// Records an audit result; ignored if the entry is gone.
     pub(super) fn learn(&mut self, partition: &Partition, id: u64, similarity: f32, right: bool) {
-        let Some(room) = self.rooms.get_mut(partition) else {
+        let Some(partition_cache) = self.partitions.get_mut(partition) else {
             return;
         };
-        if let Some(entry) = room.entries.get_mut(&id) {
+        if let Some(entry) = partition_cache.entries.get_mut(&id) {
             entry.evidence.add(similarity, right);
             if let Some(vector) = &entry.vector {
                 let space = Space::clone(vector.space());
-                room.pooled.entry(space).or_default().add(similarity, right);
+                partition_cache.pooled.entry(space).or_default().add(similarity, right);
             }
         }
     }
@@ -137,8 +139,8 @@ impl Shelf {
     pub(super) fn touch(&mut self, partition: &Partition, id: u64) {
         self.tick += 1;
         let tick = self.tick;
-        let room = self.rooms.get_mut(partition);
-        if let Some(entry) = room.and_then(|room| room.entries.get_mut(&id))
+        let partition_cache = self.partitions.get_mut(partition);
+        if let Some(entry) = partition_cache.and_then(|partition_cache| partition_cache.entries.get_mut(&id))
             && let Some(place) = self.used.remove(&entry.tick)
         {
             entry.tick = tick;
@@ -150,14 +152,17 @@ impl Shelf {
     pub(super) fn insert(
         &mut self,
         question: &Question,
-        kept: Kept,
+        kept: CachedAnswer,
         vector: Option<Vector>,
         life: Duration,
         max_entries: usize,
         now: Instant,
     ) {
-        let known = self.rooms.get(&question.partition);
-        if let Some(known) = known.and_then(|room| room.exact.get(&question.exact)).copied() {
+        let known = self.partitions.get(&question.partition);
+        if let Some(known) = known
+            .and_then(|partition_cache| partition_cache.exact.get(&question.exact))
+            .copied()
+        {
             self.remove(&question.partition, known);
         }
         self.tick += 1;
@@ -173,12 +178,12 @@ impl Shelf {
         };
         self.bytes += entry.size();
         self.used.insert(self.tick, (question.partition.clone(), entry.id));
-        let room = self.rooms.entry(question.partition.clone()).or_default();
-        room.exact.insert(question.exact, entry.id);
+        let partition_cache = self.partitions.entry(question.partition.clone()).or_default();
+        partition_cache.exact.insert(question.exact, entry.id);
         if let Some(vector) = &entry.vector {
-            room.matrix.insert(entry.id, vector, entry.expires);
+            partition_cache.matrix.insert(entry.id, vector, entry.expires);
         }
-        room.entries.insert(entry.id, entry);
+        partition_cache.entries.insert(entry.id, entry);
         while self.used.len() > max_entries || self.bytes > MOST_BYTES {
             let Some((_, (partition, id))) = self.used.first_key_value() else {
                 break;
@@ -189,24 +194,24 @@ impl Shelf {
     }
 
     fn remove(&mut self, partition: &Partition, id: u64) {
-        let Some(room) = self.rooms.get_mut(partition) else {
+        let Some(partition_cache) = self.partitions.get_mut(partition) else {
             return;
         };
-        if let Some(entry) = room.entries.remove(&id) {
-            room.exact.remove(&entry.exact);
+        if let Some(entry) = partition_cache.entries.remove(&id) {
+            partition_cache.exact.remove(&entry.exact);
             if let Some(vector) = &entry.vector {
-                room.matrix.remove(entry.id, vector.space());
+                partition_cache.matrix.remove(entry.id, vector.space());
             }
             self.bytes -= entry.size();
             self.used.remove(&entry.tick);
         }
-        if room.entries.is_empty() {
-            self.rooms.remove(partition);
+        if partition_cache.entries.is_empty() {
+            self.partitions.remove(partition);
         }
     }
 
     /// Deletes all entries if they rest on another version of the tenant's knowledge. Returns how many.
-    pub(super) fn rests_on(&mut self, version: &str) -> usize {
+    pub(super) fn set_knowledge_version(&mut self, version: &str) -> usize {
         let known = self.knowledge.as_deref();
         if known == Some(version) {
             return 0;

@@ -13,7 +13,7 @@ use super::*;
 use crate::answer::AnswerStream;
 use crate::error::{GatewayError, GatewayErrorKind};
 use crate::request::body::ChatBody;
-use crate::request::call::{CacheWish, Caller, Purpose};
+use crate::request::call::{CacheControl, Caller, Purpose};
 use crate::request::role::Role;
 
 /// Embeds texts on a circle: the number after `@` is the angle in degrees.
@@ -78,15 +78,15 @@ fn knowledge(tenant: &str) -> Knowledge<'_> {
 
 fn read(caller: &Caller, body: &Value, rules: &Rules) -> Result<Question, Skip> {
     let body = ChatBody::from_value(body).unwrap();
-    question(caller, "default", &body, knowledge("k1"), CacheWish::Use, rules)
+    question(caller, "default", &body, knowledge("k1"), CacheControl::Use, rules)
 }
 
 fn ask(text: &str) -> Question {
     read(&caller("acme", "ada"), &body(text), &settings().rules).unwrap()
 }
 
-fn kept(text: &str) -> Kept {
-    Kept {
+fn kept(text: &str) -> CachedAnswer {
+    CachedAnswer {
         model: "m".to_owned(),
         by: None,
         text: text.to_owned(),
@@ -94,22 +94,22 @@ fn kept(text: &str) -> Kept {
     }
 }
 
-async fn look(cache: &Arc<Cache>, text: &str) -> Found {
+async fn look(cache: &Arc<Cache>, text: &str) -> Lookup {
     cache.look_up(ask(text), &settings(), circle(), None).await
 }
 
 async fn teach(cache: &Arc<Cache>, text: &str, answer: &str) {
     match look(cache, text).await {
-        Found::Lead(ticket) => drop(ticket.fill(kept(answer))),
-        Found::Hit(hit) => panic!("{text} is known: {hit:?}"),
+        Lookup::Lead(pending_fill) => drop(pending_fill.fill(kept(answer))),
+        Lookup::Hit(hit) => panic!("{text} is known: {hit:?}"),
     }
 }
 
 /// The answer, if there was a hit.
-fn said(found: Found) -> Option<String> {
+fn said(found: Lookup) -> Option<String> {
     match found {
-        Found::Hit(hit) => Some(hit.kept.text),
-        Found::Lead(_) => None,
+        Lookup::Hit(hit) => Some(hit.kept.text),
+        Lookup::Lead(_) => None,
     }
 }
 
@@ -172,14 +172,14 @@ fn only_plain_questions_for_all_are_kept() {
         "default",
         &body,
         Knowledge::default(),
-        CacheWish::Bypass,
+        CacheControl::Bypass,
         &settings().rules,
     );
-    assert_eq!(bypassed.err(), Some(Skip::Asked));
+    assert_eq!(bypassed.err(), Some(Skip::Requested));
 }
 
 #[test]
-fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
+fn whatever_changes_the_answer_partitions_and_how_it_is_sent_does_not() {
     let base = json!({
         "model": "default",
         "messages": [{ "role": "system", "content": "Be brief." }, { "role": "user", "content": "What?" }],
@@ -216,7 +216,7 @@ fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
             route,
             &body,
             knowledge,
-            CacheWish::Use,
+            CacheControl::Use,
             &settings().rules,
         );
         read.unwrap().partition
@@ -296,20 +296,20 @@ async fn the_gates_stand_in_series() {
 }
 
 #[tokio::test]
-async fn of_two_answers_that_are_as_near_none_is_given() {
+async fn of_two_equally_near_answers_none_is_served() {
     let cache = cache(0.5);
     let close = Settings {
         margin: 0.01,
         ..settings()
     };
     teach(&cache, "What is it ~", "one").await;
-    let Found::Lead(ticket) = cache
+    let Lookup::Lead(pending_fill) = cache
         .look_up(ask("What is it"), &Settings { cut: 1.1, ..settings() }, circle(), None)
         .await
     else {
         panic!("an entry served below its cut");
     };
-    drop(ticket.fill(kept("another")));
+    drop(pending_fill.fill(kept("another")));
     assert_eq!(
         said(cache.look_up(ask("What is it ~~"), &close, circle(), None).await),
         None
@@ -327,10 +327,10 @@ async fn audits_teach_an_entry_when_to_serve() {
     teach(&cache, "What is it", "yes").await;
     // A miss near an entry decides an audit by itself: the model was called anyway.
     let strict = Settings { cut: 1.1, ..settings() };
-    let Found::Lead(ticket) = cache.look_up(ask("What is it ~~~"), &strict, circle(), None).await else {
+    let Lookup::Lead(pending_fill) = cache.look_up(ask("What is it ~~~"), &strict, circle(), None).await else {
         panic!("served")
     };
-    let (audit, fresh) = ticket.fill(kept("That is not so")).expect("an entry was near");
+    let (audit, fresh) = pending_fill.fill(kept("That is not so")).expect("an entry was near");
     assert_eq!(audit.settle(Some(fresh)).await, Some(false));
     // It was wrong there: it is served only at a higher similarity.
     let probe = |text: &'static str| {
@@ -342,14 +342,14 @@ async fn audits_teach_an_entry_when_to_serve() {
         audit_share: 1.0,
         ..low.clone()
     };
-    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
+    let Lookup::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
         panic!("not served")
     };
     assert_eq!(
         hit.audit.expect("all are audited").settle(Some(kept("YES."))).await,
         Some(true)
     );
-    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
+    let Lookup::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
         panic!("not served")
     };
     assert_eq!(
@@ -369,7 +369,7 @@ async fn open_audits_are_bounded() {
     teach(&cache, "What is it", "yes").await;
     let mut open = Vec::new();
     for _ in 0..AUDITS + 5 {
-        let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
+        let Lookup::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
             panic!("not served")
         };
         open.extend(hit.audit);
@@ -380,7 +380,7 @@ async fn open_audits_are_bounded() {
 #[tokio::test(start_paused = true)]
 async fn identical_questions_wait_for_the_first_and_a_failed_one_lets_the_next_lead() {
     let cache = cache(0.5);
-    let Found::Lead(first) = look(&cache, "What is it").await else {
+    let Lookup::Lead(first) = look(&cache, "What is it").await else {
         panic!()
     };
     let waiting: Vec<_> = (0..20)
@@ -388,10 +388,10 @@ async fn identical_questions_wait_for_the_first_and_a_failed_one_lets_the_next_l
             let cache = Arc::clone(&cache);
             tokio::spawn(async move {
                 match look(&cache, "What is it").await {
-                    Found::Hit(_) => false,
-                    Found::Lead(ticket) => {
+                    Lookup::Hit(_) => false,
+                    Lookup::Lead(pending_fill) => {
                         tokio::task::yield_now().await;
-                        drop(ticket.fill(kept("this")));
+                        drop(pending_fill.fill(kept("this")));
                         true
                     }
                 }
@@ -399,7 +399,7 @@ async fn identical_questions_wait_for_the_first_and_a_failed_one_lets_the_next_l
         })
         .collect();
     // Another question does not wait.
-    assert!(matches!(look(&cache, "What else").await, Found::Lead(_)));
+    assert!(matches!(look(&cache, "What else").await, Lookup::Lead(_)));
     tokio::task::yield_now().await;
     drop(first);
     let mut led = 0;
@@ -414,7 +414,7 @@ async fn nobody_waits_for_ever() {
     let cache = cache(0.5);
     let _silent = look(&cache, "What is it").await;
     let before = Instant::now();
-    assert!(matches!(look(&cache, "What is it").await, Found::Lead(_)));
+    assert!(matches!(look(&cache, "What is it").await, Lookup::Lead(_)));
     assert!(before.elapsed() <= PATIENCE + Duration::from_secs(1));
 }
 
@@ -432,10 +432,10 @@ fn words(count: usize, pace: Duration) -> AnswerStream {
         .boxed()
 }
 
-async fn lead(cache: &Arc<Cache>, text: &str) -> Box<Ticket> {
+async fn lead(cache: &Arc<Cache>, text: &str) -> Box<PendingFill> {
     match look(cache, text).await {
-        Found::Lead(ticket) => ticket,
-        Found::Hit(hit) => panic!("{text} is known: {hit:?}"),
+        Lookup::Lead(pending_fill) => pending_fill,
+        Lookup::Hit(hit) => panic!("{text} is known: {hit:?}"),
     }
 }
 
@@ -502,8 +502,8 @@ async fn slow_readers_and_leaders_that_leave_do_not_line_up() {
         held.push(stream);
         for _ in 0..20 {
             tokio::task::yield_now().await;
-            if let Found::Lead(ticket) = look(&cache, "What is it").await {
-                held.push(ticket.record(words(100, Duration::ZERO)));
+            if let Lookup::Lead(pending_fill) = look(&cache, "What is it").await {
+                held.push(pending_fill.record(words(100, Duration::ZERO)));
             }
         }
         victim
@@ -532,7 +532,7 @@ async fn slow_readers_and_leaders_that_leave_do_not_line_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_age_give_way_and_are_forgotten() {
+async fn answers_expire_are_evicted_and_deleted() {
     let cache = cache(0.5);
     let tenant: TenantId = "acme".parse().unwrap();
     let few = Settings {
@@ -540,8 +540,8 @@ async fn answers_age_give_way_and_are_forgotten() {
         ..settings()
     };
     let teach = async |text: &str| match cache.look_up(ask(text), &few, None, None).await {
-        Found::Lead(ticket) => _ = ticket.fill(kept("a")),
-        Found::Hit(_) => {}
+        Lookup::Lead(pending_fill) => _ = pending_fill.fill(kept("a")),
+        Lookup::Hit(_) => {}
     };
     teach("One").await;
     teach("Two").await;
@@ -553,7 +553,7 @@ async fn answers_age_give_way_and_are_forgotten() {
     assert_eq!(said(look(&cache, "One").await), None);
     teach("Four").await;
     // A question asked before everything was deleted is not stored afterwards.
-    let Found::Lead(late) = look(&cache, "Five").await else {
+    let Lookup::Lead(late) = look(&cache, "Five").await else {
         panic!()
     };
     assert_eq!(cache.forget(&tenant, Some("another")), 0);
@@ -563,7 +563,7 @@ async fn answers_age_give_way_and_are_forgotten() {
 }
 
 #[tokio::test]
-async fn a_stream_is_kept_when_it_came_to_its_end() {
+async fn a_completed_stream_is_stored() {
     let cache = cache(0.5);
     let cut = || Err(GatewayError::new(GatewayErrorKind::Cut, "cut"));
     let whole = kept("said in full").pieces("id", 1, true);
@@ -585,11 +585,11 @@ async fn a_stream_is_kept_when_it_came_to_its_end() {
             None,
         ),
     ] {
-        let Found::Lead(ticket) = look(&cache, text).await else {
+        let Lookup::Lead(pending_fill) = look(&cache, text).await else {
             panic!("{text} is known")
         };
         let count = items.len();
-        let passed: Vec<_> = ticket.record(stream::iter(items).boxed()).collect().await;
+        let passed: Vec<_> = pending_fill.record(stream::iter(items).boxed()).collect().await;
         assert_eq!(passed.len(), count, "{text}: nothing is held back");
         assert_eq!(said(look(&cache, text).await).as_deref(), expected, "{text}");
     }
@@ -614,8 +614,8 @@ proptest! {
                 let question = read(&caller(tenant, user), &asked, &settings.rules).unwrap();
                 let owner = if alone { format!("{tenant}/{user}") } else { format!("{tenant}/*") };
                 match cache.look_up(question, &settings, circle(), None).await {
-                    Found::Hit(hit) => prop_assert_eq!(hit.kept.text, owner),
-                    Found::Lead(ticket) => drop(ticket.fill(kept(&owner))),
+                    Lookup::Hit(hit) => prop_assert_eq!(hit.kept.text, owner),
+                    Lookup::Lead(pending_fill) => drop(pending_fill.fill(kept(&owner))),
                 }
             }
             Ok(())

@@ -15,13 +15,13 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::attempt_usage::{Count, Known, Used};
+use super::attempt_usage::{AttemptUsage, KnownUsage, PendingCount};
 use super::bill::Bill;
-use super::limits::Limits;
+use super::limits::CallLimits;
 use super::progress::Progress;
 use crate::access::Key;
-use crate::limit::{Ended, Reservation, UnderWay};
-use crate::meter::{Attempted, Meter, Outcome};
+use crate::limit::{CompletedAnswer, InFlightCall, Reservation};
+use crate::meter::{AttemptRecord, Meter, Outcome};
 use crate::provider::{CallProgress, Piece, PieceStream};
 use crate::request::call::{CacheOutcome, Caller};
 use crate::request::prompt_tokens::Prompt;
@@ -33,11 +33,11 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// Context of one call: who made it, and where its usage is reported.
 #[derive(Debug, Clone)]
-pub(super) struct Books {
+pub(super) struct CallContext {
     pub caller: Arc<Caller>,
     pub route: Arc<str>,
     pub meter: Option<Arc<dyn Meter>>,
-    pub limits: Option<Arc<Limits>>,
+    pub limits: Option<Arc<CallLimits>>,
     /// What the cache lookup gave.
     pub cache: CacheOutcome,
     /// Reservation for the whole request; settled when the last attempt is gone.
@@ -58,10 +58,10 @@ pub(super) struct Books {
 
 /// What is known of an attempt when it begins.
 #[derive(Debug, Clone)]
-struct Beginning {
+struct AttemptStart {
     /// Set once the meter knows of the attempt.
     id: Option<Uuid>,
-    books: Books,
+    context: CallContext,
     target: Arc<Target>,
     key: Arc<Key>,
     kind: Kind,
@@ -72,8 +72,8 @@ struct Beginning {
 
 /// An attempt in flight. Dropping it settles the attempt as left.
 #[derive(Debug)]
-pub(super) struct Running {
-    beginning: Beginning,
+pub(super) struct AttemptGuard {
+    start: AttemptStart,
     kind: Kind,
     progress: Arc<CallProgress>,
     first_content: Option<Duration>,
@@ -84,8 +84,8 @@ pub(super) struct Running {
 }
 
 /// An attempt that ended and is not yet recorded.
-struct Over {
-    beginning: Beginning,
+struct EndedAttempt {
+    start: AttemptStart,
     outcome: Outcome,
     model: Option<String>,
     first_content: Option<Duration>,
@@ -93,60 +93,62 @@ struct Over {
     took: Duration,
 }
 
-impl Beginning {
-    fn tell(&mut self) {
-        let Some(meter) = self.books.meter.clone() else { return };
+impl AttemptStart {
+    fn report_start(&mut self) {
+        let Some(meter) = self.context.meter.clone() else {
+            return;
+        };
         let id = Uuid::now_v7();
         self.id = Some(id);
         let mut lost = self.clone();
         // Kept by the meter, it would delay the settlement beyond the attempt's end.
-        lost.books.reservation = None;
+        lost.context.reservation = None;
         meter.began(id, Box::new(move |until_next| lost.lost(until_next)));
     }
 
-    fn lost(&self, until_next: Duration) -> Attempted {
-        Attempted {
+    fn lost(&self, until_next: Duration) -> AttemptRecord {
+        AttemptRecord {
             first_content: self.progress.first_content(),
-            ..self.attempted(Outcome::Lost, self.would_use(until_next))
+            ..self.attempted(Outcome::Lost, self.estimate_usage(until_next))
         }
     }
 
     /// Estimates the usage if the process dies within `until_next`.
-    fn would_use(&self, until_next: Duration) -> Usage {
-        let (caller, model) = (&self.books.caller, &self.target.name.model);
-        let Some(limits) = self.books.limits.as_deref() else {
+    fn estimate_usage(&self, until_next: Duration) -> Usage {
+        let (caller, model) = (&self.context.caller, &self.target.name.model);
+        let Some(limits) = self.context.limits.as_deref() else {
             return Usage {
-                prompt_tokens: self.books.prompt.rough(),
+                prompt_tokens: self.context.prompt.rough(),
                 completion_tokens: self.progress.written().div_ceil(BYTES_PER_TOKEN),
                 estimated: true,
                 ..Usage::default()
             };
         };
-        let call = UnderWay {
-            prompt_bytes: self.books.prompt_bytes,
+        let call = InFlightCall {
+            prompt_bytes: self.context.prompt_bytes,
             written: self.progress.written(),
             reported: self.progress.reported(),
             first_content: self.progress.first_content(),
             elapsed: self.started.elapsed(),
             until_next,
-            max_output: self.books.max_output,
-            answers: self.books.answers,
+            max_output: self.context.max_output,
+            answers: self.context.answers,
             is_unseen: self.kind == Kind::Document || self.target.reasoning,
         };
         let mut usage = limits.learned.estimate(caller.scope.tenant(), model, &call);
         if call.reported.is_none_or(|reported| reported.prompt_tokens == 0) {
-            usage.prompt_tokens = self.books.prompt.rough();
+            usage.prompt_tokens = self.context.prompt.rough();
         }
         usage.estimated = true;
         usage.cost = limits.cost(model, &usage).unwrap_or(0);
         usage
     }
 
-    fn attempted(&self, outcome: Outcome, usage: Usage) -> Attempted {
-        Attempted {
+    fn attempted(&self, outcome: Outcome, usage: Usage) -> AttemptRecord {
+        AttemptRecord {
             id: self.id,
-            caller: Arc::clone(&self.books.caller),
-            route: Arc::clone(&self.books.route),
+            caller: Arc::clone(&self.context.caller),
+            route: Arc::clone(&self.context.route),
             target: self.target.name.clone(),
             key: self.key.name.clone(),
             number: self.number,
@@ -154,16 +156,16 @@ impl Beginning {
             usage,
             is_estimated: usage.estimated,
             outcome,
-            cache: self.books.cache,
+            cache: self.context.cache,
             first_content: None,
             took: self.started.elapsed(),
         }
     }
 }
 
-impl Running {
+impl AttemptGuard {
     pub(super) fn begin(
-        books: Books,
+        context: CallContext,
         target: Arc<Target>,
         key: Arc<Key>,
         kind: Kind,
@@ -171,9 +173,9 @@ impl Running {
         progress: Arc<CallProgress>,
     ) -> Self {
         target.state.with(|health, _| health.began());
-        let mut beginning = Beginning {
+        let mut start = AttemptStart {
             id: None,
-            books,
+            context,
             target,
             key,
             kind,
@@ -181,9 +183,9 @@ impl Running {
             started: Instant::now(),
             progress: Arc::default(),
         };
-        beginning.tell();
+        start.report_start();
         Self {
-            beginning,
+            start,
             kind,
             progress,
             first_content: None,
@@ -199,15 +201,15 @@ impl Running {
         if self.first_content.is_some() {
             return;
         }
-        let took = self.beginning.started.elapsed();
+        let took = self.start.started.elapsed();
         self.first_content = Some(took);
-        self.beginning.progress.set_answered(took);
+        self.start.progress.set_answered(took);
         let kind = self.kind;
-        self.beginning
+        self.start
             .target
             .state
             .with(|health, now| health.answered(kind, took, now));
-        self.beginning.key.lives(self.beginning.started);
+        self.start.key.accepted(self.start.started);
     }
 
     fn observe(&mut self, piece: &Piece) {
@@ -215,13 +217,13 @@ impl Running {
             self.answered();
         }
         self.written += piece.written;
-        self.beginning.progress.add_written(piece.written);
+        self.start.progress.add_written(piece.written);
         for event in &piece.events {
             match event {
                 ModelEvent::Model(model) => self.model = Some(model.clone()),
                 ModelEvent::Usage(usage) => {
                     self.usage = Some(*usage);
-                    self.beginning.progress.set_reported(*usage);
+                    self.start.progress.set_reported(*usage);
                 }
                 ModelEvent::Finished(finish) => self.finished(*finish),
                 ModelEvent::Text(_) | ModelEvent::ToolCall { .. } | ModelEvent::Fallback { .. } => {}
@@ -238,13 +240,13 @@ impl Running {
     }
 
     fn finished(&mut self, finish: Finish) {
-        self.beginning.target.state.with(|health, now| health.succeeded(now));
-        self.beginning.key.lives(self.beginning.started);
+        self.start.target.state.with(|health, now| health.succeeded(now));
+        self.start.key.accepted(self.start.started);
         self.settle(Outcome::Finished(finish));
     }
 
     /// Settles the attempt as failed if `result` is an error.
-    pub(super) fn settling<T>(&mut self, result: Result<T, ModelError>) -> Result<T, ModelError> {
+    pub(super) fn settle_if_failed<T>(&mut self, result: Result<T, ModelError>) -> Result<T, ModelError> {
         if let Err(error) = &result {
             self.failed(error);
         }
@@ -252,8 +254,8 @@ impl Running {
     }
 
     fn failed(&mut self, error: &ModelError) {
-        self.beginning.target.state.with(|health, now| {
-            if rule::is_ill(error.class) {
+        self.start.target.state.with(|health, now| {
+            if rule::counts_against_health(error.class) {
                 health.failed(now, rand::random());
             } else {
                 health.succeeded(now);
@@ -266,30 +268,30 @@ impl Running {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        let level = self.beginning.target.state.with(|health, _| {
+        let level = self.start.target.state.with(|health, _| {
             health.ended();
             health.level()
         });
-        gauge!("copilotd_gateway_breaker_state", "target" => self.beginning.target.name.to_string()).set(level);
-        let provider = self.beginning.target.name.provider.clone();
+        gauge!("copilotd_gateway_breaker_state", "target" => self.start.target.name.to_string()).set(level);
+        let provider = self.start.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
-        let over = Over {
-            beginning: self.beginning.clone(),
+        let ended = EndedAttempt {
+            start: self.start.clone(),
             outcome,
             model: self.model.take(),
             first_content: self.first_content,
             written: self.written,
-            took: self.beginning.started.elapsed(),
+            took: self.start.started.elapsed(),
         };
         match self.known(outcome).used() {
-            Used::Known(usage) => over.book(usage),
-            Used::ToBeCounted(count) => over.count(count),
+            AttemptUsage::KnownUsage(usage) => ended.record(usage),
+            AttemptUsage::NeedsCount(count) => ended.count(count),
         }
     }
 
-    fn known(&self, outcome: Outcome) -> Known {
+    fn known(&self, outcome: Outcome) -> KnownUsage {
         let seen = self.progress.seen();
-        Known {
+        KnownUsage {
             began: self.first_content.is_some(),
             reported: self.usage.or(seen.reported),
             written: self.written,
@@ -299,95 +301,92 @@ impl Running {
     }
 }
 
-impl Over {
+impl EndedAttempt {
     /// Counts tokens that the provider did not report, inline if that is quick. The reservation is held until then.
-    fn count(self, count: Count) {
-        let prompt = &self.beginning.books.prompt;
+    fn count(self, count: PendingCount) {
+        let prompt = &self.start.context.prompt;
         if !tokens::is_ready() {
             // The process has just started; dropping an answer must not wait for the tokenizer to load.
             if let Ok(runtime) = Handle::try_current() {
                 drop(runtime.spawn_blocking(tokens::warm_up));
             }
             let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
-            return self.book(count.with(prompt_tokens, count.coarse()));
+            return self.record(count.with(prompt_tokens, count.coarse()));
         }
         let known = if count.prompt { prompt.known() } else { Some(0) };
         if let Some(prompt_tokens) = known.filter(|_| count.is_short()) {
-            return self.book(count.with(prompt_tokens, count.answer_now()));
+            return self.record(count.with(prompt_tokens, count.answer_now()));
         }
         let Ok(runtime) = Handle::try_current() else {
             // The runtime is shutting down, so counting inline delays nobody.
             let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
-            return self.book(count.with(prompt_tokens, count.answer_now()));
+            return self.record(count.with(prompt_tokens, count.answer_now()));
         };
-        let pending = (
-            self.beginning.books.bill.pending(),
-            self.beginning.books.counting.pending(),
-        );
+        let pending = (self.start.context.bill.pending(), self.start.context.counting.pending());
         drop(runtime.spawn(async move {
-            let books = &self.beginning.books;
-            let tenant = books.caller.scope.tenant();
+            let context = &self.start.context;
+            let tenant = context.caller.scope.tenant();
             let prompt_tokens = if count.prompt {
-                books.prompt.count(tenant).await
+                context.prompt.count(tenant).await
             } else {
                 0
             };
             let answer = count.answer(tenant).await;
-            self.book(count.with(prompt_tokens, answer));
+            self.record(count.with(prompt_tokens, answer));
             drop(pending);
         }));
     }
 
     /// Reports the attempt's usage to the reservation, the learned statistics, the meter and the bill.
-    fn book(self, mut usage: Usage) {
+    fn record(self, mut usage: Usage) {
         let Self {
-            beginning,
+            start,
             outcome,
             model,
             first_content,
             written,
             took,
         } = self;
-        let (books, target) = (&beginning.books, &beginning.target.name.model);
+        let (context, target) = (&start.context, &start.target.name.model);
         // Uses today's price: the target only knows the one from when the process started.
-        if let Some(cost) = books.limits.as_ref().and_then(|limits| limits.cost(target, &usage)) {
+        if let Some(cost) = context.limits.as_ref().and_then(|limits| limits.cost(target, &usage)) {
             usage.cost = cost;
         }
-        if let Some(reservation) = &books.reservation {
+        if let Some(reservation) = &context.reservation {
             reservation.spend(&usage);
         }
-        if let (Some(limits), Outcome::Finished(_), false) = (&books.limits, outcome, usage.estimated) {
-            let ended = Ended {
-                prompt_bytes: books.prompt_bytes,
+        if let (Some(limits), Outcome::Finished(_), false) = (&context.limits, outcome, usage.estimated) {
+            let ended = CompletedAnswer {
+                prompt_bytes: context.prompt_bytes,
                 written,
                 usage: &usage,
                 took,
             };
-            limits.learned.learn(books.caller.scope.tenant(), target, ended);
+            limits.learned.learn(context.caller.scope.tenant(), target, ended);
         }
-        if let Some(meter) = &books.meter {
-            meter.attempted(Attempted {
+        if let Some(meter) = &context.meter {
+            meter.attempted(AttemptRecord {
                 model,
                 first_content,
                 took,
-                ..beginning.attempted(outcome, usage)
+                ..start.attempted(outcome, usage)
             });
         }
-        books.bill.add(usage);
+        context.bill.add(usage);
     }
 }
 
-impl Drop for Running {
+impl Drop for AttemptGuard {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.beginning.target.state.with(|health, now| health.abandoned(now));
+            self.start.target.state.with(|health, now| health.abandoned(now));
             self.settle(Outcome::Left);
         }
     }
 }
 
 /// Passes `pieces` through while `running` observes them; the attempt ends with the stream.
-pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
+pub(super) fn watch(pieces: PieceStream, running: AttemptGuard) -> PieceStream {
     stream::unfold((pieces, running), |(mut pieces, mut running)| async move {
         let item = pieces.next().await?;
         match &item {

@@ -8,11 +8,11 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::Usage;
 
 use crate::meter::Outcome;
-use crate::provider::{Seen, Work};
+use crate::provider::{ProgressSnapshot, ProviderWork};
 
 /// What is known of an attempt that ended.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownUsage {
     /// Whether content arrived.
     pub began: bool,
     /// The provider's last usage report.
@@ -20,19 +20,19 @@ pub(super) struct Known {
     /// Bytes of the answer.
     pub written: u64,
     pub outcome: Outcome,
-    pub seen: Seen,
+    pub seen: ProgressSnapshot,
 }
 
 /// Usage of an attempt.
 #[derive(Debug)]
-pub(super) enum Used {
-    Known(Usage),
-    ToBeCounted(Count),
+pub(super) enum AttemptUsage {
+    KnownUsage(Usage),
+    NeedsCount(PendingCount),
 }
 
 /// What must be counted of an attempt.
 #[derive(Debug)]
-pub(super) struct Count {
+pub(super) struct PendingCount {
     /// What the provider reported.
     reported: Usage,
     /// Whether the prompt must be counted.
@@ -42,34 +42,34 @@ pub(super) struct Count {
     unseen: u64,
 }
 
-impl Known {
+impl KnownUsage {
     /// Decides the usage. A provider that refused did no work. One that had begun to answer, went silent, or was
     /// dropped while it may have worked bills what it did, whether it reports that or not.
-    pub(super) fn used(self) -> Used {
+    pub(super) fn used(self) -> AttemptUsage {
         let is_free = !self.began
             && match self.outcome {
                 Outcome::Failed(class) => self.seen.did_nothing(class),
-                Outcome::Left => self.seen.work == Work::Nothing,
+                Outcome::Left => self.seen.work == ProviderWork::Nothing,
                 Outcome::Finished(_) | Outcome::Lost => false,
             };
         let unseen = self.written.saturating_sub(self.seen.answer.written());
-        let count = |reported: Usage| Count {
+        let count = |reported: Usage| PendingCount {
             prompt: reported.prompt_tokens == 0,
             reported,
             answer: self.seen.answer,
             unseen,
         };
         match (self.reported, self.outcome) {
-            (Some(reported), Outcome::Finished(_)) => Used::Known(reported),
+            (Some(reported), Outcome::Finished(_)) => AttemptUsage::KnownUsage(reported),
             // Some providers report the prompt at the beginning and the answer only at the end.
-            (Some(reported), _) => Used::ToBeCounted(count(reported)),
-            (None, _) if is_free => Used::Known(Usage::default()),
-            (None, _) => Used::ToBeCounted(count(Usage::default())),
+            (Some(reported), _) => AttemptUsage::NeedsCount(count(reported)),
+            (None, _) if is_free => AttemptUsage::KnownUsage(Usage::default()),
+            (None, _) => AttemptUsage::NeedsCount(count(Usage::default())),
         }
     }
 }
 
-impl Count {
+impl PendingCount {
     /// Whether the answer is quick to count.
     pub(super) fn is_short(&self) -> bool {
         self.answer.cost() <= compute::INLINE_COST
@@ -141,7 +141,7 @@ mod tests {
                 done,
                 true,
                 reported(10),
-                Work::Accepted,
+                ProviderWork::Accepted,
                 (90, 10, false),
             ),
             (
@@ -149,26 +149,40 @@ mod tests {
                 done,
                 true,
                 reported(3),
-                Work::Accepted,
+                ProviderWork::Accepted,
                 (90, 3, false),
             ),
-            ("finished without a word", done, true, None, Work::Accepted, all),
-            ("cut without a word", failed(Cut), true, None, Work::Accepted, all),
+            ("finished without a word", done, true, None, ProviderWork::Accepted, all),
+            (
+                "cut without a word",
+                failed(Cut),
+                true,
+                None,
+                ProviderWork::Accepted,
+                all,
+            ),
             (
                 "silent in the middle",
                 failed(TimedOut),
                 true,
                 None,
-                Work::Accepted,
+                ProviderWork::Accepted,
                 all,
             ),
-            ("reset in the middle", failed(Network), true, None, Work::Accepted, all),
+            (
+                "reset in the middle",
+                failed(Network),
+                true,
+                None,
+                ProviderWork::Accepted,
+                all,
+            ),
             (
                 "overloaded in the middle",
                 failed(Overload),
                 true,
                 None,
-                Work::Nothing,
+                ProviderWork::Nothing,
                 all,
             ),
             (
@@ -176,7 +190,7 @@ mod tests {
                 failed(Cut),
                 true,
                 reported(1),
-                Work::Accepted,
+                ProviderWork::Accepted,
                 (90, answered, true),
             ),
             (
@@ -184,16 +198,23 @@ mod tests {
                 failed(Cut),
                 true,
                 reported(20),
-                Work::Accepted,
+                ProviderWork::Accepted,
                 (90, 20, false),
             ),
-            ("left without a word", Outcome::Left, true, None, Work::Accepted, all),
+            (
+                "left without a word",
+                Outcome::Left,
+                true,
+                None,
+                ProviderWork::Accepted,
+                all,
+            ),
             (
                 "left after the prompt was reported",
                 Outcome::Left,
                 true,
                 reported(1),
-                Work::Accepted,
+                ProviderWork::Accepted,
                 (90, answered, true),
             ),
             (
@@ -201,7 +222,7 @@ mod tests {
                 Outcome::Left,
                 false,
                 None,
-                Work::Accepted,
+                ProviderWork::Accepted,
                 prompt,
             ),
             (
@@ -209,7 +230,7 @@ mod tests {
                 Outcome::Left,
                 false,
                 None,
-                Work::Unknown,
+                ProviderWork::Unknown,
                 prompt,
             ),
             (
@@ -217,7 +238,7 @@ mod tests {
                 Outcome::Left,
                 false,
                 None,
-                Work::Nothing,
+                ProviderWork::Nothing,
                 nothing,
             ),
             (
@@ -225,7 +246,7 @@ mod tests {
                 failed(TimedOut),
                 false,
                 None,
-                Work::Accepted,
+                ProviderWork::Accepted,
                 prompt,
             ),
             (
@@ -233,7 +254,7 @@ mod tests {
                 failed(TimedOut),
                 false,
                 None,
-                Work::Unknown,
+                ProviderWork::Unknown,
                 prompt,
             ),
             (
@@ -241,29 +262,57 @@ mod tests {
                 failed(TimedOut),
                 false,
                 None,
-                Work::Nothing,
+                ProviderWork::Nothing,
                 nothing,
             ),
-            ("no connection", failed(Network), false, None, Work::Nothing, nothing),
+            (
+                "no connection",
+                failed(Network),
+                false,
+                None,
+                ProviderWork::Nothing,
+                nothing,
+            ),
             (
                 "reset before an answer",
                 failed(Network),
                 false,
                 None,
-                Work::Unknown,
+                ProviderWork::Unknown,
                 prompt,
             ),
-            ("an empty answer", failed(Cut), false, None, Work::Accepted, prompt),
-            ("nonsense", failed(Malformed), false, None, Work::Accepted, prompt),
-            ("refused", failed(Key), false, None, Work::Nothing, nothing),
-            ("limited", failed(Rate), false, None, Work::Unknown, nothing),
-            ("overloaded", failed(Overload), false, None, Work::Nothing, nothing),
+            (
+                "an empty answer",
+                failed(Cut),
+                false,
+                None,
+                ProviderWork::Accepted,
+                prompt,
+            ),
+            (
+                "nonsense",
+                failed(Malformed),
+                false,
+                None,
+                ProviderWork::Accepted,
+                prompt,
+            ),
+            ("refused", failed(Key), false, None, ProviderWork::Nothing, nothing),
+            ("limited", failed(Rate), false, None, ProviderWork::Unknown, nothing),
+            (
+                "overloaded",
+                failed(Overload),
+                false,
+                None,
+                ProviderWork::Nothing,
+                nothing,
+            ),
             (
                 "no room to read what came",
                 failed(Overload),
                 false,
                 None,
-                Work::Accepted,
+                ProviderWork::Accepted,
                 prompt,
             ),
             (
@@ -271,7 +320,7 @@ mod tests {
                 failed(Overload),
                 false,
                 reported(0),
-                Work::Nothing,
+                ProviderWork::Nothing,
                 (90, 0, false),
             ),
         ];
@@ -280,20 +329,20 @@ mod tests {
             if began {
                 answer.add(ANSWER);
             }
-            let known = Known {
+            let known = KnownUsage {
                 began,
                 reported,
                 written: answer.written(),
                 outcome,
-                seen: Seen {
+                seen: ProgressSnapshot {
                     work,
                     reported: None,
                     answer,
                 },
             };
             let usage = match known.used() {
-                Used::Known(usage) => usage,
-                Used::ToBeCounted(count) => {
+                AttemptUsage::KnownUsage(usage) => usage,
+                AttemptUsage::NeedsCount(count) => {
                     assert!(count.is_short());
                     count.with(100, count.answer_now())
                 }
@@ -308,7 +357,7 @@ mod tests {
         let text = "7 ".repeat(500);
         let mut answer = Sample::default();
         answer.add(&text);
-        let count = Count {
+        let count = PendingCount {
             reported: Usage::default(),
             prompt: true,
             answer,

@@ -13,29 +13,29 @@ use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent, ModelStream};
 use futures::{StreamExt, stream};
 
-use super::attempt::Books;
+use super::attempt::CallContext;
 use super::bill::Bill;
 use crate::answer::{Answer, AnswerStream};
 use crate::provider::{Piece, PieceStream};
 use crate::request::body::ChatBody;
-use crate::request::report::{self, Bearer};
+use crate::request::report::{self, ReportCarrier};
 
 /// Makes an answer of the endpoint report the request's bill; returns its cost, which is not known yet for a stream.
 /// `reported` is what a document reports now.
 pub(super) async fn answer(
-    books: &Books,
+    context: &CallContext,
     body: &ChatBody,
     answer: Answer,
     reported: Usage,
 ) -> (Answer, Option<NanoUsd>) {
     match answer {
         Answer::Stream(pieces) => {
-            let stream = stream(pieces, Arc::clone(&books.bill), body.include_usage());
+            let stream = stream(pieces, Arc::clone(&context.bill), body.include_usage());
             (Answer::Stream(stream), None)
         }
         Answer::Whole(bytes) => {
-            let (tenant, bill) = (books.caller.scope.tenant(), books.bill.total().await);
-            let bytes = document(tenant, bytes, Bearer::Completion, reported, bill).await;
+            let (tenant, bill) = (context.caller.scope.tenant(), context.bill.total().await);
+            let bytes = document(tenant, bytes, ReportCarrier::Completion, reported, bill).await;
             (Answer::Whole(bytes), Some(bill.cost))
         }
     }
@@ -43,19 +43,25 @@ pub(super) async fn answer(
 
 /// Makes a document report `bill`; a large one is written on the compute pool. One that already reports it stays as it
 /// is.
-pub(super) async fn document(tenant: &TenantId, body: Bytes, bearer: Bearer, reported: Usage, bill: Usage) -> Bytes {
+pub(super) async fn document(
+    tenant: &TenantId,
+    body: Bytes,
+    carrier: ReportCarrier,
+    reported: Usage,
+    bill: Usage,
+) -> Bytes {
     let priced = |usage| Usage { cost: 0, ..usage };
     if priced(reported) == priced(bill) && !bill.estimated {
         return body;
     }
     let (kept, size) = (body.clone(), body.len());
-    let written = compute::run(Some(tenant), size, move || report::write(body, bearer, &bill)).await;
+    let written = compute::run(Some(tenant), size, move || report::write(body, carrier, &bill)).await;
     // The header states the cost all the same.
     written.unwrap_or(kept)
 }
 
 /// An answer being streamed.
-struct Billed {
+struct BilledStream {
     pieces: AnswerStream,
     bill: Arc<Bill>,
     /// Whether the caller wants a usage report.
@@ -66,7 +72,7 @@ struct Billed {
 }
 
 fn stream(pieces: AnswerStream, bill: Arc<Bill>, wanted: bool) -> AnswerStream {
-    let billed = Billed {
+    let billed = BilledStream {
         pieces,
         bill,
         wanted,
@@ -86,7 +92,7 @@ fn stream(pieces: AnswerStream, bill: Arc<Bill>, wanted: bool) -> AnswerStream {
     .boxed()
 }
 
-impl Billed {
+impl BilledStream {
     async fn take(&mut self, mut piece: Piece) -> Piece {
         if self.first.is_none() {
             self.first.clone_from(&piece.chunk);
@@ -102,7 +108,7 @@ impl Billed {
         piece.events.insert(0, ModelEvent::Usage(bill));
         match &piece.chunk {
             Some(chunk) if report::is_report(chunk) => {
-                piece.chunk = Some(report::write(chunk.clone(), Bearer::Chunk, &bill));
+                piece.chunk = Some(report::write(chunk.clone(), ReportCarrier::Chunk, &bill));
             }
             // The stream was ended on our side before the provider could report.
             chunk if self.wanted => {

@@ -12,16 +12,18 @@ use copilotd_actors::ports::Clock;
 use futures::{StreamExt, stream};
 
 use super::Gateway;
-use super::execution::{Ask, Drive, Got};
+use super::execution::{Execution, ExecutionRequest, ReadyAnswer};
 use super::limits::Prompt;
 use super::plan::Planner;
 use super::route_embedder::RouteEmbedder;
 use crate::answer::Answer;
 use crate::cache::embedder::Embedder;
-use crate::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Question, Rules, Settings, Skip, Ticket, question};
-use crate::meter::{Attempted, Outcome};
+use crate::cache::{
+    Audit, Cache, CachedAnswer, Hit, Knowledge, Lookup, PendingFill, Question, Rules, Settings, Skip, question,
+};
+use crate::meter::{AttemptRecord, Outcome};
 use crate::request::body::ChatBody;
-use crate::request::call::{CacheOutcome, CacheWish, Caller, Purpose};
+use crate::request::call::{CacheControl, CacheOutcome, Caller, Purpose};
 use crate::routing::Route;
 use crate::target::TargetName;
 
@@ -38,69 +40,78 @@ pub enum Embeddings {
 
 /// The cache with the settings of the routes that use it.
 #[derive(Debug)]
-pub(super) struct Cached {
+pub(super) struct RouteCaches {
     pub(super) cache: Arc<Cache>,
     pub(super) routes: HashMap<String, (Settings, Embeddings)>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
 /// Result of a cache lookup.
-pub(super) enum Looked {
+pub(super) enum LookupResult {
     Hit(Box<Hit>),
-    Miss(Box<Ticket>),
+    Miss(Box<PendingFill>),
     Bypass,
 }
 
 /// What to look up.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct LookupRequest<'a> {
     pub(super) route: &'a str,
     pub(super) body: &'a Arc<ChatBody>,
-    pub(super) wish: CacheWish,
+    pub(super) cache_control: CacheControl,
     pub(super) knowledge: Knowledge<'a>,
 }
 
-impl Cached {
+impl RouteCaches {
     /// Looks up an answer.
-    pub(super) async fn look_up(&self, planner: &Planner, caller: &Caller, asked: Asked<'_>) -> Looked {
-        let Asked {
-            route, wish, knowledge, ..
-        } = asked;
+    pub(super) async fn look_up(
+        &self,
+        planner: &Planner,
+        caller: &Caller,
+        lookup_request: LookupRequest<'_>,
+    ) -> LookupResult {
+        let LookupRequest {
+            route,
+            cache_control,
+            knowledge,
+            ..
+        } = lookup_request;
         let Some((settings, embeddings)) = self.routes.get(route) else {
-            return Looked::Bypass;
+            return LookupResult::Bypass;
         };
         let embedder: Option<Arc<dyn Embedder>> = match embeddings {
             Embeddings::None => None,
             Embeddings::Local(embedder) => embedder.clone(),
             Embeddings::Route(name) => Some(Arc::new(RouteEmbedder::new(planner, caller, name))),
         };
-        let bar = match wish {
-            CacheWish::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
-            CacheWish::Use | CacheWish::Bypass => None,
+        let bar = match cache_control {
+            CacheControl::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
+            CacheControl::Use | CacheControl::Bypass => None,
         };
-        let looked = match read_question(caller, asked, settings.rules.clone()).await {
+        let lookup_result = match read_question(caller, lookup_request, settings.rules.clone()).await {
             Ok(question) => {
-                self.cache.rests_on(caller.scope.tenant(), knowledge.tenant);
+                self.cache
+                    .set_knowledge_version(caller.scope.tenant(), knowledge.tenant);
                 match self.cache.look_up(question, settings, embedder, bar).await {
-                    Found::Hit(hit) => Looked::Hit(hit),
-                    Found::Lead(ticket) => Looked::Miss(ticket),
+                    Lookup::Hit(hit) => LookupResult::Hit(hit),
+                    Lookup::Lead(pending_fill) => LookupResult::Miss(pending_fill),
                 }
             }
             Err(skip) => {
                 count(Skip::code(skip));
-                return Looked::Bypass;
+                return LookupResult::Bypass;
             }
         };
-        count(if matches!(looked, Looked::Hit(_)) {
+        count(if matches!(lookup_result, LookupResult::Hit(_)) {
             "hit"
         } else {
             "miss"
         });
-        looked
+        lookup_result
     }
 
     /// Converts a cached answer to the requested form.
-    pub(super) fn replay(&self, kept: &Kept, body: &ChatBody) -> Answer {
+    pub(super) fn replay(&self, kept: &CachedAnswer, body: &ChatBody) -> Answer {
         let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
         let created = self.clock.now().as_second();
         if body.stream() {
@@ -113,19 +124,26 @@ impl Cached {
 }
 
 /// Extracts the question from a body; from a large one on the compute pool.
-async fn read_question(caller: &Caller, asked: Asked<'_>, rules: Rules) -> Result<Question, Skip> {
-    let (by, route, body) = (caller.clone(), asked.route.to_owned(), Arc::clone(asked.body));
-    let wish = asked.wish;
-    let (of_tenant, of_caller) = (asked.knowledge.tenant.to_owned(), asked.knowledge.caller.to_owned());
+async fn read_question(caller: &Caller, lookup_request: LookupRequest<'_>, rules: Rules) -> Result<Question, Skip> {
+    let (by, route, body) = (
+        caller.clone(),
+        lookup_request.route.to_owned(),
+        Arc::clone(lookup_request.body),
+    );
+    let cache_control = lookup_request.cache_control;
+    let (of_tenant, of_caller) = (
+        lookup_request.knowledge.tenant.to_owned(),
+        lookup_request.knowledge.caller.to_owned(),
+    );
     let read = move || {
         let knowledge = Knowledge {
             tenant: &of_tenant,
             caller: &of_caller,
         };
-        question(&by, &route, &body, knowledge, wish, &rules)
+        question(&by, &route, &body, knowledge, cache_control, &rules)
     };
     // If it cannot be read now, the model is called.
-    let read = compute::run(Some(caller.scope.tenant()), asked.body.size(), read).await;
+    let read = compute::run(Some(caller.scope.tenant()), lookup_request.body.size(), read).await;
     read.unwrap_or(Err(Skip::Long))
 }
 
@@ -134,33 +152,35 @@ fn count(outcome: &'static str) {
 }
 
 /// Stores the model's answer, if it is complete and cacheable.
-pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Usage>) -> Answer {
-    let Some(ticket) = ticket else { return answer };
+pub(super) fn store_answer(pending_fill: Option<Box<PendingFill>>, answer: Answer, usage: Option<Usage>) -> Answer {
+    let Some(pending_fill) = pending_fill else {
+        return answer;
+    };
     match answer {
         Answer::Whole(body) => {
-            if let Some(kept) = Kept::from_whole(&body, usage.unwrap_or_default())
-                && let Some((audit, fresh)) = ticket.fill(kept)
+            if let Some(kept) = CachedAnswer::from_whole(&body, usage.unwrap_or_default())
+                && let Some((audit, fresh)) = pending_fill.fill(kept)
             {
                 tokio::spawn(audit.settle(Some(fresh)));
             }
             Answer::Whole(body)
         }
-        Answer::Stream(stream) => Answer::Stream(ticket.record(stream)),
+        Answer::Stream(stream) => Answer::Stream(pending_fill.record(stream)),
     }
 }
 
 impl Gateway {
     /// Records a cache hit: it has no cost, but counts as a request.
-    pub(super) fn note_hit(&self, drive: &Drive, kept: &Kept) {
+    pub(super) fn record_hit(&self, execution: &Execution, kept: &CachedAnswer) {
         let Some(meter) = &self.planner.meter else { return };
         let unknown = || TargetName {
             provider: String::new(),
             model: kept.model.clone(),
         };
-        meter.attempted(Attempted {
+        meter.attempted(AttemptRecord {
             id: None,
-            caller: Arc::clone(&drive.books.caller),
-            route: Arc::clone(&drive.books.route),
+            caller: Arc::clone(&execution.context.caller),
+            route: Arc::clone(&execution.context.route),
             target: kept.by.clone().unwrap_or_else(unknown),
             key: String::new(),
             number: 0,
@@ -186,10 +206,10 @@ impl Gateway {
             purpose: Purpose::Audit,
             ..caller
         };
-        let Ok(mut drive) = self.planner.drive(
+        let Ok(mut execution) = self.planner.execution(
             route,
             caller,
-            Ask::Whole(Arc::clone(&body)),
+            ExecutionRequest::Whole(Arc::clone(&body)),
             body.needs(),
             body.size(),
             &[],
@@ -199,14 +219,17 @@ impl Gateway {
         let (limits, route) = (self.planner.limits.clone(), Arc::clone(route));
         tokio::spawn(async move {
             if let Some(limits) = limits {
-                match limits.reserve(&drive.books.caller, &route, Prompt::chat(&body)).await {
-                    Ok(reservation) => drive.books.reservation = Some(reservation),
+                match limits
+                    .reserve(&execution.context.caller, &route, Prompt::chat(&body))
+                    .await
+                {
+                    Ok(reservation) => execution.context.reservation = Some(reservation),
                     // An audit never uses capacity that a caller could use.
                     Err(_) => return,
                 }
             }
-            let fresh = match drive.run().await {
-                Some((_, Got::Whole(whole))) => Kept::from_whole(&whole.body, whole.usage),
+            let fresh = match execution.run().await {
+                Some((_, ReadyAnswer::Whole(whole))) => CachedAnswer::from_whole(&whole.body, whole.usage),
                 _ => None,
             };
             audit.settle(fresh).await;

@@ -16,11 +16,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::attempt::{Books, Running, watched};
+use super::attempt::{AttemptGuard, CallContext, watch};
 use crate::provider::{CallProgress, Piece, PieceStream, Timeouts, UpstreamCall, WholeAnswer};
 use crate::request::body::ChatBody;
 use crate::request::embed::{EmbedAnswer, EmbedBody};
-use crate::routing::{HedgeBudget, Next, Place, Trip, rule};
+use crate::routing::{Candidate, FailoverPlan, HedgeBudget, Next, rule};
 use crate::target::{Kind, Target};
 
 /// Most that is held back before an answer is released without content: some servers send much metadata before any
@@ -39,7 +39,7 @@ const MOST_SILENCES: u32 = 2;
 
 /// The request body, and the form in which the answer is wanted.
 #[derive(Debug, Clone)]
-pub(super) enum Ask {
+pub(super) enum ExecutionRequest {
     /// A chat.completion.
     Whole(Arc<ChatBody>),
     /// Pieces as they arrive; with the provider's chunks if the flag is set.
@@ -51,7 +51,7 @@ pub(super) enum Ask {
 }
 
 /// An answer that can be released.
-pub(super) enum Got {
+pub(super) enum ReadyAnswer {
     Whole(WholeAnswer),
     Stream { held: VecDeque<Piece>, rest: PieceStream },
     Embedded(EmbedAnswer),
@@ -59,22 +59,22 @@ pub(super) enum Got {
 
 /// One request being executed.
 #[derive(Debug)]
-pub(super) struct Drive {
-    pub ask: Ask,
-    pub books: Books,
+pub(super) struct Execution {
+    pub request: ExecutionRequest,
+    pub context: CallContext,
     pub timeouts: Timeouts,
     /// First-token timeout for models that reason before they answer.
     pub first_token_reasoning: Duration,
     pub hedges: Option<Arc<HedgeBudget>>,
-    pub trip: Trip,
+    pub plan: FailoverPlan,
     /// Whether it must end much sooner than the route's timeouts, such as the embedding for a cache lookup.
-    pub is_hurried: bool,
+    pub is_time_limited: bool,
     /// Targets that failed this request, in order, with the failure class.
-    pub failures: Vec<(Place, FailureClass)>,
+    pub failures: Vec<(Candidate, FailureClass)>,
 }
 
 /// A failed attempt.
-struct Died {
+struct AttemptFailure {
     error: ModelError,
     /// Whether content had arrived, or at least the target was reachable.
     began: bool,
@@ -82,40 +82,40 @@ struct Died {
 
 /// The failure of a document request. If its whole time passed, the answer may only be long or the connection dead;
 /// unlike a refused connection, that is no reason not to try the same target again.
-fn document(error: ModelError, is_out_of_time: bool) -> Died {
+fn document(error: ModelError, is_out_of_time: bool) -> AttemptFailure {
     let began = is_out_of_time && error.class == FailureClass::TimedOut;
-    Died { error, began }
+    AttemptFailure { error, began }
 }
 
-impl From<ModelError> for Died {
+impl From<ModelError> for AttemptFailure {
     fn from(error: ModelError) -> Self {
         Self { error, began: false }
     }
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Got, Died>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<ReadyAnswer, AttemptFailure>> + Send>>;
 
-impl Drive {
+impl Execution {
     /// Tries candidates until one answers; `None` when the failover plan is exhausted. The plan's failures then say
     /// why.
-    pub(super) async fn run(&mut self) -> Option<(Place, Got)> {
+    pub(super) async fn run(&mut self) -> Option<(Candidate, ReadyAnswer)> {
         if let Some(hedges) = &self.hedges {
             hedges.earn();
         }
         loop {
-            let place = match self.trip.next(Instant::now(), admit) {
-                Next::Ask(place) => place,
+            let candidate = match self.plan.next(Instant::now(), admit) {
+                Next::Try(candidate) => candidate,
                 Next::Wait(wait) => {
                     tokio::time::sleep(wait + jitter(rule::PAUSE)).await;
                     continue;
                 }
-                Next::Over => return None,
+                Next::Exhausted => return None,
             };
-            let (place, result) = self.hedged(place).await;
+            let (candidate, result) = self.attempt_hedged(candidate).await;
             match result {
-                Ok(got) => return Some((place, got)),
-                Err(Died { error, began }) => {
-                    if let Some(pause) = self.failed(place, error, began) {
+                Ok(got) => return Some((candidate, got)),
+                Err(AttemptFailure { error, began }) => {
+                    if let Some(pause) = self.failed(candidate, error, began) {
                         tokio::time::sleep(pause / 2 + jitter(pause)).await;
                     }
                 }
@@ -124,48 +124,48 @@ impl Drive {
     }
 
     /// Records a failure, before or after content; returns the pause before the next attempt.
-    pub(super) fn failed(&mut self, place: Place, error: ModelError, began: bool) -> Option<Duration> {
+    pub(super) fn failed(&mut self, candidate: Candidate, error: ModelError, began: bool) -> Option<Duration> {
         let class = error.class;
         // Not logged: the error's text may quote the request.
         tracing::info!(
-            route = %self.books.route, target = %self.trip.target(place).name, key = %self.trip.key(place).name,
-            attempt = self.trip.attempts(), class = class.code(), "model call failed; trying the next candidate, if any"
+            route = %self.context.route, target = %self.plan.target(candidate).name, key = %self.plan.key(candidate).name,
+            attempt = self.plan.attempts(), class = class.code(), "model call failed; trying the next candidate, if any"
         );
-        self.failures.push((place, class));
-        self.trip.failed(place, error, began, Instant::now())
+        self.failures.push((candidate, class));
+        self.plan.failed(candidate, error, began, Instant::now())
     }
 
     /// Makes one attempt. If its first token is later than nearly all of its target's and the hedge budget allows it,
     /// another target is called in parallel: the first one with content wins, the other is dropped.
-    async fn hedged(&mut self, place: Place) -> (Place, Result<Got, Died>) {
-        let mut first = self.attempt(place);
-        if let Some(late) = self.late_document(place) {
-            return self.doubted(place, first, late).await;
+    async fn attempt_hedged(&mut self, candidate: Candidate) -> (Candidate, Result<ReadyAnswer, AttemptFailure>) {
+        let mut first = self.attempt(candidate);
+        if let Some(late) = self.late_document(candidate) {
+            return self.attempt_last_document(candidate, first, late).await;
         }
-        let Some(late) = self.late(place) else {
-            return (place, first.await);
+        let Some(late) = self.late(candidate) else {
+            return (candidate, first.await);
         };
         if let Ok(result) = tokio::time::timeout(late, &mut first).await {
-            return (place, result);
+            return (candidate, result);
         }
         let is_affordable = self.hedges.as_ref().is_some_and(|hedges| hedges.take());
-        let beside = if is_affordable {
-            self.trip.beside(place, Instant::now(), admit)
+        let hedge_candidate = if is_affordable {
+            self.plan.hedge_candidate(candidate, Instant::now(), admit)
         } else {
             None
         };
-        let Some(other) = beside else {
-            return (place, first.await);
+        let Some(other) = hedge_candidate else {
+            return (candidate, first.await);
         };
         let mut second = self.attempt(other);
         let (failed, died, left, mut running) = tokio::select! {
             result = &mut first => match result {
-                Ok(got) => return (place, Ok(got)),
-                Err(died) => (place, died, other, second),
+                Ok(got) => return (candidate, Ok(got)),
+                Err(died) => (candidate, died, other, second),
             },
             result = &mut second => match result {
                 Ok(got) => return (other, Ok(got)),
-                Err(died) => (other, died, place, first),
+                Err(died) => (other, died, candidate, first),
             },
         };
         self.failed(failed, died.error, died.began);
@@ -175,9 +175,14 @@ impl Drive {
     /// Waits for a document from the last target. After `late`, and once more when half of the remaining time has
     /// passed, the document is requested again in parallel; so it is when one of the requests fails. The first answer
     /// wins.
-    async fn doubted(&mut self, place: Place, first: Attempt, late: Duration) -> (Place, Result<Got, Died>) {
-        let told = |place: Place, attempt: Attempt| async move { (place, attempt.await) };
-        let mut running = FuturesUnordered::from_iter([told(place, first)]);
+    async fn attempt_last_document(
+        &mut self,
+        candidate: Candidate,
+        first: Attempt,
+        late: Duration,
+    ) -> (Candidate, Result<ReadyAnswer, AttemptFailure>) {
+        let told = |candidate: Candidate, attempt: Attempt| async move { (candidate, attempt.await) };
+        let mut running = FuturesUnordered::from_iter([told(candidate, first)]);
         let (mut pause, mut silences, mut is_failure) = (Some(late), 0, false);
         loop {
             let next = running.next();
@@ -195,9 +200,9 @@ impl Drive {
                 Some(ended) => return ended,
                 None => {
                     let now = Instant::now();
-                    let left = self.trip.deadline().saturating_duration_since(now);
+                    let left = self.plan.deadline().saturating_duration_since(now);
                     let is_after_failure = std::mem::take(&mut is_failure);
-                    if let Some(other) = self.trip.once_more(place, now, admit) {
+                    if let Some(other) = self.plan.retry_candidate(candidate, now, admit) {
                         let attempt = self.attempt(other);
                         running.push(told(other, attempt));
                         silences += u32::from(!is_after_failure);
@@ -209,51 +214,59 @@ impl Drive {
         }
     }
 
-    /// Time after which the first token of `place` is late. `None` if it is unknown or hedging is not allowed: only for
+    /// Time after which the first token of `candidate` is late. `None` if it is unknown or hedging is not allowed: only for
     /// the first attempt of a stream, and only while all targets of the route are healthy.
-    fn late(&self, place: Place) -> Option<Duration> {
-        let hedges = self.hedges.is_some() && matches!(self.ask, Ask::Live(..)) && self.trip.attempts() == 1;
+    fn late(&self, candidate: Candidate) -> Option<Duration> {
+        let hedges =
+            self.hedges.is_some() && matches!(self.request, ExecutionRequest::Live(..)) && self.plan.attempts() == 1;
         if !hedges
             || self
-                .trip
+                .plan
                 .targets()
                 .any(|target| target.state.with(|health, _| health.is_open()))
         {
             return None;
         }
-        self.trip.target(place).state.with(|health, _| health.slow())
+        self.plan.target(candidate).state.with(|health, _| health.slow())
     }
 
     /// Time after which a document from the last candidate is doubtful; `None` for anything else. A dead connection
     /// looks the same as a model at work, so the running request is not abandoned.
-    fn late_document(&self, place: Place) -> Option<Duration> {
+    fn late_document(&self, candidate: Candidate) -> Option<Duration> {
         let now = Instant::now();
-        let is_document = matches!(self.ask, Ask::Whole(_) | Ask::Embed(_));
-        if !is_document || self.is_hurried || self.trip.others_able(place, now) > 0 {
+        let is_document = matches!(self.request, ExecutionRequest::Whole(_) | ExecutionRequest::Embed(_));
+        if !is_document || self.is_time_limited || self.plan.others_available(candidate, now) > 0 {
             return None;
         }
-        let usual = self.trip.target(place).state.with(|health, _| health.usual_document());
-        let half = self.trip.deadline().saturating_duration_since(now) / 2;
+        let usual = self
+            .plan
+            .target(candidate)
+            .state
+            .with(|health, _| health.usual_document());
+        let half = self.plan.deadline().saturating_duration_since(now) / 2;
         let late = half.max(usual.unwrap_or_default() * LATE_DOCUMENT);
         // Any later, and a second request would hardly be answered in time.
         (late < half + half / 2).then_some(late)
     }
 
-    fn attempt(&self, place: Place) -> Attempt {
-        let (target, key) = (Arc::clone(self.trip.target(place)), Arc::clone(self.trip.key(place)));
-        let kind = match self.ask {
-            Ask::Live(..) | Ask::Buffered(_) => Kind::Stream,
-            Ask::Whole(_) | Ask::Embed(_) => Kind::Document,
+    fn attempt(&self, candidate: Candidate) -> Attempt {
+        let (target, key) = (
+            Arc::clone(self.plan.target(candidate)),
+            Arc::clone(self.plan.key(candidate)),
+        );
+        let kind = match self.request {
+            ExecutionRequest::Live(..) | ExecutionRequest::Buffered(_) => Kind::Stream,
+            ExecutionRequest::Whole(_) | ExecutionRequest::Embed(_) => Kind::Document,
         };
-        let timeouts = self.timeouts(place);
+        let timeouts = self.timeouts(candidate);
         let progress = Arc::new(CallProgress::default());
         // Counts as not sent until the future is polled.
         progress.refused();
-        let (books, number) = (self.books.clone(), self.trip.attempts());
-        let mut running = Running::begin(books, target, Arc::clone(&key), kind, number, Arc::clone(&progress));
-        let conversation = self.books.caller.conversation;
-        let tenant = Some(self.books.caller.scope.tenant().clone());
-        let ask = self.ask.clone();
+        let (context, number) = (self.context.clone(), self.plan.attempts());
+        let mut running = AttemptGuard::begin(context, target, Arc::clone(&key), kind, number, Arc::clone(&progress));
+        let conversation = self.context.caller.conversation;
+        let tenant = Some(self.context.caller.scope.tenant().clone());
+        let request = self.request.clone();
         let begun = Instant::now();
         Box::pin(async move {
             progress.sending();
@@ -266,26 +279,26 @@ impl Drive {
                 tenant,
                 progress,
             };
-            match ask {
-                Ask::Whole(body) => {
-                    let answer = running.settling(key.upstream.whole(&call(body, true)).await);
+            match request {
+                ExecutionRequest::Whole(body) => {
+                    let answer = running.settle_if_failed(key.upstream.whole(&call(body, true)).await);
                     let answer = answer.map_err(|error| document(error, begun.elapsed() >= timeouts.total))?;
                     running.document(Some(&answer.model), answer.usage, answer.finish);
-                    Ok(Got::Whole(answer))
+                    Ok(ReadyAnswer::Whole(answer))
                 }
-                Ask::Embed(body) => {
-                    let answer = running.settling(key.upstream.embed(&body, timeouts, &told).await);
+                ExecutionRequest::Embed(body) => {
+                    let answer = running.settle_if_failed(key.upstream.embed(&body, timeouts, &told).await);
                     let answer = answer.map_err(|error| document(error, begun.elapsed() >= timeouts.total))?;
                     running.document(None, answer.usage, Finish::Stop);
-                    Ok(Got::Embedded(answer))
+                    Ok(ReadyAnswer::Embedded(answer))
                 }
-                Ask::Live(body, chunks) => {
-                    let pieces = running.settling(key.upstream.stream(&call(body, chunks)).await)?;
-                    Ok(opened(watched(pieces, running)).await?)
+                ExecutionRequest::Live(body, chunks) => {
+                    let pieces = running.settle_if_failed(key.upstream.stream(&call(body, chunks)).await)?;
+                    Ok(read_until_content(watch(pieces, running)).await?)
                 }
-                Ask::Buffered(body) => {
-                    let pieces = running.settling(key.upstream.stream(&call(body, true)).await)?;
-                    collected(watched(pieces, running)).await
+                ExecutionRequest::Buffered(body) => {
+                    let pieces = running.settle_if_failed(key.upstream.stream(&call(body, true)).await)?;
+                    read_all(watch(pieces, running)).await
                 }
             }
         })
@@ -293,29 +306,29 @@ impl Drive {
 
     /// Limits the whole execution to `within`. A target that exceeds its share of it counts as silent, and the next one
     /// is tried.
-    pub(super) fn hurry(&mut self, within: Duration) {
-        let targets = u32::try_from(self.trip.targets_left().max(1)).unwrap_or(u32::MAX);
+    pub(super) fn limit_time(&mut self, within: Duration) {
+        let targets = u32::try_from(self.plan.targets_left().max(1)).unwrap_or(u32::MAX);
         self.timeouts.first_token = self.timeouts.first_token.min(within / targets);
-        self.is_hurried = true;
-        self.trip.hurry(Instant::now() + within);
+        self.is_time_limited = true;
+        self.plan.limit_time(Instant::now() + within);
     }
 
     /// Timeouts of the next attempt, within the time that is left. A document is silent until it is complete, so
     /// silence cannot be told from work, and a buffered stream shows nothing either: while other candidates can answer,
     /// each gets a share of the time. The last one gets all that is left.
-    fn timeouts(&self, place: Place) -> Timeouts {
+    fn timeouts(&self, candidate: Candidate) -> Timeouts {
         let now = Instant::now();
-        let left = self.trip.deadline().saturating_duration_since(now);
-        let thinks = self.trip.target(place).reasoning || self.ask.thinks();
-        let first_token = if thinks {
+        let left = self.plan.deadline().saturating_duration_since(now);
+        let reasons = self.plan.target(candidate).reasoning || self.request.reasons();
+        let first_token = if reasons {
             self.first_token_reasoning
         } else {
             self.timeouts.first_token
         };
-        let total = match self.ask {
-            Ask::Live(..) => left,
-            Ask::Buffered(_) | Ask::Whole(_) | Ask::Embed(_) => {
-                let share = left / self.trip.others_able(place, now).saturating_add(1);
+        let total = match self.request {
+            ExecutionRequest::Live(..) => left,
+            ExecutionRequest::Buffered(_) | ExecutionRequest::Whole(_) | ExecutionRequest::Embed(_) => {
+                let share = left / self.plan.others_available(candidate, now).saturating_add(1);
                 share.max(first_token).min(left)
             }
         };
@@ -327,9 +340,9 @@ impl Drive {
     }
 }
 
-impl Ask {
+impl ExecutionRequest {
     /// Whether the request asks the model to reason before it answers.
-    fn thinks(&self) -> bool {
+    fn reasons(&self) -> bool {
         match self {
             Self::Whole(body) | Self::Live(body, _) | Self::Buffered(body) => body.asks_for_reasoning(),
             Self::Embed(_) => false,
@@ -338,7 +351,7 @@ impl Ask {
 }
 
 /// Reads until there is content.
-async fn opened(mut pieces: PieceStream) -> Result<Got, ModelError> {
+async fn read_until_content(mut pieces: PieceStream) -> Result<ReadyAnswer, ModelError> {
     let (mut held, mut bytes) = (VecDeque::new(), 0);
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
@@ -349,14 +362,14 @@ async fn opened(mut pieces: PieceStream) -> Result<Got, ModelError> {
             break;
         }
     }
-    Ok(Got::Stream { held, rest: pieces })
+    Ok(ReadyAnswer::Stream { held, rest: pieces })
 }
 
 /// Reads to the end.
-async fn collected(mut pieces: PieceStream) -> Result<Got, Died> {
+async fn read_all(mut pieces: PieceStream) -> Result<ReadyAnswer, AttemptFailure> {
     let (mut held, mut bytes, mut began) = (VecDeque::new(), 0, false);
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| Died { error, began })?;
+        let piece = piece.map_err(|error| AttemptFailure { error, began })?;
         began |= piece.content;
         bytes += size(&piece);
         held.push_back(piece);
@@ -367,10 +380,10 @@ async fn collected(mut pieces: PieceStream) -> Result<Got, Died> {
                 retry_after: None,
                 refusal: None,
             };
-            return Err(Died { error, began });
+            return Err(AttemptFailure { error, began });
         }
     }
-    Ok(Got::Stream {
+    Ok(ReadyAnswer::Stream {
         held,
         rest: futures::stream::empty().boxed(),
     })

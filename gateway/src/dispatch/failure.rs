@@ -27,7 +27,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
         | FailureClass::Malformed
         | FailureClass::Network => GatewayErrorKind::Unavailable,
     };
-    told(error, kind, attempts)
+    gateway_error(error, kind, attempts)
 }
 
 /// Converts a failure of an answer that had begun.
@@ -38,10 +38,10 @@ pub(super) fn within(error: ModelError, attempts: u32) -> GatewayError {
         FailureClass::Rate => GatewayErrorKind::RateLimited,
         _ => GatewayErrorKind::Cut,
     };
-    told(error, kind, attempts)
+    gateway_error(error, kind, attempts)
 }
 
-fn told(error: ModelError, kind: GatewayErrorKind, attempts: u32) -> GatewayError {
+fn gateway_error(error: ModelError, kind: GatewayErrorKind, attempts: u32) -> GatewayError {
     GatewayError {
         kind,
         message: error.message,

@@ -10,7 +10,9 @@ use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 
 use crate::error::{GatewayError, GatewayErrorKind, LimitState};
-use crate::limit::{CallPlaces, Demand, Exceeded, Learned, LimitName, Limiter, Refused, Reservation};
+use crate::limit::{
+    AnswerStatistics, CallPermits, Demand, LimitExceeded, LimitName, LimitRefusal, Limiter, Reservation,
+};
 use crate::request::body::ChatBody;
 use crate::request::call::{Caller, Purpose};
 use crate::request::embed::{EmbedBody, Inputs};
@@ -22,12 +24,12 @@ const COUNT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the gateway needs to enforce limits.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct CallLimits {
     pub limiter: Arc<dyn Limiter>,
-    pub learned: Learned,
+    pub learned: AnswerStatistics,
     pub prices: PriceList,
     pub clock: Arc<dyn Clock>,
-    pub places: CallPlaces,
+    pub permits: CallPermits,
 }
 
 /// The size of a prompt, for a reservation.
@@ -66,7 +68,7 @@ impl<'a> Prompt<'a> {
     }
 }
 
-impl Limits {
+impl CallLimits {
     /// Reserves the expected usage of a request. The prompt is estimated by a learned upper bound; if that is refused
     /// and an exact count may change it, the tokens are counted, but only up to the number that is refused in any case.
     pub(super) async fn reserve(
@@ -80,7 +82,7 @@ impl Limits {
         let expected = self.learned.expect(tenant, model, prompt.bytes, prompt.max_output);
         let output = expected.output.saturating_mul(prompt.answers);
         let demand = |prompt: u64| self.demand(caller, model, prompt, output);
-        let place = self.places.take(tenant).ok_or_else(|| self.no_place())?;
+        let permit = self.permits.take(tenant).ok_or_else(|| self.too_many_calls())?;
         let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
         let lease = match ask(demand(expected.prompt)).await {
             Ok(lease) => lease,
@@ -95,20 +97,20 @@ impl Limits {
                 ask(demand(exact)).await?
             }
         };
-        Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease).at(place)))
+        Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease).at(permit)))
     }
 
     /// The error when the tenant has as many concurrent calls as one tenant may have.
-    fn no_place(&self) -> GatewayError {
+    fn too_many_calls(&self) -> GatewayError {
         let second = Duration::from_secs(1);
         let name = LimitName::Calls;
-        Exceeded {
+        LimitExceeded {
             name,
             of: "tenant",
             retry_after: Some(second),
             state: LimitState {
                 name: name.code().to_owned(),
-                limit: u64::try_from(self.places.most()).unwrap_or(u64::MAX),
+                limit: u64::try_from(self.permits.most()).unwrap_or(u64::MAX),
                 remaining: 0,
                 reset: second,
             },
@@ -118,8 +120,8 @@ impl Limits {
 
     /// Returns the most tokens that the prompt may have to fit where `expected` was refused; `None` if counting does
     /// not help.
-    fn most_prompt(&self, refused: &Refused, model: &str, output: u64, expected: u64) -> Option<u64> {
-        let Refused::Exceeded(exceeded) = refused else {
+    fn most_prompt(&self, refused: &LimitRefusal, model: &str, output: u64, expected: u64) -> Option<u64> {
+        let LimitRefusal::LimitExceeded(exceeded) = refused else {
             return None;
         };
         let below = expected.checked_sub(1)?;
@@ -180,7 +182,7 @@ impl Limits {
             ..Demand::default()
         };
         let lease = self.limiter.reserve(tenant, Subject::of(caller), demand).await?;
-        self.limiter.settle(lease, crate::limit::Spent::default());
+        self.limiter.settle(lease, crate::limit::ActualUsage::default());
         Ok(())
     }
 }

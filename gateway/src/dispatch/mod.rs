@@ -21,7 +21,7 @@ mod turn;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use crate::meter::{Attempted, Lost, Meter, Outcome};
+pub use crate::meter::{AttemptRecord, LostEstimate, Meter, Outcome};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
@@ -29,27 +29,27 @@ use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
 
 use crate::access::Access;
-pub use crate::access::Terms;
+pub use crate::access::TenantPolicy;
 use crate::answer::{Answer, Reply};
 use crate::cache::{Cache, Hit, Knowledge, Settings};
-use crate::dispatch::execution::{Ask, Got};
-use crate::dispatch::resume::Turns;
+use crate::dispatch::execution::{ExecutionRequest, ReadyAnswer};
+use crate::dispatch::resume::FallbackMemory;
 use crate::error::GatewayError;
-use crate::limit::{CallPlaces, Learned, Limiter};
+use crate::limit::{AnswerStatistics, CallPermits, Limiter};
 use crate::request::call::{CacheOutcome, Caller, GatewayCall, Mode};
 use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::routing::Route;
 pub use cached::Embeddings;
-use cached::{Asked, Cached, Looked};
-use limits::{Limits, Prompt};
+use cached::{LookupRequest, LookupResult, RouteCaches};
+use limits::{CallLimits, Prompt};
 use plan::Planner;
 
 /// The gateway; one per process.
 #[derive(Debug)]
 pub struct Gateway {
     planner: Planner,
-    cached: Option<Cached>,
-    turns: Turns,
+    cached: Option<RouteCaches>,
+    turns: FallbackMemory,
 }
 
 /// A model that a tenant may use.
@@ -79,7 +79,7 @@ impl Gateway {
                 counting: Arc::default(),
             },
             cached: None,
-            turns: Turns::default(),
+            turns: FallbackMemory::default(),
         }
     }
 
@@ -93,19 +93,19 @@ impl Gateway {
     /// Reserves the expected usage of every call with `limiter`. Expected costs come from `prices`.
     #[must_use]
     pub fn with_limits(mut self, limiter: Arc<dyn Limiter>, prices: PriceList, clock: Arc<dyn Clock>) -> Self {
-        self.planner.limits = Some(Arc::new(Limits {
+        self.planner.limits = Some(Arc::new(CallLimits {
             limiter,
-            learned: Learned::default(),
+            learned: AnswerStatistics::default(),
             prices,
             clock,
-            places: CallPlaces::default(),
+            permits: CallPermits::default(),
         }));
         self
     }
 
     /// Starts with what earlier processes learned about models' answers. Call it after [`Gateway::with_limits`].
     #[must_use]
-    pub fn with_learned(mut self, learned: Learned) -> Self {
+    pub fn with_learned(mut self, learned: AnswerStatistics) -> Self {
         if let Some(limits) = self.planner.limits.as_mut().and_then(Arc::get_mut) {
             limits.learned = learned;
         }
@@ -115,7 +115,7 @@ impl Gateway {
     /// Bounds one tenant's concurrent calls by the file descriptors that the process has for provider connections.
     pub fn bound_calls(&self, files: usize) {
         if let Some(limits) = &self.planner.limits {
-            limits.places.bound(files);
+            limits.permits.bound(files);
         }
     }
 
@@ -127,7 +127,7 @@ impl Gateway {
         routes: HashMap<String, (Settings, Embeddings)>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        self.cached = Some(Cached { cache, routes, clock });
+        self.cached = Some(RouteCaches { cache, routes, clock });
         self
     }
 
@@ -162,7 +162,7 @@ impl Gateway {
     /// Whether a call of the tenant is in flight, including calls that no request waits for.
     pub fn is_calling(&self, tenant: &TenantId) -> bool {
         let limits = self.planner.limits.as_ref();
-        limits.is_some_and(|limits| limits.places.is_calling(tenant))
+        limits.is_some_and(|limits| limits.permits.is_calling(tenant))
     }
 
     /// Deletes everything stored for a tenant: cached answers and limit counters. Returns how many of each.
@@ -187,7 +187,7 @@ impl Gateway {
     /// Counts a turn against the request rate when it is submitted. Refuses it when the rate limit is reached, a budget
     /// is exhausted, or the usage of its calls could not be recorded.
     pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
-        self.planner.has_room_in_books()?;
+        self.planner.check_ledger_room()?;
         match &self.planner.limits {
             Some(limits) => limits.admit(caller).await,
             None => Ok(()),
@@ -201,55 +201,60 @@ impl Gateway {
             route,
             body,
             mode,
-            cache: wish,
+            cache: cache_control,
             knowledge,
         } = call;
         let route = self.planner.route(&route)?;
         let body = Arc::new(body);
-        let ask = match (body.stream(), mode.unwrap_or(route.mode)) {
-            (false, _) => Ask::Whole(Arc::clone(&body)),
-            (true, Mode::Live) => Ask::Live(Arc::clone(&body), true),
-            (true, Mode::Buffered) => Ask::Buffered(Arc::clone(&body)),
+        let request = match (body.stream(), mode.unwrap_or(route.mode)) {
+            (false, _) => ExecutionRequest::Whole(Arc::clone(&body)),
+            (true, Mode::Live) => ExecutionRequest::Live(Arc::clone(&body), true),
+            (true, Mode::Buffered) => ExecutionRequest::Buffered(Arc::clone(&body)),
         };
-        let mut drive = self
+        let mut execution = self
             .planner
-            .drive(&route, caller, ask, body.needs(), body.size(), &[])?;
+            .execution(&route, caller, request, body.needs(), body.size(), &[])?;
         // Read together with the keys: a tenant that is removed meanwhile has neither.
-        let terms = self.planner.terms(&drive.books.caller.scope, &route)?;
-        let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
-        let tenant = drive.books.caller.scope.tenant().clone();
-        crate::guardrail::admit(&tenant, &terms, &body).await?;
-        let (mut ticket, mut terms) = (None, terms);
+        let policy = self.planner.policy(&execution.context.caller.scope, &route)?;
+        let limits = self
+            .planner
+            .reserve(&mut execution, &route, Prompt::chat(&body))
+            .await?;
+        let tenant = execution.context.caller.scope.tenant().clone();
+        crate::guardrail::admit(&tenant, &policy, &body).await?;
+        let (mut pending_fill, mut policy) = (None, policy);
         let mut cache = CacheOutcome::Bypass;
         if let Some(cached) = &self.cached {
-            let asked = Asked {
+            let lookup_request = LookupRequest {
                 route: &route.name,
                 body: &body,
-                wish,
+                cache_control,
                 knowledge: Knowledge {
-                    tenant: &terms.knowledge_version,
+                    tenant: &policy.knowledge_version,
                     caller: knowledge.as_deref().unwrap_or_default(),
                 },
             };
-            let looked = cached.look_up(&self.planner, &drive.books.caller, asked).await;
+            let lookup_result = cached
+                .look_up(&self.planner, &execution.context.caller, lookup_request)
+                .await;
             // The lookup may have waited for another caller's answer, so read the tenant's policy again; the tenant may
             // also have been removed.
-            terms = self.planner.terms(&drive.books.caller.scope, &route)?;
-            match looked {
-                Looked::Bypass => {}
-                Looked::Miss(lead) => {
-                    (ticket, cache) = (Some(lead), CacheOutcome::Miss);
-                    drive.books.cache = cache;
+            policy = self.planner.policy(&execution.context.caller.scope, &route)?;
+            match lookup_result {
+                LookupResult::Bypass => {}
+                LookupResult::Miss(lead) => {
+                    (pending_fill, cache) = (Some(lead), CacheOutcome::Miss);
+                    execution.context.cache = cache;
                 }
-                Looked::Hit(hit) => {
+                LookupResult::Hit(hit) => {
                     let Hit { kept, audit, .. } = *hit;
                     if let Some(audit) = audit {
-                        self.check(audit, &route, Caller::clone(&drive.books.caller), &body);
+                        self.check(audit, &route, Caller::clone(&execution.context.caller), &body);
                     }
                     let answer = cached.replay(&kept, &body);
-                    self.note_hit(&drive, &kept);
-                    let answer = crate::guardrail::guarded(&tenant, terms, &body, answer).await?;
-                    let (answer, cost) = billed::answer(&drive.books, &body, answer, kept.usage).await;
+                    self.record_hit(&execution, &kept);
+                    let answer = crate::guardrail::guarded(&tenant, policy, &body, answer).await?;
+                    let (answer, cost) = billed::answer(&execution.context, &body, answer, kept.usage).await;
                     return Ok(Reply {
                         model: kept.by.map_or(kept.model, |by| by.to_string()),
                         attempts: 0,
@@ -261,27 +266,33 @@ impl Gateway {
                 }
             }
         }
-        let answered = Planner::answered(&mut drive).await;
-        let (place, got) = answered.map_err(|error| crate::guardrail::told(&terms, error))?;
-        let (attempts, books) = (drive.trip.attempts(), drive.books.clone());
-        let target = drive.trip.target(place).name.clone();
-        if let Some(ticket) = &mut ticket {
-            ticket.by = Some(target.clone());
+        let answered = Planner::answered(&mut execution).await;
+        let (candidate, got) = answered.map_err(|error| crate::guardrail::withhold_matching(&policy, error))?;
+        let (attempts, context) = (execution.plan.attempts(), execution.context.clone());
+        let target = execution.plan.target(candidate).name.clone();
+        if let Some(pending_fill) = &mut pending_fill {
+            pending_fill.by = Some(target.clone());
         }
         let (answer, usage) = match got {
-            Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage)),
-            Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
-            Got::Stream { held, rest } => {
+            ReadyAnswer::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage)),
+            ReadyAnswer::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
+            ReadyAnswer::Stream { held, rest } => {
                 let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
                 (
-                    Answer::Stream(crate::dispatch::resume::continued(drive, place, pieces)),
+                    Answer::Stream(crate::dispatch::resume::resumable(execution, candidate, pieces)),
                     None,
                 )
             }
         };
         // The cache stores what the model said, before guardrails: rules may change.
-        let answer = crate::guardrail::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?;
-        let (answer, cost) = billed::answer(&books, &body, answer, usage.unwrap_or_default()).await;
+        let answer = crate::guardrail::guarded(
+            &tenant,
+            policy,
+            &body,
+            cached::store_answer(pending_fill, answer, usage),
+        )
+        .await?;
+        let (answer, cost) = billed::answer(&context, &body, answer, usage.unwrap_or_default()).await;
         Ok(Reply {
             model: target.to_string(),
             attempts,

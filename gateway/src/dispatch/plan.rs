@@ -9,28 +9,28 @@ use std::time::Duration;
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
-use super::attempt::Books;
+use super::attempt::CallContext;
 use super::bill::Bill;
-use super::execution::{Ask, Drive, Got};
-use super::limits::{Limits, Prompt};
-use super::resume::Failed;
+use super::execution::{Execution, ExecutionRequest, ReadyAnswer};
+use super::limits::{CallLimits, Prompt};
+use super::resume::TargetFailure;
 use super::{ModelCard, billed, failure};
-use crate::access::{Access, Terms};
+use crate::access::{Access, TenantPolicy};
 use crate::error::{GatewayError, GatewayErrorKind, LimitState};
 use crate::meter::Meter;
 use crate::request::body::ChatBody;
 use crate::request::call::{CacheOutcome, Caller, Purpose};
 use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::request::prompt_tokens::Prompt as Counted;
-use crate::request::report::Bearer;
+use crate::request::report::ReportCarrier;
 use crate::routing as route;
-use crate::routing::{Keyed, Place, Route, Standing, Trip};
+use crate::routing::{Candidate, FailoverPlan, Ranking, Route, TargetWithKeys};
 use crate::target::{Kind, Target, TargetName};
 
 /// Total time that a request waits for providers that want it to be retried later.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `Retry-After` when usage cannot be recorded.
-const BOOKS_RETRY: Duration = Duration::from_secs(5);
+const LEDGER_RETRY: Duration = Duration::from_secs(5);
 /// Longest time for one request, whatever its route says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -40,7 +40,7 @@ pub(super) struct Planner {
     pub(super) routes: Arc<HashMap<String, Arc<Route>>>,
     pub(super) access: Arc<dyn Access>,
     pub(super) meter: Option<Arc<dyn Meter>>,
-    pub(super) limits: Option<Arc<Limits>>,
+    pub(super) limits: Option<Arc<CallLimits>>,
     /// Attempts that ended and whose tokens are being counted.
     pub(super) counting: Arc<Bill>,
 }
@@ -66,62 +66,62 @@ impl Planner {
     pub(super) async fn embed(&self, call: EmbedCall, within: Option<Duration>) -> Result<EmbedReply, GatewayError> {
         let route = self.route(&call.route)?;
         let body = Arc::new(call.body);
-        let ask = Ask::Embed(Arc::clone(&body));
-        let mut drive = self.drive(&route, call.caller, ask, Needs::default(), body.size(), &[])?;
+        let request = ExecutionRequest::Embed(Arc::clone(&body));
+        let mut execution = self.execution(&route, call.caller, request, Needs::default(), body.size(), &[])?;
         if let Some(within) = within {
-            drive.hurry(within);
+            execution.limit_time(within);
         }
-        let limits = self.reserve(&mut drive, &route, Prompt::embed(&body)).await?;
-        let (place, got) = Self::answered(&mut drive).await?;
-        let Got::Embedded(answer) = got else {
+        let limits = self.reserve(&mut execution, &route, Prompt::embed(&body)).await?;
+        let (candidate, got) = Self::answered(&mut execution).await?;
+        let ReadyAnswer::Embedded(answer) = got else {
             unreachable!("an embedding was asked for")
         };
-        let usage = drive.books.bill.total().await;
-        let tenant = drive.books.caller.scope.tenant();
+        let usage = execution.context.bill.total().await;
+        let tenant = execution.context.caller.scope.tenant();
         Ok(EmbedReply {
-            model: drive.trip.target(place).name.to_string(),
-            attempts: drive.trip.attempts(),
+            model: execution.plan.target(candidate).name.to_string(),
+            attempts: execution.plan.attempts(),
             usage,
             limits,
-            body: billed::document(tenant, answer.body, Bearer::Embeddings, answer.usage, usage).await,
+            body: billed::document(tenant, answer.body, ReportCarrier::Embeddings, answer.usage, usage).await,
         })
     }
 
     /// Reserves usage for all attempts of an execution; returns the state of the rate limits.
     pub(super) async fn reserve(
         &self,
-        drive: &mut Drive,
+        execution: &mut Execution,
         route: &Route,
         prompt: Prompt<'_>,
     ) -> Result<Vec<LimitState>, GatewayError> {
-        self.has_room_in_books()?;
+        self.check_ledger_room()?;
         let Some(limits) = &self.limits else {
             return Ok(Vec::new());
         };
-        let reservation = limits.reserve(&drive.books.caller, route, prompt).await?;
+        let reservation = limits.reserve(&execution.context.caller, route, prompt).await?;
         let standings = reservation.standings().to_vec();
-        drive.books.reservation = Some(reservation);
+        execution.context.reservation = Some(reservation);
         Ok(standings)
     }
 
     /// Refuses a call that could not be recorded.
-    pub(super) fn has_room_in_books(&self) -> Result<(), GatewayError> {
+    pub(super) fn check_ledger_room(&self) -> Result<(), GatewayError> {
         if self.meter.as_ref().is_none_or(|meter| meter.has_room()) {
             return Ok(());
         }
         let message = "usage cannot be recorded at the moment, so no new model calls are accepted";
         let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
-        error.retry_after = Some(BOOKS_RETRY);
+        error.retry_after = Some(LEDGER_RETRY);
         Err(error)
     }
 
     /// Runs an execution; a failure becomes the caller's error.
-    pub(super) async fn answered(drive: &mut Drive) -> Result<(Place, Got), GatewayError> {
-        if let Some(found) = drive.run().await {
+    pub(super) async fn answered(execution: &mut Execution) -> Result<(Candidate, ReadyAnswer), GatewayError> {
+        if let Some(found) = execution.run().await {
             return Ok(found);
         }
-        let (only_keys, attempts) = (drive.trip.only_keys_failed(), drive.trip.attempts());
-        Err(match drive.trip.failure(Instant::now()) {
+        let (only_keys, attempts) = (execution.plan.only_keys_failed(), execution.plan.attempts());
+        Err(match execution.plan.failure(Instant::now()) {
             Some(error) => failure::before(error, only_keys, attempts),
             None => GatewayError::new(
                 GatewayErrorKind::Timeout,
@@ -131,28 +131,30 @@ impl Planner {
     }
 
     /// Returns the policy that applies to a tenant's call.
-    pub(super) fn terms(&self, scope: &TenantScope, route: &Route) -> Result<Arc<Terms>, GatewayError> {
-        self.access.terms(scope).ok_or_else(|| forbidden(route))
+    pub(super) fn policy(&self, scope: &TenantScope, route: &Route) -> Result<Arc<TenantPolicy>, GatewayError> {
+        self.access.policy(scope).ok_or_else(|| forbidden(route))
     }
 
     /// Plans one request. Targets in `avoided` come last.
-    pub(super) fn drive(
+    pub(super) fn execution(
         &self,
         route: &Route,
         caller: Caller,
-        ask: Ask,
+        request: ExecutionRequest,
         needs: Needs,
         prompt_bytes: usize,
-        avoided: &[Failed],
-    ) -> Result<Drive, GatewayError> {
-        let (kind, body) = match &ask {
-            Ask::Live(body, _) | Ask::Buffered(body) => (Kind::Stream, Some(body)),
-            Ask::Whole(body) => (Kind::Document, Some(body)),
-            Ask::Embed(_) => (Kind::Document, None),
+        avoided: &[TargetFailure],
+    ) -> Result<Execution, GatewayError> {
+        let (kind, body) = match &request {
+            ExecutionRequest::Live(body, _) | ExecutionRequest::Buffered(body) => (Kind::Stream, Some(body)),
+            ExecutionRequest::Whole(body) => (Kind::Document, Some(body)),
+            ExecutionRequest::Embed(_) => (Kind::Document, None),
         };
-        let prompt = match &ask {
-            Ask::Live(body, _) | Ask::Buffered(body) | Ask::Whole(body) => Counted::chat(Arc::clone(body)),
-            Ask::Embed(body) => Counted::embed(Arc::clone(body)),
+        let prompt = match &request {
+            ExecutionRequest::Live(body, _) | ExecutionRequest::Buffered(body) | ExecutionRequest::Whole(body) => {
+                Counted::chat(Arc::clone(body))
+            }
+            ExecutionRequest::Embed(body) => Counted::embed(Arc::clone(body)),
         };
         // Checked only where it makes a difference.
         let is_begun =
@@ -165,9 +167,9 @@ impl Planner {
             Purpose::Turn => Duration::ZERO,
             _ => PATIENCE,
         };
-        Ok(Drive {
-            ask,
-            books: Books {
+        Ok(Execution {
+            request,
+            context: CallContext {
                 caller: Arc::new(caller),
                 route: route.name.as_str().into(),
                 meter: self.meter.clone(),
@@ -184,9 +186,9 @@ impl Planner {
             timeouts: route.timeouts,
             first_token_reasoning: route.first_token_reasoning.max(route.timeouts.first_token),
             hedges: route.hedges.clone(),
-            trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST))
-                .holding(route.patience),
-            is_hurried: false,
+            plan: FailoverPlan::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST))
+                .with_hold(route.patience),
+            is_time_limited: false,
             failures: Vec::new(),
         })
     }
@@ -200,7 +202,7 @@ impl Planner {
         needs: Needs,
         kind: Kind,
         is_begun: bool,
-    ) -> Result<Vec<Keyed>, GatewayError> {
+    ) -> Result<Vec<TargetWithKeys>, GatewayError> {
         let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
         let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
         if allowed.is_empty() {
@@ -221,12 +223,12 @@ impl Planner {
         }
         let standing = |keyed: &Option<(Arc<Target>, _)>| {
             let target = keyed.as_ref().map(|(target, _)| target);
-            Standing {
+            Ranking {
                 weight: target.and_then(|target| target.weight),
                 score: target.map_or(0.0, |target| target.state.with(|health, _| health.score(kind))),
             }
         };
-        let standings: Vec<Standing> = able.iter().map(standing).collect();
+        let standings: Vec<Ranking> = able.iter().map(standing).collect();
         let order = route::order(&standings, |n| rand::random_range(0..n));
         Ok(order.into_iter().filter_map(|index| able[index].take()).collect())
     }

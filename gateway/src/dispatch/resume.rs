@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::bill::Bill;
-use super::execution::{Ask, Drive, Got};
+use super::execution::{Execution, ExecutionRequest, ReadyAnswer};
 use super::{billed, failure};
 use crate::answer::AnswerStream;
 use crate::provider::{Piece, PieceStream};
-use crate::routing::{Place, rule};
+use crate::routing::{Candidate, rule};
 use crate::target::TargetName;
 
 /// Number of turns remembered; beyond it some are forgotten, which costs a second try at a target that failed.
@@ -33,46 +33,51 @@ const MAX_TURNS: u64 = 10_000;
 const MEMORY: Duration = Duration::from_secs(15 * 60);
 
 /// A target that failed a turn, and how.
-pub(super) type Failed = (TargetName, FailureClass);
+pub(super) type TargetFailure = (TargetName, FailureClass);
 
 /// What is remembered of running turns, in memory only: after a crash a turn may try the same target again.
 #[derive(Debug, Clone)]
-pub(super) struct Turns(Cache<TurnId, Memory>);
+pub(super) struct FallbackMemory(Cache<TurnId, TurnFailures>);
 
 /// What is remembered of one turn.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory {
+pub(super) struct TurnFailures {
     /// Targets that failed the turn, in order.
-    pub failed: Vec<Failed>,
+    pub failed: Vec<TargetFailure>,
     /// The target that the turn's log already names as the one that answers.
-    told: Option<TargetName>,
+    announced: Option<TargetName>,
 }
 
-impl Default for Turns {
+impl Default for FallbackMemory {
     fn default() -> Self {
         Self(Cache::builder().max_capacity(MAX_TURNS).time_to_live(MEMORY).build())
     }
 }
 
-impl Turns {
+impl FallbackMemory {
     /// Returns what is remembered of `turn`.
-    pub(super) fn of(&self, turn: Option<TurnId>) -> Memory {
+    pub(super) fn of(&self, turn: Option<TurnId>) -> TurnFailures {
         turn.and_then(|turn| self.0.get(&turn)).unwrap_or_default()
     }
 
     /// Records that `to` answers now, after those that `failed`; returns the fallback event for the turn's log, once.
-    pub(super) fn answers(&self, turn: Option<TurnId>, failed: Vec<Failed>, to: &TargetName) -> Option<ModelEvent> {
+    pub(super) fn answers(
+        &self,
+        turn: Option<TurnId>,
+        failed: Vec<TargetFailure>,
+        to: &TargetName,
+    ) -> Option<ModelEvent> {
         let mut memory = self.of(turn);
         for failure in failed {
             memory.add(failure);
         }
         let (from, class) = memory.failed.iter().rfind(|(from, _)| from != to)?.clone();
-        let is_told = memory.told.as_ref() == Some(to);
-        memory.told = Some(to.clone());
+        let is_announced = memory.announced.as_ref() == Some(to);
+        memory.announced = Some(to.clone());
         if let Some(turn) = turn {
             self.0.insert(turn, memory);
         }
-        (!is_told).then(|| ModelEvent::Fallback {
+        (!is_announced).then(|| ModelEvent::Fallback {
             from: from.to_string(),
             to: to.to_string(),
             reason: class.code().to_owned(),
@@ -104,8 +109,8 @@ impl Turns {
     }
 }
 
-impl Memory {
-    fn add(&mut self, failure: Failed) {
+impl TurnFailures {
+    fn add(&mut self, failure: TargetFailure) {
         self.failed.retain(|(known, _)| *known != failure.0);
         self.failed.push(failure);
     }
@@ -116,29 +121,29 @@ const MAX_REMEMBERED: usize = 256 * 1024;
 
 /// A live answer of the endpoint.
 struct Live {
-    drive: Drive,
-    place: Place,
+    execution: Execution,
+    candidate: Candidate,
     pieces: PieceStream,
     attempts: u32,
     /// Text already sent; `None` if it cannot be compared: several choices, tool calls, or too long.
     released: Option<String>,
     /// The answer's first chunk, whose identity a resumed answer takes over.
     first: Option<Bytes>,
-    is_continued: bool,
+    is_resumed: bool,
     is_over: bool,
 }
 
 /// Continues with another target's answer when `pieces` break, if that answer begins with the same text.
-pub(super) fn continued(drive: Drive, place: Place, pieces: PieceStream) -> AnswerStream {
-    let single = matches!(&drive.ask, Ask::Live(body, _) if body.choices() == 1);
+pub(super) fn resumable(execution: Execution, candidate: Candidate, pieces: PieceStream) -> AnswerStream {
+    let single = matches!(&execution.request, ExecutionRequest::Live(body, _) if body.choices() == 1);
     let live = Live {
-        attempts: drive.trip.attempts(),
-        drive,
-        place,
+        attempts: execution.plan.attempts(),
+        execution,
+        candidate,
         pieces,
         released: single.then(String::new),
         first: None,
-        is_continued: false,
+        is_resumed: false,
         is_over: false,
     };
     stream::unfold(Box::new(live), |mut live| async move {
@@ -161,12 +166,13 @@ impl Live {
         };
         // A content policy is the same everywhere, and a request that was refused is wrong. While only reasoning or
         // nothing at all was sent, any answer may follow.
-        let is_provider_s = rule::is_ill(error.class) || matches!(error.class, FailureClass::Rate | FailureClass::Key);
+        let is_provider_s =
+            rule::counts_against_health(error.class) || matches!(error.class, FailureClass::Rate | FailureClass::Key);
         let may_continue = self.released.is_some() && is_provider_s;
         if !may_continue {
             return Some(Err(error));
         }
-        match self.go_on(error.clone()).await {
+        match self.resume(error.clone()).await {
             Some(piece) => Some(Ok(self.release(piece))),
             None => Some(Err(error)),
         }
@@ -175,7 +181,7 @@ impl Live {
     fn release(&mut self, mut piece: Piece) -> Piece {
         match (&piece.chunk, &self.first) {
             (Some(chunk), None) => self.first = Some(chunk.clone()),
-            (Some(chunk), Some(first)) if self.is_continued => piece.chunk = Some(with_identity(chunk, first)),
+            (Some(chunk), Some(first)) if self.is_resumed => piece.chunk = Some(with_identity(chunk, first)),
             _ => {}
         }
         for event in &piece.events {
@@ -191,31 +197,33 @@ impl Live {
     }
 
     /// Tries other targets until one has repeated what was already sent; returns the first piece beyond it.
-    async fn go_on(&mut self, error: ModelError) -> Option<Piece> {
-        self.leave(error).await;
+    async fn resume(&mut self, error: ModelError) -> Option<Piece> {
+        self.prefer_others(error).await;
         loop {
-            let (place, got) = self.drive.run().await?;
-            let Got::Stream { held, rest } = got else { return None };
-            self.place = place;
+            let (candidate, got) = self.execution.run().await?;
+            let ReadyAnswer::Stream { held, rest } = got else {
+                return None;
+            };
+            self.candidate = candidate;
             self.pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
             match self.catch_up().await {
                 Ok(Some(piece)) => {
-                    self.is_continued = true;
+                    self.is_resumed = true;
                     return Some(piece);
                 }
                 // The answers differ.
                 Ok(None) => return None,
                 Err(error) => {
-                    self.leave(error).await;
+                    self.prefer_others(error).await;
                 }
             }
         }
     }
 
     /// Prefers other candidates to the target that failed mid-stream.
-    async fn leave(&mut self, error: ModelError) {
-        let pause = self.drive.failed(self.place, error, true);
-        let others = self.drive.trip.leave(self.place, Instant::now());
+    async fn prefer_others(&mut self, error: ModelError) {
+        let pause = self.execution.failed(self.candidate, error, true);
+        let others = self.execution.plan.prefer_others(self.candidate, Instant::now());
         if let Some(pause) = pause.filter(|_| !others) {
             tokio::time::sleep(pause).await;
         }

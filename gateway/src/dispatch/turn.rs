@@ -14,17 +14,17 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::execution::{Ask, Got};
+use super::execution::{ExecutionRequest, ReadyAnswer};
 use super::limits::Prompt;
 use super::plan::Needs;
 use super::{Gateway, billed};
 use crate::error::{GatewayError, GatewayErrorKind, LimitState};
-use crate::limit::{Demand, Lease, Spent};
-use crate::meter::{Attempted, Outcome, Unreported};
+use crate::limit::{ActualUsage, Demand, Lease};
+use crate::meter::{AttemptRecord, Outcome, UnreportedAttempts};
 use crate::request::body::ChatBody;
 use crate::request::call::{CacheOutcome, Caller, Purpose};
 use crate::request::model_request;
-use crate::routing::Place;
+use crate::routing::Candidate;
 use crate::spending::Subject;
 use crate::target::Target;
 
@@ -32,7 +32,7 @@ use crate::target::Target;
 impl Model for Gateway {
     async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
         if let Some(meter) = &self.planner.meter {
-            let of = Unreported {
+            let of = UnreportedAttempts {
                 turn: call.turn,
                 began_at: call.began_at,
                 asked_at: call.prompt.map(|prompt| prompt.at),
@@ -72,38 +72,38 @@ impl Model for Gateway {
         };
         let size = body.size();
         let body = Arc::new(body);
-        let ask = Ask::Live(Arc::clone(&body), false);
+        let ask = ExecutionRequest::Live(Arc::clone(&body), false);
         let route = self
             .planner
             .route(&request.route)
             .map_err(|error| unplanned(&error, &request.route))?;
-        let mut drive = self
+        let mut execution = self
             .planner
-            .drive(&route, caller, ask, needs, size, &avoided)
+            .execution(&route, caller, ask, needs, size, &avoided)
             .map_err(|error| unplanned(&error, &request.route))?;
         self.planner
-            .reserve(&mut drive, &route, Prompt::chat(&body))
+            .reserve(&mut execution, &route, Prompt::chat(&body))
             .await
             .map_err(limited)?;
-        let Some((place, got)) = drive.run().await else {
-            let error = drive.trip.failure(Instant::now());
+        let Some((candidate, got)) = execution.run().await else {
+            let error = execution.plan.failure(Instant::now());
             let error = error.unwrap_or_else(|| refused("no model could be called".to_owned()));
-            return billed::unanswered(&drive.books.bill, error).await;
+            return billed::unanswered(&execution.context.bill, error).await;
         };
-        let Got::Stream { held, rest } = got else {
+        let ReadyAnswer::Stream { held, rest } = got else {
             unreachable!("a stream was asked for")
         };
-        let name = |place: Place| drive.trip.target(place).name.clone();
-        let failed = drive
+        let name = |candidate: Candidate| execution.plan.target(candidate).name.clone();
+        let failed = execution
             .failures
             .iter()
-            .map(|&(place, class)| (name(place), class))
+            .map(|&(candidate, class)| (name(candidate), class))
             .collect();
-        let fallback = self.turns.answers(turn, failed, &name(place)).map(Ok);
+        let fallback = self.turns.answers(turn, failed, &name(candidate)).map(Ok);
         let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
         let events = self
             .turns
-            .watch(pieces, turn, name(place), Arc::clone(&drive.books.bill));
+            .watch(pieces, turn, name(candidate), Arc::clone(&execution.context.bill));
         Ok(stream::iter(fallback).chain(events).boxed())
     }
 }
@@ -190,14 +190,14 @@ impl Gateway {
                 demand: Demand::default(),
                 standings: Vec::new(),
             };
-            let spent = Spent {
+            let spent = ActualUsage {
                 tokens: 0,
                 cost: usage.cost,
             };
             limits.limiter.settle(lease, spent);
         }
         if let Some(meter) = &self.planner.meter {
-            let attempt = Attempted {
+            let attempt = AttemptRecord {
                 id: Some(Uuid::new_v5(&LOST, name.as_bytes())),
                 caller: Arc::new(caller),
                 route: route.name.as_str().into(),

@@ -20,14 +20,14 @@ pub(super) type Object = Map<String, Value>;
 
 /// Why a choice ends early.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(super) enum StopReason {
     /// A rule, by its name.
     Rule(String),
     /// It is longer than can be held back.
     TooLong,
 }
 
-impl Stopped {
+impl StopReason {
     /// Logs and counts it.
     pub(super) fn note(&self) {
         match self {
@@ -37,7 +37,7 @@ impl Stopped {
     }
 }
 
-impl From<&Rule> for Stopped {
+impl From<&Rule> for StopReason {
     fn from(rule: &Rule) -> Self {
         Self::Rule(rule.name.clone())
     }
@@ -47,7 +47,7 @@ impl From<&Rule> for Stopped {
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     windows: Vec<Window>,
-    calls: Calls,
+    calls: CallAssembler,
     /// The call in the protocol's old form.
     function: Option<Object>,
     /// Unknown members, as they arrived.
@@ -72,7 +72,10 @@ struct Window {
 }
 
 impl Window {
-    fn pass(&mut self, step: impl FnOnce(&mut HoldBack) -> Result<String, BlockedByRule>) -> (String, Option<Stopped>) {
+    fn pass(
+        &mut self,
+        step: impl FnOnce(&mut HoldBack) -> Result<String, BlockedByRule>,
+    ) -> (String, Option<StopReason>) {
         let passed = step(&mut self.text);
         let redactions = self.text.redactions();
         redactions[self.noted..]
@@ -81,7 +84,7 @@ impl Window {
         self.noted = redactions.len();
         match passed {
             Ok(released) => (released, None),
-            Err(BlockedByRule { rule, released }) => (released, Some(Stopped::Rule(rule))),
+            Err(BlockedByRule { rule, released }) => (released, Some(StopReason::Rule(rule))),
         }
     }
 }
@@ -98,7 +101,7 @@ impl Choice {
 
     /// Takes a delta or a whole message: its texts become what may be sent of them now, all else is held back. If a
     /// rule stops the choice, the text before the match may still be sent.
-    pub(super) fn take(&mut self, rules: &RuleSet, delta: &mut Object) -> Result<(), Stopped> {
+    pub(super) fn take(&mut self, rules: &RuleSet, delta: &mut Object) -> Result<(), StopReason> {
         let all = std::mem::take(delta);
         let mut others = Object::new();
         let mut stopped = None;
@@ -147,7 +150,7 @@ impl Choice {
         }
         match stopped {
             Some(stopped) => Err(stopped),
-            None if self.held > MOST_HELD => Err(Stopped::TooLong),
+            None if self.held > MOST_HELD => Err(StopReason::TooLong),
             None => Ok(()),
         }
     }
@@ -155,14 +158,14 @@ impl Choice {
     /// Ends the choice: returns the held-back deltas that may be sent, and what stops it even now. What is not text is
     /// sent whole or not at all, since a call with a replaced word would be another call: there any rule stops the
     /// choice.
-    pub(super) fn finish(&mut self, rules: &RuleSet) -> (Vec<Object>, Option<Stopped>) {
+    pub(super) fn finish(&mut self, rules: &RuleSet) -> (Vec<Object>, Option<StopReason>) {
         let mut last = Object::new();
         for window in &mut self.windows {
             let (mut released, mut stopped) = window.pass(HoldBack::finish);
             if let Some(json) = self.json.as_mut().filter(|_| window.name == "content") {
                 released.insert_str(0, &std::mem::take(json));
                 // A part of it would not be JSON, and escapes in it may hide text that was not checked yet.
-                stopped = stopped.or_else(|| rules.matching_text(&released).map(Stopped::from));
+                stopped = stopped.or_else(|| rules.matching_text(&released).map(StopReason::from));
                 if stopped.is_some() {
                     return (vec![last], stopped);
                 }
@@ -219,7 +222,7 @@ impl Choice {
 /// Tool calls that arrive in pieces, found by index and id. Invariant: handling a piece takes time linear in its own
 /// bytes, however many calls and pieces came before.
 #[derive(Debug, Default)]
-struct Calls {
+struct CallAssembler {
     all: Vec<Object>,
     /// The last call with an index, as JSON writes it.
     by_index: HashMap<String, usize>,
@@ -227,7 +230,7 @@ struct Calls {
     by_id: HashMap<String, usize>,
 }
 
-impl Calls {
+impl CallAssembler {
     /// Adds a call, or a piece of one; returns approximately how many bytes it added. A piece belongs to the last call
     /// with its index, unless its id says otherwise; without an index to the call with its id; without either to the
     /// last one. In a document each is a call of its own.
@@ -322,7 +325,7 @@ fn in_function<'a>(rules: &'a RuleSet, function: &Object) -> Option<&'a Rule> {
 /// Returns a rule that matches unknown members, whose texts may have arrived in pieces: those at the same path are
 /// joined. Member names below the top level are checked too.
 fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object>) -> Option<&'a Rule> {
-    let mut places = Places::default();
+    let mut places = TextsByPath::default();
     for object in others {
         for (name, value) in object {
             let at = places.below(None, name);
@@ -338,25 +341,25 @@ fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object
 /// The texts of JSON values, joined by path. Paths are numbered, so that a text below many long names costs no more
 /// than one at the top.
 #[derive(Default)]
-struct Places<'b> {
-    all: Vec<Gathered>,
+struct TextsByPath<'b> {
+    all: Vec<JoinedTexts>,
     /// By parent path and member name.
     below: HashMap<(Option<usize>, &'b str), usize>,
 }
 
 #[derive(Default)]
-struct Gathered {
+struct JoinedTexts {
     text: String,
     /// Names of the members there, one per line.
     names: String,
 }
 
-impl<'b> Places<'b> {
+impl<'b> TextsByPath<'b> {
     fn below(&mut self, above: Option<usize>, name: &'b str) -> usize {
         let next = self.all.len();
         let at = *self.below.entry((above, name)).or_insert(next);
         if at == next {
-            self.all.push(Gathered::default());
+            self.all.push(JoinedTexts::default());
         }
         at
     }

@@ -16,9 +16,9 @@ use copilotd_actors::domain::ids::TenantId;
 use serde_json::Value;
 
 use self::choice::{Choice, Object};
-use self::prompt::Refused;
+use self::prompt::PromptRefusal;
 use super::error::{GatewayError, GatewayErrorKind};
-use crate::access::Terms;
+use crate::access::TenantPolicy;
 use crate::answer::Answer;
 use crate::request::body::ChatBody;
 
@@ -26,8 +26,8 @@ use crate::request::body::ChatBody;
 const FILTERED: &str = "content_filter";
 
 /// Refuses a request that a rule blocks; see [`prompt`] for what is not checked.
-pub(crate) async fn admit(tenant: &TenantId, terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
-    let rules = &terms.rules.input;
+pub(crate) async fn admit(tenant: &TenantId, policy: &TenantPolicy, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+    let rules = &policy.rules.input;
     if rules.is_empty() {
         return Ok(());
     }
@@ -39,33 +39,33 @@ pub(crate) async fn admit(tenant: &TenantId, terms: &Terms, body: &Arc<ChatBody>
 
 fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
     prompt::check(rules, body).map_err(|refused| match refused {
-        Refused::Forbidden(rule) => {
+        PromptRefusal::Forbidden(rule) => {
             note("input", "block", &rule.name);
             let message = format!("guardrail rule {:?} blocks this prompt", rule.name);
             GatewayError::new(GatewayErrorKind::ContentPolicy, message)
         }
-        Refused::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
+        PromptRefusal::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
     })
 }
 
 /// Applies the tenant's rules to an answer to `body`.
 pub(crate) async fn guarded(
     tenant: &TenantId,
-    terms: Arc<Terms>,
+    policy: Arc<TenantPolicy>,
     body: &ChatBody,
     answer: Answer,
 ) -> Result<Answer, GatewayError> {
-    if terms.rules.output.is_empty() {
+    if policy.rules.output.is_empty() {
         return Ok(answer);
     }
     Ok(match answer {
         Answer::Whole(bytes) => {
             let (is_json, cost) = (body.is_json(), bytes.len() * COST_PER_BYTE);
-            let look = move || document(&terms.rules.output, is_json, &bytes);
+            let look = move || document(&policy.rules.output, is_json, &bytes);
             let looked = compute::run(Some(tenant), cost, look).await;
             Answer::Whole(looked.map_err(unchecked)??)
         }
-        Answer::Stream(pieces) => Answer::Stream(stream::guarded(tenant.clone(), terms, body, pieces)),
+        Answer::Stream(pieces) => Answer::Stream(stream::guarded(tenant.clone(), policy, body, pieces)),
     })
 }
 
@@ -117,8 +117,8 @@ fn join(message: &mut Object, held: Object) {
 }
 
 /// Withholds an error text that a rule matches: a provider's error may quote its model.
-pub(crate) fn told(terms: &Terms, mut error: GatewayError) -> GatewayError {
-    let rules = &terms.rules.output;
+pub(crate) fn withhold_matching(policy: &TenantPolicy, mut error: GatewayError) -> GatewayError {
+    let rules = &policy.rules.output;
     let refusal = error.refusal.as_deref();
     let said = refusal
         .into_iter()

@@ -168,7 +168,7 @@ const KINDS: [&str; 30] = [
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refused<'a> {
+pub(super) enum PromptRefusal<'a> {
     /// A rule blocks it.
     Forbidden(&'a Rule),
     /// A member of the body is ambiguous: other parsers might read it differently.
@@ -176,37 +176,37 @@ pub(super) enum Refused<'a> {
 }
 
 /// Checks a body.
-pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), Refused<'a>> {
+pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), PromptRefusal<'a>> {
     for (name, value) in body.members() {
-        let mut look = Look::new(rules);
+        let mut member_check = MemberCheck::new(rules);
         let read = match name {
             "model" if value.get().starts_with('"') => continue,
-            "messages" => messages(&mut look, value),
+            "messages" => messages(&mut member_check, value),
             name => {
-                look.name(name);
-                look.walk(value, Place::Other.below(name))
+                member_check.name(name);
+                member_check.walk(value, JsonPosition::Other.below(name))
             }
         };
-        let what = match (read, look.is_ambiguous) {
+        let what = match (read, member_check.is_ambiguous) {
             (Err(_), _) => "cannot be parsed, so the guardrail rules cannot check it",
             (Ok(()), true) => "an object has a name twice, so the guardrail rules cannot check it",
-            (Ok(()), false) => match look.found {
-                Some(rule) => return Err(Refused::Forbidden(rule)),
+            (Ok(()), false) => match member_check.found {
+                Some(rule) => return Err(PromptRefusal::Forbidden(rule)),
                 None => continue,
             },
         };
         // A name may be as long as the body.
         let name = &name[..name.floor_char_boundary(64)];
-        return Err(Refused::Unreadable(format!("{name}: {what}")));
+        return Err(PromptRefusal::Unreadable(format!("{name}: {what}")));
     }
     Ok(())
 }
 
-fn messages(look: &mut Look<'_>, value: &RawValue) -> serde_json::Result<()> {
+fn messages(member_check: &mut MemberCheck<'_>, value: &RawValue) -> serde_json::Result<()> {
     let messages: Vec<&RawValue> = serde_json::from_str(value.get())?;
     for message in messages {
         if !is_own(message) {
-            look.walk(message, Place::Message)?;
+            member_check.walk(message, JsonPosition::Message)?;
         }
     }
     Ok(())
@@ -245,7 +245,7 @@ fn is_own(message: &RawValue) -> bool {
 
 /// Where a value is. Data is only expected in a part of a message's content; elsewhere the same names mean nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum JsonPosition {
     Message,
     /// The content of a message.
     Content,
@@ -262,7 +262,7 @@ enum Place {
     Other,
 }
 
-impl Place {
+impl JsonPosition {
     fn below(self, name: &str) -> Self {
         match (self, name) {
             (Self::Message, "content") => Self::Content,
@@ -285,14 +285,14 @@ impl Place {
 }
 
 /// The check of one member of the body.
-struct Look<'a> {
+struct MemberCheck<'a> {
     rules: &'a RuleSet,
     found: Option<&'a Rule>,
     /// Whether an object has a name twice: which one counts depends on the parser.
     is_ambiguous: bool,
 }
 
-impl<'a> Look<'a> {
+impl<'a> MemberCheck<'a> {
     fn new(rules: &'a RuleSet) -> Self {
         Self {
             rules,
@@ -301,8 +301,11 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn walk(&mut self, value: &RawValue, place: Place) -> serde_json::Result<()> {
-        let node = Node { look: self, place };
+    fn walk(&mut self, value: &RawValue, position: JsonPosition) -> serde_json::Result<()> {
+        let node = Node {
+            member_check: self,
+            position,
+        };
         node.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
     }
 
@@ -312,10 +315,12 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn text(&mut self, text: &str, place: Place) {
-        let text = match place {
-            Place::Kind if KINDS.contains(&text) => return,
-            Place::Media | Place::Data | Place::Url => without_base64(text, place == Place::Data),
+    fn text(&mut self, text: &str, position: JsonPosition) {
+        let text = match position {
+            JsonPosition::Kind if KINDS.contains(&text) => return,
+            JsonPosition::Media | JsonPosition::Data | JsonPosition::Url => {
+                without_base64(text, position == JsonPosition::Data)
+            }
             _ => text,
         };
         if self.found.is_none() {
@@ -343,8 +348,8 @@ fn without_base64(text: &str, is_data: bool) -> &str {
 }
 
 struct Node<'l, 'a> {
-    look: &'l mut Look<'a>,
-    place: Place,
+    member_check: &'l mut MemberCheck<'a>,
+    position: JsonPosition,
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
@@ -363,22 +368,22 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.look.text(text, self.place);
+        self.member_check.text(text, self.position);
         Ok(())
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::Other);
+        self.member_check.text(&number.to_string(), JsonPosition::Other);
         Ok(())
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::Other);
+        self.member_check.text(&number.to_string(), JsonPosition::Other);
         Ok(())
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::Other);
+        self.member_check.text(&number.to_string(), JsonPosition::Other);
         Ok(())
     }
 
@@ -391,11 +396,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let (look, place) = (self.look, self.place.item());
+        let (member_check, position) = (self.member_check, self.position.item());
         while items
             .next_element_seed(Node {
-                look: &mut *look,
-                place,
+                member_check: &mut *member_check,
+                position,
             })?
             .is_some()
         {}
@@ -405,13 +410,13 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut names = HashSet::new();
         while let Some(name) = members.next_key::<String>()? {
-            self.look.name(&name);
-            let place = self.place.below(&name);
+            self.member_check.name(&name);
+            let position = self.position.below(&name);
             members.next_value_seed(Node {
-                look: &mut *self.look,
-                place,
+                member_check: &mut *self.member_check,
+                position,
             })?;
-            self.look.is_ambiguous |= !names.insert(name);
+            self.member_check.is_ambiguous |= !names.insert(name);
         }
         Ok(())
     }

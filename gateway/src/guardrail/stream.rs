@@ -13,26 +13,26 @@ use copilotd_actors::ports::ModelEvent;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::choice::{Choice, Object, Stopped, strip, strip_top};
-use super::{FILTERED, join, told, unreadable};
-use crate::access::Terms;
+use super::choice::{Choice, Object, StopReason, strip, strip_top};
+use super::{FILTERED, join, unreadable, withhold_matching};
+use crate::access::TenantPolicy;
 use crate::answer::AnswerStream;
 use crate::error::GatewayError;
 use crate::provider::Piece;
 use crate::request::body::ChatBody;
 
 /// A stream being checked.
-struct Guarded {
+struct GuardedStream {
     tenant: TenantId,
     /// `None` once ended: dropping the stream closes the upstream's connection.
     pieces: Option<AnswerStream>,
-    look: Look,
+    stream_guard: StreamGuard,
     ready: VecDeque<Result<Ready, GatewayError>>,
 }
 
 /// State of a stream's choices. Moves to the compute pool with a piece that takes long.
-struct Look {
-    terms: Arc<Terms>,
+struct StreamGuard {
+    policy: Arc<TenantPolicy>,
     choices: BTreeMap<u64, Choice>,
     /// Number of answers requested (`n`).
     wanted: u64,
@@ -45,7 +45,7 @@ enum Ready {
     Piece(Piece),
     /// Text of a choice that was held back. It becomes a piece only when it is sent, so that many of them take no extra
     /// memory.
-    Held {
+    HeldBack {
         template: Arc<Object>,
         index: u64,
         delta: Object,
@@ -54,7 +54,7 @@ enum Ready {
 
 /// Result of checking a chunk.
 #[derive(Default)]
-struct Looked {
+struct CheckedChunk {
     before: Vec<Ready>,
     /// `None` if nothing of the chunk is left.
     chunk: Option<Object>,
@@ -64,12 +64,17 @@ struct Looked {
 
 /// Applies the rules to a stream that answers `body`. The stream ends, and so does the upstream's, once all choices have
 /// ended and at least one of them only because a rule stopped it.
-pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
-    let guarded = Guarded {
+pub(super) fn guarded(
+    tenant: TenantId,
+    policy: Arc<TenantPolicy>,
+    body: &ChatBody,
+    pieces: AnswerStream,
+) -> AnswerStream {
+    let guarded = GuardedStream {
         tenant,
         pieces: Some(pieces),
-        look: Look {
-            terms,
+        stream_guard: StreamGuard {
+            policy,
             choices: BTreeMap::new(),
             wanted: body.choices(),
             is_json: body.is_json(),
@@ -88,7 +93,7 @@ pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, piec
             match guarded.pieces.as_mut()?.next().await? {
                 Ok(piece) => guarded = guarded.take(piece).await,
                 Err(error) => {
-                    let error = told(&guarded.look.terms, error);
+                    let error = withhold_matching(&guarded.stream_guard.policy, error);
                     guarded.ready.push_back(Err(error));
                 }
             }
@@ -97,30 +102,30 @@ pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, piec
     .boxed()
 }
 
-impl Guarded {
+impl GuardedStream {
     /// Handles a piece. A long piece, or one that ends a choice with much held-back text, is checked on the compute
     /// pool.
     async fn take(self, piece: Piece) -> Self {
         let Self {
             tenant,
             mut pieces,
-            look,
+            stream_guard,
             mut ready,
         } = self;
         let Piece { chunk, mut events, .. } = piece;
         // Other events repeat the text.
         events.retain(|event| matches!(event, ModelEvent::Usage(_) | ModelEvent::Finished(_)));
-        let terms = Arc::clone(&look.terms);
-        let looked = match chunk {
-            None => Ok((look, Looked::default())),
-            Some(chunk) => look.chunk(&tenant, chunk).await,
+        let policy = Arc::clone(&stream_guard.policy);
+        let checked = match chunk {
+            None => Ok((stream_guard, CheckedChunk::default())),
+            Some(chunk) => stream_guard.chunk(&tenant, chunk).await,
         };
-        let (look, looked) = match looked {
-            Ok(looked) => looked,
+        let (stream_guard, checked) = match checked {
+            Ok(checked) => checked,
             Err(error) => {
                 ready.push_back(Err(error));
-                let look = Look {
-                    terms,
+                let stream_guard = StreamGuard {
+                    policy,
                     choices: BTreeMap::new(),
                     wanted: 0,
                     is_json: false,
@@ -128,24 +133,24 @@ impl Guarded {
                 return Self {
                     tenant,
                     pieces: None,
-                    look,
+                    stream_guard,
                     ready,
                 };
             }
         };
-        ready.extend(looked.before.into_iter().map(Ok));
-        if looked.is_over {
+        ready.extend(checked.before.into_iter().map(Ok));
+        if checked.is_over {
             pieces = None;
             // The answer is not complete and must not count as such.
             events = vec![ModelEvent::Finished(Finish::Length)];
         }
-        if looked.chunk.is_some() || !events.is_empty() {
-            ready.push_back(Ok(Ready::Piece(made(looked.chunk, events))));
+        if checked.chunk.is_some() || !events.is_empty() {
+            ready.push_back(Ok(Ready::Piece(to_piece(checked.chunk, events))));
         }
         Self {
             tenant,
             pieces,
-            look,
+            stream_guard,
             ready,
         }
     }
@@ -155,32 +160,32 @@ impl Ready {
     async fn piece(self, tenant: &TenantId) -> Result<Piece, GatewayError> {
         let (template, index, delta) = match self {
             Self::Piece(piece) => return Ok(piece),
-            Self::Held { template, index, delta } => (template, index, delta),
+            Self::HeldBack { template, index, delta } => (template, index, delta),
         };
         let cost = weight::of_members(&delta);
         let make = move || {
             let mut chunk = Object::clone(&template);
             let choice = json!([{ "index": index, "delta": delta, "finish_reason": null }]);
             chunk.insert("choices".to_owned(), choice);
-            made(Some(chunk), Vec::new())
+            to_piece(Some(chunk), Vec::new())
         };
         compute::run(Some(tenant), cost, make).await.map_err(|_| unreadable())
     }
 }
 
-impl Look {
+impl StreamGuard {
     /// Parses and checks a chunk.
-    async fn chunk(self, tenant: &TenantId, chunk: Bytes) -> Result<(Self, Looked), GatewayError> {
+    async fn chunk(self, tenant: &TenantId, chunk: Bytes) -> Result<(Self, CheckedChunk), GatewayError> {
         let cost = chunk.len();
         let read = move || serde_json::from_slice::<Object>(&chunk);
         let read = compute::run(Some(tenant), cost, read).await;
         let chunk = read.map_err(|_| unreadable())?.map_err(|_| unreadable())?;
         let cost = (cost + self.ending(&chunk)) * COST_PER_BYTE;
-        let mut look = self;
+        let mut stream_guard = self;
         let guard = move || {
-            let mut looked = Looked::default();
-            looked.chunk = look.guard(chunk, &mut looked);
-            (look, looked)
+            let mut checked = CheckedChunk::default();
+            checked.chunk = stream_guard.guard(chunk, &mut checked);
+            (stream_guard, checked)
         };
         compute::run(Some(tenant), cost, guard).await.map_err(|_| unreadable())
     }
@@ -197,7 +202,7 @@ impl Look {
     }
 
     /// Checks a chunk; `None` if nothing of it is left.
-    fn guard(&mut self, mut chunk: Object, looked: &mut Looked) -> Option<Object> {
+    fn guard(&mut self, mut chunk: Object, checked: &mut CheckedChunk) -> Option<Object> {
         strip_top(&mut chunk);
         let choices = match chunk.get_mut("choices") {
             Some(Value::Array(choices)) if !choices.is_empty() => std::mem::take(choices),
@@ -217,12 +222,12 @@ impl Look {
                 known.is_cut &= !has_finished(&choice);
                 continue;
             }
-            let step = guard(known, &self.terms.rules.output, &mut choice);
-            for delta in step.held {
+            let checked_choice = guard(known, &self.policy.rules.output, &mut choice);
+            for delta in checked_choice.held {
                 let template = Arc::clone(template.get_or_insert_with(|| before(&chunk)));
-                looked.before.push(Ready::Held { template, index, delta });
+                checked.before.push(Ready::HeldBack { template, index, delta });
             }
-            if let Some(stopped) = step.stopped {
+            if let Some(stopped) = checked_choice.stopped {
                 stopped.note();
             }
             if !is_empty(&choice) {
@@ -231,7 +236,7 @@ impl Look {
         }
         let ended = self.choices.values().filter(|choice| choice.is_ended).count() as u64;
         let is_cut = self.choices.values().any(|choice| choice.is_cut);
-        looked.is_over = is_cut && ended >= self.wanted;
+        checked.is_over = is_cut && ended >= self.wanted;
         if left.is_empty() {
             return None;
         }
@@ -250,7 +255,7 @@ fn before(chunk: &Object) -> Arc<Object> {
     Arc::new(before)
 }
 
-fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
+fn to_piece(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
     Piece {
         content: chunk.is_some(),
         chunk: chunk.map(|chunk| Bytes::from(Value::Object(chunk).to_string())),
@@ -260,14 +265,14 @@ fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
 }
 
 /// Result of checking one choice of a chunk.
-struct Step {
+struct CheckedChoice {
     /// Deltas to be sent before the chunk.
     held: Vec<Object>,
-    stopped: Option<Stopped>,
+    stopped: Option<StopReason>,
 }
 
 /// Checks one choice of a chunk.
-fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
+fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> CheckedChoice {
     strip(choice, "delta");
     let mut delta = match choice.remove("delta") {
         Some(Value::Object(delta)) => delta,
@@ -300,7 +305,7 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
     choice.insert("delta".to_owned(), Value::Object(delta));
     known.is_ended = has_finished || stopped.is_some();
     known.is_cut = !has_finished && stopped.is_some();
-    Step { held, stopped }
+    CheckedChoice { held, stopped }
 }
 
 /// Whether the provider ends a choice here.

@@ -11,16 +11,16 @@ use super::*;
 use crate::answer::AnswerStream;
 use crate::provider::Piece;
 
-fn terms(rules: &[(&str, OnMatch)]) -> Arc<Terms> {
+fn policy(rules: &[(&str, OnMatch)]) -> Arc<TenantPolicy> {
     let rule = |(literal, action): &(&str, OnMatch)| Rule {
         name: (*literal).to_owned(),
         literal: (*literal).to_owned(),
         action: *action,
         confusables: false,
     };
-    let mut terms = Terms::default();
-    terms.rules.output = RuleSet::new(rules.iter().map(rule));
-    Arc::new(terms)
+    let mut policy = TenantPolicy::default();
+    policy.rules.output = RuleSet::new(rules.iter().map(rule));
+    Arc::new(policy)
 }
 
 fn tenant() -> TenantId {
@@ -35,27 +35,27 @@ fn now<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing is waited for")
 }
 
-fn whole(terms: &Arc<Terms>, choice: Value) -> Value {
-    whole_for(&body(1), terms, choice)
+fn whole(policy: &Arc<TenantPolicy>, choice: Value) -> Value {
+    whole_for(&body(1), policy, choice)
 }
 
-fn whole_for(body: &ChatBody, terms: &Arc<Terms>, choice: Value) -> Value {
+fn whole_for(body: &ChatBody, policy: &Arc<TenantPolicy>, choice: Value) -> Value {
     let document = json!({
         "id": "1", "model": "m", "choices": [choice], "usage": {"total_tokens": 3}, "related_questions": ["secret"],
     });
     let answer = Answer::Whole(document.to_string().into());
-    let Ok(Answer::Whole(bytes)) = now(guarded(&tenant(), Arc::clone(terms), body, answer)) else {
+    let Ok(Answer::Whole(bytes)) = now(guarded(&tenant(), Arc::clone(policy), body, answer)) else {
         panic!("a document stays one")
     };
     serde_json::from_slice(&bytes).unwrap()
 }
 
 /// Streams chunks with these choices; returns the chunks sent, and whether an error ends them.
-fn streamed(terms: &Arc<Terms>, n: u64, chunks: &[Value]) -> (Vec<Value>, bool) {
-    streamed_for(&body(n), terms, chunks)
+fn streamed(policy: &Arc<TenantPolicy>, n: u64, chunks: &[Value]) -> (Vec<Value>, bool) {
+    streamed_for(&body(n), policy, chunks)
 }
 
-fn streamed_for(body: &ChatBody, terms: &Arc<Terms>, chunks: &[Value]) -> (Vec<Value>, bool) {
+fn streamed_for(body: &ChatBody, policy: &Arc<TenantPolicy>, chunks: &[Value]) -> (Vec<Value>, bool) {
     let piece = |choices: &Value| {
         let chunk = json!({"id": "1", "choices": choices});
         Ok(Piece {
@@ -64,7 +64,7 @@ fn streamed_for(body: &ChatBody, terms: &Arc<Terms>, chunks: &[Value]) -> (Vec<V
         })
     };
     let pieces: AnswerStream = streams::iter(chunks.iter().map(piece).collect::<Vec<_>>()).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), Arc::clone(terms), body, Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), Arc::clone(policy), body, Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = pieces
@@ -96,7 +96,7 @@ fn assembled(chunks: &[Value], index: u64) -> (String, String, String) {
 
 #[test]
 fn documents() {
-    let terms = terms(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
+    let policy = policy(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
     for (message, expected, finish) in [
         (
             json!({"content": "All is well"}),
@@ -155,7 +155,7 @@ fn documents() {
     ] {
         let choice =
             json!({"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": ["secret"]}});
-        let read = whole(&terms, choice);
+        let read = whole(&policy, choice);
         let choice = &read["choices"][0];
         assert_eq!(choice["message"], expected, "{message}");
         assert_eq!(choice["finish_reason"], finish, "{message}");
@@ -167,7 +167,7 @@ fn documents() {
 
 #[test]
 fn a_call_is_passed_on_whole_or_not_at_all() {
-    let terms = terms(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
+    let policy = policy(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
     for (arguments, passes) in [
         (r#"{"to":"ada"}"#, true),
         (r#"{"to":"the secret"}"#, false),
@@ -187,7 +187,7 @@ fn a_call_is_passed_on_whole_or_not_at_all() {
         let call = json!({"id": "1", "type": "function", "function": {"name": "send", "arguments": arguments}});
         let message = json!({"content": "I send.", "tool_calls": [call]});
         let read = whole(
-            &terms,
+            &policy,
             json!({"index": 0, "message": message, "finish_reason": "tool_calls"}),
         );
         let choice = &read["choices"][0];
@@ -208,7 +208,7 @@ fn a_call_is_passed_on_whole_or_not_at_all() {
             json!([{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": letter.to_string()}}]}}])
         }));
         chunks.push(json!([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]));
-        let (chunks, failed) = streamed(&terms, 1, &chunks);
+        let (chunks, failed) = streamed(&policy, 1, &chunks);
         let (text, calls, finished) = assembled(&chunks, 0);
         assert!(!failed);
         assert_eq!((text.as_str(), finished.as_str()), ("I send.", finish), "{arguments}");
@@ -217,8 +217,8 @@ fn a_call_is_passed_on_whole_or_not_at_all() {
 }
 
 #[test]
-fn json_is_read_as_it_is_meant() {
-    let terms = terms(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
+fn json_is_checked_by_its_meaning() {
+    let policy = policy(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
     let format = json!({"model": "m", "messages": [], "response_format": {"type": "json_object"}});
     let body = ChatBody::from_value(&format).unwrap();
     for (content, expected, finish) in [
@@ -231,7 +231,7 @@ fn json_is_read_as_it_is_meant() {
         (r#"{"a":"S\u0045cret"#, "", "content_filter"),
     ] {
         let choice = json!({"index": 0, "message": {"content": content}, "finish_reason": "stop"});
-        let read = &whole_for(&body, &terms, choice)["choices"][0];
+        let read = &whole_for(&body, &policy, choice)["choices"][0];
         assert_eq!(read["message"]["content"], expected, "{content}");
         assert_eq!(read["finish_reason"], finish, "{content}");
         let mut chunks: Vec<Value> = content
@@ -239,25 +239,25 @@ fn json_is_read_as_it_is_meant() {
             .map(|letter| json!([{"index": 0, "delta": {"content": letter.to_string()}}]))
             .collect();
         chunks.push(json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]));
-        let (chunks, _) = streamed_for(&body, &terms, &chunks);
+        let (chunks, _) = streamed_for(&body, &policy, &chunks);
         let (text, _, finished) = assembled(&chunks, 0);
         assert_eq!((text.as_str(), finished.as_str()), (expected, finish), "{content}");
     }
 }
 
 #[test]
-fn of_json_that_is_stopped_at_its_very_end_no_part_is_sent() {
-    let terms = terms(&[("abcx", OnMatch::Redact), ("bc", OnMatch::Block)]);
+fn no_part_of_json_that_is_stopped_at_its_end_is_sent() {
+    let policy = policy(&[("abcx", OnMatch::Redact), ("bc", OnMatch::Block)]);
     let format = json!({"model": "m", "messages": [], "response_format": {"type": "json_object"}});
     let choice = json!({"index": 0, "message": {"content": "{\"k\":\"abc"}, "finish_reason": "length"});
-    let read = whole_for(&ChatBody::from_value(&format).unwrap(), &terms, choice);
+    let read = whole_for(&ChatBody::from_value(&format).unwrap(), &policy, choice);
     assert_eq!(read["choices"][0]["message"]["content"], "");
     assert_eq!(read["choices"][0]["finish_reason"], "content_filter");
 }
 
 #[test]
 fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+    let policy = policy(&[("secret", OnMatch::Block)]);
     let say = |index: u64, text: &str| json!([{"index": index, "delta": {"content": text}}]);
     let end = |index: u64| json!([{"index": index, "delta": {}, "finish_reason": "stop"}]);
     for (n, chunks, length, finish) in [
@@ -278,7 +278,7 @@ fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
         // A choice that was not requested neither counts nor is sent.
         (1, vec![say(1, "secret"), say(0, "well"), end(0), json!([])], 3, "stop"),
     ] {
-        let (chunks, failed) = streamed(&terms, n, &chunks);
+        let (chunks, failed) = streamed(&policy, n, &chunks);
         assert!(!failed);
         assert_eq!(chunks.len(), length, "{chunks:?}");
         assert_eq!(assembled(&chunks, 0).2, finish);
@@ -287,7 +287,7 @@ fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
 
 #[test]
 fn calls_stay_apart() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+    let policy = policy(&[("secret", OnMatch::Block)]);
     let call = |index: Value, id: &str, arguments: &str| {
         let mut call = json!({"type": "function", "function": {"name": "f", "arguments": arguments}});
         if index != json!("none") {
@@ -302,7 +302,7 @@ fn calls_stay_apart() {
     let two = json!([call(json!(0), "1", "{}"), call(json!(0), "2", "[]")]);
     let message = json!({"content": null, "tool_calls": two});
     let read = whole(
-        &terms,
+        &policy,
         json!({"index": 0, "message": message, "finish_reason": "tool_calls"}),
     );
     assert_eq!(read["choices"][0]["message"]["tool_calls"], two);
@@ -343,7 +343,7 @@ fn calls_stay_apart() {
             .map(|piece| json!([{"index": 0, "delta": {"tool_calls": [piece]}}]))
             .collect();
         chunks.push(json!([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]));
-        let (chunks, _) = streamed(&terms, 1, &chunks);
+        let (chunks, _) = streamed(&policy, 1, &chunks);
         let calls = chunks
             .iter()
             .flat_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array());
@@ -366,7 +366,7 @@ fn calls_stay_apart() {
 
 #[test]
 fn what_callers_have_to_send_back_is_passed_on_if_no_rule_is_in_it() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+    let policy = policy(&[("secret", OnMatch::Block)]);
     let thought =
         |text: &str| json!([{"index": 0, "delta": {"thinking_blocks": [{"type": "thinking", "thinking": text}]}}]);
     let call = json!({
@@ -375,7 +375,7 @@ fn what_callers_have_to_send_back_is_passed_on_if_no_rule_is_in_it() {
     });
     let say = |parts: [&str; 2]| {
         let ended = json!([{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]);
-        streamed(&terms, 1, &[thought(parts[0]), thought(parts[1]), ended]).0
+        streamed(&policy, 1, &[thought(parts[0]), thought(parts[1]), ended]).0
     };
     let deltas: Vec<Value> = say(["Hm", "m."])
         .into_iter()
@@ -396,7 +396,7 @@ fn what_callers_have_to_send_back_is_passed_on_if_no_rule_is_in_it() {
 
 #[test]
 fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+    let policy = policy(&[("secret", OnMatch::Block)]);
     for (chunks, reports) in [
         (
             // What follows shows that no combining mark changes the last letter.
@@ -411,7 +411,7 @@ fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
             true,
         ),
     ] {
-        let (chunks, failed) = streamed(&terms, 1, &chunks);
+        let (chunks, failed) = streamed(&policy, 1, &chunks);
         assert!(!failed);
         assert_eq!(assembled(&chunks, 0).2, "content_filter");
         assert_eq!(chunks.last().unwrap()["choices"] == json!([]), reports, "{chunks:?}");
@@ -420,23 +420,23 @@ fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
 
 #[test]
 fn an_error_quotes_nothing_forbidden() {
-    let terms = terms(&[("secret", OnMatch::Redact)]);
+    let policy = policy(&[("secret", OnMatch::Redact)]);
     for (message, passes) in [("it was too long", true), ("it called the Secret tool", false)] {
-        let error = told(&terms, GatewayError::new(GatewayErrorKind::Invalid, message));
+        let error = withhold_matching(&policy, GatewayError::new(GatewayErrorKind::Invalid, message));
         assert_eq!(error.message == message, passes);
     }
 }
 
 #[test]
-fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
-    let mut terms = Terms::default();
-    terms.rules.input = RuleSet::new([Rule {
+fn prompts_are_checked_in_every_form_that_a_parser_could_read() {
+    let mut policy = TenantPolicy::default();
+    policy.rules.input = RuleSet::new([Rule {
         name: "sql".to_owned(),
         literal: "drop table".to_owned(),
         action: OnMatch::Block,
         confusables: false,
     }]);
-    let terms = Arc::new(terms);
+    let policy = Arc::new(policy);
     let text = "please DROP TABLE x";
     for (messages, expected) in [
         (
@@ -509,7 +509,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         let body = format!(r#"{{"model":"m","messages":{messages}}}"#);
         let body = Arc::new(ChatBody::parse(body.as_bytes()).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let admitted = runtime.block_on(admit(&tenant(), &terms, &body));
+        let admitted = runtime.block_on(admit(&tenant(), &policy, &body));
         assert_eq!(
             admitted.err().map(|error| error.kind),
             expected,
@@ -530,10 +530,10 @@ fn threads_for<T>(work: impl Future<Output = T>) -> (T, usize) {
 }
 
 #[test]
-fn what_takes_long_is_looked_at_on_the_pool() {
-    let mut terms = Terms::clone(&terms(&[("secret", OnMatch::Block)]));
-    terms.rules.input = terms.rules.output.clone();
-    let terms = Arc::new(terms);
+fn long_texts_are_checked_on_the_compute_pool() {
+    let mut policy = TenantPolicy::clone(&policy(&[("secret", OnMatch::Block)]));
+    policy.rules.input = policy.rules.output.clone();
+    let policy = Arc::new(policy);
     let part = "x ".repeat(compute::INLINE_COST / 16);
     let chunk = |choice: Value| {
         Ok(Piece {
@@ -548,13 +548,13 @@ fn what_takes_long_is_looked_at_on_the_pool() {
     for (parts, threads) in [(1, 0), (12, 1)] {
         let asked = json!({ "model": "m", "messages": [{ "role": "user", "content": part.repeat(parts) }] });
         let asked = Arc::new(ChatBody::from_value(&asked).unwrap());
-        let (admitted, started) = threads_for(admit(&tenant(), &terms, &asked));
+        let (admitted, started) = threads_for(admit(&tenant(), &policy, &asked));
         assert!(admitted.is_ok());
         assert_eq!(started, threads, "a prompt of {parts}");
 
         let message = json!({ "choices": [{ "index": 0, "message": { "content": part.repeat(parts) } }] });
         let answer = Answer::Whole(message.to_string().into());
-        let (looked, started) = threads_for(guarded(&tenant(), Arc::clone(&terms), &body(1), answer));
+        let (looked, started) = threads_for(guarded(&tenant(), Arc::clone(&policy), &body(1), answer));
         assert!(looked.is_ok());
         assert_eq!(started, threads, "a document of {parts}");
 
@@ -565,7 +565,7 @@ fn what_takes_long_is_looked_at_on_the_pool() {
         for (name, pieces) in [("one piece", vec![one, end()]), ("many pieces", many)] {
             let pieces: AnswerStream = streams::iter(pieces).boxed();
             let work = async {
-                let answer = guarded(&tenant(), Arc::clone(&terms), &body(1), Answer::Stream(pieces)).await;
+                let answer = guarded(&tenant(), Arc::clone(&policy), &body(1), Answer::Stream(pieces)).await;
                 let Ok(Answer::Stream(pieces)) = answer else {
                     panic!("a stream stays one")
                 };
@@ -584,9 +584,9 @@ fn what_takes_long_is_looked_at_on_the_pool() {
 
 #[test]
 fn one_choice_is_stopped_and_the_other_goes_on() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+    let policy = policy(&[("secret", OnMatch::Block)]);
     let (chunks, failed) = streamed(
-        &terms,
+        &policy,
         2,
         &[
             json!([{"index": 0, "delta": {"content": "my sec"}}]),
@@ -612,16 +612,16 @@ fn one_choice_is_stopped_and_the_other_goes_on() {
 }
 
 #[test]
-fn what_is_no_json_is_not_passed_on() {
-    let terms = terms(&[("secret", OnMatch::Block)]);
+fn invalid_json_is_not_passed_on() {
+    let policy = policy(&[("secret", OnMatch::Block)]);
     let broken = Answer::Whole(Bytes::from_static(b"secret"));
-    assert!(now(guarded(&tenant(), Arc::clone(&terms), &body(1), broken)).is_err());
+    assert!(now(guarded(&tenant(), Arc::clone(&policy), &body(1), broken)).is_err());
     let piece = Piece {
         chunk: Some(Bytes::from_static(b"secret")),
         ..Piece::default()
     };
     let pieces: AnswerStream = streams::iter([Ok(piece)]).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), terms, &body(1), Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), policy, &body(1), Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = now(pieces.collect::<Vec<_>>());
@@ -636,7 +636,7 @@ proptest! {
         cuts in prop::collection::vec(0_usize..80, 0..12),
         end_with_text in any::<bool>(),
     ) {
-        let terms = terms(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
+        let policy = policy(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
         let text = words.concat();
         let mut cuts: Vec<usize> = cuts.into_iter().filter(|at| text.is_char_boundary(*at)).collect();
         cuts.extend([0, text.len()]);
@@ -650,10 +650,10 @@ proptest! {
             Some(last) if end_with_text => end(&mut last[0]),
             _ => chunks.push(json!([{"index": 0, "delta": {}, "finish_reason": "stop"}])),
         }
-        let (chunks, failed) = streamed(&terms, 1, &chunks);
+        let (chunks, failed) = streamed(&policy, 1, &chunks);
         prop_assert!(!failed);
         let (said, _, finish) = assembled(&chunks, 0);
-        let document = whole(&terms, json!({"index": 0, "message": {"content": text}, "finish_reason": "stop"}));
+        let document = whole(&policy, json!({"index": 0, "message": {"content": text}, "finish_reason": "stop"}));
         prop_assert_eq!(&document["choices"][0]["message"]["content"], &said);
         prop_assert_eq!(&document["choices"][0]["finish_reason"], &finish);
         prop_assert!(!said.contains("secret") && !said.contains("bluebird"));

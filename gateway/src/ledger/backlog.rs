@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Entries, KEPT_DAYS, Ledger, UsageRecord, UsageStore};
-use crate::limit::Learned;
+use super::{KEPT_DAYS, Ledger, UsageEntries, UsageRecord, UsageStore};
+use crate::limit::AnswerStatistics;
 
 /// Number of records that are stored without waiting for more. Small, because storing takes CPU from running answers.
 const ENOUGH: usize = 128;
@@ -26,7 +26,7 @@ const BATCH: usize = 500;
 /// Pause after the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Consecutive refusals after which the rest of a batch is not tried one by one.
-const HOPELESS: usize = 3;
+const MAX_REFUSALS: usize = 3;
 /// Interval between retries of records that were set aside.
 const ASIDE: Duration = Duration::from_secs(30);
 /// How often records beyond retention are deleted.
@@ -43,20 +43,20 @@ pub(super) enum Entry {
     Ended {
         record: UsageRecord,
         /// Whether the attempt was stored as open.
-        was_noted: bool,
+        was_stored_open: bool,
     },
 }
 
 /// Number of entries that are not stored yet.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct BacklogSize {
     /// Records of attempts that ended.
     pub(super) ended: AtomicUsize,
     /// Records of open attempts.
     pub(super) begun: AtomicUsize,
 }
 
-impl Waiting {
+impl BacklogSize {
     fn stored(&self, begun: usize, ended: usize) {
         self.begun.fetch_sub(begun, Ordering::Relaxed);
         let before = self.ended.fetch_sub(ended, Ordering::Relaxed);
@@ -68,10 +68,10 @@ impl Waiting {
 pub(super) struct Backlog {
     pub(super) store: Arc<dyn UsageStore>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) learned: Learned,
-    pub(super) waiting: Arc<Waiting>,
+    pub(super) learned: AnswerStatistics,
+    pub(super) waiting: Arc<BacklogSize>,
     /// What the store refused while it accepted other records.
-    aside: Vec<Entries>,
+    aside: Vec<UsageEntries>,
     looked_aside: Instant,
     is_stuck: bool,
     pruned: Option<Instant>,
@@ -82,8 +82,8 @@ impl Backlog {
     pub(super) fn new(
         store: Arc<dyn UsageStore>,
         clock: Arc<dyn Clock>,
-        learned: Learned,
-        waiting: Arc<Waiting>,
+        learned: AnswerStatistics,
+        waiting: Arc<BacklogSize>,
     ) -> Self {
         Self {
             store,
@@ -149,11 +149,11 @@ impl Backlog {
         }
         let mut stored = HashSet::new();
         while let Err(error) = self.store.add_usage(&entries).await {
-            self.note_stuck(&error);
+            self.warn_once(&error);
             let is_by_record = matches!(error, LogError::Refused(_) | LogError::Corrupt(_)) && !error.is_disk_full();
             if is_by_record && self.store_singly(&entries, &mut stored).await {
                 let left = entries.ended.iter().filter(|record| !stored.contains(&record.id));
-                let left: Vec<Entries> = left.map(|record| single(&entries, record)).collect();
+                let left: Vec<UsageEntries> = left.map(|record| single(&entries, record)).collect();
                 tracing::error!(
                     records = left.len(),
                     "store refused some usage records while accepting others; set aside and retried every 30 s"
@@ -172,16 +172,16 @@ impl Backlog {
     }
 
     /// Stores the records of a batch one by one. Returns whether the store accepted some: then the others are at fault.
-    async fn store_singly(&self, entries: &Entries, stored: &mut HashSet<Uuid>) -> bool {
+    async fn store_singly(&self, entries: &UsageEntries, stored: &mut HashSet<Uuid>) -> bool {
         let mut refused = 0;
-        let begun = Entries {
+        let begun = UsageEntries {
             begun: entries.begun.clone(),
-            ..Entries::default()
+            ..UsageEntries::default()
         };
         // Refusal is harmless: a final record follows for each of them.
         let _ = self.store.add_usage(&Arc::new(begun)).await;
         for record in &entries.ended {
-            if stored.is_empty() && refused >= HOPELESS {
+            if stored.is_empty() && refused >= MAX_REFUSALS {
                 break;
             }
             match self.store.add_usage(&Arc::new(single(entries, record))).await {
@@ -202,12 +202,12 @@ impl Backlog {
             let entries = Arc::new(entries);
             match self.store.add_usage(&entries).await {
                 Ok(()) => self.waiting.stored(0, 1),
-                Err(_) => self.aside.push(Entries::clone(&entries)),
+                Err(_) => self.aside.push(UsageEntries::clone(&entries)),
             }
         }
     }
 
-    fn note_stuck(&mut self, error: &LogError) {
+    fn warn_once(&mut self, error: &LogError) {
         if !std::mem::replace(&mut self.is_stuck, true) {
             let records = self.waiting.ended.load(Ordering::Relaxed);
             tracing::warn!(%error, records, "usage records cannot be stored; keeping and retrying them every second");
@@ -258,8 +258,8 @@ fn counts(batch: &[Entry]) -> (usize, usize) {
 }
 
 /// One record of a batch, with the closing of its open entry.
-fn single(entries: &Entries, record: &UsageRecord) -> Entries {
-    Entries {
+fn single(entries: &UsageEntries, record: &UsageRecord) -> UsageEntries {
+    UsageEntries {
         begun: Vec::new(),
         ended: vec![record.clone()],
         closed: entries.closed.iter().copied().filter(|id| *id == record.id).collect(),
@@ -268,14 +268,17 @@ fn single(entries: &Entries, record: &UsageRecord) -> Entries {
 
 /// Sorts a batch for the store. Of several entries for one open attempt the last one wins; one that began and ended
 /// within the batch is only ended, but closes an open entry that the store may have from before.
-fn sorted(batch: &mut Vec<Entry>) -> Entries {
-    let mut entries = Entries::default();
+fn sorted(batch: &mut Vec<Entry>) -> UsageEntries {
+    let mut entries = UsageEntries::default();
     let mut closed: HashSet<Uuid> = HashSet::new();
     let mut noted: HashSet<Uuid> = HashSet::new();
     for entry in batch.drain(..).rev() {
         match entry {
-            Entry::Ended { record, was_noted } => {
-                if was_noted {
+            Entry::Ended {
+                record,
+                was_stored_open,
+            } => {
+                if was_stored_open {
                     closed.insert(record.id);
                     entries.closed.push(record.id);
                 }

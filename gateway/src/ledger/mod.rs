@@ -3,9 +3,9 @@
 //! Records are written in batches off the request path ([`Ledger`]). A process that is killed loses the records of at
 //! most [`Ledger::WINDOW`] and those that the store had not accepted; none is counted twice, since each has an id.
 //! Records that the store refuses are kept and retried; when too many wait, no new call begins
-//! ([`Ledger::ROOM`]).
+//! ([`Ledger::MAX_PENDING`]).
 //!
-//! An attempt that is in flight for longer than [`Ledger::NOTED`] is stored as open, with an estimate
+//! An attempt that is in flight for longer than [`Ledger::STORED_OPEN_AFTER`] is stored as open, with an estimate
 //! that is updated; after a crash it becomes a record with outcome `lost`. A turn's call that died earlier than that is
 //! known from the turn's log. A conversation's log has its turns' usage itself; reports and budgets are computed from
 //! the ledger.
@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 pub use writer::Ledger;
 
-use super::limit::LearnedAnswers;
-use super::meter::Unreported;
+use super::limit::StoredStatistics;
+use super::meter::UnreportedAttempts;
 use super::spending::Spending;
 
 /// Days for which records are kept.
@@ -172,7 +172,7 @@ pub struct UsageRow {
 
 /// What is stored in one step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entries {
+pub struct UsageEntries {
     /// Attempts in flight, as they are to be recorded if the process dies now.
     pub begun: Vec<UsageRecord>,
     /// Attempts that ended.
@@ -181,7 +181,7 @@ pub struct Entries {
     pub closed: Vec<Uuid>,
 }
 
-impl From<Vec<UsageRecord>> for Entries {
+impl From<Vec<UsageRecord>> for UsageEntries {
     fn from(ended: Vec<UsageRecord>) -> Self {
         Self {
             ended,
@@ -204,20 +204,20 @@ pub fn read_open(text: &str) -> Option<UsageRecord> {
 pub trait UsageStore: Send + Sync {
     /// Stores entries. A record whose id exists is left as it is; an open attempt replaces its earlier version. May be
     /// repeated after an error. May use the disk reserve when the disk is full.
-    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError>;
+    async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError>;
 
     /// Turns attempts that are still open into `lost` records. Called at process start, when none of them can be
     /// running. Returns how many.
-    async fn lose_usage(&self) -> Result<usize, LogError>;
+    async fn record_lost_usage(&self) -> Result<usize, LogError>;
 
     /// Returns usage of a turn's attempts that the turn's log may lack.
-    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError>;
+    async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError>;
 
     /// Stores statistics about models' answers, replacing those of the same tenant and model.
-    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError>;
+    async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError>;
 
     /// Returns the stored statistics, newest first.
-    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError>;
+    async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError>;
 
     /// Sums a tenant's records.
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;

@@ -18,18 +18,18 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::backlog::{Backlog, Entry, Waiting};
+use super::backlog::{Backlog, BacklogSize, Entry};
 use super::open::OpenCalls;
 use super::{UsageRecord, UsageStore};
-use crate::limit::Learned;
-use crate::meter::{Attempted, Lost, Meter, Unreported};
+use crate::limit::AnswerStatistics;
+use crate::meter::{AttemptRecord, LostEstimate, Meter, UnreportedAttempts};
 
 /// Open attempts that may wait for the store. Beyond it new ones are skipped; each comes again.
-const NOTES: usize = 4_000;
+const MAX_WAITING_OPEN: usize = 4_000;
 /// How long storing the last records may take when the process stops.
 const LAST: Duration = Duration::from_secs(5);
 /// How often open attempts are checked.
-const LOOK: Duration = Duration::from_millis(100);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Turns whose last attempts are remembered, and for how long: until a turn whose conversation died is resumed.
 const RECENT_TURNS: u64 = 10_000;
 const RECENT_FOR: Duration = Duration::from_secs(10 * 60);
@@ -42,7 +42,7 @@ type Recent = Arc<Mutex<Vec<(Timestamp, LostUsage)>>>;
 pub struct Ledger {
     entries: Mutex<Option<mpsc::UnboundedSender<Entry>>>,
     open: Mutex<OpenCalls>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<BacklogSize>,
     /// Usage of the last attempts of turns, and when they ended.
     recent: Cache<TurnId, Recent>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -54,18 +54,18 @@ pub struct Ledger {
 
 impl Ledger {
     /// How long an attempt is in flight before it is stored as open.
-    pub const NOTED: Duration = OpenCalls::FIRST_LOOK;
+    pub const STORED_OPEN_AFTER: Duration = OpenCalls::FIRST_UPDATE;
 
     /// How long a record may wait before it is stored.
     pub const WINDOW: Duration = Duration::from_millis(200);
 
     /// Bound on calls in flight plus records waiting for the store. Above it no call begins; calls that have begun may
     /// still make a few attempts, whose records are kept too.
-    pub const ROOM: usize = 20_000;
+    pub const MAX_PENDING: usize = 20_000;
 
     /// Starts writing to `store`.
     pub fn start(store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Arc<Self> {
-        Self::start_with(store, clock, ids, Learned::default())
+        Self::start_with(store, clock, ids, AnswerStatistics::default())
     }
 
     /// Like [`Ledger::start`], and stores the learned statistics too.
@@ -73,10 +73,10 @@ impl Ledger {
         store: Arc<dyn UsageStore>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
-        learned: Learned,
+        learned: AnswerStatistics,
     ) -> Arc<Self> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let waiting = Arc::<Waiting>::default();
+        let waiting = Arc::<BacklogSize>::default();
         let backlog = Backlog::new(Arc::clone(&store), Arc::clone(&clock), learned, Arc::clone(&waiting));
         let task = tokio::spawn(backlog.run(receiver));
         let ledger = Arc::new(Self {
@@ -93,7 +93,7 @@ impl Ledger {
             ids,
             is_refusing: AtomicBool::new(false),
         });
-        tokio::spawn(look(Arc::downgrade(&ledger)));
+        tokio::spawn(update_due(Arc::downgrade(&ledger)));
         ledger
     }
 
@@ -126,12 +126,12 @@ impl Ledger {
     }
 
     /// Queues open attempts that are due. Returns whether the ledger is open.
-    fn note(&self) -> bool {
+    fn queue_open_attempts(&self) -> bool {
         let entries = lock(&self.entries);
         let Some(entries) = entries.as_ref() else { return false };
         // Sent under the lock, so that the end of an attempt comes after it.
-        lock(&self.open).look(Instant::now(), |record| {
-            if self.waiting.begun.load(Ordering::Relaxed) >= NOTES {
+        lock(&self.open).update_due(Instant::now(), |record| {
+            if self.waiting.begun.load(Ordering::Relaxed) >= MAX_WAITING_OPEN {
                 return false;
             }
             self.waiting.begun.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Ledger {
     }
 
     /// Remembers the usage of a turn's attempt, in case its conversation dies before the log has it.
-    fn remember(&self, at: Timestamp, attempt: &Attempted) {
+    fn remember(&self, at: Timestamp, attempt: &AttemptRecord) {
         let Some(turn) = attempt.caller.turn.filter(|_| attempt.usage.total_tokens() > 0) else {
             return;
         };
@@ -160,29 +160,34 @@ impl Ledger {
 
 #[async_trait]
 impl Meter for Ledger {
-    fn began(&self, id: Uuid, lost: Lost) {
+    fn began(&self, id: Uuid, lost: LostEstimate) {
         lock(&self.open).insert(id, lost, self.clock.now());
     }
 
-    fn attempted(&self, attempt: Attempted) {
+    fn attempted(&self, attempt: AttemptRecord) {
         self.attempted_at(self.clock.now(), attempt);
     }
 
-    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+    fn attempted_at(&self, at: Timestamp, attempt: AttemptRecord) {
         self.remember(at, &attempt);
         // Under the same lock, so that no open entry follows its final record.
         let entries = lock(&self.entries);
-        let was_noted = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
+        let was_stored_open = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
         let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
         let record = record(attempt, id, at);
         self.waiting.ended.fetch_add(1, Ordering::Relaxed);
-        let sent = entries
-            .as_ref()
-            .is_some_and(|entries| entries.send(Entry::Ended { record, was_noted }).is_ok());
+        let sent = entries.as_ref().is_some_and(|entries| {
+            entries
+                .send(Entry::Ended {
+                    record,
+                    was_stored_open,
+                })
+                .is_ok()
+        });
         if !sent {
             self.waiting.ended.fetch_sub(1, Ordering::Relaxed);
             // The process is stopping. An attempt stored as open becomes a record at the next start.
-            if !was_noted {
+            if !was_stored_open {
                 counter!("copilotd_usage_records_lost_total").increment(1);
                 tracing::error!("a model call ended after the ledger was closed; its usage record is lost");
             }
@@ -192,7 +197,7 @@ impl Meter for Ledger {
     async fn unreported(
         &self,
         scope: &TenantScope,
-        of: &Unreported,
+        of: &UnreportedAttempts,
         by_this_process: bool,
     ) -> Result<Vec<LostUsage>, LogError> {
         if !by_this_process {
@@ -208,7 +213,7 @@ impl Meter for Ledger {
 
     fn has_room(&self) -> bool {
         let held = lock(&self.open).len() + self.waiting.ended.load(Ordering::Relaxed);
-        let has_room = held < Self::ROOM;
+        let has_room = held < Self::MAX_PENDING;
         if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
             match has_room {
                 true => tracing::info!("usage records are being stored again; accepting new model calls"),
@@ -222,7 +227,7 @@ impl Meter for Ledger {
     }
 }
 
-pub(super) fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord {
+pub(super) fn record(attempt: AttemptRecord, id: Uuid, at: Timestamp) -> UsageRecord {
     UsageRecord {
         id,
         tenant: attempt.caller.scope.tenant().clone(),
@@ -265,10 +270,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn look(ledger: Weak<Ledger>) {
+async fn update_due(ledger: Weak<Ledger>) {
     loop {
-        tokio::time::sleep(LOOK).await;
-        let is_open = ledger.upgrade().is_some_and(|ledger| ledger.note());
+        tokio::time::sleep(UPDATE_INTERVAL).await;
+        let is_open = ledger.upgrade().is_some_and(|ledger| ledger.queue_open_attempts());
         if !is_open {
             return;
         }

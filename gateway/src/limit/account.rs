@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use copilotd_actors::domain::usage::NanoUsd;
 
-use super::bucket::{Period, Purse, Rate, Wait};
-use super::{Demand, LimitName, Moment, Spent, Used};
+use super::bucket::{Period, PeriodBudget, Rate, Wait};
+use super::{AccountUsage, ActualUsage, Demand, LimitName, Moment};
 use crate::error::LimitState;
 
 /// `Retry-After` while waiting for another call to end.
@@ -46,13 +46,13 @@ pub struct Account {
     max_calls: Option<u64>,
     calls: u64,
     /// Kept without a limit too, so that a limit set later counts what was spent before.
-    day: Purse,
-    month: Purse,
+    day: PeriodBudget,
+    month: PeriodBudget,
 }
 
 /// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Met {
+pub struct ReachedLimit {
     /// Which limit.
     pub name: LimitName,
     /// When the demand will fit.
@@ -67,14 +67,14 @@ impl Account {
             tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: 0,
-            day: Purse::new(limits.usd_per_day, Period::Day, now.wall),
-            month: Purse::new(limits.usd_per_month, Period::Month, now.wall),
+            day: PeriodBudget::new(limits.usd_per_day, Period::Day, now.wall),
+            month: PeriodBudget::new(limits.usd_per_month, Period::Month, now.wall),
         }
     }
 
     /// Restores an account from a shared store.
-    pub fn used(limits: &Limits, used: &Used, now: Moment) -> Self {
-        let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now.wall);
+    pub fn used(limits: &Limits, used: &AccountUsage, now: Moment) -> Self {
+        let budget = |limit, period, spent| PeriodBudget::used(limit, period, spent, used.held, now.wall);
         Self {
             requests: limits
                 .requests_per_minute
@@ -84,8 +84,8 @@ impl Account {
                 .map(|limit| Rate::used(limit, used.tokens, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: used.calls,
-            day: purse(limits.usd_per_day, Period::Day, used.day),
-            month: purse(limits.usd_per_month, Period::Month, used.month),
+            day: budget(limits.usd_per_day, Period::Day, used.day),
+            month: budget(limits.usd_per_month, Period::Month, used.month),
         }
     }
 
@@ -109,11 +109,11 @@ impl Account {
     }
 
     /// Whether all of `demand` fits; if not, returns the limit with the longest wait.
-    pub fn fits(&mut self, demand: &Demand, now: Moment) -> Result<(), Met> {
+    pub fn fits(&mut self, demand: &Demand, now: Moment) -> Result<(), ReachedLimit> {
         let mut met = Vec::new();
         let mut check = |name, result: Result<(), Wait>| {
             if let Err(wait) = result {
-                met.push(Met { name, wait });
+                met.push(ReachedLimit { name, wait });
             }
         };
         check(LimitName::UsdPerMonth, self.month.fits(demand.cost, now.wall));
@@ -143,13 +143,13 @@ impl Account {
             rate.take(demand.tokens, now.elapsed);
         }
         self.calls += demand.calls;
-        for purse in [&mut self.day, &mut self.month] {
-            purse.hold(demand.cost);
+        for budget in [&mut self.day, &mut self.month] {
+            budget.hold(demand.cost);
         }
     }
 
     /// Replaces what was reserved by what was used. The request itself always counts.
-    pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Moment) {
+    pub fn settle(&mut self, demand: &Demand, spent: &ActualUsage, now: Moment) {
         if let Some(rate) = &mut self.tokens {
             if spent.tokens > demand.tokens {
                 rate.take(spent.tokens - demand.tokens, now.elapsed);
@@ -158,14 +158,14 @@ impl Account {
             }
         }
         self.calls = self.calls.saturating_sub(demand.calls);
-        for purse in [&mut self.day, &mut self.month] {
-            purse.settle(demand.cost, spent.cost, now.wall);
+        for budget in [&mut self.day, &mut self.month] {
+            budget.settle(demand.cost, spent.cost, now.wall);
         }
     }
 
     /// Returns a budget that is exhausted.
     pub fn exhausted(&mut self, now: Moment) -> Option<LimitName> {
-        let gone = |purse: &mut Purse, name| purse.is_exhausted(now.wall).then_some(name);
+        let gone = |budget: &mut PeriodBudget, name| budget.is_exhausted(now.wall).then_some(name);
         gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
     }
 
@@ -190,7 +190,7 @@ impl Account {
     }
 
     /// Whether the account equals a new one, so that it can be dropped.
-    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+    pub fn is_unused(&mut self, now: Moment) -> bool {
         let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
         self.calls == 0
             && full(&mut self.requests)

@@ -143,7 +143,7 @@ impl Period {
 
 /// Money of a period: what was spent, and what is reserved for calls in flight.
 #[derive(Debug, Clone)]
-pub struct Purse {
+pub struct PeriodBudget {
     /// `None` if unlimited; money is counted all the same.
     limit: Option<NanoUsd>,
     period: Period,
@@ -153,7 +153,7 @@ pub struct Purse {
     held: NanoUsd,
 }
 
-impl Purse {
+impl PeriodBudget {
     /// An unused budget.
     pub fn new(limit: Option<NanoUsd>, period: Period, now: Timestamp) -> Self {
         let (begins, ends) = period.around(now);
@@ -178,7 +178,7 @@ impl Purse {
 
     /// Starts a new period when it is due. If the calendar is set back, spending stays, in what is now the current
     /// period; a step forward and back exhausts no budget for longer than that period.
-    fn turn_over(&mut self, now: Timestamp) {
+    fn roll_over(&mut self, now: Timestamp) {
         if (self.begins..self.ends).contains(&now) {
             return;
         }
@@ -195,7 +195,7 @@ impl Purse {
 
     /// Whether `amount` can be reserved.
     pub fn fits(&mut self, amount: NanoUsd, now: Timestamp) -> Result<(), Wait> {
-        self.turn_over(now);
+        self.roll_over(now);
         let Some(limit) = self.limit else {
             return Ok(());
         };
@@ -219,32 +219,32 @@ impl Purse {
 
     /// Replaces reserved money by spent money.
     pub fn settle(&mut self, held: NanoUsd, spent: NanoUsd, now: Timestamp) {
-        self.turn_over(now);
+        self.roll_over(now);
         self.held = self.held.saturating_sub(held);
         self.spent = self.spent.saturating_add(spent);
     }
 
     /// Whether all of it is spent.
     pub fn is_exhausted(&mut self, now: Timestamp) -> bool {
-        self.turn_over(now);
+        self.roll_over(now);
         self.limit.is_some_and(|limit| self.spent >= limit)
     }
 
     /// Whether there is no limit, or nothing was spent or reserved.
     pub fn is_untouched(&mut self, now: Timestamp) -> bool {
-        self.turn_over(now);
+        self.roll_over(now);
         self.limit.is_none() || self.spent == 0 && self.held == 0
     }
 
     /// Raises the spending of this period to at least `spent`, as known from the ledger.
     pub fn at_least(&mut self, spent: NanoUsd, now: Timestamp) {
-        self.turn_over(now);
+        self.roll_over(now);
         self.spent = self.spent.max(spent);
     }
 
     /// Returns the limit, what is left, in nano-dollars, and the time until the next period; `None` without a limit.
     pub fn standing(&mut self, now: Timestamp) -> Option<(u64, u64, Duration)> {
-        self.turn_over(now);
+        self.roll_over(now);
         let limit = self.limit?;
         let left = limit.saturating_sub(self.spent.saturating_add(self.held));
         Some((limit, left, self.left(now)))
@@ -282,22 +282,22 @@ mod tests {
     }
 
     #[test]
-    fn a_purse_begins_anew_with_its_period() {
+    fn a_budget_starts_again_with_its_period() {
         let date = |text: &str| text.parse::<Timestamp>().unwrap();
         for (period, now, next) in [
             (Period::Day, "2026-02-28T23:59:59Z", "2026-03-01T00:00:00Z"),
             (Period::Month, "2026-12-31T12:00:00Z", "2027-01-01T00:00:00Z"),
         ] {
-            let mut purse = Purse::new(Some(100), period, date(now));
-            assert_eq!(purse.fits(100, date(now)), Ok(()));
-            assert_eq!(purse.fits(101, date(now)), Err(Wait::Never));
-            purse.hold(60);
-            assert_eq!(purse.fits(50, date(now)), Err(Wait::For(Duration::from_secs(1))));
-            purse.settle(60, 120, date(now));
-            assert!(purse.is_exhausted(date(now)));
+            let mut budget = PeriodBudget::new(Some(100), period, date(now));
+            assert_eq!(budget.fits(100, date(now)), Ok(()));
+            assert_eq!(budget.fits(101, date(now)), Err(Wait::Never));
+            budget.hold(60);
+            assert_eq!(budget.fits(50, date(now)), Err(Wait::For(Duration::from_secs(1))));
+            budget.settle(60, 120, date(now));
+            assert!(budget.is_exhausted(date(now)));
             let wait = Duration::try_from(date(next).duration_since(date(now))).unwrap();
-            assert_eq!(purse.fits(0, date(now)), Err(Wait::For(wait)));
-            assert_eq!(purse.fits(100, date(next)), Ok(()));
+            assert_eq!(budget.fits(0, date(now)), Err(Wait::For(wait)));
+            assert_eq!(budget.fits(100, date(next)), Ok(()));
         }
     }
 
@@ -308,26 +308,26 @@ mod tests {
         for hours in [1, 24, 24 * 40] {
             let step = jiff::SignedDuration::from_hours(hours);
             for period in [Period::Day, Period::Month] {
-                let mut purse = Purse::new(Some(100), period, noon);
-                purse.settle(0, 100, noon);
+                let mut budget = PeriodBudget::new(Some(100), period, noon);
+                budget.settle(0, 100, noon);
                 // Back: spending stays until the period that is now current has ended.
                 let back = noon - step;
-                assert!(purse.is_exhausted(back), "{hours} h back");
+                assert!(budget.is_exhausted(back), "{hours} h back");
                 let (_, next) = period.around(back);
                 assert_eq!(
-                    purse.standing(back).unwrap().2,
+                    budget.standing(back).unwrap().2,
                     Duration::try_from(next.duration_since(back)).unwrap()
                 );
-                assert!(!purse.is_exhausted(next));
+                assert!(!budget.is_exhausted(next));
                 // Forward and back again, with the money of the later period spent too.
-                let mut purse = Purse::new(Some(100), period, noon);
+                let mut budget = PeriodBudget::new(Some(100), period, noon);
                 let forward = noon + step;
-                assert!(!purse.is_exhausted(forward));
-                purse.settle(0, 100, forward);
-                assert!(purse.is_exhausted(noon), "{hours} h forward and back");
+                assert!(!budget.is_exhausted(forward));
+                budget.settle(0, 100, forward);
+                assert!(budget.is_exhausted(noon), "{hours} h forward and back");
                 let (_, next) = period.around(noon);
                 assert!(
-                    !purse.is_exhausted(next),
+                    !budget.is_exhausted(next),
                     "{hours} h forward and back, then the next period"
                 );
             }

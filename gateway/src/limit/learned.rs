@@ -46,7 +46,7 @@ type Pair = (TenantId, String);
 
 /// All statistics. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Learned {
+pub struct AnswerStatistics {
     models: Cache<Pair, Arc<Mutex<Model>>>,
     /// Pairs that changed since they were stored.
     changed: Arc<Mutex<HashSet<Pair>>>,
@@ -73,7 +73,7 @@ struct Model {
 
 /// Statistics of one pair, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LearnedAnswers {
+pub struct StoredStatistics {
     /// The tenant.
     pub tenant: TenantId,
     /// The model, as the configuration names it.
@@ -84,7 +84,7 @@ pub struct LearnedAnswers {
 
 /// A completed answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended<'a> {
+pub struct CompletedAnswer<'a> {
     /// Bytes of the request.
     pub prompt_bytes: u64,
     /// Bytes of the answer, where they were seen.
@@ -97,7 +97,7 @@ pub struct Ended<'a> {
 
 /// Progress of a call in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct UnderWay {
+pub struct InFlightCall {
     /// Bytes of the request.
     pub prompt_bytes: u64,
     /// Bytes of the answer so far.
@@ -118,7 +118,7 @@ pub struct UnderWay {
     pub is_unseen: bool,
 }
 
-impl Default for Learned {
+impl Default for AnswerStatistics {
     fn default() -> Self {
         Self {
             models: Cache::new(MAX_PAIRS),
@@ -129,28 +129,28 @@ impl Default for Learned {
 
 /// What a call is expected to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedUsage {
     /// Upper bound of the prompt's tokens.
     pub prompt: u64,
     /// Tokens of the answer.
     pub output: u64,
 }
 
-impl Learned {
+impl AnswerStatistics {
     /// Returns the expected usage of a prompt of `bytes` and an answer of at most `max_output` tokens.
-    pub fn expect(&self, tenant: &TenantId, model: &str, bytes: u64, max_output: Option<u64>) -> Expected {
+    pub fn expect(&self, tenant: &TenantId, model: &str, bytes: u64, max_output: Option<u64>) -> ExpectedUsage {
         let known = self.known(tenant, model);
         let (density, output) = known.map_or((DEFAULT_DENSITY, DEFAULT_OUTPUT), |known| {
             (known.density(), known.quantile().unwrap_or(DEFAULT_OUTPUT))
         });
-        Expected {
+        ExpectedUsage {
             prompt: bytes.saturating_mul(density).div_ceil(1_000),
             output: max_output.map_or(output, |max| output.min(max)),
         }
     }
 
     /// Estimates the usage of a call that dies before its next update.
-    pub fn estimate(&self, tenant: &TenantId, model: &str, call: &UnderWay) -> Usage {
+    pub fn estimate(&self, tenant: &TenantId, model: &str, call: &InFlightCall) -> Usage {
         self.known(tenant, model).unwrap_or_default().estimate(call)
     }
 
@@ -160,7 +160,7 @@ impl Learned {
     }
 
     /// Learns from a completed answer.
-    pub fn learn(&self, tenant: &TenantId, model: &str, ended: Ended<'_>) {
+    pub fn learn(&self, tenant: &TenantId, model: &str, ended: CompletedAnswer<'_>) {
         let pair = (tenant.clone(), model.to_owned());
         let known = self.models.get_with(pair.clone(), Arc::default);
         lock(&known).learn(ended);
@@ -171,25 +171,25 @@ impl Learned {
     }
 
     /// Takes the statistics that changed since the last call.
-    pub fn take_changed(&self) -> Vec<LearnedAnswers> {
+    pub fn take_changed(&self) -> Vec<StoredStatistics> {
         let changed = std::mem::take(&mut *lock(&self.changed));
         let row = |(tenant, model): Pair| {
             let known = self.known(&tenant, &model)?;
             let known = serde_json::to_string(&known).ok()?;
-            Some(LearnedAnswers { tenant, model, known })
+            Some(StoredStatistics { tenant, model, known })
         };
         changed.into_iter().filter_map(row).collect()
     }
 
     /// Puts back statistics that could not be stored.
-    pub fn put_back(&self, rows: Vec<LearnedAnswers>) {
+    pub fn put_back(&self, rows: Vec<StoredStatistics>) {
         let pairs = rows.into_iter().map(|row| (row.tenant, row.model));
         lock(&self.changed).extend(pairs);
     }
 
     /// Restores what earlier processes learned. What cannot be parsed is learned from scratch.
-    pub fn restore(&self, rows: impl IntoIterator<Item = LearnedAnswers>) {
-        for LearnedAnswers { tenant, model, known } in rows {
+    pub fn restore(&self, rows: impl IntoIterator<Item = StoredStatistics>) {
+        for StoredStatistics { tenant, model, known } in rows {
             if let Ok(mut known) = serde_json::from_str::<Model>(&known) {
                 known.lengths.truncate(STEPS);
                 self.models.insert((tenant, model), Arc::new(Mutex::new(known)));
@@ -224,8 +224,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     reason = "token counts are far below 2^52, and nothing here is negative"
 )]
 impl Model {
-    fn learn(&mut self, ended: Ended<'_>) {
-        let Ended {
+    fn learn(&mut self, ended: CompletedAnswer<'_>) {
+        let CompletedAnswer {
             prompt_bytes,
             written,
             usage,
@@ -291,7 +291,7 @@ impl Model {
         (self.typical() * part).ceil() as u64
     }
 
-    fn estimate(&self, call: &UnderWay) -> Usage {
+    fn estimate(&self, call: &InFlightCall) -> Usage {
         let reported = call.reported.unwrap_or_default();
         let per_prompt_byte = ratio(self.prompt_tokens, self.prompt_bytes).unwrap_or(1.0 / BYTES_PER_TOKEN);
         let (prompt_tokens, cached_tokens) = if reported.prompt_tokens > 0 {
@@ -313,7 +313,7 @@ impl Model {
     }
 
     /// Tokens written so far, plus what half of the time until the next update adds at the same speed.
-    fn output(&self, call: &UnderWay) -> u64 {
+    fn output(&self, call: &InFlightCall) -> u64 {
         if call.written == 0 {
             let unseen = self.typical() * call.answers.max(1) as f64;
             return if call.is_unseen { unseen.ceil() as u64 } else { 0 };
@@ -369,8 +369,8 @@ mod tests {
     }
 
     /// An answer to 4,000 bytes that took two seconds, at two bytes per token.
-    fn ended(usage: &Usage) -> Ended<'_> {
-        Ended {
+    fn ended(usage: &Usage) -> CompletedAnswer<'_> {
+        CompletedAnswer {
             prompt_bytes: 4_000,
             written: usage.completion_tokens * 2,
             usage,
@@ -380,22 +380,22 @@ mod tests {
 
     #[test]
     fn a_call_that_dies_is_estimated_by_how_far_it_had_come() {
-        let (learned, acme) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
+        let (learned, acme) = (AnswerStatistics::default(), "acme".parse::<TenantId>().unwrap());
         let second = Duration::from_secs(1);
-        let call = UnderWay {
+        let call = InFlightCall {
             prompt_bytes: 4_000,
             written: 400,
             first_content: Some(second),
             elapsed: 3 * second,
             until_next: 2 * second,
             answers: 1,
-            ..UnderWay::default()
+            ..InFlightCall::default()
         };
-        let tokens = |call: UnderWay| {
+        let tokens = |call: InFlightCall| {
             let usage = learned.estimate(&acme, "m", &call);
             (usage.prompt_tokens, usage.completion_tokens)
         };
-        let document = UnderWay {
+        let document = InFlightCall {
             written: 0,
             is_unseen: true,
             ..call
@@ -405,7 +405,7 @@ mod tests {
             ("half of what the next two seconds bring is added", call, (1_000, 150)),
             (
                 "looked at all the time",
-                UnderWay {
+                InFlightCall {
                     until_next: Duration::ZERO,
                     ..call
                 },
@@ -413,7 +413,7 @@ mod tests {
             ),
             (
                 "never more than it may have",
-                UnderWay {
+                InFlightCall {
                     max_output: Some(120),
                     ..call
                 },
@@ -421,12 +421,12 @@ mod tests {
             ),
             (
                 "what its provider said of the prompt",
-                UnderWay { reported, ..call },
+                InFlightCall { reported, ..call },
                 (777, 150),
             ),
             (
                 "nothing has come yet",
-                UnderWay {
+                InFlightCall {
                     written: 0,
                     first_content: None,
                     ..call
@@ -436,7 +436,7 @@ mod tests {
             ("nothing is seen of a document", document, (1_000, DEFAULT_TYPICAL)),
             (
                 "nor of an embedding",
-                UnderWay {
+                InFlightCall {
                     max_output: Some(0),
                     ..document
                 },
@@ -444,7 +444,7 @@ mod tests {
             ),
             (
                 "first piece",
-                UnderWay {
+                InFlightCall {
                     elapsed: second,
                     until_next: 9 * second,
                     written: 4,
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_was_learned_survives_its_process() {
-        let (learned, acme) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
+        let (learned, acme) = (AnswerStatistics::default(), "acme".parse::<TenantId>().unwrap());
         for n in 0..200 {
             learned.learn(&acme, "m", ended(&usage(1_000, 80 + n % 40)));
         }
@@ -476,14 +476,14 @@ mod tests {
         assert_eq!(learned.take_changed(), []);
         learned.put_back(rows.clone());
         assert_eq!(learned.take_changed(), rows);
-        let damaged = LearnedAnswers {
+        let damaged = StoredStatistics {
             known: "{".to_owned(),
             model: "other".to_owned(),
             ..rows[0].clone()
         };
-        let next = Learned::default();
+        let next = AnswerStatistics::default();
         next.restore(rows.into_iter().chain([damaged]));
-        let expect = |learned: &Learned, model| learned.expect(&acme, model, 4_000, None);
+        let expect = |learned: &AnswerStatistics, model| learned.expect(&acme, model, 4_000, None);
         assert_eq!(expect(&next, "m"), expect(&learned, "m"));
         assert_eq!(expect(&next, "other").output, DEFAULT_OUTPUT);
         // Nothing has to be stored again until something changes.
@@ -492,11 +492,11 @@ mod tests {
 
     #[test]
     fn what_is_expected_comes_near_what_is_used() {
-        let (learned, tenant) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
+        let (learned, tenant) = (AnswerStatistics::default(), "acme".parse::<TenantId>().unwrap());
         let expect = |max| learned.expect(&tenant, "m", 4_000, max);
         assert_eq!(
             expect(None),
-            Expected {
+            ExpectedUsage {
                 prompt: 2_000,
                 output: DEFAULT_OUTPUT
             }

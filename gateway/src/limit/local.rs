@@ -12,7 +12,7 @@ use copilotd_actors::ports::Clock;
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
-use super::{Demand, Lease, Limiter, Moment, Refused, Spent};
+use super::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, Moment};
 use crate::spending::{self, Spending, Subject};
 
 /// Most accounts of users and keys per tenant. Above it unused ones are dropped; if there are none, new subjects share
@@ -50,10 +50,10 @@ impl TenantLimits {
 /// A limiter that counts in this process only.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
-    tenants: RwLock<HashMap<TenantId, Arc<Books>>>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantAccounts>>>,
 }
 
-struct Books {
+struct TenantAccounts {
     limits: TenantLimits,
     accounts: Arc<Mutex<Accounts>>,
 }
@@ -77,7 +77,7 @@ impl Accounts {
         let is_due = |swept: Duration| now.elapsed.saturating_sub(swept) >= pause;
         if self.swept.is_none_or(is_due) {
             self.swept = Some(now.elapsed);
-            self.all.retain(|_, account| !account.is_at_rest(now));
+            self.all.retain(|_, account| !account.is_unused(now));
         }
     }
 
@@ -101,13 +101,13 @@ impl LocalLimiter {
         limiter
     }
 
-    fn books(&self, tenant: &TenantId) -> Option<Arc<Books>> {
+    fn tenant_accounts(&self, tenant: &TenantId) -> Option<Arc<TenantAccounts>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.get(tenant).cloned()
     }
 }
 
-impl Books {
+impl TenantAccounts {
     fn relimit(&self, now: Moment) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         accounts.all.retain(|subject, account| {
@@ -164,7 +164,7 @@ impl Books {
 
 #[async_trait]
 impl Limiter for LocalLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
         let mut lease = Lease {
             id: None,
             tenant: tenant.clone(),
@@ -172,19 +172,19 @@ impl Limiter for LocalLimiter {
             demand,
             standings: Vec::new(),
         };
-        let Some(books) = self.books(tenant) else {
+        let Some(tenant_accounts) = self.tenant_accounts(tenant) else {
             lease.subjects.clear();
             return Ok(lease);
         };
         let now = Moment::of(&*self.clock);
-        lease.standings = books.with(&lease.subjects, now, |accounts| reserve(accounts, &demand, now))?;
+        lease.standings = tenant_accounts.with(&lease.subjects, now, |accounts| reserve(accounts, &demand, now))?;
         Ok(lease)
     }
 
-    fn settle(&self, lease: Lease, spent: Spent) {
+    fn settle(&self, lease: Lease, spent: ActualUsage) {
         let now = Moment::of(&*self.clock);
-        if let Some(books) = self.books(&lease.tenant) {
-            books.with(&lease.subjects, now, |accounts| {
+        if let Some(tenant_accounts) = self.tenant_accounts(&lease.tenant) {
+            tenant_accounts.with(&lease.subjects, now, |accounts| {
                 for (_, account) in accounts {
                     account.settle(&lease.demand, &spent, now);
                 }
@@ -192,12 +192,12 @@ impl Limiter for LocalLimiter {
         }
     }
 
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal> {
         let now = Moment::of(&*self.clock);
         let found = self
-            .books(tenant)?
+            .tenant_accounts(tenant)?
             .with(&subjects, now, |accounts| exhausted_of(accounts, now));
-        found.map(Refused::Exceeded)
+        found.map(LimitRefusal::LimitExceeded)
     }
 
     fn spent(&self, spendings: &[Spending]) {
@@ -207,9 +207,11 @@ impl Limiter for LocalLimiter {
             of.entry(&spending.tenant).or_default().push(spending);
         }
         for (tenant, spendings) in of {
-            let Some(books) = self.books(tenant) else { continue };
+            let Some(tenant_accounts) = self.tenant_accounts(tenant) else {
+                continue;
+            };
             for (subject, (day, month)) in spending::owed(spendings) {
-                books.with(&[subject], now, |accounts| {
+                tenant_accounts.with(&[subject], now, |accounts| {
                     for (_, account) in accounts {
                         account.owed(day, month, now);
                     }
@@ -227,12 +229,12 @@ impl Limiter for LocalLimiter {
         *known = limited
             .map(|(tenant, limits)| {
                 let accounts = match known.get(&tenant) {
-                    Some(books) => Arc::clone(&books.accounts),
+                    Some(tenant_accounts) => Arc::clone(&tenant_accounts.accounts),
                     None => Arc::default(),
                 };
-                let books = Books { limits, accounts };
-                books.relimit(now);
-                (tenant, Arc::new(books))
+                let tenant_accounts = TenantAccounts { limits, accounts };
+                tenant_accounts.relimit(now);
+                (tenant, Arc::new(tenant_accounts))
             })
             .collect();
     }

@@ -26,12 +26,12 @@ use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-pub use crate::limit::permits::{CallPlace, CallPlaces};
+pub use crate::limit::permits::{CallPermit, CallPermits};
 pub use account::Limits;
 pub use bucket::{MAX_LIMIT, Period};
-pub use learned::{Ended, Learned, LearnedAnswers, MAX_PAIRS, UnderWay};
+pub use learned::{AnswerStatistics, CompletedAnswer, InFlightCall, MAX_PAIRS, StoredStatistics};
 pub use local::{LocalLimiter, TenantLimits};
-pub use shared::{Used, exhausted, judge, standings};
+pub use shared::{AccountUsage, exhausted, judge, standings};
 
 use super::error::{GatewayError, GatewayErrorKind, LimitState};
 use super::spending::{Spending, Subject};
@@ -103,7 +103,7 @@ pub struct Demand {
 
 /// Actual usage of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct ActualUsage {
     /// Tokens of prompts and answers.
     pub tokens: u64,
     /// Money.
@@ -127,7 +127,7 @@ pub struct Lease {
 
 /// A limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exceeded {
+pub struct LimitExceeded {
     /// Which limit.
     pub name: LimitName,
     /// Whose: `tenant`, `user` or `key`.
@@ -140,9 +140,9 @@ pub struct Exceeded {
 
 /// Why nothing was reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum LimitRefusal {
     /// A limit was reached.
-    Exceeded(Exceeded),
+    LimitExceeded(LimitExceeded),
     /// The store of the limits does not respond, and this cannot be granted without it.
     Unavailable {
         /// What cannot be checked.
@@ -152,17 +152,17 @@ pub enum Refused {
     },
 }
 
-impl From<Exceeded> for Refused {
-    fn from(exceeded: Exceeded) -> Self {
-        Self::Exceeded(exceeded)
+impl From<LimitExceeded> for LimitRefusal {
+    fn from(exceeded: LimitExceeded) -> Self {
+        Self::LimitExceeded(exceeded)
     }
 }
 
-impl From<Refused> for GatewayError {
-    fn from(refused: Refused) -> Self {
+impl From<LimitRefusal> for GatewayError {
+    fn from(refused: LimitRefusal) -> Self {
         match refused {
-            Refused::Exceeded(exceeded) => exceeded.into(),
-            Refused::Unavailable { what, retry_after } => {
+            LimitRefusal::LimitExceeded(exceeded) => exceeded.into(),
+            LimitRefusal::Unavailable { what, retry_after } => {
                 let message = format!("{what} cannot be checked at the moment");
                 let mut error = Self::new(GatewayErrorKind::LimitsUnavailable, message);
                 error.retry_after = Some(retry_after);
@@ -172,9 +172,9 @@ impl From<Refused> for GatewayError {
     }
 }
 
-impl From<Exceeded> for GatewayError {
-    fn from(exceeded: Exceeded) -> Self {
-        let Exceeded {
+impl From<LimitExceeded> for GatewayError {
+    fn from(exceeded: LimitExceeded) -> Self {
+        let LimitExceeded {
             name,
             of,
             retry_after,
@@ -200,13 +200,13 @@ impl From<Exceeded> for GatewayError {
 #[async_trait]
 pub trait Limiter: Send + Sync + fmt::Debug {
     /// Reserves `demand` on all accounts of `subjects`, or on none.
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused>;
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal>;
 
     /// Replaces what was reserved by what was used. Must not block: it is called when an answer is dropped.
-    fn settle(&self, lease: Lease, spent: Spent);
+    fn settle(&self, lease: Lease, spent: ActualUsage);
 
     /// Returns the budget that is exhausted or cannot be checked, without reserving anything.
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused>;
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal>;
 
     /// Replaces the limits of all tenants. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
@@ -241,7 +241,7 @@ pub struct Reservation {
     lease: Option<Lease>,
     tokens: AtomicU64,
     cost: AtomicU64,
-    _place: Option<CallPlace>,
+    _permit: Option<CallPermit>,
 }
 
 impl Reservation {
@@ -252,14 +252,14 @@ impl Reservation {
             lease: Some(lease),
             tokens: AtomicU64::new(0),
             cost: AtomicU64::new(0),
-            _place: None,
+            _permit: None,
         }
     }
 
     /// Also holds a concurrent-call permit.
     #[must_use]
-    pub fn at(mut self, place: CallPlace) -> Self {
-        self._place = Some(place);
+    pub fn at(mut self, permit: CallPermit) -> Self {
+        self._permit = Some(permit);
         self
     }
 
@@ -278,7 +278,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            let spent = Spent {
+            let spent = ActualUsage {
                 tokens: self.tokens.load(Ordering::Relaxed),
                 cost: self.cost.load(Ordering::Relaxed),
             };

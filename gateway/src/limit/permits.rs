@@ -10,14 +10,14 @@ use dashmap::DashMap;
 /// Number of remembered tenants from which idle ones are forgotten.
 const MAX_IDLE: usize = 1024;
 
-/// The permits of all tenants. Unlimited until [`CallPlaces::bound`] is called.
+/// The permits of all tenants. Unlimited until [`CallPermits::bound`] is called.
 #[derive(Debug)]
-pub struct CallPlaces {
+pub struct CallPermits {
     most: AtomicUsize,
     tenants: DashMap<TenantId, Arc<AtomicUsize>>,
 }
 
-impl Default for CallPlaces {
+impl Default for CallPermits {
     fn default() -> Self {
         Self {
             most: AtomicUsize::new(usize::MAX),
@@ -28,9 +28,9 @@ impl Default for CallPlaces {
 
 /// The permit of one call; dropping it returns it.
 #[derive(Debug)]
-pub struct CallPlace(Arc<AtomicUsize>);
+pub struct CallPermit(Arc<AtomicUsize>);
 
-impl CallPlaces {
+impl CallPermits {
     /// Bounds each tenant's calls by the file descriptors available for all: some are always left for others.
     pub fn bound(&self, files: usize) {
         let others = (files / 32).max(64).min(files / 2);
@@ -43,7 +43,7 @@ impl CallPlaces {
     }
 
     /// Takes a permit; `None` if the tenant holds all that it may.
-    pub fn take(&self, tenant: &TenantId) -> Option<CallPlace> {
+    pub fn take(&self, tenant: &TenantId) -> Option<CallPermit> {
         if self.tenants.len() >= MAX_IDLE {
             self.tenants.retain(|_, held| Arc::strong_count(held) > 1);
         }
@@ -51,11 +51,11 @@ impl CallPlaces {
         let most = self.most();
         let one_more = |held: usize| (held < most).then_some(held + 1);
         held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(CallPlace(held))
+        Some(CallPermit(held))
     }
 }
 
-impl CallPlaces {
+impl CallPermits {
     /// Whether a tenant has a call in flight.
     pub fn is_calling(&self, tenant: &TenantId) -> bool {
         self.tenants
@@ -64,7 +64,7 @@ impl CallPlaces {
     }
 }
 
-impl Drop for CallPlace {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -78,30 +78,30 @@ mod tests {
     fn a_tenant_leaves_some_for_others() {
         let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
         for (files, most) in [(1_024, 960), (10_000, 9_688), (100, 50), (2, 1), (1, 1), (0, 1)] {
-            let places = CallPlaces::default();
-            places.bound(files);
-            let held: Vec<_> = std::iter::from_fn(|| places.take(&acme)).collect();
+            let permits = CallPermits::default();
+            permits.bound(files);
+            let held: Vec<_> = std::iter::from_fn(|| permits.take(&acme)).collect();
             assert_eq!(held.len(), most, "{files}");
-            assert!(places.take(&globex).is_some());
-            assert!(places.is_calling(&acme) && !places.is_calling(&globex));
+            assert!(permits.take(&globex).is_some());
+            assert!(permits.is_calling(&acme) && !permits.is_calling(&globex));
             drop(held);
-            assert!(!places.is_calling(&acme));
-            assert!(places.take(&acme).is_some());
+            assert!(!permits.is_calling(&acme));
+            assert!(permits.take(&acme).is_some());
         }
     }
 
     #[test]
     fn idle_tenants_are_forgotten_and_busy_ones_are_not() {
-        let places = CallPlaces::default();
-        places.bound(2);
+        let permits = CallPermits::default();
+        permits.bound(2);
         let busy = "busy".parse().unwrap();
-        let held = places.take(&busy).unwrap();
+        let held = permits.take(&busy).unwrap();
         for n in 0..3 * MAX_IDLE {
-            drop(places.take(&format!("tenant-{n}").parse().unwrap()));
+            drop(permits.take(&format!("tenant-{n}").parse().unwrap()));
         }
-        assert!(places.tenants.len() <= MAX_IDLE + 1);
-        assert!(places.take(&busy).is_none());
+        assert!(permits.tenants.len() <= MAX_IDLE + 1);
+        assert!(permits.take(&busy).is_none());
         drop(held);
-        assert!(places.take(&busy).is_some());
+        assert!(permits.take(&busy).is_some());
     }
 }

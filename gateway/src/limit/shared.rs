@@ -6,14 +6,14 @@ use std::time::Duration;
 use copilotd_actors::domain::usage::NanoUsd;
 use jiff::Timestamp;
 
-use super::account::{Account, Limits, Met};
+use super::account::{Account, Limits, ReachedLimit};
 use super::bucket::Wait;
-use super::{Demand, Exceeded, LimitName, Moment};
+use super::{Demand, LimitExceeded, LimitName, Moment};
 use crate::error::LimitState;
 
 /// What was used of an account, as of now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct AccountUsage {
     /// Missing from the request rate, in 60,000ths of a request.
     pub requests: i64,
     /// Missing from the token rate, in 60,000ths of a token.
@@ -29,25 +29,25 @@ pub struct Used {
 }
 
 /// Whose account, its limits, its usage.
-type Shared = (&'static str, Limits, Used);
+type SharedAccount = (&'static str, Limits, AccountUsage);
 
 /// Returns which limit `demand` exceeds, if any.
-pub fn judge(accounts: &[Shared], demand: &Demand, now: Timestamp) -> Result<(), Exceeded> {
+pub fn judge(accounts: &[SharedAccount], demand: &Demand, now: Timestamp) -> Result<(), LimitExceeded> {
     open(accounts, now, |accounts, now| fit(accounts, demand, now))
 }
 
 /// Returns the state of the tightest rate limits.
-pub fn standings(accounts: &[Shared], now: Timestamp) -> Vec<LimitState> {
+pub fn standings(accounts: &[SharedAccount], now: Timestamp) -> Vec<LimitState> {
     open(accounts, now, tightest)
 }
 
 /// Returns the first budget that is exhausted.
-pub fn exhausted(accounts: &[Shared], now: Timestamp) -> Option<Exceeded> {
+pub fn exhausted(accounts: &[SharedAccount], now: Timestamp) -> Option<LimitExceeded> {
     open(accounts, now, exhausted_of)
 }
 
 fn open<T>(
-    shared: &[Shared],
+    shared: &[SharedAccount],
     now: Timestamp,
     work: impl FnOnce(&mut [(&'static str, &mut Account)], Moment) -> T,
 ) -> T {
@@ -69,7 +69,7 @@ pub(super) fn reserve(
     accounts: &mut [(&'static str, &mut Account)],
     demand: &Demand,
     now: Moment,
-) -> Result<Vec<LimitState>, Exceeded> {
+) -> Result<Vec<LimitState>, LimitExceeded> {
     fit(accounts, demand, now)?;
     for (_, account) in accounts.iter_mut() {
         account.take(demand, now);
@@ -77,15 +77,15 @@ pub(super) fn reserve(
     Ok(tightest(accounts, now))
 }
 
-pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Option<Exceeded> {
+pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Option<LimitExceeded> {
     accounts.iter_mut().find_map(|(of, account)| {
         let name = account.exhausted(now)?;
         let wait = Wait::For(account.standing(name, now)?.reset);
-        Some(exceeded(of, Met { name, wait }, account, now))
+        Some(exceeded(of, ReachedLimit { name, wait }, account, now))
     })
 }
 
-fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Moment) -> Result<(), Exceeded> {
+fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Moment) -> Result<(), LimitExceeded> {
     for (of, account) in accounts.iter_mut() {
         account
             .fits(demand, now)
@@ -94,8 +94,8 @@ fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Mome
     Ok(())
 }
 
-fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Moment) -> Exceeded {
-    Exceeded {
+fn exceeded(of: &'static str, met: ReachedLimit, account: &mut Account, now: Moment) -> LimitExceeded {
+    LimitExceeded {
         name: met.name,
         of,
         retry_after: match met.wait {

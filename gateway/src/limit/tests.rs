@@ -13,15 +13,15 @@ use crate::spending::Spending;
 
 /// A clock that a test sets.
 #[derive(Debug, Default)]
-struct Watch(AtomicU64);
+struct TestClock(AtomicU64);
 
-impl Watch {
+impl TestClock {
     fn pass(&self, ms: u64) {
         self.0.fetch_add(ms, Ordering::Relaxed);
     }
 }
 
-impl Clock for Watch {
+impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let ms = i64::try_from(self.0.load(Ordering::Relaxed)).unwrap();
         Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
@@ -40,8 +40,8 @@ fn subjects(user: &str) -> Vec<Subject> {
     vec![Subject::Tenant, Subject::User(user.parse::<UserId>().unwrap())]
 }
 
-fn limiter(tenant_limits: Limits, user: Limits) -> (Arc<Watch>, Arc<LocalLimiter>) {
-    let watch = Arc::new(Watch::default());
+fn limiter(tenant_limits: Limits, user: Limits) -> (Arc<TestClock>, Arc<LocalLimiter>) {
+    let watch = Arc::new(TestClock::default());
     let limits = TenantLimits {
         tenant: tenant_limits,
         user,
@@ -51,10 +51,10 @@ fn limiter(tenant_limits: Limits, user: Limits) -> (Arc<Watch>, Arc<LocalLimiter
     (watch, Arc::new(limiter))
 }
 
-fn exceeded(refused: Refused) -> Exceeded {
+fn exceeded(refused: LimitRefusal) -> LimitExceeded {
     match refused {
-        Refused::Exceeded(exceeded) => exceeded,
-        Refused::Unavailable { .. } => panic!("this process is its own store"),
+        LimitRefusal::LimitExceeded(exceeded) => exceeded,
+        LimitRefusal::Unavailable { .. } => panic!("this process is its own store"),
     }
 }
 
@@ -107,7 +107,7 @@ async fn all_limits_or_none() {
 }
 
 #[tokio::test]
-async fn a_broken_stream_is_paid_for_and_frees_its_place() {
+async fn a_broken_stream_is_paid_for_and_frees_its_permit() {
     let limits = Limits {
         tokens_per_minute: Some(1_000),
         concurrent_calls: Some(1),
@@ -136,7 +136,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_place() {
     assert_eq!(lease.standings[0].remaining, 0, "650 of 1,000 were spent");
     limiter.settle(
         lease,
-        Spent {
+        ActualUsage {
             tokens: 350,
             cost: 2_400,
         },
@@ -250,7 +250,7 @@ proptest! {
             if settle && let Some((lease, real)) = open.pop() {
                 errors += real.saturating_sub(lease.demand.tokens);
                 used += real;
-                limiter.settle(lease, Spent { tokens: real, cost: 0 });
+                limiter.settle(lease, ActualUsage { tokens: real, cost: 0 });
             }
         }
         let flowed = LIMIT * passed / 60_000;
@@ -288,7 +288,7 @@ async fn new_limits_take_over_what_was_used() {
     );
     limiter.settle(
         held,
-        Spent {
+        ActualUsage {
             tokens: 300,
             cost: 3_000,
         },
@@ -296,7 +296,7 @@ async fn new_limits_take_over_what_was_used() {
     let held = limiter.reserve(&tenant(), subjects("ada"), demand(400)).await.unwrap();
     limiter.settle(
         held,
-        Spent {
+        ActualUsage {
             tokens: 400,
             cost: 4_000,
         },
@@ -314,7 +314,7 @@ async fn new_limits_take_over_what_was_used() {
         month: day,
     };
     limiter.spent(&[spending(1_000)]);
-    let left = |refused: Exceeded| (refused.name, refused.state.remaining);
+    let left = |refused: LimitExceeded| (refused.name, refused.state.remaining);
     let refused = exceeded(
         limiter
             .reserve(&tenant(), subjects("ada"), demand(301))

@@ -10,13 +10,13 @@ use copilotd_actors::ports::ModelError;
 
 /// The progress of one call.
 #[derive(Debug, Default)]
-pub struct CallProgress(Mutex<Seen>);
+pub struct CallProgress(Mutex<ProgressSnapshot>);
 
 /// What was observed of a call so far.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct ProgressSnapshot {
     /// Whether the provider worked on the call.
-    pub work: Work,
+    pub work: ProviderWork,
     /// Usage that the provider reported so far.
     pub reported: Option<Usage>,
     /// The answer so far, of all choices.
@@ -25,7 +25,7 @@ pub struct Seen {
 
 /// Whether a provider worked on a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Work {
+pub enum ProviderWork {
     /// The request may have reached the provider.
     #[default]
     Unknown,
@@ -38,17 +38,17 @@ pub enum Work {
 impl CallProgress {
     /// The request is about to be sent.
     pub fn sending(&self) {
-        self.lock().work = Work::Unknown;
+        self.lock().work = ProviderWork::Unknown;
     }
 
     /// The provider did no work: it was not reached, or it refused.
     pub fn refused(&self) {
-        self.lock().work = Work::Nothing;
+        self.lock().work = ProviderWork::Nothing;
     }
 
     /// The provider accepted the request.
     pub fn accepted(&self) {
-        self.lock().work = Work::Accepted;
+        self.lock().work = ProviderWork::Accepted;
     }
 
     /// An accepted call failed before any content. If the provider gave a reason, that is a refusal like any other.
@@ -69,23 +69,23 @@ impl CallProgress {
     }
 
     /// Returns what was observed so far.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> ProgressSnapshot {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, ProgressSnapshot> {
         // The value is consistent between any two calls, even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
+impl ProgressSnapshot {
     /// Whether the provider did no work for a call that failed with `class` before any content.
     pub fn did_nothing(&self, class: FailureClass) -> bool {
         match self.work {
-            Work::Nothing => true,
-            Work::Accepted => false,
-            Work::Unknown => !breaks_off(class),
+            ProviderWork::Nothing => true,
+            ProviderWork::Accepted => false,
+            ProviderWork::Unknown => !breaks_off(class),
         }
     }
 }

@@ -35,12 +35,12 @@ pub struct InvalidBody {
 #[derive(Clone)]
 pub struct ChatBody {
     members: Members,
-    touched: Touched,
+    fields: ParsedFields,
 }
 
 /// The members that the gateway reads.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Touched {
+struct ParsedFields {
     model: String,
     stream: bool,
     include_usage: bool,
@@ -72,58 +72,58 @@ impl ChatBody {
     }
 
     fn of(members: Members) -> Result<Self, InvalidBody> {
-        let touched = Touched::read(&members)?;
-        Ok(Self { members, touched })
+        let fields = ParsedFields::read(&members)?;
+        Ok(Self { members, fields })
     }
 
     /// Returns the requested model.
     pub fn model(&self) -> &str {
-        &self.touched.model
+        &self.fields.model
     }
 
     /// Whether the answer is wanted as a stream.
     pub fn stream(&self) -> bool {
-        self.touched.stream
+        self.fields.stream
     }
 
     /// Whether the last chunk of a stream must report usage.
     pub fn include_usage(&self) -> bool {
-        self.touched.include_usage
+        self.fields.include_usage
     }
 
     /// Returns the largest number of answer tokens, under either of its names.
     pub fn max_tokens(&self) -> Option<u64> {
-        self.touched.max_tokens
+        self.fields.max_tokens
     }
 
     /// Returns the temperature.
     pub fn temperature(&self) -> Option<f64> {
-        self.touched.temperature
+        self.fields.temperature
     }
 
     /// Returns the number of answers (`n`); at least 1.
     pub fn choices(&self) -> u64 {
-        self.touched.choices
+        self.fields.choices
     }
 
     /// Whether tools (or functions, their old name) are offered.
     pub fn has_tools(&self) -> bool {
-        self.touched.has_tools
+        self.fields.has_tools
     }
 
     /// Whether the answer must satisfy a JSON schema.
     pub fn has_schema(&self) -> bool {
-        self.touched.has_schema
+        self.fields.has_schema
     }
 
     /// Whether the answer must be JSON.
     pub fn is_json(&self) -> bool {
-        self.touched.is_json
+        self.fields.is_json
     }
 
     /// Whether the last message begins the answer (a prefill): it is the assistant's own.
     pub fn begins_answer(&self) -> bool {
-        self.touched.begins_answer
+        self.fields.begins_answer
     }
 
     /// Whether the model is asked to reason before it answers, in any of the parameters that servers have for it.
@@ -257,9 +257,9 @@ pub(crate) fn invalid(param: &str, what: &str) -> InvalidBody {
     }
 }
 
-impl Touched {
+impl ParsedFields {
     fn read(members: &Members) -> Result<Self, InvalidBody> {
-        let mut touched = Self {
+        let mut fields = Self {
             choices: 1,
             ..Self::default()
         };
@@ -268,57 +268,57 @@ impl Touched {
             let name = name.as_str();
             match name {
                 "model" => {
-                    touched.model = typed(name, value, "must be a string")?;
+                    fields.model = typed(name, value, "must be a string")?;
                 }
                 "messages" => {
                     has_messages = true;
                     if !value.get().starts_with('[') {
                         return Err(invalid(name, "must be an array"));
                     }
-                    touched.begins_answer = begins_answer(value);
+                    fields.begins_answer = begins_answer(value);
                 }
                 "stream" => {
-                    touched.stream = typed::<Option<bool>>(name, value, "must be true or false")?.unwrap_or(false)
+                    fields.stream = typed::<Option<bool>>(name, value, "must be true or false")?.unwrap_or(false)
                 }
                 "stream_options" => {
                     let options: Option<StreamOptions> = typed(name, value, "must be an object")?;
-                    touched.include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+                    fields.include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
                 }
                 // The new name wins if both are there.
                 "max_completion_tokens" => {
                     let max: Option<u64> = typed(name, value, "must be a whole number")?;
-                    touched.max_tokens = max.or(touched.max_tokens);
+                    fields.max_tokens = max.or(fields.max_tokens);
                 }
                 "max_tokens" => {
                     let max: Option<u64> = typed(name, value, "must be a whole number")?;
-                    touched.max_tokens = touched.max_tokens.or(max);
+                    fields.max_tokens = fields.max_tokens.or(max);
                 }
-                "temperature" => touched.temperature = typed(name, value, "must be a number")?,
+                "temperature" => fields.temperature = typed(name, value, "must be a number")?,
                 "n" => {
-                    touched.choices = typed::<Option<u64>>(name, value, "must be a whole number")?.unwrap_or(1);
-                    if !(1..=MAX_CHOICES).contains(&touched.choices) {
+                    fields.choices = typed::<Option<u64>>(name, value, "must be a whole number")?.unwrap_or(1);
+                    if !(1..=MAX_CHOICES).contains(&fields.choices) {
                         return Err(invalid(name, &format!("must be between 1 and {MAX_CHOICES}")));
                     }
                 }
                 "tools" | "functions" => {
                     let tools: Option<Vec<&RawValue>> = typed(name, value, "must be an array")?;
-                    touched.has_tools |= tools.is_some_and(|tools| !tools.is_empty());
+                    fields.has_tools |= tools.is_some_and(|tools| !tools.is_empty());
                 }
                 "response_format" => {
                     let format: Option<ResponseFormat> = typed(name, value, "must be an object with a type")?;
-                    touched.is_json = format.as_ref().is_some_and(|format| format.kind != "text");
-                    touched.has_schema = format.is_some_and(|format| format.kind == "json_schema");
+                    fields.is_json = format.as_ref().is_some_and(|format| format.kind != "text");
+                    fields.has_schema = format.is_some_and(|format| format.kind == "json_schema");
                 }
                 _ => {}
             }
         }
-        if touched.model.is_empty() {
+        if fields.model.is_empty() {
             return Err(invalid("model", "must name a model"));
         }
         if !has_messages {
             return Err(invalid("messages", "is missing"));
         }
-        Ok(touched)
+        Ok(fields)
     }
 }
 
@@ -434,7 +434,7 @@ mod tests {
         r#"{ "model":"m", "messages": [ {"role":"user","content":"caf\u00e9 1.0"} ],"x_own":{"b":1.00,"a":2} }"#;
 
     #[test]
-    fn what_nobody_touches_stays_as_it_was_written() {
+    fn untouched_members_stay_as_written() {
         let body = ChatBody::parse(BODY.as_bytes()).unwrap();
         let expected =
             r#"{"model":"m","messages":[ {"role":"user","content":"caf\u00e9 1.0"} ],"x_own":{"b":1.00,"a":2}}"#;
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_touched_is_read_once() {
+    fn parsed_fields_follow_changes() {
         let text = r#"{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":true},"n":2,"temperature":0.5,
             "max_tokens":5,"max_completion_tokens":7,"tools":[{}],"response_format":{"type":"json_schema","json_schema":{}}}"#;
         let mut body = ChatBody::parse(text.as_bytes()).unwrap();
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chat_request_is_refused_with_the_member_that_is_wrong() {
+    fn an_invalid_body_is_refused_with_the_invalid_member() {
         for (text, param, part) in [
             ("{", None, "not JSON"),
             ("[]", None, "an object"),

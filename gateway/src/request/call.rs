@@ -70,7 +70,7 @@ pub enum Mode {
 
 /// The caller's instructions for the semantic cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CacheWish {
+pub enum CacheControl {
     /// May be answered from the cache.
     #[default]
     Use,
@@ -116,7 +116,7 @@ pub struct GatewayCall {
     /// Overrides the route's mode.
     pub mode: Option<Mode>,
     /// Instructions for the cache.
-    pub cache: CacheWish,
+    pub cache: CacheControl,
     /// The caller's version of the knowledge behind the answer, beside the tenant's own; it partitions the cache.
     pub knowledge: Option<String>,
 }

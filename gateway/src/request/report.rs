@@ -10,7 +10,7 @@ use super::body::Members;
 
 /// What carries the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bearer {
+pub enum ReportCarrier {
     /// A chunk of a stream. It includes the cost, which a document has in a header.
     Chunk,
     /// A completion. A report is added if there is none.
@@ -30,18 +30,18 @@ struct Report<'a> {
 }
 
 /// Writes `usage` into a body's report. Bytes that need no change, and bodies that cannot be parsed, stay as they are.
-pub fn write(body: Bytes, bearer: Bearer, usage: &Usage) -> Bytes {
+pub fn write(body: Bytes, carrier: ReportCarrier, usage: &Usage) -> Bytes {
     let Some(Report { usage: found }) = read(&body) else {
         return body;
     };
     let Some(found) = found.filter(|raw| raw.get() != "null") else {
-        return if bearer == Bearer::Chunk {
+        return if carrier == ReportCarrier::Chunk {
             body
         } else {
-            added(&body, bearer, usage)
+            added(&body, carrier, usage)
         };
     };
-    let written = members(found, bearer, usage);
+    let written = members(found, carrier, usage);
     // The value is a slice of the body.
     let at = found.get().as_ptr().addr() - body.as_ptr().addr();
     let (before, behind) = (&body[..at], &body[at + found.get().len()..]);
@@ -69,25 +69,25 @@ pub fn chunk(first: &[u8], usage: &Usage) -> Bytes {
         "id": member("id"), "object": "chat.completion.chunk", "created": member("created"), "model": member("model"),
         "choices": [], "usage": {},
     });
-    write(report.to_string().into(), Bearer::Chunk, usage)
+    write(report.to_string().into(), ReportCarrier::Chunk, usage)
 }
 
 /// Adds a report to a document that has none.
-fn added(body: &[u8], bearer: Bearer, usage: &Usage) -> Bytes {
+fn added(body: &[u8], carrier: ReportCarrier, usage: &Usage) -> Bytes {
     let Ok(all) = Members::parse(body) else {
         return Bytes::copy_from_slice(body);
     };
-    let report = RawValue::from_string(members(RawValue::NULL, bearer, usage)).ok();
+    let report = RawValue::from_string(members(RawValue::NULL, carrier, usage)).ok();
     super::body::write_members(&all, &[("usage", report)])
 }
 
 /// Writes the members of a report. If all its numbers are already right, ours are appended to the original bytes.
-fn members(found: &RawValue, bearer: Bearer, usage: &Usage) -> String {
+fn members(found: &RawValue, carrier: ReportCarrier, usage: &Usage) -> String {
     let mut known: Map<String, Value> = serde_json::from_str(found.get()).unwrap_or_default();
     let is_ours = known.contains_key(COST) || known.contains_key(ESTIMATED);
-    let is_right = is_right(&known, bearer, usage);
+    let is_right = is_right(&known, carrier, usage);
     if !is_ours && is_right && found.get().starts_with('{') {
-        let behind = ours(bearer, usage);
+        let behind = ours(carrier, usage);
         let members = found.get().strip_suffix('}').unwrap_or_default();
         let comma = if behind.is_empty() || members.trim_end().ends_with('{') {
             ""
@@ -98,10 +98,10 @@ fn members(found: &RawValue, bearer: Bearer, usage: &Usage) -> String {
     }
     known.retain(|name, _| name != COST && name != ESTIMATED);
     if !is_right {
-        correct(&mut known, bearer, usage);
+        correct(&mut known, carrier, usage);
     }
     let mut written = Value::Object(known).to_string();
-    let behind = ours(bearer, usage);
+    let behind = ours(carrier, usage);
     if !behind.is_empty() {
         written.pop();
         let comma = if written.ends_with('{') { "" } else { "," };
@@ -111,9 +111,9 @@ fn members(found: &RawValue, bearer: Bearer, usage: &Usage) -> String {
 }
 
 /// Sets the numbers of a report to those of `usage`.
-fn correct(known: &mut Map<String, Value>, bearer: Bearer, usage: &Usage) {
+fn correct(known: &mut Map<String, Value>, carrier: ReportCarrier, usage: &Usage) {
     known.insert("prompt_tokens".to_owned(), json!(usage.prompt_tokens));
-    if bearer != Bearer::Embeddings {
+    if carrier != ReportCarrier::Embeddings {
         known.insert("completion_tokens".to_owned(), json!(usage.completion_tokens));
     }
     known.insert("total_tokens".to_owned(), json!(usage.total_tokens()));
@@ -131,8 +131,8 @@ fn correct(known: &mut Map<String, Value>, bearer: Bearer, usage: &Usage) {
 }
 
 /// Our members of a report. Money is written exactly.
-fn ours(bearer: Bearer, usage: &Usage) -> String {
-    let cost = (bearer == Bearer::Chunk).then(|| format!("\"{COST}\":{}", dollars(usage.cost)));
+fn ours(carrier: ReportCarrier, usage: &Usage) -> String {
+    let cost = (carrier == ReportCarrier::Chunk).then(|| format!("\"{COST}\":{}", dollars(usage.cost)));
     let estimated = usage.estimated.then(|| format!("\"{ESTIMATED}\":true"));
     let ours: Vec<String> = cost.into_iter().chain(estimated).collect();
     ours.join(",")
@@ -147,13 +147,13 @@ fn details(usage: &Usage) -> [(&'static str, &'static str, u64); 3] {
 }
 
 /// Whether the numbers of a report are those of `usage`. A missing one counts as 0; the total may be missing.
-fn is_right(known: &Map<String, Value>, bearer: Bearer, usage: &Usage) -> bool {
+fn is_right(known: &Map<String, Value>, carrier: ReportCarrier, usage: &Usage) -> bool {
     let is = |value: Option<&Value>, expected: u64| match value {
         None | Some(Value::Null) => expected == 0,
         Some(value) => value.as_u64() == Some(expected),
     };
     is(known.get("prompt_tokens"), usage.prompt_tokens)
-        && (bearer == Bearer::Embeddings || is(known.get("completion_tokens"), usage.completion_tokens))
+        && (carrier == ReportCarrier::Embeddings || is(known.get("completion_tokens"), usage.completion_tokens))
         && (known.get("total_tokens").is_none() || is(known.get("total_tokens"), usage.total_tokens()))
         && details(usage)
             .iter()
@@ -191,10 +191,18 @@ mod tests {
             ("{}", "{}"),
             ("[1]", "[1]"),
         ] {
-            let written = write(Bytes::from_static(report.as_bytes()), Bearer::Chunk, &usage(3, 0, 12));
+            let written = write(
+                Bytes::from_static(report.as_bytes()),
+                ReportCarrier::Chunk,
+                &usage(3, 0, 12),
+            );
             assert_eq!(written, expected);
         }
-        let empty = write(Bytes::from_static(br#"{"usage":{ }}"#), Bearer::Chunk, &usage(0, 0, 12));
+        let empty = write(
+            Bytes::from_static(br#"{"usage":{ }}"#),
+            ReportCarrier::Chunk,
+            &usage(0, 0, 12),
+        );
         assert_eq!(empty, r#"{"usage":{ "cost_usd":0.000000012}}"#);
     }
 
@@ -242,46 +250,46 @@ mod tests {
                 r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"cost_usd":0.000000007}}"#,
             ),
         ] {
-            let written = write(Bytes::from_static(report.as_bytes()), Bearer::Chunk, &usage);
+            let written = write(Bytes::from_static(report.as_bytes()), ReportCarrier::Chunk, &usage);
             assert_eq!(written, expected);
-            assert_eq!(write(written, Bearer::Chunk, &usage), expected, "written twice");
+            assert_eq!(write(written, ReportCarrier::Chunk, &usage), expected, "written twice");
         }
     }
 
     #[test]
     fn documents_get_a_report_where_they_have_none_and_no_price() {
-        for (bearer, document, expected) in [
+        for (carrier, document, expected) in [
             (
-                Bearer::Completion,
+                ReportCarrier::Completion,
                 r#"{"id":"x","choices":[ 1.50 ]}"#,
                 r#"{"id":"x","choices":[ 1.50 ],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"estimated":true}}"#,
             ),
             (
-                Bearer::Completion,
+                ReportCarrier::Completion,
                 r#"{"usage":null,"id":"x"}"#,
                 r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"estimated":true},"id":"x"}"#,
             ),
             (
-                Bearer::Completion,
+                ReportCarrier::Completion,
                 r#"{"usage":{"prompt_tokens":3,"completion_tokens":4} }"#,
                 r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"estimated":true} }"#,
             ),
         ] {
             let written = write(
                 Bytes::from_static(document.as_bytes()),
-                bearer,
+                carrier,
                 &estimated(usage(3, 4, 7)),
             );
             assert_eq!(written, expected);
         }
         let list = Bytes::from_static(br#"{"data":[]}"#);
-        let written = write(list, Bearer::Embeddings, &estimated(usage(3, 0, 7)));
+        let written = write(list, ReportCarrier::Embeddings, &estimated(usage(3, 0, 7)));
         assert_eq!(
             written,
             r#"{"data":[],"usage":{"prompt_tokens":3,"total_tokens":3,"estimated":true}}"#
         );
         let right = Bytes::from_static(br#"{"usage":{"prompt_tokens":3, "completion_tokens":4} }"#);
-        assert_eq!(write(right.clone(), Bearer::Completion, &usage(3, 4, 7)), right);
+        assert_eq!(write(right.clone(), ReportCarrier::Completion, &usage(3, 4, 7)), right);
     }
 
     #[test]

@@ -8,9 +8,9 @@ pub mod rule;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::routing::failover_plan::{Keyed, MAX_ATTEMPTS, Next, Place, Trip};
+pub use crate::routing::failover_plan::{Candidate, FailoverPlan, MAX_ATTEMPTS, Next, TargetWithKeys};
 pub use hedge::HedgeBudget;
-pub use order::{Standing, order};
+pub use order::{Ranking, order};
 
 use crate::provider::Timeouts;
 use crate::request::call::Mode;

@@ -2,7 +2,7 @@
 
 /// What the order depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct Ranking {
     /// Share among adjacent targets that have a weight too.
     pub weight: Option<u32>,
     /// Expected latency cost of a call; less is better.
@@ -12,7 +12,7 @@ pub struct Standing {
 /// Returns the indices of `standings` in the order to try. Targets keep their configured order. Among adjacent targets
 /// with weights two are drawn by weight and the better one goes first; the others follow by score. `draw(n)` is random
 /// below `n`.
-pub fn order(standings: &[Standing], mut draw: impl FnMut(u64) -> u64) -> Vec<usize> {
+pub fn order(standings: &[Ranking], mut draw: impl FnMut(u64) -> u64) -> Vec<usize> {
     let mut order = Vec::with_capacity(standings.len());
     let mut at = 0;
     while at < standings.len() {
@@ -44,7 +44,7 @@ pub fn order(standings: &[Standing], mut draw: impl FnMut(u64) -> u64) -> Vec<us
 }
 
 /// Draws one of `group`, which is not empty, by weight. Zero weights are drawn only if all are zero.
-fn draw_one(group: &[usize], standings: &[Standing], draw: &mut impl FnMut(u64) -> u64) -> usize {
+fn draw_one(group: &[usize], standings: &[Ranking], draw: &mut impl FnMut(u64) -> u64) -> usize {
     let weight = |index: usize| u64::from(standings[index].weight.unwrap_or(0));
     let sum: u64 = group.iter().map(|&index| weight(index)).sum();
     if sum == 0 {
@@ -66,8 +66,8 @@ mod tests {
 
     use super::*;
 
-    fn standing(weight: Option<u32>, score: f64) -> Standing {
-        Standing { weight, score }
+    fn standing(weight: Option<u32>, score: f64) -> Ranking {
+        Ranking { weight, score }
     }
 
     #[test]
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn among_twins_weights_decide_and_a_slow_one_is_avoided() {
+    fn weights_decide_among_equals_and_a_slow_one_is_avoided() {
         let mut random = rand::rngs::StdRng::seed_from_u64(7);
-        let mut firsts = |standings: &[Standing]| {
+        let mut firsts = |standings: &[Ranking]| {
             let mut counts = vec![0; standings.len()];
             for _ in 0..10_000 {
                 counts[order(standings, |n| random.random_range(0..n))[0]] += 1;

@@ -13,11 +13,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// Share of the calls that a recovered target gets at first.
 const FIRST_SHARE: f64 = 0.1;
 /// Weight of a new observation in the averages.
-const NEW: f64 = 0.2;
+const NEW_WEIGHT: f64 = 0.2;
 /// Number of latencies kept for the hedge delay.
-const KEPT: usize = 64;
+const MAX_LATENCIES: usize = 64;
 /// With fewer latencies the slow tail is unknown.
-const ENOUGH: usize = 20;
+const MIN_LATENCIES: usize = 20;
 
 /// The health of one target.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ struct Ewma(Option<f64>);
 
 impl Ewma {
     fn add(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |old| old + NEW * (value - old)));
+        self.0 = Some(self.0.map_or(value, |old| old + NEW_WEIGHT * (value - old)));
     }
 }
 
@@ -81,7 +81,7 @@ impl Health {
         match kind {
             Kind::Stream => {
                 self.streams.add(ms);
-                self.keep(ms);
+                self.push_latency(ms);
             }
             Kind::Document => self.documents.add(ms),
         }
@@ -142,7 +142,7 @@ impl Health {
 
     /// Returns the 95th percentile of the time to first content, once enough streams were seen.
     pub fn slow(&self) -> Option<Duration> {
-        if self.latencies.len() < ENOUGH {
+        if self.latencies.len() < MIN_LATENCIES {
             return None;
         }
         let mut sorted = self.latencies.clone();
@@ -156,12 +156,12 @@ impl Health {
         Some(Duration::from_secs_f64(self.documents.0? / 1_000.0))
     }
 
-    fn keep(&mut self, ms: f64) {
-        if self.latencies.len() < KEPT {
+    fn push_latency(&mut self, ms: f64) {
+        if self.latencies.len() < MAX_LATENCIES {
             self.latencies.push(ms);
         } else {
             self.latencies[self.oldest] = ms;
-            self.oldest = (self.oldest + 1) % KEPT;
+            self.oldest = (self.oldest + 1) % MAX_LATENCIES;
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    fn ill(now: Duration) -> Health {
+    fn unhealthy(now: Duration) -> Health {
         let mut health = Health::default();
         for _ in 0..THRESHOLD {
             assert!(health.admit(now, 0.99));
@@ -184,8 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn an_ill_target_gets_one_probe_and_comes_back_by_and_by() {
-        let mut health = ill(S);
+    fn an_unhealthy_target_gets_one_probe_and_recovers_gradually() {
+        let mut health = unhealthy(S);
         assert!(!health.admit(S, 0.0));
         let probed = S + FIRST_PAUSE;
         assert!(health.admit(probed, 0.99), "the probe");
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_failed_or_abandoned_probe_does_not_let_others_in() {
-        let mut health = ill(S);
+        let mut health = unhealthy(S);
         let probed = S + FIRST_PAUSE;
         assert!(health.admit(probed, 0.0));
         health.abandoned(probed);
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn late_news_from_before_does_not_close_it() {
-        let mut health = ill(S);
+    fn an_answer_from_before_it_opened_does_not_close_a_breaker() {
+        let mut health = unhealthy(S);
         health.succeeded(S);
         health.answered(Kind::Stream, S, S);
         assert!(health.is_open());
@@ -254,6 +254,6 @@ mod tests {
             slow > Duration::from_millis(190) && slow <= Duration::from_millis(200),
             "{slow:?}"
         );
-        assert_eq!(health.latencies.len(), KEPT);
+        assert_eq!(health.latencies.len(), MAX_LATENCIES);
     }
 }

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_gateway::ledger::{Entries, UsageRecord};
-use copilotd_gateway::limit::LearnedAnswers;
+use copilotd_gateway::ledger::{UsageEntries, UsageRecord};
+use copilotd_gateway::limit::StoredStatistics;
 
 use super::tenant_fence::{TenantFence, WritePass};
 
 /// Returns what was learned for tenants that take writes, with the passes to write it.
 pub(crate) fn learned_of_open<'a>(
     fence: &'a TenantFence,
-    learned: &[LearnedAnswers],
-) -> (Vec<LearnedAnswers>, Vec<WritePass<'a>>) {
+    learned: &[StoredStatistics],
+) -> (Vec<StoredStatistics>, Vec<WritePass<'a>>) {
     let tenants: BTreeSet<&TenantId> = learned.iter().map(|row| &row.tenant).collect();
     let passes = fence.enter_all(tenants);
     let open: BTreeSet<&TenantId> = passes.iter().map(WritePass::tenant).collect();
@@ -23,7 +23,10 @@ pub(crate) fn learned_of_open<'a>(
 }
 
 /// Returns the entries of tenants that take writes, with the passes to write them.
-pub(crate) fn open_to<'a>(fence: &'a TenantFence, entries: &Arc<Entries>) -> (Arc<Entries>, Vec<WritePass<'a>>) {
+pub(crate) fn open_to<'a>(
+    fence: &'a TenantFence,
+    entries: &Arc<UsageEntries>,
+) -> (Arc<UsageEntries>, Vec<WritePass<'a>>) {
     let tenants: BTreeSet<&TenantId> = entries
         .begun
         .iter()
@@ -39,7 +42,7 @@ pub(crate) fn open_to<'a>(fence: &'a TenantFence, entries: &Arc<Entries>) -> (Ar
         let records = records.iter().filter(|record| open.contains(&record.tenant));
         records.cloned().collect()
     };
-    let entries = Entries {
+    let entries = UsageEntries {
         begun: kept(&entries.begun),
         ended: kept(&entries.ended),
         // Ids alone: what they name is erased, or another tenant's.

@@ -17,7 +17,9 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
-use copilotd_gateway::limit::{Demand, Exceeded, Limiter as _, LocalLimiter, Refused, Spent, TenantLimits};
+use copilotd_gateway::limit::{
+    ActualUsage, Demand, LimitExceeded, LimitRefusal, Limiter as _, LocalLimiter, TenantLimits,
+};
 use copilotd_gateway::spending::Subject;
 use metrics::counter;
 
@@ -83,13 +85,13 @@ impl WriteLimits {
         };
         match self.0.reserve(caller.scope.tenant(), subjects, one).await {
             Ok(lease) => {
-                self.0.settle(lease, Spent::default());
+                self.0.settle(lease, ActualUsage::default());
                 parts.extensions.insert(Counted);
                 Ok(())
             }
-            Err(Refused::Exceeded(exceeded)) => Err(refused(&exceeded)),
+            Err(LimitRefusal::LimitExceeded(exceeded)) => Err(refused(&exceeded)),
             // The local limiter is never unavailable.
-            Err(Refused::Unavailable { .. }) => Ok(()),
+            Err(LimitRefusal::Unavailable { .. }) => Ok(()),
         }
     }
 }
@@ -106,13 +108,13 @@ pub(crate) fn is_protective(method: &Method, path: &str) -> bool {
     }
 }
 
-fn refused(exceeded: &Exceeded) -> Problem {
+fn refused(exceeded: &LimitExceeded) -> Problem {
     let whose = match exceeded.of {
         "key" => "credential",
         other => other,
     };
     counter!("copilotd_writes_refused_total", "of" => whose).increment(1);
-    let Exceeded { state, retry_after, .. } = exceeded;
+    let LimitExceeded { state, retry_after, .. } = exceeded;
     let limit = RateLimit {
         policy: "writes",
         quota: state.limit,

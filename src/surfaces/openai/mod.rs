@@ -13,7 +13,7 @@ use bytes::Bytes;
 use copilotd_actors::domain::usage::{self, NanoUsd};
 use copilotd_gateway::error::LimitState;
 use copilotd_gateway::request::body::InvalidBody;
-use copilotd_gateway::request::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
+use copilotd_gateway::request::call::{self, CacheControl, CacheOutcome, Mode, Purpose};
 
 use super::openai::error::OpenAiError;
 use super::refusal::rate_limit;
@@ -121,7 +121,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
 }
 
 /// Parses the cache headers, with which a caller can only bypass the cache or raise its threshold.
-fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
+fn cache_wish(headers: &HeaderMap) -> Result<CacheControl, InvalidBody> {
     let bypass = headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -132,15 +132,15 @@ fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
             directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache")
         });
     if bypass {
-        return Ok(CacheWish::Bypass);
+        return Ok(CacheControl::Bypass);
     }
     let Some(bar) = headers.get(&THRESHOLD) else {
-        return Ok(CacheWish::Use);
+        return Ok(CacheControl::Use);
     };
     let bar = bar.to_str().ok().and_then(|bar| bar.trim().parse::<f64>().ok());
     match bar.filter(|bar| (0.0..=1.0).contains(bar)) {
         // Rounded up: the threshold is never lower than requested.
-        Some(bar) => Ok(CacheWish::AtLeast((bar * 1_000.0).ceil() as u16)),
+        Some(bar) => Ok(CacheControl::AtLeast((bar * 1_000.0).ceil() as u16)),
         None => Err(InvalidBody {
             param: Some(THRESHOLD.as_str().to_owned()),
             message: "x-copilotd-cache-threshold must be a number from 0 to 1".to_owned(),
@@ -235,19 +235,19 @@ mod tests {
     #[test]
     fn a_caller_can_only_keep_the_cache_out() {
         for (value, wish) in [
-            ("no-store", CacheWish::Bypass),
-            ("max-age=0, No-Cache", CacheWish::Bypass),
-            ("max-age=600", CacheWish::Use),
-            ("only-if-cached", CacheWish::Use),
+            ("no-store", CacheControl::Bypass),
+            ("max-age=0, No-Cache", CacheControl::Bypass),
+            ("max-age=600", CacheControl::Use),
+            ("only-if-cached", CacheControl::Use),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
             assert_eq!(cache_wish(&headers).ok(), Some(wish), "{value}");
         }
-        assert_eq!(cache_wish(&HeaderMap::new()).ok(), Some(CacheWish::Use));
+        assert_eq!(cache_wish(&HeaderMap::new()).ok(), Some(CacheControl::Use));
         for (value, wish) in [
-            ("0.9501", Some(CacheWish::AtLeast(951))),
-            ("1", Some(CacheWish::AtLeast(1_000))),
+            ("0.9501", Some(CacheControl::AtLeast(951))),
+            ("1", Some(CacheControl::AtLeast(1_000))),
             ("-1", None),
             ("1.5", None),
             ("NaN", None),

@@ -35,7 +35,7 @@ fn name(provider: &str) -> TargetName {
 }
 
 #[tokio::test]
-async fn a_fallback_does_not_leave_what_the_tenant_may_use() {
+async fn a_fallback_stays_within_the_tenants_model_access() {
     let (broken, public) = (Provider::faulty("status=500").await, Provider::start().await);
     let key = |provider: &str, url: String| -> Arc<[Arc<Key>]> {
         let config = OpenAiConfig::new(provider, &url, "sk-one".to_owned().into(), "gpt");

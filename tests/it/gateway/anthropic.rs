@@ -10,11 +10,11 @@ use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{CLOCKS, Provider, Speaks, TEXT, at, caller, gateway, read, request};
+use super::{CLOCKS, Protocol, Provider, TEXT, at, caller, gateway, read, request};
 
 #[tokio::test]
-async fn what_anthropic_cannot_say_goes_to_the_next_target_and_is_never_left_out() {
-    let (first, second) = (Provider::speaking(Speaks::Anthropic).await, Provider::start().await);
+async fn what_anthropic_cannot_express_goes_to_the_next_target_and_is_never_dropped() {
+    let (first, second) = (Provider::speaking(Protocol::Anthropic).await, Provider::start().await);
     for (member, value) in [
         ("n", json!(2)),
         ("logprobs", json!(true)),
@@ -58,7 +58,7 @@ async fn what_anthropic_cannot_say_goes_to_the_next_target_and_is_never_left_out
 
 #[tokio::test]
 async fn embeddings_are_another_targets_work() {
-    let (first, second) = (Provider::speaking(Speaks::Anthropic).await, Provider::start().await);
+    let (first, second) = (Provider::speaking(Protocol::Anthropic).await, Provider::start().await);
     let call = || EmbedCall {
         caller: caller(),
         route: "default".to_owned(),
@@ -112,7 +112,7 @@ async fn message(answer: Answer) -> (Value, Value) {
 
 #[tokio::test]
 async fn a_turn_of_calls_results_and_an_answer_goes_to_and_fro_between_protocols() {
-    use Speaks::{Anthropic, OpenAi};
+    use Protocol::{Anthropic, OpenAi};
     for (asked, answered) in [(Anthropic, Anthropic), (Anthropic, OpenAi), (OpenAi, Anthropic)] {
         for stream in [false, true] {
             let (one, two) = (Provider::speaking(asked).await, Provider::speaking(answered).await);
@@ -161,7 +161,7 @@ async fn a_turn_of_calls_results_and_an_answer_goes_to_and_fro_between_protocols
 
 #[tokio::test]
 async fn an_agents_turn_is_played_as_with_any_provider() {
-    let provider = Provider::speaking(Speaks::Anthropic).await;
+    let provider = Provider::speaking(Protocol::Anthropic).await;
     let (gateway, _) = gateway(vec![at("claude", &provider)], CLOCKS);
     // Calls, results and a schema in one history.
     let events: Vec<_> = gateway

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_gateway::meter::{Attempted, Meter};
+use copilotd_gateway::meter::{AttemptRecord, Meter};
 use copilotd_gateway::request::call::Caller;
 
 use super::{Ledger, caller};
@@ -30,7 +30,7 @@ async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<CallOutcome> {
         let of_call = attempts
             .iter()
             .filter(|attempt| attempt.caller.user.as_str() == user(n));
-        for Attempted {
+        for AttemptRecord {
             number,
             target,
             outcome,

@@ -10,13 +10,13 @@ use copilotd_actors::ports::{Clock, Model, ModelEvent};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::answer::Answer;
 use copilotd_gateway::limit::LocalLimiter;
-use copilotd_gateway::meter::{Attempted, Outcome};
+use copilotd_gateway::meter::{AttemptRecord, Outcome};
 use copilotd_gateway::request::call::{GatewayCall, Mode};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{CLOCKS, Ledger, Place, Provider, Read, Speaks, TEXT, at, gateway_with, place, read, request};
+use super::{CLOCKS, Ledger, Protocol, Provider, ReadAnswer, TEXT, TestTarget, at, gateway_with, place, read, request};
 use crate::model::server::{Exchange, STREAM, Server};
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Clock for NewYear {
 }
 
 /// A gateway whose two models have different prices.
-pub fn priced(places: Vec<Place<'_>>, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
+pub fn priced(places: Vec<TestTarget<'_>>, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
     let (gateway, ledger) = gateway_with(places, CLOCKS, hedged);
     let price = |input: u64, output: u64| Price::flat(input * 1_000_000_000, output * 1_000_000_000);
     let prices = [("gpt", price(1, 2)), ("dear", price(30, 70))];
@@ -59,7 +59,7 @@ pub fn reporting(stream: bool, mode: Mode) -> GatewayCall {
 }
 
 /// What the ledger has for all attempts.
-pub fn booked(attempts: &[Attempted]) -> Usage {
+pub fn booked(attempts: &[AttemptRecord]) -> Usage {
     let mut sum = Usage::default();
     attempts.iter().for_each(|attempt| sum += attempt.usage);
     sum
@@ -83,7 +83,7 @@ pub fn assert_report(what: &str, report: &Value, booked: &Usage) {
 }
 
 /// Asserts that a stream reports once, in its last chunk, what was recorded.
-pub fn assert_stream(what: &str, read: &Read, attempts: &[Attempted]) {
+pub fn assert_stream(what: &str, read: &ReadAnswer, attempts: &[AttemptRecord]) {
     assert!(read.error.is_none() && read.finished, "{what}: {read:?}");
     let (last, before) = read.chunks.split_last().expect(what);
     assert!(
@@ -116,8 +116,8 @@ async fn closing() -> Server {
 }
 
 /// The expensive model of a provider.
-fn dear<'a>(name: &'a str, provider: &Provider) -> Place<'a> {
-    Place {
+fn dear<'a>(name: &'a str, provider: &Provider) -> TestTarget<'a> {
+    TestTarget {
         model: "dear",
         ..at(name, provider)
     }
@@ -127,7 +127,7 @@ fn dear<'a>(name: &'a str, provider: &Provider) -> Place<'a> {
 async fn a_stream_reports_what_the_ledger_holds_for_its_call() {
     let dying = |death: &str| format!("text=\"{TEXT}\" {death}");
     let silent = silent().await;
-    for speaks in [Speaks::OpenAi, Speaks::Anthropic] {
+    for speaks in [Protocol::OpenAi, Protocol::Anthropic] {
         for mode in [Mode::Live, Mode::Buffered] {
             let good = Provider::speaking(speaks).await;
             // Name, state of the first target, attempts, whether a part is estimated.
@@ -162,7 +162,7 @@ async fn a_stream_reports_what_the_ledger_holds_for_its_call() {
                 assert_eq!(booked(&rows).estimated, estimated, "{what}: {rows:#?}");
                 let first = rows[0].usage;
                 assert_eq!(first.prompt_tokens > 0, estimated || attempts == 1, "{what}: {first:?}");
-                let cost = |row: &Attempted| match row.target.model.as_str() {
+                let cost = |row: &AttemptRecord| match row.target.model.as_str() {
                     "dear" => row.usage.prompt_tokens * 30_000 + row.usage.completion_tokens * 70_000,
                     _ => row.usage.prompt_tokens * 1_000 + row.usage.completion_tokens * 2_000,
                 };
@@ -252,7 +252,7 @@ async fn a_call_that_did_no_work_tells_a_turn_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_pays_for_the_prompt_and_what_came_by_the_tokenizers_count() {
+async fn a_caller_that_leaves_pays_for_the_prompt_and_what_arrived_as_counted_by_the_tokenizer() {
     // Digits and blanks: half as many again as at four bytes per token.
     let text = "7 ".repeat(400);
     let provider = Provider::faulty(&format!("text=\"{text}\" chunk=20 pace_ms=2")).await;

@@ -10,7 +10,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
 use copilotd_gateway::answer::Answer;
-use copilotd_gateway::limit::{Demand, Lease, Limiter, Refused, Spent, TenantLimits};
+use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, TenantLimits};
 use copilotd_gateway::request::call::Mode;
 use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use copilotd_gateway::spending::Subject;
@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::bill::{assert_stream, booked, priced, reporting};
-use super::{CLOCKS, Place, Speaks, TEXT, caller, gateway, place, read, request};
+use super::{CLOCKS, Protocol, TEXT, TestTarget, caller, gateway, place, read, request};
 use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 
 fn report(usage: &Value) -> String {
@@ -172,8 +172,8 @@ async fn a_message_whose_report_at_the_end_is_missing_is_counted() {
         ),
     ] {
         let server = Server::canned(format!("{UNTIL_CLOSE}{stream}")).await;
-        let place = Place {
-            speaks: Speaks::Anthropic,
+        let place = TestTarget {
+            speaks: Protocol::Anthropic,
             ..place("a", server.url.clone())
         };
         let (gateway, ledger) = priced(vec![place], false);
@@ -251,11 +251,11 @@ async fn embeddings_without_a_report_are_counted_by_the_tokenizer_and_marked() {
 
 /// Records reservations, and limits nothing.
 #[derive(Debug, Default)]
-struct Noting(Mutex<Vec<u64>>);
+struct RecordingLimiter(Mutex<Vec<u64>>);
 
 #[async_trait]
-impl Limiter for Noting {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
+impl Limiter for RecordingLimiter {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
         self.0.lock().unwrap().push(demand.tokens);
         Ok(Lease {
             id: None,
@@ -266,9 +266,9 @@ impl Limiter for Noting {
         })
     }
 
-    fn settle(&self, _: Lease, _: Spent) {}
+    fn settle(&self, _: Lease, _: ActualUsage) {}
 
-    async fn exhausted(&self, _: &TenantId, _: Vec<Subject>) -> Option<Refused> {
+    async fn exhausted(&self, _: &TenantId, _: Vec<Subject>) -> Option<LimitRefusal> {
         None
     }
 
@@ -299,7 +299,7 @@ async fn nothing_is_learned_from_an_estimate() {
         let stream = said(TEXT) + &finish("stop") + &report + DONE;
         let server = Server::canned(format!("{UNTIL_CLOSE}{stream}")).await;
         let (gateway, _) = gateway(vec![place("a", server.url.clone())], CLOCKS);
-        let limiter = Arc::new(Noting::default());
+        let limiter = Arc::new(RecordingLimiter::default());
         let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
         let gateway = gateway.with_limits(limiter.clone(), PriceList::default(), Arc::new(NewYear));
         for _ in 0..30 {

@@ -8,7 +8,7 @@ use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheOutcome, CacheWish, Caller, GatewayCall, Mode};
+use copilotd_gateway::request::call::{CacheControl, CacheOutcome, Caller, GatewayCall, Mode};
 use copilotd_gateway::{Embeddings, Gateway};
 use jiff::Timestamp;
 use serde_json::json;
@@ -16,9 +16,9 @@ use serde_json::json;
 use super::{CLOCKS, Ledger, Provider, TEXT, caller, gateway, place, read};
 
 #[derive(Debug)]
-pub struct Still;
+pub struct FixedClock;
 
-impl Clock for Still {
+impl Clock for FixedClock {
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
     }
@@ -55,12 +55,12 @@ fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
     let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
     let settings = settings(Audience::User);
     let settings = HashMap::from([("default".to_owned(), (settings, Embeddings::None))]);
-    let gateway = gateway.with_cache(Cache::new(|| 0.5), settings, Arc::new(Still));
+    let gateway = gateway.with_cache(Cache::new(|| 0.5), settings, Arc::new(FixedClock));
     (Arc::new(gateway), ledger)
 }
 
 #[tokio::test]
-async fn a_hit_names_who_answered_and_stands_in_the_books_for_nothing() {
+async fn a_hit_names_the_original_target_and_is_recorded_at_no_cost() {
     let provider = Provider::start().await;
     let (gateway, ledger) = booked(&provider);
     for stream in [true, true, false] {
@@ -103,7 +103,7 @@ fn ask(caller: Caller, stream: bool) -> GatewayCall {
         route: "default".to_owned(),
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(Mode::Live),
-        cache: CacheWish::Use,
+        cache: CacheControl::Use,
         knowledge: None,
     }
 }
@@ -136,7 +136,7 @@ async fn a_question_is_asked_once_and_answered_in_either_form() {
     // After deletion the provider is called again; so it is when the caller bypasses the cache.
     assert_eq!(gateway.forget(&caller().scope, None), 1);
     let bypass = GatewayCall {
-        cache: CacheWish::Bypass,
+        cache: CacheControl::Bypass,
         ..ask(caller(), false)
     };
     for (call, expected) in [

@@ -11,14 +11,14 @@ use copilotd_gateway::limit::{Limits, LocalLimiter, TenantLimits};
 use copilotd_gateway::meter::Outcome;
 use copilotd_gateway::provider::Timeouts;
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheOutcome, CacheWish, GatewayCall, Mode, Purpose};
+use copilotd_gateway::request::call::{CacheControl, CacheOutcome, GatewayCall, Mode, Purpose};
 use copilotd_gateway::{Embeddings, Gateway};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::cache::{Still, settings};
-use super::{CLOCKS, Ledger, Place, Provider, caller, gateway, hanging, place, read, refusing};
+use super::cache::{FixedClock, settings};
+use super::{CLOCKS, Ledger, Provider, TestTarget, caller, gateway, hanging, place, read, refusing};
 
 const ASKED: &str = "How many days of holiday does an employee of the company have";
 const NEAR: &str = "How many days of holiday does every employee of the company have";
@@ -30,11 +30,11 @@ pub fn finding_near(gateway: Gateway, by: &str) -> Gateway {
         ..settings(Audience::Tenant)
     };
     let routes = HashMap::from([("default".to_owned(), (settings, Embeddings::Route(by.into())))]);
-    gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))
+    gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(FixedClock))
 }
 
 /// A gateway whose cache finds similar questions with `by`.
-fn near(places: Vec<Place<'_>>, by: &str) -> (Gateway, Arc<Ledger>) {
+fn near(places: Vec<TestTarget<'_>>, by: &str) -> (Gateway, Arc<Ledger>) {
     let patient = Timeouts {
         connect: Duration::from_secs(20),
         first_token: Duration::from_secs(20),
@@ -54,7 +54,7 @@ async fn ask(gateway: &Gateway, question: &str) -> CacheOutcome {
         route: "default".to_owned(),
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(Mode::Live),
-        cache: CacheWish::Use,
+        cache: CacheControl::Use,
         knowledge: None,
     };
     let reply = gateway.chat(call).await.unwrap();
@@ -146,8 +146,8 @@ async fn a_caller_with_one_call_at_a_time_looks_up_within_it() {
         },
         ..TenantLimits::default()
     };
-    let limiter = LocalLimiter::new([(caller().scope.tenant().clone(), limits)], Arc::new(Still));
-    let gateway = gateway.with_limits(Arc::new(limiter), [].into_iter().collect(), Arc::new(Still));
+    let limiter = LocalLimiter::new([(caller().scope.tenant().clone(), limits)], Arc::new(FixedClock));
+    let gateway = gateway.with_limits(Arc::new(limiter), [].into_iter().collect(), Arc::new(FixedClock));
     assert_eq!(ask(&gateway, ASKED).await, CacheOutcome::Miss);
     assert_eq!(ask(&gateway, NEAR).await, CacheOutcome::Hit);
 }

@@ -20,7 +20,7 @@ fn call() -> EmbedCall {
 }
 
 #[tokio::test]
-async fn they_come_from_the_next_provider_when_one_is_away() {
+async fn embeddings_fail_over_to_the_next_provider() {
     let good = Provider::start().await;
     let (hangs, _kept) = hanging().await;
     let places = vec![place("a", refusing().await), place("b", hangs), place("c", good.url())];
@@ -34,7 +34,7 @@ async fn they_come_from_the_next_provider_when_one_is_away() {
 }
 
 #[tokio::test]
-async fn a_dead_key_is_told_as_one() {
+async fn a_rejected_key_is_reported_as_such() {
     let provider = Provider::start().await;
     provider.knobs(json!({"require_key": "another"})).await;
     let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);

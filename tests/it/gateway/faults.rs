@@ -6,7 +6,7 @@ use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::request::call::Mode;
 use tokio::time::Instant;
 
-use super::{CLOCKS, Provider, Read, Speaks, TEXT, at, gateway, hanging, place, read, refusing, request};
+use super::{CLOCKS, Protocol, Provider, ReadAnswer, TEXT, at, gateway, hanging, place, read, refusing, request};
 
 /// How a faulty provider is reached.
 #[derive(Debug, Clone, Copy)]
@@ -118,14 +118,14 @@ const FAULTS: &[(&str, Fault, u64, bool)] = &[
 struct Faulty {
     provider: Option<Provider>,
     url: String,
-    _kept: Box<dyn Sized2>,
+    _kept: Box<dyn AnyGuard>,
 }
 
 /// Keeps anything alive.
-trait Sized2 {}
-impl<T> Sized2 for T {}
+trait AnyGuard {}
+impl<T> AnyGuard for T {}
 
-async fn faulty(fault: Fault, speaks: Speaks) -> Faulty {
+async fn faulty(fault: Fault, speaks: Protocol) -> Faulty {
     match fault {
         Fault::Refuses => Faulty {
             provider: None,
@@ -157,21 +157,21 @@ async fn faulty(fault: Fault, speaks: Speaks) -> Faulty {
     }
 }
 
-fn assert_whole(what: &str, read: &Read) {
+fn assert_whole(what: &str, read: &ReadAnswer) {
     assert!(read.error.is_none(), "{what}: {:?}", read.error);
     assert_eq!(read.text, TEXT, "{what}");
     assert!(read.finished, "{what}");
 }
 
 /// Which protocol the faulty provider speaks, and which the healthy one.
-const PAIRS: [(Speaks, Speaks); 3] = [
-    (Speaks::OpenAi, Speaks::OpenAi),
-    (Speaks::Anthropic, Speaks::OpenAi),
-    (Speaks::OpenAi, Speaks::Anthropic),
+const PAIRS: [(Protocol, Protocol); 3] = [
+    (Protocol::OpenAi, Protocol::OpenAi),
+    (Protocol::Anthropic, Protocol::OpenAi),
+    (Protocol::OpenAi, Protocol::Anthropic),
 ];
 
 /// Every fault in every pair of protocols.
-fn cases() -> impl Iterator<Item = (String, Fault, (Speaks, Speaks), u64, bool)> {
+fn cases() -> impl Iterator<Item = (String, Fault, (Protocol, Protocol), u64, bool)> {
     PAIRS.into_iter().flat_map(|pair| {
         let named = move |&(what, fault, most, after): &(&str, Fault, u64, bool)| {
             (format!("{what}, {pair:?}"), fault, pair, most, after)
@@ -181,7 +181,7 @@ fn cases() -> impl Iterator<Item = (String, Fault, (Speaks, Speaks), u64, bool)>
 }
 
 /// Makes a call in one form through a faulty and a healthy provider; returns what was read and what the faulty one saw.
-async fn ask(fault: Fault, pair: (Speaks, Speaks), stream: bool, mode: Mode) -> (Read, Option<u64>) {
+async fn ask(fault: Fault, pair: (Protocol, Protocol), stream: bool, mode: Mode) -> (ReadAnswer, Option<u64>) {
     let (bad, good) = (faulty(fault, pair.0).await, Provider::speaking(pair.1).await);
     let mut second = at("good", &good);
     second.context_tokens = 10_000;
@@ -246,18 +246,22 @@ async fn a_live_stream_comes_unless_content_has_gone_out_and_then_it_ends_with_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_faults_before_a_healthy_provider_are_two_faults_too_few() {
+async fn two_faulty_providers_before_a_healthy_one_are_survived() {
     for (at, &(what, fault, ..)) in FAULTS.iter().enumerate() {
         // Each with its neighbour; together they are tried before the healthy one.
         let (other, neighbour, ..) = FAULTS[(at + 7) % FAULTS.len()];
         // Every other time the two speak different protocols.
-        let speaks = if at % 2 == 0 { Speaks::OpenAi } else { Speaks::Anthropic };
-        let first = faulty(fault, Speaks::Anthropic).await;
+        let speaks = if at % 2 == 0 {
+            Protocol::OpenAi
+        } else {
+            Protocol::Anthropic
+        };
+        let first = faulty(fault, Protocol::Anthropic).await;
         let (second, good) = (faulty(neighbour, speaks).await, Provider::start().await);
         let mut last = place("good", good.url());
         last.context_tokens = 10_000;
         let mut places = vec![place("one", first.url.clone()), place("two", second.url.clone()), last];
-        (places[0].speaks, places[1].speaks) = (Speaks::Anthropic, speaks);
+        (places[0].speaks, places[1].speaks) = (Protocol::Anthropic, speaks);
         let (gateway, ledger) = gateway(places, CLOCKS);
         let reply = gateway.chat(request(true, Mode::Buffered)).await;
         let reply = reply.unwrap_or_else(|error| panic!("{what}, {other}: {error:?} {:?}", ledger.lines()));
@@ -292,7 +296,7 @@ async fn without_a_healthy_provider_the_error_says_why_and_the_attempts_are_boun
         (Fault::Says("tokens=9 cut_after=0"), GatewayErrorKind::Unavailable, 2),
         (Fault::Says(r#"body="<html></html>""#), GatewayErrorKind::Unavailable, 2),
     ];
-    let both = |case| [Speaks::OpenAi, Speaks::Anthropic].map(|speaks| (case, speaks));
+    let both = |case| [Protocol::OpenAi, Protocol::Anthropic].map(|speaks| (case, speaks));
     for ((fault, kind, seen), speaks) in cases.into_iter().flat_map(both) {
         let bad = faulty(fault, speaks).await;
         let mut place = place("bad", bad.url.clone());

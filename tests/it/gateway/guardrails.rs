@@ -5,41 +5,41 @@ use std::sync::Arc;
 
 use copilotd_actors::domain::guardrail as guard;
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
-use copilotd_gateway::access::{Rights, TenantAccess, Terms};
+use copilotd_gateway::access::{ModelAccess, TenantAccess, TenantPolicy};
 use copilotd_gateway::cache::{Audience, Cache};
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::meter::Outcome;
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheOutcome, CacheWish, GatewayCall, Mode};
+use copilotd_gateway::request::call::{CacheControl, CacheOutcome, GatewayCall, Mode};
 use copilotd_gateway::{Embeddings, Gateway};
 use serde_json::{Value, json};
 
-use super::cache::{Still, settings};
-use super::{CLOCKS, Ledger, Provider, Read, at, caller, gateway_for, read};
+use super::cache::{FixedClock, settings};
+use super::{CLOCKS, Ledger, Provider, ReadAnswer, at, caller, gateway_for, read};
 
 /// What the provider answers in these tests.
 const SAID: &str = "The codename is Bluebird, and the key is sk-123. That is all.";
 
-struct House {
+struct GuardedGateway {
     gateway: Arc<Gateway>,
     access: Arc<TenantAccess>,
     ledger: Arc<Ledger>,
     provider: Provider,
 }
 
-impl House {
+impl GuardedGateway {
     async fn new() -> Self {
         let provider = Provider::start().await;
         let mut made = None;
         let (gateway, ledger) = gateway_for(vec![at("a", &provider)], CLOCKS, false, |keys| {
-            let access = Arc::new(TenantAccess::new(keys, rights(Terms::default())));
+            let access = Arc::new(TenantAccess::new(keys, rights(TenantPolicy::default())));
             made = Some(Arc::clone(&access));
             access
         });
         let routes = HashMap::from([("default".to_owned(), (settings(Audience::Tenant), Embeddings::None))]);
         let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
         Self {
-            gateway: Arc::new(gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))),
+            gateway: Arc::new(gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(FixedClock))),
             access: made.expect("it was made"),
             ledger,
             provider,
@@ -47,31 +47,31 @@ impl House {
     }
 
     /// Sets the policy.
-    fn terms(&self, terms: Terms) {
-        self.access.replace(rights(terms));
+    fn policy(&self, policy: TenantPolicy) {
+        self.access.replace(rights(policy));
     }
 
-    async fn ask(&self, stream: bool, cache: CacheWish) -> (CacheOutcome, Read) {
+    async fn ask(&self, stream: bool, cache: CacheControl) -> (CacheOutcome, ReadAnswer) {
         let reply = self.gateway.chat(call(SAID, stream, cache)).await.unwrap();
         (reply.cache, read(reply).await)
     }
 }
 
-fn rights(terms: Terms) -> HashMap<copilotd_actors::domain::ids::TenantId, Rights> {
-    let rights = Rights {
-        terms: Arc::new(terms),
-        ..Rights::default()
+fn rights(policy: TenantPolicy) -> HashMap<copilotd_actors::domain::ids::TenantId, ModelAccess> {
+    let rights = ModelAccess {
+        policy: Arc::new(policy),
+        ..ModelAccess::default()
     };
     HashMap::from([("acme".parse().unwrap(), rights)])
 }
 
-fn output(rules: &[(&str, OnMatch)]) -> Terms {
-    Terms {
+fn output(rules: &[(&str, OnMatch)]) -> TenantPolicy {
+    TenantPolicy {
         rules: guard::Rules {
             output: RuleSet::new(rules.iter().map(|(literal, action)| rule(literal, *action))),
             ..guard::Rules::default()
         },
-        ..Terms::default()
+        ..TenantPolicy::default()
     }
 }
 
@@ -84,7 +84,7 @@ fn rule(literal: &str, action: OnMatch) -> Rule {
     }
 }
 
-fn call(said: &str, stream: bool, cache: CacheWish) -> GatewayCall {
+fn call(said: &str, stream: bool, cache: CacheControl) -> GatewayCall {
     let body = json!({
         "model": "default",
         "messages": [
@@ -103,7 +103,7 @@ fn call(said: &str, stream: bool, cache: CacheWish) -> GatewayCall {
     }
 }
 
-fn ending(read: &Read) -> &Value {
+fn ending(read: &ReadAnswer) -> &Value {
     let ended = read
         .chunks
         .iter()
@@ -113,25 +113,25 @@ fn ending(read: &Read) -> &Value {
 
 #[tokio::test]
 async fn rules_hold_for_fresh_answers_and_for_those_that_were_kept_before_them() {
-    let house = House::new().await;
+    let house = GuardedGateway::new().await;
     // Cached while there was no rule.
-    let (cache, fresh) = house.ask(false, CacheWish::Use).await;
+    let (cache, fresh) = house.ask(false, CacheControl::Use).await;
     assert_eq!((cache, fresh.text.as_str()), (CacheOutcome::Miss, SAID));
     let redact = output(&[("bluebird", OnMatch::Redact)]);
     let both = output(&[("bluebird", OnMatch::Redact), ("sk-", OnMatch::Block)]);
-    for (terms, expected, finish) in [
+    for (policy, expected, finish) in [
         (
             redact,
             "The codename is [redacted], and the key is sk-123. That is all.",
             "stop",
         ),
         (both, "The codename is [redacted], and the key is ", "content_filter"),
-        (Terms::default(), SAID, "stop"),
+        (TenantPolicy::default(), SAID, "stop"),
     ] {
-        house.terms(terms);
+        house.policy(policy);
         for (wish, outcome) in [
-            (CacheWish::Use, CacheOutcome::Hit),
-            (CacheWish::Bypass, CacheOutcome::Bypass),
+            (CacheControl::Use, CacheOutcome::Hit),
+            (CacheControl::Bypass, CacheOutcome::Bypass),
         ] {
             let (cache, streamed) = house.ask(true, wish).await;
             assert_eq!((cache, streamed.text.as_str()), (outcome, expected));
@@ -146,11 +146,11 @@ async fn rules_hold_for_fresh_answers_and_for_those_that_were_kept_before_them()
 
 #[tokio::test]
 async fn a_stream_that_a_rule_ends_lets_its_provider_go_and_is_not_kept() {
-    let house = House::new().await;
-    house.terms(output(&[("codename", OnMatch::Block)]));
+    let house = GuardedGateway::new().await;
+    house.policy(output(&[("codename", OnMatch::Block)]));
     house.provider.knobs(json!({"pace_ms": 50})).await;
     for asked in 1..=2 {
-        let (cache, stopped) = house.ask(true, CacheWish::Use).await;
+        let (cache, stopped) = house.ask(true, CacheControl::Use).await;
         assert_eq!((cache, stopped.text.as_str()), (CacheOutcome::Miss, "The "));
         assert_eq!(house.provider.seen().await, asked);
     }
@@ -165,16 +165,16 @@ async fn a_stream_that_a_rule_ends_lets_its_provider_go_and_is_not_kept() {
 
 #[tokio::test]
 async fn a_stream_that_a_rule_ends_reports_what_was_booked() {
-    let house = House::new().await;
+    let house = GuardedGateway::new().await;
     house.provider.knobs(json!({"pace_ms": 50})).await;
     for (rules, is_blocked) in [
         (output(&[("codename", OnMatch::Block)]), true),
         (output(&[("codename", OnMatch::Redact)]), false),
-        (Terms::default(), false),
+        (TenantPolicy::default(), false),
     ] {
-        house.terms(rules);
+        house.policy(rules);
         for mode in [Mode::Live, Mode::Buffered] {
-            let mut call = call(SAID, true, CacheWish::Bypass);
+            let mut call = call(SAID, true, CacheControl::Bypass);
             call.mode = Some(mode);
             call.body
                 .set("stream_options", &json!({"include_usage": true}))
@@ -195,19 +195,19 @@ async fn a_stream_that_a_rule_ends_reports_what_was_booked() {
 
 #[tokio::test]
 async fn a_forbidden_prompt_reaches_no_provider_and_no_kept_answer() {
-    let house = House::new().await;
-    house.ask(false, CacheWish::Use).await;
-    house.terms(Terms {
+    let house = GuardedGateway::new().await;
+    house.ask(false, CacheControl::Use).await;
+    house.policy(TenantPolicy {
         rules: guard::Rules {
             input: RuleSet::new([rule("say it", OnMatch::Block)]),
             ..guard::Rules::default()
         },
-        ..Terms::default()
+        ..TenantPolicy::default()
     });
     for stream in [false, true] {
         let refused = house
             .gateway
-            .chat(call(SAID, stream, CacheWish::Use))
+            .chat(call(SAID, stream, CacheControl::Use))
             .await
             .unwrap_err();
         assert_eq!(refused.kind, GatewayErrorKind::ContentPolicy);
@@ -215,29 +215,29 @@ async fn a_forbidden_prompt_reaches_no_provider_and_no_kept_answer() {
     }
     assert_eq!(house.provider.seen().await, 1);
     // The application's own messages are not checked.
-    house.terms(Terms {
+    house.policy(TenantPolicy {
         rules: guard::Rules {
             input: RuleSet::new([rule("drop table", OnMatch::Block)]),
             ..guard::Rules::default()
         },
-        ..Terms::default()
+        ..TenantPolicy::default()
     });
-    assert_eq!(house.ask(false, CacheWish::Use).await.0, CacheOutcome::Hit);
+    assert_eq!(house.ask(false, CacheControl::Use).await.0, CacheOutcome::Hit);
 }
 
 #[tokio::test]
 async fn another_version_of_the_knowledge_is_another_question() {
-    let house = House::new().await;
+    let house = GuardedGateway::new().await;
     let version = |version: &str| {
-        house.terms(Terms {
+        house.policy(TenantPolicy {
             knowledge_version: version.to_owned(),
-            ..Terms::default()
+            ..TenantPolicy::default()
         });
     };
     let by_caller = async |knowledge: Option<&str>| {
         let call = GatewayCall {
             knowledge: knowledge.map(str::to_owned),
-            ..call(SAID, false, CacheWish::Use)
+            ..call(SAID, false, CacheControl::Use)
         };
         house.gateway.chat(call).await.unwrap().cache
     };

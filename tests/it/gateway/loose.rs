@@ -10,10 +10,10 @@ use copilotd_gateway::request::call::Mode;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{CLOCKS, Provider, Speaks, TEXT, at, gateway, read, request};
+use super::{CLOCKS, Protocol, Provider, TEXT, at, gateway, read, request};
 
 /// A provider that always answers with `body`.
-async fn answering(speaks: Speaks, body: &Value) -> Provider {
+async fn answering(speaks: Protocol, body: &Value) -> Provider {
     let provider = Provider::speaking(speaks).await;
     provider.knobs(json!({"fault": format!("body={body}")})).await;
     provider
@@ -32,17 +32,17 @@ async fn a_loose_answer_is_an_answer() {
     for (what, speaks, body) in [
         (
             "plain",
-            Speaks::OpenAi,
+            Protocol::OpenAi,
             openai(json!({"content": TEXT}), "stop", json!({})),
         ),
         (
             "parts",
-            Speaks::OpenAi,
+            Protocol::OpenAi,
             openai(json!({"content": parts}), "STOP", json!({})),
         ),
         (
             "usage",
-            Speaks::OpenAi,
+            Protocol::OpenAi,
             openai(
                 json!({"content": TEXT}),
                 "stop",
@@ -51,7 +51,7 @@ async fn a_loose_answer_is_an_answer() {
         ),
         (
             "names",
-            Speaks::OpenAi,
+            Protocol::OpenAi,
             openai(
                 json!({"content": TEXT, "tool_calls": null}),
                 "end_turn",
@@ -60,7 +60,7 @@ async fn a_loose_answer_is_an_answer() {
         ),
         (
             "a message",
-            Speaks::Anthropic,
+            Protocol::Anthropic,
             json!({"type": "message", "content": [null, {"type": "text", "text": TEXT}], "stop_reason": "END_TURN", "usage": {"input_tokens": "9"}}),
         ),
     ] {

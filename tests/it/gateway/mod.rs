@@ -35,10 +35,10 @@ use copilotd_gateway::Gateway;
 use copilotd_gateway::access::{Access, Key, Keys, SharedKeys};
 use copilotd_gateway::answer::{Answer, Reply};
 use copilotd_gateway::error::GatewayError;
-use copilotd_gateway::meter::{Attempted, Meter};
+use copilotd_gateway::meter::{AttemptRecord, Meter};
 use copilotd_gateway::provider::{Timeouts, Upstream};
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheWish, Caller, GatewayCall, Mode, Purpose};
+use copilotd_gateway::request::call::{CacheControl, Caller, GatewayCall, Mode, Purpose};
 use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
 use copilotd_sim::Running;
@@ -56,28 +56,28 @@ pub const CLOCKS: Timeouts = Timeouts {
 
 /// The protocol of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocol {
     OpenAi,
     Anthropic,
 }
 
 /// A simulated provider.
 pub struct Provider {
-    pub speaks: Speaks,
+    pub speaks: Protocol,
     running: Running,
     client: reqwest::Client,
 }
 
 impl Provider {
     pub async fn start() -> Self {
-        Self::speaking(Speaks::OpenAi).await
+        Self::speaking(Protocol::OpenAi).await
     }
 
-    pub async fn speaking(speaks: Speaks) -> Self {
+    pub async fn speaking(speaks: Protocol) -> Self {
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let running = match speaks {
-            Speaks::OpenAi => copilotd_sim::openai::start(listen).await.unwrap(),
-            Speaks::Anthropic => copilotd_sim::anthropic::start(listen).await.unwrap(),
+            Protocol::OpenAi => copilotd_sim::openai::start(listen).await.unwrap(),
+            Protocol::Anthropic => copilotd_sim::anthropic::start(listen).await.unwrap(),
         };
         let provider = Self {
             speaks,
@@ -145,10 +145,10 @@ pub async fn hanging() -> (String, impl Sized) {
 
 /// Collects all attempts.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Vec<Attempted>>);
+pub struct Ledger(Mutex<Vec<AttemptRecord>>);
 
 impl Meter for Ledger {
-    fn attempted(&self, attempt: Attempted) {
+    fn attempted(&self, attempt: AttemptRecord) {
         self.0.lock().unwrap().push(attempt);
     }
 }
@@ -156,23 +156,23 @@ impl Meter for Ledger {
 impl Ledger {
     /// The outcome of each attempt, such as `a/gpt rate`.
     pub fn lines(&self) -> Vec<String> {
-        let line = |attempt: &Attempted| format!("{} {}", attempt.target, attempt.outcome.code());
+        let line = |attempt: &AttemptRecord| format!("{} {}", attempt.target, attempt.outcome.code());
         self.0.lock().unwrap().iter().map(line).collect()
     }
 
-    pub fn rows(&self) -> Vec<Attempted> {
+    pub fn rows(&self) -> Vec<AttemptRecord> {
         self.0.lock().unwrap().clone()
     }
 
-    pub fn take(&self) -> Vec<Attempted> {
+    pub fn take(&self) -> Vec<AttemptRecord> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
 /// A target in a test: name of the provider, address, keys.
-pub struct Place<'a> {
+pub struct TestTarget<'a> {
     pub name: &'a str,
-    pub speaks: Speaks,
+    pub speaks: Protocol,
     pub url: String,
     pub model: &'a str,
     pub keys: Vec<&'a str>,
@@ -182,10 +182,10 @@ pub struct Place<'a> {
     pub reasoning: bool,
 }
 
-pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
-    Place {
+pub fn place<'a>(name: &'a str, url: impl Into<String>) -> TestTarget<'a> {
+    TestTarget {
         name,
-        speaks: Speaks::OpenAi,
+        speaks: Protocol::OpenAi,
         url: url.into(),
         model: "gpt",
         keys: vec!["sk-one"],
@@ -197,27 +197,27 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
 }
 
 /// A target at `provider`, in its protocol.
-pub fn at<'a>(name: &'a str, provider: &Provider) -> Place<'a> {
-    Place {
+pub fn at<'a>(name: &'a str, provider: &Provider) -> TestTarget<'a> {
+    TestTarget {
         speaks: provider.speaks,
         ..place(name, provider.url())
     }
 }
 
 /// A gateway with one route, `default`.
-pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc<Ledger>) {
+pub fn gateway(places: Vec<TestTarget<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc<Ledger>) {
     gateway_with(places, timeouts, false)
 }
 
 /// The same, with hedging if wanted.
-pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
+pub fn gateway_with(places: Vec<TestTarget<'_>>, timeouts: Timeouts, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
     let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
     gateway_for(places, timeouts, hedged, shared)
 }
 
 /// The same, with the given access.
 pub fn gateway_for(
-    places: Vec<Place<'_>>,
+    places: Vec<TestTarget<'_>>,
     timeouts: Timeouts,
     hedged: bool,
     access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
@@ -226,13 +226,17 @@ pub fn gateway_for(
 }
 
 /// The same, with a time for which calls wait for the first target before they fall back.
-pub fn gateway_patient(places: Vec<Place<'_>>, timeouts: Timeouts, patience: Duration) -> (Arc<Gateway>, Arc<Ledger>) {
+pub fn gateway_patient(
+    places: Vec<TestTarget<'_>>,
+    timeouts: Timeouts,
+    patience: Duration,
+) -> (Arc<Gateway>, Arc<Ledger>) {
     let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
     made(places, timeouts, false, patience, shared)
 }
 
 fn made(
-    places: Vec<Place<'_>>,
+    places: Vec<TestTarget<'_>>,
     timeouts: Timeouts,
     hedged: bool,
     patience: Duration,
@@ -250,12 +254,12 @@ fn made(
         let key = |secret: &&str| {
             let secret_key = (*secret).to_owned().into();
             let upstream: Arc<dyn Upstream> = match place.speaks {
-                Speaks::OpenAi => {
+                Protocol::OpenAi => {
                     let mut config = OpenAiConfig::new(place.name, &place.url, secret_key, place.model);
                     config.connect = timeouts.connect;
                     Arc::new(OpenAi::new(config, &hosts).unwrap())
                 }
-                Speaks::Anthropic => {
+                Protocol::Anthropic => {
                     let mut config = AnthropicConfig::new(place.name, &place.url, secret_key, place.model);
                     config.connect = timeouts.connect;
                     Arc::new(Anthropic::new(config, &hosts).unwrap())
@@ -316,22 +320,22 @@ pub fn request(stream: bool, mode: Mode) -> GatewayCall {
         route: "default".to_owned(),
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(mode),
-        cache: CacheWish::Bypass,
+        cache: CacheControl::Bypass,
         knowledge: None,
     }
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Read {
+pub struct ReadAnswer {
     pub text: String,
     pub error: Option<GatewayError>,
     pub finished: bool,
     pub chunks: Vec<Value>,
 }
 
-pub async fn read(reply: Reply) -> Read {
-    let mut read = Read {
+pub async fn read(reply: Reply) -> ReadAnswer {
+    let mut read = ReadAnswer {
         text: String::new(),
         error: None,
         finished: false,

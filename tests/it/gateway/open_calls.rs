@@ -10,14 +10,14 @@ use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::fakes::world::CountingIds;
 use copilotd_actors::ports::{DISK_FULL, LogError};
 use copilotd_gateway::error::GatewayErrorKind;
-use copilotd_gateway::ledger::{Entries, Ledger, UsageStore};
-use copilotd_gateway::meter::{Attempted, Meter, Outcome, Unreported};
+use copilotd_gateway::ledger::{Ledger, UsageEntries, UsageStore};
+use copilotd_gateway::meter::{AttemptRecord, Meter, Outcome, UnreportedAttempts};
 use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::call::{GatewayCall, Mode, Purpose};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::cache::Still;
+use super::cache::FixedClock;
 use super::{CLOCKS, Provider, caller, gateway, place, request};
 use crate::support::usage::{MemoryUsage, attempt};
 
@@ -26,12 +26,12 @@ const DONE: Outcome = Outcome::Finished(Finish::Stop);
 fn ledger(store: &Arc<MemoryUsage>) -> Arc<Ledger> {
     Ledger::start(
         Arc::clone(store) as _,
-        Arc::new(Still),
+        Arc::new(FixedClock),
         Arc::new(CountingIds::default()),
     )
 }
 
-fn full(_: &Entries) -> Option<LogError> {
+fn full(_: &UsageEntries) -> Option<LogError> {
     Some(LogError::Refused(DISK_FULL.to_owned()))
 }
 
@@ -40,27 +40,27 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_call_is_put_down_as_open_and_a_short_one_only_as_what_it_was() {
+async fn a_long_call_is_stored_as_open_and_a_short_one_only_at_its_end() {
     let store = Arc::new(MemoryUsage::default());
     let (ledger, done) = (ledger(&store), DONE);
     for id in 1..=3 {
         ledger.began(Uuid::from_u128(id), Box::new(move |_| attempt(id, Outcome::Lost)));
     }
-    pass(Ledger::NOTED / 2).await;
+    pass(Ledger::STORED_OPEN_AFTER / 2).await;
     ledger.attempted(attempt(1, done));
-    pass(Ledger::NOTED * 2).await;
+    pass(Ledger::STORED_OPEN_AFTER * 2).await;
     assert_eq!((store.open(), store.outcomes()), (2, vec!["ok".to_owned()]));
     ledger.attempted(attempt(2, done));
     pass(Ledger::WINDOW * 2).await;
     assert_eq!((store.open(), store.outcomes().len()), (1, 2));
     // The third call's process dies.
     ledger.close().await;
-    assert_eq!(store.lose_usage().await.unwrap(), 1);
+    assert_eq!(store.record_lost_usage().await.unwrap(), 1);
     assert_eq!(store.outcomes(), ["ok", "ok", "lost"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_put_down_of_a_call_follows_it() {
+async fn the_stored_estimate_follows_its_call() {
     let store = Arc::new(MemoryUsage::default());
     let ledger = ledger(&store);
     let written = Arc::new(AtomicU64::new(0));
@@ -147,7 +147,7 @@ async fn when_too_much_waits_no_call_begins_until_the_store_takes_it() {
     let store = Arc::new(MemoryUsage::default());
     store.refuse(full);
     let ledger = ledger(&store);
-    for id in 0..Ledger::ROOM as u128 - 1 {
+    for id in 0..Ledger::MAX_PENDING as u128 - 1 {
         ledger.attempted(attempt(id, DONE));
     }
     assert!(ledger.has_room());
@@ -157,15 +157,15 @@ async fn when_too_much_waits_no_call_begins_until_the_store_takes_it() {
     store.take_all();
     pass(Duration::from_secs(60)).await;
     assert!(ledger.has_room());
-    assert_eq!(store.outcomes().len(), Ledger::ROOM - 1);
+    assert_eq!(store.outcomes().len(), Ledger::MAX_PENDING - 1);
 }
 
 /// A ledger without room.
 #[derive(Debug)]
-struct NoRoom;
+struct FullLedger;
 
-impl Meter for NoRoom {
-    fn attempted(&self, attempt: Attempted) {
+impl Meter for FullLedger {
+    fn attempted(&self, attempt: AttemptRecord) {
         panic!("no call was to begin: {attempt:?}");
     }
 
@@ -178,7 +178,7 @@ impl Meter for NoRoom {
 async fn a_call_that_could_not_be_accounted_for_asks_no_provider() {
     let provider = Provider::faulty("text=x").await;
     let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);
-    let gateway = Arc::into_inner(gateway).unwrap().with_meter(Arc::new(NoRoom));
+    let gateway = Arc::into_inner(gateway).unwrap().with_meter(Arc::new(FullLedger));
     for stream in [false, true] {
         let error = gateway.chat(request(stream, Mode::Live)).await.unwrap_err();
         assert_eq!(error.kind, GatewayErrorKind::LimitsUnavailable);
@@ -190,14 +190,14 @@ async fn a_call_that_could_not_be_accounted_for_asks_no_provider() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_turn_lost_is_found_again_and_nothing_else() {
+async fn exactly_the_lost_usage_of_a_turn_is_found() {
     let store = Arc::new(MemoryUsage::default());
     let ledger = ledger(&store);
     let turn = TurnId::new(Uuid::from_u128(9));
     let of = |id: u128, turn: Option<TurnId>, outcome| {
         let mut caller = caller();
         (caller.turn, caller.purpose) = (turn, Purpose::Turn);
-        Attempted {
+        AttemptRecord {
             caller: Arc::new(caller),
             usage: Usage {
                 completion_tokens: id as u64,
@@ -214,11 +214,11 @@ async fn what_a_turn_lost_is_found_again_and_nothing_else() {
     ledger.attempted(of(5, Some(turn), Outcome::Left));
     pass(Duration::from_secs(1)).await;
     ledger.close().await;
-    store.lose_usage().await.unwrap();
-    let now = copilotd_actors::ports::Clock::now(&Still);
+    store.record_lost_usage().await.unwrap();
+    let now = copilotd_actors::ports::Clock::now(&FixedClock);
     let scope = caller().scope;
     let found = async |ledger: &Ledger, by_this_process: bool| {
-        let of = Unreported {
+        let of = UnreportedAttempts {
             turn,
             began_at: now,
             asked_at: by_this_process.then_some(now),
@@ -237,7 +237,7 @@ async fn what_a_turn_lost_is_found_again_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_call_is_put_down_on_the_target_that_was_asked() {
+async fn a_lost_call_is_recorded_for_the_target_that_was_called() {
     let slow = Provider::start().await;
     let places = vec![place("dead", super::refusing().await), place("alive", slow.url())];
     let (gateway, _) = gateway(places, CLOCKS);

@@ -38,14 +38,14 @@ const CLOCKS: Timeouts = Timeouts {
     total: Duration::from_secs(60),
 };
 
-struct World {
+struct BadDay {
     log: MemoryLog,
     ids: Arc<CountingIds>,
     directory: Directory,
     scope: TenantScope,
 }
 
-impl World {
+impl BadDay {
     async fn start(model: Arc<copilotd_gateway::Gateway>) -> Self {
         let (log, ids) = (MemoryLog::new(), Arc::new(CountingIds::default()));
         let mut copilot = policy("support".parse().unwrap());
@@ -162,7 +162,7 @@ async fn two_thousand_turns_on_a_bad_day_all_end_whole() {
         place
     });
     let (gateway, ledger) = gateway(places.collect(), CLOCKS);
-    let world = World::start(gateway).await;
+    let world = BadDay::start(gateway).await;
     let (mut large, mut small, mut whole) = (Some(large), Some(small), 0);
     for phase in 0..4 {
         match (phase, &large, &small) {

@@ -29,7 +29,7 @@ fn saying(text: &str, death: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_live_stream_goes_on_without_a_seam_where_another_target_says_the_same() {
+async fn a_live_stream_resumes_seamlessly_where_another_target_says_the_same() {
     for (death, _) in DEATHS {
         // Pieces of another length, so that the seam is in the middle of one.
         let bad = Provider::faulty(&saying(TEXT, &format!("chunk=5 {death}"))).await;

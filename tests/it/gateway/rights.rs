@@ -14,10 +14,10 @@ use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{Model as _, ModelError, ModelEvent};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
-use copilotd_gateway::access::{Key, Keys, Rights, TenantAccess};
+use copilotd_gateway::access::{Key, Keys, ModelAccess, TenantAccess};
 use copilotd_gateway::answer::Answer;
 use copilotd_gateway::provider::{CallProgress, Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
-use copilotd_gateway::request::call::{CacheWish, Mode, Purpose};
+use copilotd_gateway::request::call::{CacheControl, Mode, Purpose};
 use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody, EmbedCall};
 use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
@@ -132,29 +132,29 @@ fn name(target: usize) -> TargetName {
 
 /// What a tenant may use, and where it has a key of its own.
 #[derive(Debug, Clone)]
-struct Given {
+struct GrantedAccess {
     only: Option<HashSet<usize>>,
     own: HashSet<usize>,
 }
 
-fn given() -> impl Strategy<Value = Given> {
+fn given() -> impl Strategy<Value = GrantedAccess> {
     let targets = || prop::collection::hash_set(0..TARGETS, 0..TARGETS);
-    (prop::option::of(targets()), targets()).prop_map(|(only, own)| Given { only, own })
+    (prop::option::of(targets()), targets()).prop_map(|(only, own)| GrantedAccess { only, own })
 }
 
 fn rights(
-    tenants: &[Given],
+    tenants: &[GrantedAccess],
     key: &impl Fn(Option<usize>, usize) -> Keys,
-) -> HashMap<copilotd_actors::domain::ids::TenantId, Rights> {
-    let one = |(tenant, given): (usize, &Given)| {
-        let rights = Rights {
+) -> HashMap<copilotd_actors::domain::ids::TenantId, ModelAccess> {
+    let one = |(tenant, given): (usize, &GrantedAccess)| {
+        let rights = ModelAccess {
             only: given.only.as_ref().map(|only| only.iter().copied().map(name).collect()),
             own: given
                 .own
                 .iter()
                 .map(|target| (name(*target), key(Some(tenant), *target)))
                 .collect(),
-            terms: Arc::default(),
+            policy: Arc::default(),
         };
         (TENANTS[tenant].parse().unwrap(), rights)
     };
@@ -178,9 +178,9 @@ async fn ask(gateway: &Gateway, tenant: usize, how: usize) {
             };
             // A cache lookup by embeddings is a call of its own.
             call.cache = if how % 24 < 12 {
-                CacheWish::Use
+                CacheControl::Use
             } else {
-                CacheWish::Bypass
+                CacheControl::Bypass
             };
             if how % 18 > 12 {
                 call.route = format!("p{}/gpt", how % TARGETS);
@@ -216,7 +216,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn no_call_leaves_for_what_its_tenant_may_not_use(
+    fn no_call_reaches_a_target_its_tenant_may_not_use(
         first in prop::collection::vec(given(), TENANTS.len()),
         second in prop::collection::vec(given(), TENANTS.len()),
         order in Just((0..TARGETS).collect::<Vec<_>>()).prop_shuffle(),

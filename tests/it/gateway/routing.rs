@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{CLOCKS, Place, Provider, TEXT, gateway, place, read, request};
+use super::{CLOCKS, Provider, TEXT, TestTarget, gateway, place, read, request};
 
 #[tokio::test]
 async fn a_dead_key_is_rotated_at_once_and_left_alone_afterwards() {
@@ -93,7 +93,7 @@ async fn a_target_that_keeps_failing_is_left_alone_and_probed_once() {
 }
 
 #[tokio::test]
-async fn with_every_breaker_open_the_best_is_asked_anyway() {
+async fn with_every_breaker_open_the_best_candidate_is_tried_anyway() {
     let provider = Provider::faulty("status=500").await;
     let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);
     for _ in 0..5 {
@@ -149,7 +149,7 @@ async fn equals_share_the_load_and_the_slow_one_gets_less() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_takes_the_upstream_call_along_and_the_books_say_so() {
+async fn a_caller_that_leaves_ends_the_upstream_call_and_the_ledger_records_it() {
     let provider = Provider::faulty("tokens=1000 pace_ms=20").await;
     let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let Answer::Stream(mut pieces) = gateway.chat(request(true, Mode::Live)).await.unwrap().answer else {
@@ -171,7 +171,7 @@ async fn whoever_leaves_takes_the_upstream_call_along_and_the_books_say_so() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_before_the_answer_takes_the_upstream_call_along_too() {
+async fn a_caller_that_leaves_before_the_answer_ends_the_upstream_call_too() {
     for (stream, mode) in [(false, Mode::Live), (true, Mode::Live), (true, Mode::Buffered)] {
         let provider = Provider::faulty("tokens=9 first_ms=60000").await;
         let clocks = copilotd_gateway::provider::Timeouts {
@@ -231,7 +231,7 @@ async fn a_storm_over_a_failing_and_a_limited_provider_loses_no_answer() {
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_told_apart_from_what_fails() {
+async fn an_unknown_model_is_told_apart_from_a_failing_one() {
     let provider = Provider::start().await;
     let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);
     for (route, kind) in [
@@ -254,9 +254,9 @@ async fn what_nobody_knows_is_told_apart_from_what_fails() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_begun_goes_to_what_goes_on_with_it() {
+async fn a_prefilled_answer_goes_to_a_target_that_supports_prefill() {
     let (first, second) = (Provider::start().await, Provider::start().await);
-    let going_on = |prefill| Place {
+    let going_on = |prefill| TestTarget {
         prefill,
         ..place("b", second.url())
     };

@@ -196,7 +196,7 @@ impl Upstream for Scripted {
     }
 }
 
-struct World {
+struct ScriptedRoute {
     gateway: Arc<Gateway>,
     targets: Vec<Arc<Scripted>>,
     ledger: Arc<Ledger>,
@@ -211,12 +211,12 @@ const USUAL: Timeouts = Timeouts {
     total: ms(120_000),
 };
 
-fn world(scripts: Vec<Vec<Vec<Act>>>) -> World {
+fn world(scripts: Vec<Vec<Vec<Act>>>) -> ScriptedRoute {
     world_with(scripts, Duration::ZERO, None)
 }
 
 /// Targets `0`, `1` … with the scripts of their calls; `thinker` is marked as a reasoning model.
-fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<usize>) -> World {
+fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<usize>) -> ScriptedRoute {
     let (mut targets, mut keys, mut all) = (Vec::new(), HashMap::new(), Vec::new());
     for (at, scripts) in scripts.into_iter().enumerate() {
         let name = TargetName {
@@ -253,7 +253,7 @@ fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<u
     };
     let ledger = Arc::new(Ledger::default());
     let gateway = Gateway::new(vec![route], Arc::new(SharedKeys::new(keys))).with_meter(ledger.clone());
-    World {
+    ScriptedRoute {
         gateway: Arc::new(gateway),
         targets: all,
         ledger,
@@ -261,7 +261,7 @@ fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<u
     }
 }
 
-impl World {
+impl ScriptedRoute {
     /// Makes a call; returns what was read, or the error's kind, and how long it took.
     async fn ask(&self, call: GatewayCall) -> (Result<String, GatewayErrorKind>, Duration) {
         let begun = Instant::now();
@@ -482,7 +482,7 @@ async fn a_document_that_is_silent_on_the_last_target_is_asked_for_once_more_bes
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_live_answer_is_rescued_while_only_thoughts_or_nothing_went_out() {
+async fn a_live_answer_is_resumed_while_only_reasoning_or_nothing_was_sent() {
     use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, TimedOut};
     for class in [Cut, Key, Malformed, Network, Overload, Rate, TimedOut] {
         for before in [
@@ -506,7 +506,7 @@ async fn a_live_answer_is_rescued_while_only_thoughts_or_nothing_went_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_in_mid_answer_is_rescued_where_another_target_says_the_same() {
+async fn an_answer_is_resumed_after_a_rate_limit_where_another_target_says_the_same() {
     let dies = vec![Act::Say("All is "), Act::Fail(FailureClass::Rate, None)];
     let two = world(vec![vec![dies.clone()], vec![answers()]]);
     assert_eq!(two.ask(request(true, Mode::Live)).await.0, Ok(TEXT.to_owned()));

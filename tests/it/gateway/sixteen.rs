@@ -36,7 +36,7 @@ impl fmt::Display for Verdict {
 }
 
 /// A provider that is broken in one way.
-enum Broken {
+enum BrokenProvider {
     Refuses,
     NoName,
     /// Never completes a connection.
@@ -50,9 +50,9 @@ enum Broken {
 }
 
 /// An answer with this status, type and body, as bytes.
-fn sends(status: &str, kind: &str, body: &str) -> Broken {
+fn sends(status: &str, kind: &str, body: &str) -> BrokenProvider {
     let length = body.len();
-    Broken::Sends(format!(
+    BrokenProvider::Sends(format!(
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     ))
 }
@@ -76,14 +76,14 @@ fn document() -> String {
 }
 
 /// Each fault, how it is made, and how often the faulty provider may be called.
-fn faults() -> Vec<(&'static str, Broken, u64)> {
-    let dies = |how: &str| Broken::Says(format!("text=\"{TEXT}\" chunk=5 {how}"));
-    let says = |how: &str| Broken::Says(how.to_owned());
+fn faults() -> Vec<(&'static str, BrokenProvider, u64)> {
+    let dies = |how: &str| BrokenProvider::Says(format!("text=\"{TEXT}\" chunk=5 {how}"));
+    let says = |how: &str| BrokenProvider::Says(how.to_owned());
     vec![
-        ("connection refused", Broken::Refuses, 0),
-        ("no such name", Broken::NoName, 0),
-        ("connection hangs", Broken::Hangs, 0),
-        ("TLS handshake hangs", Broken::HangsInHandshake, 1),
+        ("connection refused", BrokenProvider::Refuses, 0),
+        ("no such name", BrokenProvider::NoName, 0),
+        ("connection hangs", BrokenProvider::Hangs, 0),
+        ("TLS handshake hangs", BrokenProvider::HangsInHandshake, 1),
         ("401", says("status=401"), 1),
         ("403", says("status=403"), 1),
         ("429", says("status=429"), 1),
@@ -180,26 +180,26 @@ async fn sending(bytes: String) -> String {
 }
 
 /// A broken provider's address, and what has to live as long as it.
-async fn start(broken: Broken) -> (String, Option<Provider>, Box<dyn std::any::Any>) {
+async fn start(broken: BrokenProvider) -> (String, Option<Provider>, Box<dyn std::any::Any>) {
     match broken {
-        Broken::Refuses => (refusing().await, None, Box::new(())),
+        BrokenProvider::Refuses => (refusing().await, None, Box::new(())),
         // Longer than a host name may be, so that no resolver is queried.
-        Broken::NoName => (format!("http://{}/v1", "a".repeat(70)), None, Box::new(())),
-        Broken::Hangs => {
+        BrokenProvider::NoName => (format!("http://{}/v1", "a".repeat(70)), None, Box::new(())),
+        BrokenProvider::Hangs => {
             let (url, kept) = hanging().await;
             (url, None, Box::new(kept))
         }
-        Broken::HangsInHandshake => {
+        BrokenProvider::HangsInHandshake => {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("https://{}/v1", listener.local_addr().unwrap());
             // The kernel accepts; nobody ever reads.
             (url, None, Box::new(listener))
         }
-        Broken::Says(fault) => {
+        BrokenProvider::Says(fault) => {
             let provider = Provider::faulty(&fault).await;
             (provider.url(), Some(provider), Box::new(()))
         }
-        Broken::Sends(bytes) => (sending(bytes).await, None, Box::new(())),
+        BrokenProvider::Sends(bytes) => (sending(bytes).await, None, Box::new(())),
     }
 }
 
@@ -256,7 +256,7 @@ async fn each_fault_before_a_healthy_target_passes_in_each_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_hangs_is_tried_once() {
-    for broken in [Broken::Hangs, Broken::HangsInHandshake] {
+    for broken in [BrokenProvider::Hangs, BrokenProvider::HangsInHandshake] {
         let (url, _, _kept) = start(broken).await;
         let (gateway, ledger) = gateway(vec![place("bad", url)], CLOCKS);
         let begun = Instant::now();
@@ -282,7 +282,7 @@ async fn a_readable_body_is_read_whatever_its_type() {
             (true, format!(": hello\n\n{}", events())),
             (false, document()),
         ] {
-            let Broken::Sends(bytes) = sends("200 OK", kind, &body) else {
+            let BrokenProvider::Sends(bytes) = sends("200 OK", kind, &body) else {
                 unreachable!("these are bytes")
             };
             let (gateway, ledger) = gateway(vec![place("odd", sending(bytes).await)], CLOCKS);

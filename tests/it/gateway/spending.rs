@@ -78,7 +78,7 @@ async fn a_budget_ends_though_every_answer_breaks() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_pays() {
+async fn a_caller_that_leaves_pays() {
     let provider = Provider::faulty("tokens=1000 pace_ms=20").await;
     let (gateway, ledger) = poor(&provider);
     let Answer::Stream(mut pieces) = gateway.chat(request(true, Mode::Live)).await.unwrap().answer else {

@@ -10,7 +10,7 @@ use copilotd::jobs::{Job, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::fakes::model::{Act, says};
 use copilotd_actors::ports::{Clock as _, LogError, Snapshot};
-use copilotd_gateway::ledger::{Entries, UsageRecord};
+use copilotd_gateway::ledger::{UsageEntries, UsageRecord};
 use serde_json::{Value, json};
 
 use super::world::{Place, World, life, on_both, places};
@@ -61,7 +61,7 @@ async fn fill(world: &World) {
         tenant: tenant.parse().unwrap(),
         ..record("2026-01-01T00:00:00Z", user, model, 5)
     };
-    let entries = Entries {
+    let entries = UsageEntries {
         begun: vec![usage("initech", "secret-user", "secret-model")],
         ended: vec![
             usage("initech", "secret-user", "secret-model"),
@@ -283,7 +283,7 @@ async fn writers_that_go_on_leave_nothing() {
                         taken += usize::from(talk.try_write(log, vec![created]).await.is_ok());
                         let mut usage = record("2026-01-01T00:00:00Z", "secret-user", "secret-model", 1);
                         usage.tenant = "initech".parse().unwrap();
-                        let entries = Arc::new(Entries::from(vec![usage]));
+                        let entries = Arc::new(UsageEntries::from(vec![usage]));
                         world.stores.usage.add_usage(&entries).await.unwrap();
                     }
                     tokio::task::yield_now().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
-use super::{Watch, World, demand, exceeded, of_tenant, patient, start, subjects, tenant};
+use super::{LimiterFixture, TestClock, demand, exceeded, of_tenant, patient, start, subjects, tenant};
 use crate::support::redis::Redis;
 
 const HOUR: i64 = 3_600_000;
@@ -19,7 +19,7 @@ async fn a_rate_that_is_used_up_is_full_after_a_minute_whatever_was_made_of_the_
         ..Limits::default()
     });
     for step in STEPS {
-        for world in World::both(limits).await {
+        for world in LimiterFixture::both(limits).await {
             let said = format!("set by {step} ms, local: {}", world.local.is_some());
             let lease = world.reserve("ada", demand(1_000)).await.unwrap();
             world.settle(lease, 1_000, 0).await;
@@ -54,7 +54,7 @@ async fn a_budget_ends_with_the_day_that_it_is() {
         ..Limits::default()
     });
     for step in STEPS {
-        for world in World::both(limits).await {
+        for world in LimiterFixture::both(limits).await {
             let said = format!("set by {step} ms, local: {}", world.local.is_some());
             let spend = async || {
                 let lease = world.reserve("ada", demand(100)).await.expect(&said);
@@ -85,7 +85,7 @@ async fn the_place_of_a_dead_process_is_free_after_the_life_of_its_reservation()
     });
     let server = Redis::start().await;
     for step in STEPS {
-        let watch = Watch::at("2027-01-15T08:00:00Z");
+        let watch = TestClock::at("2027-01-15T08:00:00Z");
         let died = start(patient(&server), limits, &Arc::default(), &watch);
         died.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
         drop(died);

@@ -6,7 +6,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd_gateway::limit::{Demand, LimitName, Limits, TenantLimits};
 
-use super::{World, demand, exceeded, of_tenant, spending, subjects, time};
+use super::{LimiterFixture, demand, exceeded, of_tenant, spending, subjects, time};
 
 #[tokio::test]
 async fn all_limits_or_none() {
@@ -21,7 +21,7 @@ async fn all_limits_or_none() {
         },
         ..TenantLimits::default()
     };
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         world.reserve("ada", demand(100)).await.unwrap();
         world.reserve("ada", demand(100)).await.unwrap();
         let refused = exceeded(world.reserve("ada", demand(100)).await);
@@ -54,7 +54,7 @@ async fn what_was_not_used_comes_back_and_what_was_used_beyond_is_owed() {
         tokens_per_minute: Some(600),
         ..Limits::default()
     });
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         let lease = world.reserve("ada", demand(600)).await.unwrap();
         world.settle(lease, 100, 0).await;
         let lease = world.reserve("ada", demand(500)).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_place_is_free_again_when_its_call_is_over() {
         concurrent_calls: Some(2),
         ..Limits::default()
     });
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         let first = world.reserve("ada", demand(1)).await.unwrap();
         world.reserve("bob", demand(1)).await.unwrap();
         let refused = exceeded(world.reserve("eve", demand(1)).await);
@@ -112,7 +112,7 @@ async fn money_is_held_then_spent_until_its_period_is_over() {
         },
         ..TenantLimits::default()
     };
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         let tenant = super::tenant();
         let gone = |user| world.limiter.exhausted(&tenant, subjects(user));
         let lease = world.reserve("ada", demand(150)).await.unwrap();
@@ -152,7 +152,7 @@ async fn days_and_months_end_when_the_calendar_says() {
         usd_per_month: Some(250),
         ..Limits::default()
     });
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         for (last, next) in [
             ("2027-01-31T23:59:59.999Z", "2027-02-01T00:00:00Z"),
             ("2027-02-28T23:59:59.999Z", "2027-03-01T00:00:00Z"),
@@ -199,7 +199,7 @@ async fn new_limits_take_over_what_was_used() {
         usd_per_day: Some(10_000),
         ..Limits::default()
     });
-    for world in World::both(minute(1_000)).await {
+    for world in LimiterFixture::both(minute(1_000)).await {
         let held = world.reserve("ada", demand(600)).await.unwrap();
         world.replace(minute(700));
         let refused = exceeded(world.reserve("ada", demand(200)).await);

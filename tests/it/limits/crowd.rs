@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use copilotd_actors::domain::usage::Usage;
-use copilotd_gateway::limit::{Demand, LimitName, Limits, Refused, Reservation};
+use copilotd_gateway::limit::{Demand, LimitName, LimitRefusal, Limits, Reservation};
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 
-use super::{World, demand, exceeded, of_tenant, subjects, tenant};
+use super::{LimiterFixture, demand, exceeded, of_tenant, subjects, tenant};
 
 const LIMIT: u64 = 60_000;
 /// Ten for each token, and a budget that nobody can use up.
@@ -35,7 +35,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
         usd_per_day: Some(BUDGET),
         ..Limits::default()
     });
-    for world in World::both(limits).await {
+    for world in LimiterFixture::both(limits).await {
         let (world, counts) = (Arc::new(world), Arc::new(Counts::default()));
         let mut callers = JoinSet::new();
         for n in 0..1_000 {
@@ -71,16 +71,16 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
     }
 }
 
-async fn call(world: Arc<World>, counts: Arc<Counts>, user: String) {
+async fn call(world: Arc<LimiterFixture>, counts: Arc<Counts>, user: String) {
     loop {
         let want = rand::rng().random_range(50..LARGEST);
         let lease = match world.limiter.reserve(&tenant(), subjects(&user), demand(want)).await {
             Ok(lease) => lease,
-            Err(Refused::Exceeded(refused)) if refused.name == LimitName::Calls => {
+            Err(LimitRefusal::LimitExceeded(refused)) if refused.name == LimitName::Calls => {
                 tokio::task::yield_now().await;
                 continue;
             }
-            Err(Refused::Exceeded(_)) => {
+            Err(LimitRefusal::LimitExceeded(_)) => {
                 // A running call may still give something back; when none is running, this is the end.
                 tokio::task::yield_now().await;
                 let nobody = counts.open.load(SeqCst) == 0;

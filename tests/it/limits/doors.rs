@@ -19,13 +19,13 @@ const ANSWER: u64 = 1_200;
 
 /// The subject of a limit: its table in the configuration, and which callers it does not affect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
+enum LimitedSubject {
     Tenant,
     User,
     Key,
 }
 
-impl Whose {
+impl LimitedSubject {
     const ALL: [Self; 3] = [Self::Tenant, Self::User, Self::Key];
 
     fn table(self) -> &'static str {
@@ -55,13 +55,13 @@ struct Who {
 const ADA: Who = Who { user: "ada", key: 0 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
+enum EntryPoint {
     Turn,
     Chat,
     Embed,
 }
 
-impl Door {
+impl EntryPoint {
     const ALL: [Self; 3] = [Self::Turn, Self::Chat, Self::Embed];
 }
 
@@ -75,7 +75,7 @@ const LIMITS: [(&str, usize); 5] = [
 ];
 
 #[derive(Debug, PartialEq, Eq)]
-enum Came {
+enum CallResult {
     Answered,
     Refused,
 }
@@ -102,12 +102,12 @@ async fn cancel(app: &TestApp, who: Who, turn: &str) {
 }
 
 /// Makes one call at an entry point, and waits for its result.
-async fn go(app: &TestApp, who: Who, door: Door) -> Came {
+async fn go(app: &TestApp, who: Who, door: EntryPoint) -> CallResult {
     let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
     let status = match door {
-        Door::Turn => {
+        EntryPoint::Turn => {
             let Some(turn) = submit(app, who, &prompt).await else {
-                return Came::Refused;
+                return CallResult::Refused;
             };
             loop {
                 let commits = app.log.commits();
@@ -118,35 +118,35 @@ async fn go(app: &TestApp, who: Who, door: Door) -> Came {
                 let view = view.send().await.expect(200).json();
                 if !view["waiting"].is_null() {
                     cancel(app, who, &turn).await;
-                    return Came::Refused;
+                    return CallResult::Refused;
                 }
                 match (view["status"].as_str(), view["error"]["code"].as_str()) {
-                    (Some("completed"), _) => return Came::Answered,
-                    (Some("failed"), Some("budget_exhausted" | "rate_limited")) => return Came::Refused,
+                    (Some("completed"), _) => return CallResult::Answered,
+                    (Some("failed"), Some("budget_exhausted" | "rate_limited")) => return CallResult::Refused,
                     (Some("failed"), _) => panic!("{view:#}"),
                     _ => app.log.wait_for_commits(commits + 1).await,
                 }
             }
         }
-        Door::Chat => {
+        EntryPoint::Chat => {
             let messages = json!([{ "role": "user", "content": prompt }]);
             let body = json!({ "model": "paid", "messages": messages });
             call(app, who, "/v1/chat/completions", &body).send().await.status
         }
-        Door::Embed => {
+        EntryPoint::Embed => {
             let body = json!({ "model": "paid", "input": "word ".repeat(1_000) });
             call(app, who, "/v1/embeddings", &body).send().await.status
         }
     };
     match status {
-        200 => Came::Answered,
-        429 => Came::Refused,
+        200 => CallResult::Answered,
+        429 => CallResult::Refused,
         other => panic!("{door:?} answered {other}"),
     }
 }
 
 /// Holds a call open while `test` runs.
-async fn holding(app: &TestApp, provider: &Provider, door: Door, test: impl AsyncFnOnce()) {
+async fn holding(app: &TestApp, provider: &Provider, door: EntryPoint, test: impl AsyncFnOnce()) {
     let before = provider.seen().await;
     let arrived = async {
         while provider.seen().await == before {
@@ -155,13 +155,13 @@ async fn holding(app: &TestApp, provider: &Provider, door: Door, test: impl Asyn
     };
     let prompt = "Wait. [[sim tokens=2 first_ms=600000]]";
     match door {
-        Door::Turn => {
+        EntryPoint::Turn => {
             let turn = submit(app, ADA, prompt).await.unwrap();
             arrived.await;
             test().await;
             cancel(app, ADA, &turn).await;
         }
-        Door::Chat | Door::Embed => {
+        EntryPoint::Chat | EntryPoint::Embed => {
             let messages = json!([{ "role": "user", "content": prompt }]);
             let body = json!({ "model": "paid", "messages": messages });
             let held = call(app, ADA, "/v1/chat/completions", &body).send();
@@ -173,10 +173,16 @@ async fn holding(app: &TestApp, provider: &Provider, door: Door, test: impl Asyn
     }
 }
 
-async fn check(app: &TestApp, provider: &Provider, whose: Whose, (limit, admitted): (&str, usize), door: Door) {
+async fn check(
+    app: &TestApp,
+    provider: &Provider,
+    whose: LimitedSubject,
+    (limit, admitted): (&str, usize),
+    door: EntryPoint,
+) {
     let said = format!("{limit} of {whose:?} through {door:?}");
     let after = async || {
-        for through in Door::ALL {
+        for through in EntryPoint::ALL {
             for who in [
                 ADA,
                 Who { user: "bob", key: 0 },
@@ -186,7 +192,7 @@ async fn check(app: &TestApp, provider: &Provider, whose: Whose, (limit, admitte
                 if whose.catches(who) {
                     assert_eq!(
                         go(app, who, through).await,
-                        Came::Refused,
+                        CallResult::Refused,
                         "{said}, then {who:?} through {through:?}"
                     );
                 }
@@ -197,21 +203,21 @@ async fn check(app: &TestApp, provider: &Provider, whose: Whose, (limit, admitte
             .into_iter()
             .filter(|who| !whose.catches(*who))
         {
-            assert_eq!(go(app, who, door).await, Came::Answered, "{said}, then {who:?}");
+            assert_eq!(go(app, who, door).await, CallResult::Answered, "{said}, then {who:?}");
         }
     };
     if admitted == 0 {
         holding(app, provider, door, after).await;
     } else {
         for n in 0..admitted {
-            assert_eq!(go(app, ADA, door).await, Came::Answered, "{said}, call {n}");
+            assert_eq!(go(app, ADA, door).await, CallResult::Answered, "{said}, call {n}");
         }
         app.app.state.gateway.settled().await;
         after().await;
     }
 }
 
-fn config(provider: &Provider, whose: Whose, limit: &str, store: &str) -> String {
+fn config(provider: &Provider, whose: LimitedSubject, limit: &str, store: &str) -> String {
     let mut text = String::new();
     for (n, key) in KEYS.iter().enumerate() {
         let hash = hex::encode(KeyHash::of(key).bytes());
@@ -242,11 +248,11 @@ fn config(provider: &Provider, whose: Whose, limit: &str, store: &str) -> String
     text
 }
 
-async fn through_every_door(whose: Whose, store: impl Fn(usize) -> String) {
+async fn through_every_door(whose: LimitedSubject, store: impl Fn(usize) -> String) {
     let provider = Provider::start().await;
     let mut n = 0;
     for limit in LIMITS {
-        for door in Door::ALL {
+        for door in EntryPoint::ALL {
             n += 1;
             let config = config(&provider, whose, limit.0, &store(n));
             with_providers(&config, async |app| {
@@ -261,16 +267,16 @@ async fn through_every_door(whose: Whose, store: impl Fn(usize) -> String) {
 }
 
 #[tokio::test]
-async fn limits_of_one_process_hold_at_every_door() {
-    for whose in Whose::ALL {
+async fn local_limits_hold_at_every_entry_point() {
+    for whose in LimitedSubject::ALL {
         through_every_door(whose, |_| String::new()).await;
     }
 }
 
 #[tokio::test]
-async fn shared_limits_hold_at_every_door() {
+async fn shared_limits_hold_at_every_entry_point() {
     let redis = Redis::start().await;
-    for whose in Whose::ALL {
+    for whose in LimitedSubject::ALL {
         let store = |n: usize| {
             format!(
                 "[limits]\nstore = \"redis\"\nurl = {{ value = \"{}\" }}\nprefix = \"{whose:?}{n}\"\n",
@@ -300,31 +306,34 @@ async fn a_turn_that_waits_for_its_provider_holds_no_permit_and_no_tokens() {
         "#,
         provider.url()
     );
-    with_providers(&config(&provider, Whose::Tenant, limits, &other), async |app| {
-        let prompt = format!("Go on. [[sim tokens={ANSWER} status=429 retry_after=300]]");
-        let turn = submit(app, ADA, &prompt).await.unwrap();
-        let by = |turn| {
-            app.call("GET", turn)
-                .by(KEYS[ADA.key])
-                .header("x-copilotd-user", ADA.user)
-        };
-        loop {
-            let commits = app.log.commits();
-            let view = by(&turn).send().await.expect(200).json();
-            match view["waiting"]["reason"].as_str() {
-                Some("provider_rate_limit") => break,
-                Some(other) => panic!("it waits for {other}"),
-                None => app.log.wait_for_commits(commits + 1).await,
+    with_providers(
+        &config(&provider, LimitedSubject::Tenant, limits, &other),
+        async |app| {
+            let prompt = format!("Go on. [[sim tokens={ANSWER} status=429 retry_after=300]]");
+            let turn = submit(app, ADA, &prompt).await.unwrap();
+            let by = |turn| {
+                app.call("GET", turn)
+                    .by(KEYS[ADA.key])
+                    .header("x-copilotd-user", ADA.user)
+            };
+            loop {
+                let commits = app.log.commits();
+                let view = by(&turn).send().await.expect(200).json();
+                match view["waiting"]["reason"].as_str() {
+                    Some("provider_rate_limit") => break,
+                    Some(other) => panic!("it waits for {other}"),
+                    None => app.log.wait_for_commits(commits + 1).await,
+                }
             }
-        }
-        app.app.state.gateway.settled().await;
-        let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
-        let body = json!({ "model": "other", "messages": [{ "role": "user", "content": prompt }] });
-        let bob = Who { user: "bob", key: 1 };
-        call(app, bob, "/v1/chat/completions", &body).send().await.expect(200);
-        let view = by(&turn).send().await.expect(200).json();
-        assert_eq!(view["waiting"]["reason"], "provider_rate_limit");
-        cancel(app, ADA, &turn).await;
-    })
+            app.app.state.gateway.settled().await;
+            let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
+            let body = json!({ "model": "other", "messages": [{ "role": "user", "content": prompt }] });
+            let bob = Who { user: "bob", key: 1 };
+            call(app, bob, "/v1/chat/completions", &body).send().await.expect(200);
+            let view = by(&turn).send().await.expect(200).json();
+            assert_eq!(view["waiting"]["reason"], "provider_rate_limit");
+            cancel(app, ADA, &turn).await;
+        },
+    )
     .await;
 }

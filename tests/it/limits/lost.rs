@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
-use super::{Known, Watch, demand, exceeded, is_unavailable, of_tenant, patient, spending, start, subjects, tenant};
+use super::{
+    FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, spending, start, subjects, tenant,
+};
 use crate::support::redis::Redis;
 
 fn budget() -> Limits {
@@ -17,7 +19,7 @@ fn budget() -> Limits {
 #[tokio::test]
 async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost() {
     let server = Redis::start().await;
-    let (watch, ledger) = (Watch::at("2027-01-15T08:00:00Z"), Arc::new(Known::default()));
+    let (watch, ledger) = (TestClock::at("2027-01-15T08:00:00Z"), Arc::new(FakeLedger::default()));
     ledger.0.lock().unwrap().push(spending("ada", 0, 3_000));
     let limiter = start(patient(&server), of_tenant(budget()), &ledger, &watch);
     let left = async || {
@@ -48,9 +50,9 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
 }
 
 #[tokio::test]
-async fn one_that_may_not_write_is_as_good_as_none() {
+async fn a_read_only_redis_counts_as_unavailable() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let limiter = start(patient(&server), of_tenant(budget()), &Arc::default(), &watch);
     let ask = async || limiter.reserve(&tenant(), subjects("ada"), demand(1)).await;
     ask().await.unwrap();

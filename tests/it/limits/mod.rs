@@ -21,11 +21,12 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};
 use copilotd_actors::tenancy::TenantScope;
-use copilotd_gateway::ledger::{Entries, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRow, UsageStore};
+use copilotd_gateway::ledger::{TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRow, UsageStore};
 use copilotd_gateway::limit::{
-    Demand, Exceeded, LearnedAnswers, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, TenantLimits,
+    ActualUsage, Demand, Lease, LimitExceeded, LimitRefusal, Limiter, Limits, LocalLimiter, StoredStatistics,
+    TenantLimits,
 };
-use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::{Spending, Subject};
 use jiff::Timestamp;
 
@@ -33,12 +34,12 @@ use crate::support::redis::Redis;
 
 /// A clock that a test sets.
 #[derive(Debug)]
-struct Watch {
+struct TestClock {
     wall: AtomicI64,
     elapsed: AtomicU64,
 }
 
-impl Watch {
+impl TestClock {
     fn at(text: &str) -> Arc<Self> {
         Arc::new(Self {
             wall: AtomicI64::new(time(text).as_millisecond()),
@@ -62,7 +63,7 @@ impl Watch {
     }
 }
 
-impl Clock for Watch {
+impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millisecond(self.wall.load(Ordering::SeqCst)).unwrap()
     }
@@ -74,27 +75,27 @@ impl Clock for Watch {
 
 /// A ledger that returns what a test sets.
 #[derive(Default)]
-struct Known(Mutex<Vec<Spending>>);
+struct FakeLedger(Mutex<Vec<Spending>>);
 
 #[async_trait]
-impl UsageStore for Known {
-    async fn add_usage(&self, _: &Arc<Entries>) -> Result<(), LogError> {
+impl UsageStore for FakeLedger {
+    async fn add_usage(&self, _: &Arc<UsageEntries>) -> Result<(), LogError> {
         unreachable!("limits write no ledger")
     }
 
-    async fn lose_usage(&self) -> Result<usize, LogError> {
+    async fn record_lost_usage(&self) -> Result<usize, LogError> {
         unreachable!("limits end no calls")
     }
 
-    async fn unreported_usage(&self, _: &TenantScope, _: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, _: &TenantScope, _: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
         unreachable!("limits recover no turns")
     }
 
-    async fn save_learned(&self, _: &[LearnedAnswers], _: Timestamp) -> Result<(), LogError> {
+    async fn save_learned(&self, _: &[StoredStatistics], _: Timestamp) -> Result<(), LogError> {
         unreachable!("limits write no ledger")
     }
 
-    async fn learned(&self, _: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+    async fn learned(&self, _: usize) -> Result<Vec<StoredStatistics>, LogError> {
         unreachable!("limits begin with nothing learned")
     }
 
@@ -116,17 +117,17 @@ impl UsageStore for Known {
 }
 
 /// A limiter, and what a test does to it.
-struct World {
+struct LimiterFixture {
     limiter: Arc<dyn Limiter>,
     local: Option<Arc<LocalLimiter>>,
-    watch: Arc<Watch>,
-    ledger: Arc<Known>,
+    watch: Arc<TestClock>,
+    ledger: Arc<FakeLedger>,
     _server: Option<Redis>,
 }
 
-impl World {
+impl LimiterFixture {
     fn local(limits: TenantLimits) -> Self {
-        let watch = Watch::at("2027-01-15T08:00:00Z");
+        let watch = TestClock::at("2027-01-15T08:00:00Z");
         let limiter = Arc::new(LocalLimiter::new([(tenant(), limits)], Arc::clone(&watch) as _));
         Self {
             limiter: Arc::clone(&limiter) as _,
@@ -139,7 +140,7 @@ impl World {
 
     async fn redis(limits: TenantLimits) -> Self {
         let server = Redis::start().await;
-        let (watch, ledger) = (Watch::at("2027-01-15T08:00:00Z"), Arc::new(Known::default()));
+        let (watch, ledger) = (TestClock::at("2027-01-15T08:00:00Z"), Arc::new(FakeLedger::default()));
         // The clock leaps, and a process's own reservation never expires while the process lives.
         let options = RedisOptions {
             lease_life: Duration::from_hours(24 * 365),
@@ -159,13 +160,13 @@ impl World {
         [Self::local(limits), Self::redis(limits).await]
     }
 
-    async fn reserve(&self, user: &str, demand: Demand) -> Result<Lease, Refused> {
+    async fn reserve(&self, user: &str, demand: Demand) -> Result<Lease, LimitRefusal> {
         self.limiter.reserve(&tenant(), subjects(user), demand).await
     }
 
     /// Settles, and waits until that is done.
     async fn settle(&self, lease: Lease, tokens: u64, cost: u64) {
-        self.limiter.settle(lease, Spent { tokens, cost });
+        self.limiter.settle(lease, ActualUsage { tokens, cost });
         self.limiter.settled().await;
     }
 
@@ -187,7 +188,12 @@ impl World {
     }
 }
 
-fn start(options: RedisOptions, limits: TenantLimits, ledger: &Arc<Known>, watch: &Arc<Watch>) -> RedisLimiter {
+fn start(
+    options: RedisOptions,
+    limits: TenantLimits,
+    ledger: &Arc<FakeLedger>,
+    watch: &Arc<TestClock>,
+) -> RedisLimiter {
     let ledger = Arc::clone(ledger) as _;
     RedisLimiter::start(options, [(tenant(), limits)], ledger, Arc::clone(watch) as _).unwrap()
 }
@@ -242,13 +248,13 @@ fn spending(user: &str, day: u64, month: u64) -> Spending {
     }
 }
 
-fn exceeded<T: std::fmt::Debug>(answer: Result<T, Refused>) -> Exceeded {
+fn exceeded<T: std::fmt::Debug>(answer: Result<T, LimitRefusal>) -> LimitExceeded {
     match answer.unwrap_err() {
-        Refused::Exceeded(exceeded) => exceeded,
-        unavailable @ Refused::Unavailable { .. } => panic!("{unavailable:?}"),
+        LimitRefusal::LimitExceeded(exceeded) => exceeded,
+        unavailable @ LimitRefusal::Unavailable { .. } => panic!("{unavailable:?}"),
     }
 }
 
-fn is_unavailable<T>(answer: &Result<T, Refused>) -> bool {
-    matches!(answer, Err(Refused::Unavailable { .. }))
+fn is_unavailable<T>(answer: &Result<T, LimitRefusal>) -> bool {
+    matches!(answer, Err(LimitRefusal::Unavailable { .. }))
 }

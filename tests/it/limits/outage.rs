@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
-use copilotd_gateway::limit::{LimitName, Limiter as _, Limits, Refused, Spent, TenantLimits};
+use copilotd_gateway::limit::{ActualUsage, LimitName, LimitRefusal, Limiter as _, Limits, TenantLimits};
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use super::{Watch, demand, exceeded, is_unavailable, of_tenant, patient, start, subjects, tenant};
+use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, start, subjects, tenant};
 use crate::support::redis::Redis;
 
 /// What the limiter logged. For tests on one thread.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<String>>>);
+struct LoggedLines(Arc<Mutex<Vec<String>>>);
 
-impl<S: tracing::Subscriber> Layer<S> for Said {
+impl<S: tracing::Subscriber> Layer<S> for LoggedLines {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         struct Message(String);
         impl Visit for Message {
@@ -35,7 +35,7 @@ impl<S: tracing::Subscriber> Layer<S> for Said {
     }
 }
 
-impl Said {
+impl LoggedLines {
     fn count(&self, part: &str) -> usize {
         self.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
     }
@@ -58,10 +58,10 @@ async fn wait_until(limiter: &RedisLimiter, is_up: bool) {
 
 #[tokio::test]
 async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
-    let said = Said::default();
+    let said = LoggedLines::default();
     let _said = tracing::subscriber::set_default(tracing_subscriber::registry().with(said.clone()));
     let mut server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let limits = TenantLimits {
         tenant: rates(),
         key: Limits {
@@ -83,7 +83,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     server.kill();
     // Under load: callers with a budget are refused, everybody else goes on.
     let refused = limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap_err();
-    assert!(matches!(refused, Refused::Unavailable { .. }), "{refused:?}");
+    assert!(matches!(refused, LimitRefusal::Unavailable { .. }), "{refused:?}");
     let error = GatewayError::from(refused);
     assert_eq!(
         (error.kind, error.kind.status()),
@@ -94,14 +94,14 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
         (Some(Duration::from_secs(1)), "unavailable")
     );
     let gone = limiter.exhausted(&tenant(), rich()).await;
-    assert!(matches!(gone, Some(Refused::Unavailable { .. })), "{gone:?}");
+    assert!(matches!(gone, Some(LimitRefusal::Unavailable { .. })), "{gone:?}");
     assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_none());
     let mut granted = 0;
     let refused = loop {
         match limiter.reserve(&tenant(), subjects("ada"), demand(1)).await {
             Ok(lease) => {
                 granted += 1;
-                limiter.settle(lease, Spent::default());
+                limiter.settle(lease, ActualUsage::default());
             }
             refused => break exceeded(refused),
         }
@@ -113,7 +113,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     );
     assert_eq!(limiter.is_ready(), Some(false));
     for lease in open {
-        limiter.settle(lease, Spent::default());
+        limiter.settle(lease, ActualUsage::default());
     }
     server.restart().await;
     wait_until(&limiter, true).await;
@@ -141,7 +141,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
 #[tokio::test]
 async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let options = RedisOptions {
         patience: Duration::from_millis(250),
         ..patient(&server)
@@ -159,7 +159,7 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     assert!(is_unavailable(
         &limiter.reserve(&tenant(), subjects("ada"), demand(100)).await
     ));
-    limiter.settle(lease, Spent { tokens: 0, cost: 1_000 });
+    limiter.settle(lease, ActualUsage { tokens: 0, cost: 1_000 });
     assert!(
         began.elapsed() < Duration::from_secs(5),
         "nobody waits for a settlement"
@@ -170,13 +170,13 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     let all = limiter.reserve(&tenant(), subjects("ada"), demand(900)).await.unwrap();
     let refused = exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1)).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 0));
-    limiter.settle(all, Spent::default());
+    limiter.settle(all, ActualUsage::default());
 }
 
 #[tokio::test]
 async fn a_redis_that_hangs_holds_up_nobody_for_long() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let options = RedisOptions {
         patience: Duration::from_millis(250),
         ..patient(&server)
@@ -205,7 +205,7 @@ async fn a_redis_that_hangs_holds_up_nobody_for_long() {
 
 #[tokio::test]
 async fn after_a_while_nothing_is_granted_without_redis() {
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let mut server = Redis::start().await;
     let options = RedisOptions {
         max_outage: Duration::ZERO,
@@ -224,7 +224,7 @@ async fn after_a_while_nothing_is_granted_without_redis() {
 
 #[tokio::test]
 async fn what_is_larger_than_the_share_is_not_said_to_fit_never() {
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let mut server = Redis::start().await;
     let options = patient(&server);
     server.kill();

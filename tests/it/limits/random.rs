@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
-use copilotd_gateway::limit::{Demand, Lease, Limiter as _, Limits, Refused, Spent, TenantLimits};
+use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitRefusal, Limiter as _, Limits, TenantLimits};
 use copilotd_gateway::spending::Subject;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{World, patient, start, subjects, tenant};
+use super::{LimiterFixture, patient, start, subjects, tenant};
 use crate::support::redis::Redis;
 
 #[derive(Debug, Clone)]
@@ -63,14 +63,14 @@ fn who(user: usize) -> Vec<Subject> {
 }
 
 /// Removes what only a store has: the id of a reservation.
-fn told(answer: &Result<Lease, Refused>) -> String {
+fn told(answer: &Result<Lease, LimitRefusal>) -> String {
     match answer {
         Ok(lease) => format!("{:?}", lease.standings),
         Err(refused) => format!("{refused:?}"),
     }
 }
 
-async fn compare(local: &World, shared: &RedisLimiter, steps: Vec<Step>) -> Result<(), TestCaseError> {
+async fn compare(local: &LimiterFixture, shared: &RedisLimiter, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut open: Vec<(Lease, Lease)> = Vec::new();
     for step in steps {
         match step {
@@ -87,9 +87,9 @@ async fn compare(local: &World, shared: &RedisLimiter, steps: Vec<Step>) -> Resu
                 // A request that was only counted has used nothing.
                 let is_counted = one.demand.tokens + one.demand.calls + one.demand.cost == 0;
                 let spent = if is_counted {
-                    Spent::default()
+                    ActualUsage::default()
                 } else {
-                    Spent { tokens, cost }
+                    ActualUsage { tokens, cost }
                 };
                 local.limiter.settle(one, spent);
                 shared.settle(other, spent);
@@ -125,7 +125,7 @@ fn both_limiters_answer_the_same() {
         runtime.block_on(async {
             let mut connection = server.connection().await;
             redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
-            let world = World::local(limits);
+            let world = LimiterFixture::local(limits);
             // Reservations of a process never expire while it lives: nor do these.
             let options = RedisOptions {
                 lease_life: Duration::from_hours(24 * 365),

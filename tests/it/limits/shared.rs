@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
-use copilotd_gateway::limit::{Demand, LimitName, Limiter as _, Limits, Spent, TenantLimits};
+use copilotd_gateway::limit::{ActualUsage, Demand, LimitName, Limiter as _, Limits, TenantLimits};
 
-use super::{Known, Watch, demand, exceeded, of_tenant, patient, spending, start, subjects, tenant};
+use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, spending, start, subjects, tenant};
 use crate::support::redis::Redis;
 
 /// Two processes with one Redis.
 struct Pair {
     first: RedisLimiter,
     second: RedisLimiter,
-    watch: Arc<Watch>,
+    watch: Arc<TestClock>,
     _server: Redis,
 }
 
 impl Pair {
     async fn new(limits: Limits) -> Self {
         let server = Redis::start().await;
-        let watch = Watch::at("2027-01-15T08:00:00Z");
+        let watch = TestClock::at("2027-01-15T08:00:00Z");
         let process = || start(patient(&server), of_tenant(limits), &Arc::default(), &watch);
         Self {
             first: process(),
@@ -43,7 +43,7 @@ fn everything() -> Limits {
 }
 
 async fn settle(limiter: &RedisLimiter, lease: copilotd_gateway::limit::Lease, tokens: u64, cost: u64) {
-    limiter.settle(lease, Spent { tokens, cost });
+    limiter.settle(lease, ActualUsage { tokens, cost });
     limiter.settled().await;
 }
 
@@ -95,13 +95,13 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
 #[tokio::test]
 async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let budget = Limits {
         usd_per_month: Some(10_000),
         ..Limits::default()
     };
     for (estimate, expected) in [(2_000, 3_000), (3_500, 3_500)] {
-        let ledger = Arc::new(Known::default());
+        let ledger = Arc::new(FakeLedger::default());
         let died = start(patient(&server), of_tenant(budget), &ledger, &watch);
         let cost = Demand {
             cost: 3_000,
@@ -129,9 +129,9 @@ async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() 
 }
 
 #[tokio::test]
-async fn what_lives_is_renewed() {
+async fn live_reservations_are_renewed() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let options = RedisOptions {
         lease_life: Duration::from_millis(90),
         ..patient(&server)
@@ -204,7 +204,7 @@ async fn nothing_is_counted_twice() {
 #[tokio::test]
 async fn every_key_expires_and_an_account_at_rest_has_none() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let limits = TenantLimits {
         tenant: everything(),
         user: Limits {
@@ -214,7 +214,7 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
         },
         ..TenantLimits::default()
     };
-    let ledger = Arc::new(Known::default());
+    let ledger = Arc::new(FakeLedger::default());
     ledger.0.lock().unwrap().push(spending("zoe", 5, 6));
     let limiter = start(patient(&server), limits, &ledger, &watch);
     let mut connection = server.connection().await;
@@ -274,7 +274,7 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
 #[tokio::test]
 async fn a_tenant_that_is_forgotten_leaves_no_key_and_others_keep_theirs() {
     let server = Redis::start().await;
-    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let watch = TestClock::at("2027-01-15T08:00:00Z");
     let limiter = start(patient(&server), of_tenant(everything()), &Arc::default(), &watch);
     let mut connection = server.connection().await;
     // More keys than one step scans, and tenants whose names begin alike.

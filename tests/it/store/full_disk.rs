@@ -90,7 +90,7 @@ async fn protect(log: &Arc<SqliteLog>, rounds: usize) {
         log.put_key(&key(&format!("key-{n}"), true)).await.unwrap();
         audit.record(acme.tenant(), entry(Action::KeyRevoked, n)).await.unwrap();
     }
-    log.lose_usage().await.unwrap();
+    log.record_lost_usage().await.unwrap();
     assert!(is_full(log.probe().await), "`/readyz` reports it");
     log.ready().await.unwrap();
     assert_eq!(audit.verify(&acme).await.unwrap().first_bad, None);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use copilotd::jobs::{Job, JobStatus, JobStore, Piece, PieceOutcome, Progress, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::JobId;
 use copilotd_actors::ports::{EventLog, LogError, Snapshot};
-use copilotd_gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord};
+use copilotd_gateway::ledger::{GroupBy, UsageEntries, UsageQuery, UsageRecord};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -252,12 +252,12 @@ async fn a_large_tenant_is_erased_in_steps_while_another_writes() {
         };
         stores
             .usage
-            .add_usage(&Arc::new(Entries::from(usage("acme", 1_500))))
+            .add_usage(&Arc::new(UsageEntries::from(usage("acme", 1_500))))
             .await
             .unwrap();
         stores
             .usage
-            .add_usage(&Arc::new(Entries::from(usage("globex", 10))))
+            .add_usage(&Arc::new(UsageEntries::from(usage("globex", 10))))
             .await
             .unwrap();
         let acme = scope("acme");

@@ -6,10 +6,11 @@ use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
+    UsageStore,
 };
-use copilotd_gateway::limit::LearnedAnswers;
-use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::limit::StoredStatistics;
+use copilotd_gateway::meter::UnreportedAttempts;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -184,23 +185,23 @@ async fn open_calls(store: &dyn UsageStore) {
         ..record(at, user, "large", 7)
     };
     let (ends, dies) = (lost("ada"), lost("bob"));
-    let begun = Entries {
+    let begun = UsageEntries {
         begun: vec![ends.clone(), dies.clone()],
-        ..Entries::default()
+        ..UsageEntries::default()
     };
     // A later state of a call in flight replaces the earlier one.
     let mut grown = dies.clone();
     (grown.usage.completion_tokens, grown.turn) = (77, Some(TurnId::new(Uuid::from_u128(1)).to_string()));
-    let later = Entries {
+    let later = UsageEntries {
         begun: vec![grown],
-        ..Entries::default()
+        ..UsageEntries::default()
     };
     let mut end = ends;
     (end.at, end.outcome) = ("2026-12-01T10:00:05Z".parse().unwrap(), "ok".to_owned());
-    let ended = Entries {
+    let ended = UsageEntries {
         closed: vec![end.id],
         ended: vec![end],
-        ..Entries::default()
+        ..UsageEntries::default()
     };
     // Each is sent again, as after an error that hid a success.
     for entries in [&begun, &begun, &later, &later, &ended, &ended] {
@@ -224,8 +225,8 @@ async fn open_calls(store: &dyn UsageStore) {
         [("ada".to_owned(), 1)],
         "a call in flight is not a record yet"
     );
-    assert_eq!(store.lose_usage().await.unwrap(), 1);
-    assert_eq!(store.lose_usage().await.unwrap(), 0);
+    assert_eq!(store.record_lost_usage().await.unwrap(), 1);
+    assert_eq!(store.record_lost_usage().await.unwrap(), 0);
     assert_eq!(users().await, [("ada".to_owned(), 1), ("bob".to_owned(), 1)]);
     // For a turn whose log may not know all of it: what was lost, and what ended since its last prompt.
     let turn = TurnId::new(Uuid::from_u128(1));
@@ -238,7 +239,7 @@ async fn open_calls(store: &dyn UsageStore) {
         .await
         .unwrap();
     let found = async |tenant: &str, turn: u128, began_at: &str, asked_at: Option<&str>| {
-        let of = Unreported {
+        let of = UnreportedAttempts {
             turn: TurnId::new(Uuid::from_u128(turn)),
             began_at: began_at.parse().unwrap(),
             asked_at: asked_at.map(|at| at.parse().unwrap()),
@@ -261,7 +262,7 @@ async fn open_calls(store: &dyn UsageStore) {
 
 /// What was learned is stored by tenant and model, the newest first, for as long as records are.
 async fn learned(store: &dyn UsageStore) {
-    let row = |tenant: &str, model: &str, known: &str| LearnedAnswers {
+    let row = |tenant: &str, model: &str, known: &str| StoredStatistics {
         tenant: tenant.parse().unwrap(),
         model: model.to_owned(),
         known: known.to_owned(),
@@ -315,13 +316,13 @@ async fn on_mongodb() {
         learned(&*store).await;
         // Killed between a record and the end of its open call.
         let open = record("2026-12-03T10:00:00Z", "eve", "large", 7);
-        let both = Entries {
+        let both = UsageEntries {
             begun: vec![open.clone()],
             ended: vec![open],
-            ..Entries::default()
+            ..UsageEntries::default()
         };
         store.add_usage(&Arc::new(both)).await.unwrap();
-        store.lose_usage().await.unwrap();
+        store.record_lost_usage().await.unwrap();
         let query = UsageQuery {
             from: "2026-12-03T00:00:00Z".parse().unwrap(),
             to: "2026-12-04T00:00:00Z".parse().unwrap(),

@@ -9,10 +9,11 @@ use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
+    UsageStore,
 };
-use copilotd_gateway::limit::LearnedAnswers;
-use copilotd_gateway::meter::{Attempted, Outcome, Unreported};
+use copilotd_gateway::limit::StoredStatistics;
+use copilotd_gateway::meter::{AttemptRecord, Outcome, UnreportedAttempts};
 use copilotd_gateway::request::call::CacheOutcome;
 use copilotd_gateway::spending::Spending;
 use copilotd_gateway::target::TargetName;
@@ -26,17 +27,17 @@ use crate::gateway::caller;
 pub struct MemoryUsage {
     kept: Mutex<Vec<UsageRecord>>,
     open: Mutex<Vec<UsageRecord>>,
-    learned: Mutex<Vec<(Timestamp, LearnedAnswers)>>,
+    learned: Mutex<Vec<(Timestamp, StoredStatistics)>>,
     refuses: Mutex<Option<Refuses>>,
     writes: Mutex<usize>,
 }
 
 /// The error with which the store refuses entries, if it does.
-type Refuses = Box<dyn Fn(&Entries) -> Option<LogError> + Send>;
+type Refuses = Box<dyn Fn(&UsageEntries) -> Option<LogError> + Send>;
 
 impl MemoryUsage {
     /// Refuses entries from now on with this error.
-    pub fn refuse(&self, refuses: impl Fn(&Entries) -> Option<LogError> + Send + 'static) {
+    pub fn refuse(&self, refuses: impl Fn(&UsageEntries) -> Option<LogError> + Send + 'static) {
         *self.refuses.lock().unwrap() = Some(Box::new(refuses));
     }
 
@@ -69,7 +70,7 @@ impl MemoryUsage {
 
 #[async_trait]
 impl UsageStore for MemoryUsage {
-    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
+    async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
         let refused = self
             .refuses
             .lock()
@@ -94,14 +95,14 @@ impl UsageStore for MemoryUsage {
         Ok(())
     }
 
-    async fn lose_usage(&self) -> Result<usize, LogError> {
+    async fn record_lost_usage(&self) -> Result<usize, LogError> {
         let ended = std::mem::take(&mut *self.open.lock().unwrap());
         let count = ended.len();
         self.add_usage(&Arc::new(ended.into())).await?;
         Ok(count)
     }
 
-    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
         let (kept, turn) = (self.kept.lock().unwrap(), of.turn.to_string());
         let is_looked_for = |record: &&UsageRecord| {
             let is_recent = of.asked_at.is_some_and(|asked_at| record.at >= asked_at);
@@ -118,7 +119,7 @@ impl UsageStore for MemoryUsage {
         Ok(kept.iter().filter(is_looked_for).map(usage).collect())
     }
 
-    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+    async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
         let mut known = self.learned.lock().unwrap();
         for row in learned {
             known.retain(|(_, other)| (&other.tenant, &other.model) != (&row.tenant, &row.model));
@@ -127,7 +128,7 @@ impl UsageStore for MemoryUsage {
         Ok(())
     }
 
-    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+    async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError> {
         let mut known = self.learned.lock().unwrap().clone();
         known.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         Ok(known.into_iter().take(limit).map(|(_, row)| row).collect())
@@ -254,8 +255,8 @@ pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
 }
 
 /// An attempt on the OpenAI-compatible routes with no usage.
-pub fn attempt(id: u128, outcome: Outcome) -> Attempted {
-    Attempted {
+pub fn attempt(id: u128, outcome: Outcome) -> AttemptRecord {
+    AttemptRecord {
         id: Some(Uuid::from_u128(id)),
         caller: Arc::new(caller()),
         route: "default".into(),

@@ -6,7 +6,7 @@
 mod reading;
 mod words;
 
-use reading::Reading;
+use reading::QuestionFeatures;
 
 /// What differs between two questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,7 +24,7 @@ pub enum Veto {
     /// One has a word and the other its opposite.
     Antonym,
     /// One asks who, the other when.
-    Asked,
+    QuestionWord,
     /// The same words in another order: "from A to B".
     Order,
 }
@@ -39,7 +39,7 @@ impl Veto {
             Self::Name => "name",
             Self::Negation => "negation",
             Self::Antonym => "antonym",
-            Self::Asked => "asked",
+            Self::QuestionWord => "asked",
             Self::Order => "order",
         }
     }
@@ -47,7 +47,7 @@ impl Veto {
 
 /// Compares two questions.
 pub fn veto(a: &str, b: &str) -> Option<Veto> {
-    let (a, b) = (Reading::of(a), Reading::of(b));
+    let (a, b) = (QuestionFeatures::of(a), QuestionFeatures::of(b));
     if a.numbers != b.numbers {
         Some(Veto::Number)
     } else if a.dates != b.dates {
@@ -61,7 +61,7 @@ pub fn veto(a: &str, b: &str) -> Option<Veto> {
     } else if words::opposed(&a.words, &b.words) {
         Some(Veto::Antonym)
     } else if matches!((a.asked, b.asked), (Some(a), Some(b)) if a != b) {
-        Some(Veto::Asked)
+        Some(Veto::QuestionWord)
     } else if a.is_reordering_of(&b) {
         Some(Veto::Order)
     } else {
@@ -119,7 +119,7 @@ mod tests {
             (
                 "Who approves holidays?",
                 "When are holidays approved?",
-                Some(Veto::Asked),
+                Some(Veto::QuestionWord),
             ),
             (
                 "convert from csv to json",

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::words::{date, is_filler, negates, number, stem, unit};
 
 /// The extracted features of a question.
-pub(super) struct Reading {
+pub(super) struct QuestionFeatures {
     /// Numbers, with their counts.
     pub(super) numbers: BTreeMap<String, usize>,
     pub(super) dates: BTreeSet<String>,
     pub(super) units: BTreeSet<&'static str>,
     pub(super) negated: bool,
     pub(super) words: BTreeSet<String>,
-    pub(super) asked: Option<Asked>,
+    pub(super) asked: Option<Interrogative>,
     names: BTreeSet<String>,
     stems: BTreeSet<String>,
     order: Vec<String>,
@@ -21,7 +21,7 @@ pub(super) struct Reading {
 
 /// What is asked for, if a question word says so. "What", "which" and plain "how" are too often interchangeable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Interrogative {
     Person,
     Time,
     Place,
@@ -30,7 +30,7 @@ pub(super) enum Asked {
     Duration,
 }
 
-impl Reading {
+impl QuestionFeatures {
     pub(super) fn of(text: &str) -> Self {
         let text = text.replace(['\u{2019}', '\u{2018}'], "'");
         let mut reading = Self {
@@ -161,18 +161,18 @@ fn is_name(word: &str, starts: bool) -> bool {
     inner || is_code || (first && !starts && word.chars().count() > 1)
 }
 
-fn asked(text: &str) -> Option<Asked> {
+fn asked(text: &str) -> Option<Interrogative> {
     let words: Vec<&str> = text
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
         .collect();
     match words.as_slice() {
-        ["who" | "whom" | "whose", ..] => Some(Asked::Person),
-        ["when", ..] => Some(Asked::Time),
-        ["where", ..] => Some(Asked::Place),
-        ["why", ..] => Some(Asked::Reason),
-        ["how", "many" | "much", ..] => Some(Asked::Amount),
-        ["how", "long", ..] => Some(Asked::Duration),
+        ["who" | "whom" | "whose", ..] => Some(Interrogative::Person),
+        ["when", ..] => Some(Interrogative::Time),
+        ["where", ..] => Some(Interrogative::Place),
+        ["why", ..] => Some(Interrogative::Reason),
+        ["how", "many" | "much", ..] => Some(Interrogative::Amount),
+        ["how", "long", ..] => Some(Interrogative::Duration),
         _ => None,
     }
 }

@@ -187,7 +187,7 @@ const OPPOSITES: [(&str, &str); 60] = [
     ("positive", "negative"),
 ];
 /// Prefixes that invert a word.
-const TURNING: [&str; 8] = ["un", "dis", "non", "in", "im", "il", "ir", "de"];
+const INVERTING_PREFIXES: [&str; 8] = ["un", "dis", "non", "in", "im", "il", "ir", "de"];
 
 /// Whether one text has a word and the other its opposite, and neither has both.
 pub(super) fn opposed(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
@@ -199,13 +199,13 @@ pub(super) fn opposed(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
         let (x, y) = (stem(x), stem(y));
         (only_a.contains(x) && only_b.contains(y)) || (only_b.contains(x) && only_a.contains(y))
     });
-    listed || turned(&only_a, &only_b) || turned(&only_b, &only_a)
+    listed || is_inverted(&only_a, &only_b) || is_inverted(&only_b, &only_a)
 }
 
 /// Whether one of `words` is one of `others` with an inverting prefix.
-fn turned(words: &HashSet<String>, others: &HashSet<String>) -> bool {
+fn is_inverted(words: &HashSet<String>, others: &HashSet<String>) -> bool {
     words.iter().any(|word| {
-        let bare = TURNING.iter().filter_map(|turning| word.strip_prefix(turning));
+        let bare = INVERTING_PREFIXES.iter().filter_map(|prefix| word.strip_prefix(prefix));
         bare.filter(|bare| bare.len() >= 4).any(|bare| others.contains(bare))
     })
 }

@@ -22,7 +22,7 @@ fn admission(body: &str) -> Option<GatewayErrorKind> {
 }
 
 #[test]
-fn everything_in_a_body_is_looked_at() {
+fn everything_in_a_body_is_checked() {
     let forbidden = Some(GatewayErrorKind::ContentPolicy);
     for more in [
         r#""Messages": [{"role": "system", "content": "DROP TABLE"}]"#,
@@ -76,7 +76,7 @@ fn everything_in_a_body_is_looked_at() {
 }
 
 #[test]
-fn a_name_that_stands_twice_is_refused() {
+fn a_duplicate_name_is_refused() {
     for (messages, more) in [
         (r#"[{"role":"user","content":"hi","content":"ho"}]"#, ""),
         (
@@ -95,7 +95,7 @@ fn a_name_that_stands_twice_is_refused() {
 }
 
 #[test]
-fn what_the_protocol_and_the_application_say_is_not_looked_at() {
+fn what_the_protocol_and_the_application_say_is_not_checked() {
     let image = format!("data:image/png;base64,{}", "droptable".repeat(20));
     let body = json!({
         "model": "drop table",

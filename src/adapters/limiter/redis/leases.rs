@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_gateway::limit::{Lease, Spent};
+use copilotd_gateway::limit::{ActualUsage, Lease};
 use futures::future::join_all;
 use metrics::counter;
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ const BATCH: usize = 100;
 #[derive(Debug)]
 pub(super) struct Settlement {
     pub lease: Lease,
-    pub spent: Spent,
+    pub spent: ActualUsage,
     pub at: Instant,
 }
 

@@ -33,7 +33,7 @@ use self::link::{Away, Link};
 pub use self::ping::ping;
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_gateway::limit::{
-    Demand, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, TenantLimits, exhausted, judge, standings,
+    ActualUsage, Demand, Lease, LimitRefusal, Limiter, Limits, LocalLimiter, TenantLimits, exhausted, judge, standings,
 };
 use copilotd_gateway::spending::Subject;
 
@@ -191,7 +191,7 @@ impl Shared {
             marked: false,
             id: None,
             demand: Demand::default(),
-            spent: Spent::default(),
+            spent: ActualUsage::default(),
             limits: TenantLimits::default(),
             subjects,
             owed: &[],
@@ -212,7 +212,7 @@ impl Shared {
         self.link.ask(&request.invocation(operation)).await
     }
 
-    fn settle(&self, lease: Lease, spent: Spent) {
+    fn settle(&self, lease: Lease, spent: ActualUsage) {
         let settlement = Settlement {
             lease,
             spent,
@@ -238,7 +238,7 @@ impl Shared {
         subjects: Vec<Subject>,
         demand: Demand,
         away: Away,
-    ) -> Result<Lease, Refused> {
+    ) -> Result<Lease, LimitRefusal> {
         if has_budget(limits, &subjects) {
             return Err(unavailable("the budget"));
         }
@@ -247,14 +247,16 @@ impl Shared {
         }
         match self.local.reserve(tenant, subjects, demand).await {
             // The request is larger than the share; it may well fit the whole.
-            Err(Refused::Exceeded(exceeded)) if exceeded.retry_after.is_none() => Err(unavailable("the limits")),
+            Err(LimitRefusal::LimitExceeded(exceeded)) if exceeded.retry_after.is_none() => {
+                Err(unavailable("the limits"))
+            }
             other => other,
         }
     }
 }
 
-fn unavailable(what: &'static str) -> Refused {
-    Refused::Unavailable {
+fn unavailable(what: &'static str) -> LimitRefusal {
+    LimitRefusal::Unavailable {
         what,
         retry_after: PAUSE,
     }
@@ -291,14 +293,14 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|lease| lease.id.is_some()) {
-            self.shared.settle(lease, Spent::default());
+            self.shared.settle(lease, ActualUsage::default());
         }
     }
 }
 
 #[async_trait]
 impl Limiter for RedisLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
         let shared = &*self.shared;
         let table = shared.table();
         let mut lease = Lease {
@@ -361,7 +363,7 @@ impl Limiter for RedisLimiter {
         Ok(lease)
     }
 
-    fn settle(&self, lease: Lease, spent: Spent) {
+    fn settle(&self, lease: Lease, spent: ActualUsage) {
         match lease.id {
             Some(id) => {
                 self.shared.open().remove(&id);
@@ -372,7 +374,7 @@ impl Limiter for RedisLimiter {
         }
     }
 
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal> {
         let table = self.shared.table();
         let limits = table.tenants.get(tenant)?;
         let mut subjects = subjects;
@@ -387,7 +389,7 @@ impl Limiter for RedisLimiter {
         };
         match self.shared.ask(&table, &request, Operation::Look).await {
             Ok(reply) if reply.verdict == Verdict::Done => {
-                exhausted(&reply.accounts(&subjects, limits), reply.now).map(Refused::Exceeded)
+                exhausted(&reply.accounts(&subjects, limits), reply.now).map(LimitRefusal::LimitExceeded)
             }
             _ => Some(unavailable("the budget")),
         }

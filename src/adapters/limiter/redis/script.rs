@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::NanoUsd;
-use copilotd_gateway::limit::{Demand, Limits, MAX_LIMIT, Spent, TenantLimits, Used};
+use copilotd_gateway::limit::{AccountUsage, ActualUsage, Demand, Limits, MAX_LIMIT, TenantLimits};
 use copilotd_gateway::spending::Subject;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
@@ -110,7 +110,7 @@ pub(super) struct Request<'a> {
     /// The reservation.
     pub id: Option<Uuid>,
     pub demand: Demand,
-    pub spent: Spent,
+    pub spent: ActualUsage,
     pub limits: TenantLimits,
     pub subjects: &'a [Subject],
     /// What the ledger knows of these subjects in the day and the month; empty: nothing.
@@ -198,7 +198,7 @@ pub(super) struct Reply {
     pub now: Timestamp,
     pub verdict: Verdict,
     /// In the order of the request's subjects.
-    used: Vec<Used>,
+    used: Vec<AccountUsage>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Reply {
             let [requests, tokens, calls, held, day, month] = numbers else {
                 return None;
             };
-            Some(Used {
+            Some(AccountUsage {
                 requests: whole(requests)?,
                 tokens: whole(tokens)?,
                 calls: money(calls)?,
@@ -244,7 +244,7 @@ impl Reply {
     }
 
     /// Returns each subject's limits and use.
-    pub fn accounts(&self, subjects: &[Subject], limits: &TenantLimits) -> Vec<(&'static str, Limits, Used)> {
+    pub fn accounts(&self, subjects: &[Subject], limits: &TenantLimits) -> Vec<(&'static str, Limits, AccountUsage)> {
         let used = subjects.iter().zip(&self.used);
         used.map(|(subject, used)| (subject.word(), *limits.of(subject), *used))
             .collect()

@@ -7,11 +7,11 @@ use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
     UsageStore, read_open,
 };
-use copilotd_gateway::limit::LearnedAnswers;
-use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::limit::StoredStatistics;
+use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::Spending;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ const TOGETHER: usize = 16;
 
 #[async_trait]
 impl UsageStore for MongoLog {
-    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
+    async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
         let (entries, _passes) = open_to(&self.tenant_fence, entries);
         self.note_open(&entries.begun).await?;
         let ended = entries.ended.iter().map(document).collect();
@@ -39,7 +39,7 @@ impl UsageStore for MongoLog {
         Ok(self.close_calls(entries.closed.iter().map(uuid).collect()).await?)
     }
 
-    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
         let mut which = vec![doc! { "outcome": "lost" }];
         which.extend(of.asked_at.map(|asked_at| doc! { "at": { "$gte": date(asked_at) } }));
         let filter = doc! {
@@ -61,9 +61,9 @@ impl UsageStore for MongoLog {
         Ok(used.filter(|lost| lost.usage.total_tokens() > 0).collect())
     }
 
-    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+    async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
         let (rows, _passes) = learned_of_open(&self.tenant_fence, learned);
-        let save = |row: &LearnedAnswers| {
+        let save = |row: &StoredStatistics| {
             let id = doc! { "_id": { "tenant": row.tenant.as_str(), "model": &row.model } };
             let set = doc! { "$set": { "known": &row.known, "at": date(at) } };
             let update = self.collections.learned.update_one(id, set).upsert(true);
@@ -75,7 +75,7 @@ impl UsageStore for MongoLog {
         Ok(())
     }
 
-    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+    async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let found = async {
             let found = self
@@ -95,7 +95,7 @@ impl UsageStore for MongoLog {
             let Some(tenant) = skip_unreadable("learned", "what was learned", tenant)? else {
                 continue;
             };
-            rows.push(LearnedAnswers {
+            rows.push(StoredStatistics {
                 tenant,
                 model: id.get_str("model").unwrap_or_default().to_owned(),
                 known: document.get_str("known").unwrap_or_default().to_owned(),
@@ -104,7 +104,7 @@ impl UsageStore for MongoLog {
         Ok(rows)
     }
 
-    async fn lose_usage(&self) -> Result<usize, LogError> {
+    async fn record_lost_usage(&self) -> Result<usize, LogError> {
         let found = async {
             let found: Vec<Document> = self.collections.open_calls.find(doc! {}).await?.try_collect().await?;
             Ok(found)

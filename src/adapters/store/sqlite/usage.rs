@@ -8,11 +8,11 @@ use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
     UsageStore, read_open,
 };
-use copilotd_gateway::limit::LearnedAnswers;
-use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::limit::StoredStatistics;
+use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::Spending;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
@@ -29,7 +29,7 @@ const TOGETHER: usize = 16;
 
 #[async_trait]
 impl UsageStore for SqliteLog {
-    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
+    async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
         let (entries, _passes) = open_to(&self.fence, entries);
         let work = move |connection: &Connection| {
             open(connection, &entries.begun)?;
@@ -39,7 +39,7 @@ impl UsageStore for SqliteLog {
         Ok(self.writer.write_as(Priority::Booking, work).await?)
     }
 
-    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
         let (tenant, of) = (scope.tenant().clone(), *of);
         Ok(self
             .readers
@@ -47,7 +47,7 @@ impl UsageStore for SqliteLog {
             .await?)
     }
 
-    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+    async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
         let ((rows, _passes), at) = (learned_of_open(&self.fence, learned), at.as_millisecond());
         let work = move |connection: &Connection| {
             let mut statement = connection
@@ -60,12 +60,12 @@ impl UsageStore for SqliteLog {
         Ok(self.writer.write(work).await?)
     }
 
-    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+    async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError> {
         let limit = signed(limit as u64);
         Ok(self.readers.run(move |connection| learned(connection, limit)).await?)
     }
 
-    async fn lose_usage(&self) -> Result<usize, LogError> {
+    async fn record_lost_usage(&self) -> Result<usize, LogError> {
         let any = |connection: &Connection| {
             Ok(
                 connection.query_row("SELECT EXISTS (SELECT 1 FROM open_calls)", [], |row| {
@@ -186,7 +186,7 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
     Ok(())
 }
 
-fn unreported(connection: &Connection, tenant: &TenantId, of: &Unreported) -> Result<Vec<LostUsage>, Failure> {
+fn unreported(connection: &Connection, tenant: &TenantId, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT model, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost,
              estimated
@@ -213,7 +213,7 @@ fn unreported(connection: &Connection, tenant: &TenantId, of: &Unreported) -> Re
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn learned(connection: &Connection, limit: i64) -> Result<Vec<LearnedAnswers>, Failure> {
+fn learned(connection: &Connection, limit: i64) -> Result<Vec<StoredStatistics>, Failure> {
     let mut statement = connection.prepare("SELECT tenant, model, known FROM learned ORDER BY at DESC LIMIT ?1")?;
     let mut rows = statement.query([limit])?;
     let mut found = Vec::new();
@@ -225,7 +225,7 @@ fn learned(connection: &Connection, limit: i64) -> Result<Vec<LearnedAnswers>, F
         let Some(tenant) = skip_unreadable("learned", "what was learned", tenant)? else {
             continue;
         };
-        found.push(LearnedAnswers {
+        found.push(StoredStatistics {
             tenant,
             model: row.get(1)?,
             known: row.get(2)?,

@@ -10,10 +10,10 @@ use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
 use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Vector};
 use copilotd_gateway::cache::veto::veto;
 use copilotd_gateway::cache::{
-    Audience, Cache, Decision, Evidence, Found, Kept, Knowledge, Question, Rules, Settings, question,
+    Audience, Cache, CachedAnswer, Decision, Evidence, Knowledge, Lookup, Question, Rules, Settings, question,
 };
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheWish, Caller, Purpose};
+use copilotd_gateway::request::call::{CacheControl, Caller, Purpose};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -45,7 +45,7 @@ impl Pair {
 }
 
 /// One question against all stored ones.
-struct Lookup {
+struct Probe {
     similarity: f32,
     lead: f32,
     vetoed: bool,
@@ -151,7 +151,7 @@ async fn nearest(
             .filter(|(_, other)| other.group != found.group)
             .map(|(stored, _)| stored.cosine(vector))
             .fold(f32::MIN, f32::max);
-        all.push(Lookup {
+        all.push(Probe {
             similarity: best.1,
             lead: best.1 - second,
             vetoed: veto(&pair.b, &found.a).is_some(),
@@ -161,10 +161,10 @@ async fn nearest(
         });
     }
     for half in [false, true] {
-        let asked: Vec<&Lookup> = all.iter().filter(|asked| asked.reported == half).collect();
+        let asked: Vec<&Probe> = all.iter().filter(|asked| asked.reported == half).collect();
         for (vetoes, margin) in [(false, MARGINS[0]), (true, MARGINS[0]), (true, MARGINS[1])] {
             for cut in CUTS {
-                let hits: Vec<&&Lookup> = asked
+                let hits: Vec<&&Probe> = asked
                     .iter()
                     .filter(|asked| asked.similarity >= cut && asked.lead >= margin && !(vetoes && asked.vetoed))
                     .collect();
@@ -339,8 +339,8 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
             )
             .await
         {
-            Found::Lead(ticket) => _ = ticket.fill(kept()),
-            Found::Hit(_) => anyhow::bail!("stored twice"),
+            Lookup::Lead(ticket) => _ = ticket.fill(kept()),
+            Lookup::Hit(_) => anyhow::bail!("stored twice"),
         }
     }
     let mut samples = Samples::default();
@@ -351,13 +351,13 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
             .look_up(question, &settings(0.9), Some(Arc::clone(&embedder)), None)
             .await;
         samples.add(start.elapsed());
-        anyhow::ensure!(matches!(found, Found::Hit(_)), "question {n} was a miss");
+        anyhow::ensure!(matches!(found, Lookup::Hit(_)), "question {n} was a miss");
     }
     Ok(samples)
 }
 
-fn kept() -> Kept {
-    Kept {
+fn kept() -> CachedAnswer {
+    CachedAnswer {
         model: "m".to_owned(),
         by: None,
         text: "It is what it is. ".repeat(20),
@@ -387,6 +387,6 @@ fn asking(text: &str) -> anyhow::Result<Question> {
         audience: Audience::Tenant,
         max_temperature: 1.0,
     };
-    question(&caller, "m", &body, Knowledge::default(), CacheWish::Use, &rules)
+    question(&caller, "m", &body, Knowledge::default(), CacheControl::Use, &rules)
         .map_err(|skip| anyhow::anyhow!("skipped: {}", skip.code()))
 }

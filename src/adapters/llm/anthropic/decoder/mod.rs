@@ -15,7 +15,7 @@ use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Piece;
-use copilotd_gateway::request::report::{self, Bearer};
+use copilotd_gateway::request::report::{self, ReportCarrier};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -592,7 +592,7 @@ impl provider::Decoder for Decoder {
 
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
         let identity = self.identity.as_ref()?;
-        let report = || report::write(identity.report(usage), Bearer::Chunk, usage);
+        let report = || report::write(identity.report(usage), ReportCarrier::Chunk, usage);
         (self.wish.chunks && self.wish.include_usage).then(report)
     }
 }

@@ -19,7 +19,7 @@ use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Piece;
-use copilotd_gateway::request::report::{self, Bearer};
+use copilotd_gateway::request::report::{self, ReportCarrier};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -559,6 +559,6 @@ impl provider::Decoder for Decoder {
             });
             chunk.to_string().into()
         });
-        Some(report::write(report, Bearer::Chunk, usage))
+        Some(report::write(report, ReportCarrier::Chunk, usage))
     }
 }

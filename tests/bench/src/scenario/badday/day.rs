@@ -17,7 +17,7 @@ use copilotd_gateway::answer::Answer;
 use copilotd_gateway::meter::Meter;
 use copilotd_gateway::provider::{Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd_gateway::request::body::ChatBody;
-use copilotd_gateway::request::call::{CacheWish, Caller, GatewayCall, Mode};
+use copilotd_gateway::request::call::{CacheControl, Caller, GatewayCall, Mode};
 use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
 use futures::{StreamExt, stream};
@@ -283,7 +283,7 @@ impl Day {
             route: "default".to_owned(),
             body,
             mode: Some(Mode::Buffered),
-            cache: CacheWish::Bypass,
+            cache: CacheControl::Bypass,
             knowledge: None,
         };
         let reply = match self.gateway.chat(call).await {
