@@ -16,7 +16,7 @@ use copilotd_gateway::target::{TargetName, TargetState};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::upstream::upstream;
-use crate::adapters::llm::provider::Hosts;
+use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
 use crate::tenants::Part;
@@ -172,7 +172,7 @@ fn name_of(target: &Target) -> TargetName {
 /// other settings.
 #[derive(Default)]
 struct UpstreamRegistry {
-    hosts: Hosts,
+    hosts: ConnectionPool,
     own: Mutex<HashMap<[u8; 32], Arc<Key>>>,
     /// The same for keys of the process.
     shared: Mutex<HashMap<[u8; 32], Arc<Key>>>,

@@ -84,7 +84,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
                 eraser: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
-                has_standby: async move { standby::is_there(&directory) }.boxed(),
+                has_standby: async move { standby::is_waiting(&directory) }.boxed(),
                 // The directory's lock is released when the process exits.
                 close: futures::future::ready(()).boxed(),
             })

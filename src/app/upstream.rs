@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::adapters::llm::anthropic::{self, Anthropic, AnthropicConfig};
 use crate::adapters::llm::openai::{Auth, OpenAi, OpenAiConfig};
-use crate::adapters::llm::provider::Hosts;
+use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Provider, ProviderAuth, ProviderKind, Route, Target};
 
 /// Builds the adapter of `target` with one key of its provider.
@@ -17,7 +17,7 @@ pub(super) fn upstream(
     route: &Route,
     target: &Target,
     secret: SecretString,
-    hosts: &Hosts,
+    hosts: &ConnectionPool,
 ) -> anyhow::Result<Arc<dyn Upstream>> {
     Ok(match provider.kind {
         ProviderKind::Openai => Arc::new(OpenAi::new(openai(config, provider, route, target, secret), hosts)?),

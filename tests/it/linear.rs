@@ -270,7 +270,7 @@ fn translations_and_cache_keys() {
     };
     let first = r#""messages":[{"role":"user","content":"x"},"#;
     let calls = |n| ChatBody::parse(chat(n, first, call, "]").as_bytes()).unwrap();
-    let manner = anthropic::Manner {
+    let manner = anthropic::TranslateOptions {
         model: "claude",
         max_tokens: 10,
         stream: false,

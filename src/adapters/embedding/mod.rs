@@ -23,7 +23,7 @@ const QUEUE: usize = 256;
 /// Most texts that are run as one batch.
 const BATCH: usize = 32;
 /// Longest time of a request, waiting and running.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A loaded model.
 trait Encoder: Send {
@@ -88,7 +88,7 @@ impl Embedder for LocalEmbedder {
             mpsc::error::TrySendError::Full(_) => EmbedError::Busy,
             mpsc::error::TrySendError::Closed(_) => EmbedError::Failed("the model's thread has ended".to_owned()),
         })?;
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
             Ok(Ok(vectors)) => vectors,
             Ok(Err(_)) => Err(EmbedError::Failed("the model's thread dropped the request".to_owned())),
             Err(_) => Err(EmbedError::Timeout),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_becomes_one_batch_and_what_is_too_much_is_refused() {
+    async fn waiting_requests_become_one_batch_and_too_many_are_refused() {
         let gate = Arc::new(Barrier::new(2));
         let (embedder, sizes) = embedder(Some(Arc::clone(&gate)), 4);
         let ask = |text: &'static str| {

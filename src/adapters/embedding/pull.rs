@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::files::{KnownFile, ModelKind, hash};
 
 /// Longest time for one file.
-const PATIENCE: Duration = Duration::from_secs(30 * 60);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Why a file was not downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ async fn fetch(client: &reqwest::Client, url: &str, file: &KnownFile) -> Result<
         url: url.to_owned(),
         found,
     };
-    let answer = client.get(url).timeout(PATIENCE).send().await.map_err(failed)?;
+    let answer = client.get(url).timeout(DOWNLOAD_TIMEOUT).send().await.map_err(failed)?;
     let mut answer = answer.error_for_status().map_err(failed)?;
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {

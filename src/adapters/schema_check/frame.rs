@@ -39,24 +39,24 @@ pub enum Reply {
     /// The answer does not satisfy the schema.
     Invalid(String),
     /// The schema does not compile.
-    Unusable(Place),
+    Unusable(WireViolation),
 }
 
 /// A violation in transferable form.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct WireViolation {
     pointer: String,
     message: String,
 }
 
-impl From<Violation> for Place {
+impl From<Violation> for WireViolation {
     fn from(Violation { pointer, message }: Violation) -> Self {
         Self { pointer, message }
     }
 }
 
-impl From<Place> for Violation {
-    fn from(Place { pointer, message }: Place) -> Self {
+impl From<WireViolation> for Violation {
+    fn from(WireViolation { pointer, message }: WireViolation) -> Self {
         Self { pointer, message }
     }
 }

@@ -28,7 +28,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use super::schema_check::permits::Places;
+use super::schema_check::permits::Permits;
 use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
 pub use worker::{ARGUMENT, run as run_worker};
 
@@ -60,13 +60,13 @@ impl Default for Settings {
 /// Longest time until a new process is ready. Not part of a check's own time.
 const START: Duration = Duration::from_secs(20);
 /// Checks after which a process is replaced, whatever its memory use.
-const JOBS: u32 = 1_000;
+const MAX_JOBS: u32 = 1_000;
 
 /// The pool. Starts a process when one is needed and none is idle.
 pub struct SchemaPool {
     program: PathBuf,
     settings: Settings,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     idle: Mutex<Vec<Worker>>,
 }
 
@@ -76,7 +76,7 @@ impl SchemaPool {
         Self {
             program,
             settings,
-            places: Places::new(settings.workers, (settings.workers / 2).max(1)),
+            permits: Permits::new(settings.workers, (settings.workers / 2).max(1)),
             idle: Mutex::default(),
         }
     }
@@ -94,10 +94,10 @@ impl SchemaPool {
     async fn ask(&self, scope: &TenantScope, schema: &Arc<Value>, answer: Option<&str>) -> Result<Reply, SchemaError> {
         let tenant = scope.tenant();
         let place = if answer.is_some() {
-            let waiting = self.places.place(tenant).map_err(|_full| SchemaError::Busy)?;
+            let waiting = self.permits.permit(tenant).map_err(|_full| SchemaError::Busy)?;
             waiting.await
         } else {
-            let waiting = self.places.place_first(tenant, self.settings.tenant_queue);
+            let waiting = self.permits.permit_first(tenant, self.settings.tenant_queue);
             let waited = timeout(self.settings.compile_wait, waiting.map_err(|_full| SchemaError::Busy)?).await;
             waited.map_err(|_elapsed| SchemaError::Busy)?
         };
@@ -110,10 +110,10 @@ impl SchemaPool {
     }
 
     async fn ask_now(&self, scope: &TenantScope, frame: &[u8]) -> Result<Reply, SchemaError> {
-        let mut warm = self.warm();
+        let mut take_idle = self.take_idle();
         loop {
-            let used = warm.is_some();
-            let mut worker = match warm.take() {
+            let used = take_idle.is_some();
+            let mut worker = match take_idle.take() {
                 Some(worker) => worker,
                 None => Worker::start(&self.program).await.map_err(unavailable)?,
             };
@@ -142,14 +142,14 @@ impl SchemaPool {
     }
 
     /// Takes an idle worker that is still alive.
-    fn warm(&self) -> Option<Worker> {
+    fn take_idle(&self) -> Option<Worker> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| idle.pop()).find_map(Worker::if_alive)
     }
 
     fn keep(&self, worker: Worker) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if worker.jobs < JOBS && idle.len() < self.settings.workers {
+        if worker.jobs < MAX_JOBS && idle.len() < self.settings.workers {
             idle.push(worker);
         }
     }

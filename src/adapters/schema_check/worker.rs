@@ -25,7 +25,7 @@ const CACHE_MEMORY: u64 = 64 * 1024 * 1024;
 /// Most compiled schemas that are cached.
 const CACHED: usize = 16;
 /// Interval, during a check, of testing whether the parent is still alive.
-const LOOK: Duration = Duration::from_secs(1);
+const PARENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How much less processor time it gets than the threads that answer requests.
 const NICE: i32 = 10;
 
@@ -102,7 +102,7 @@ fn mapped() -> Option<u64> {
 fn end_orphans(jobs: &mpsc::Receiver<bool>) {
     let parent = getppid();
     while let Ok(true) = jobs.recv() {
-        while jobs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        while jobs.recv_timeout(PARENT_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             if getppid() != parent {
                 std::process::abort();
             }

@@ -8,12 +8,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pauses between attempts, growing and jittered, until a deadline.
-pub(crate) struct Patience {
+pub(crate) struct Backoff {
     deadline: Instant,
     pause: Duration,
 }
 
-impl Patience {
+impl Backoff {
     /// Starts now.
     pub(crate) fn new(longest: Duration) -> Self {
         Self {

@@ -11,7 +11,7 @@ use copilotd_gateway::limit::StoredStatistics;
 use super::tenant_fence::{TenantFence, WritePass};
 
 /// Returns what was learned for tenants that take writes, with the passes to write it.
-pub(crate) fn learned_of_open<'a>(
+pub(crate) fn learned_by_open_tenants<'a>(
     fence: &'a TenantFence,
     learned: &[StoredStatistics],
 ) -> (Vec<StoredStatistics>, Vec<WritePass<'a>>) {
@@ -23,7 +23,7 @@ pub(crate) fn learned_of_open<'a>(
 }
 
 /// Returns the entries of tenants that take writes, with the passes to write them.
-pub(crate) fn open_to<'a>(
+pub(crate) fn entries_of_open_tenants<'a>(
     fence: &'a TenantFence,
     entries: &Arc<UsageEntries>,
 ) -> (Arc<UsageEntries>, Vec<WritePass<'a>>) {

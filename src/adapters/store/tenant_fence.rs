@@ -11,7 +11,7 @@ use copilotd_actors::ports::LogError;
 use tokio::sync::Notify;
 
 /// Longest time for which closing waits for writes in flight; an append is tried for 30 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct TenantFence {
@@ -82,7 +82,7 @@ impl TenantFence {
             }
         };
         let late = |_| LogError::Unavailable("writes of the tenant are still in flight".to_owned());
-        tokio::time::timeout(PATIENCE, over).await.map_err(late)
+        tokio::time::timeout(CLOSE_TIMEOUT, over).await.map_err(late)
     }
 
     /// Accepts writes again.

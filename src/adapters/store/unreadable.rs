@@ -14,7 +14,7 @@ pub(crate) fn skip_unreadable<T>(
     match read.map_err(Into::into) {
         Ok(found) => Ok(Some(found)),
         Err(LogError::Corrupt(reason)) => {
-            note_unreadable(what, id, &reason);
+            log_unreadable(what, id, &reason);
             Ok(None)
         }
         Err(error) => Err(error),
@@ -22,7 +22,7 @@ pub(crate) fn skip_unreadable<T>(
 }
 
 /// Logs and counts an unreadable row.
-pub(crate) fn note_unreadable(what: &'static str, id: impl Display, reason: &str) {
+pub(crate) fn log_unreadable(what: &'static str, id: impl Display, reason: &str) {
     metrics::counter!("copilotd_unreadable_rows_total", "what" => what).increment(1);
     tracing::error!(what, %id, reason, "stored row unreadable; skipping it and reading the others");
 }

@@ -1,7 +1,9 @@
 //! Server-sent events of model providers.
 
 use bytes::Bytes;
-use copilotd::adapters::llm::provider::lenient::{Count, Members, Seam, mend, said, without_lone_surrogates};
+use copilotd::adapters::llm::provider::lenient::{
+    Count, Members, PendingSurrogate, mend, said, without_lone_surrogates,
+};
 use copilotd::adapters::llm::provider::{Reason, SseReader};
 use serde_json::value::RawValue;
 
@@ -110,7 +112,7 @@ fn fuzz_provider_json() {
         }
         if let Some(members) = Members::read(&mended) {
             for (name, raw) in members.iter() {
-                let mut seam = Seam::default();
+                let mut seam = PendingSurrogate::default();
                 let _ = (name, said(raw, &mut seam), Reason::of(Some(raw)), Count::of(Some(raw)));
             }
         }

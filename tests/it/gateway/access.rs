@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::access::{Access, Key};
@@ -39,7 +39,7 @@ async fn a_fallback_stays_within_the_tenants_model_access() {
     let (broken, public) = (Provider::faulty("status=500").await, Provider::start().await);
     let key = |provider: &str, url: String| -> Arc<[Arc<Key>]> {
         let config = OpenAiConfig::new(provider, &url, "sk-one".to_owned().into(), "gpt");
-        let upstream = Arc::new(OpenAi::new(config, &Hosts::default()).unwrap());
+        let upstream = Arc::new(OpenAi::new(config, &ConnectionPool::default()).unwrap());
         Arc::new([Arc::new(Key::new(provider.to_owned(), upstream))])
     };
     let own = ("acme".to_owned(), name("own"));

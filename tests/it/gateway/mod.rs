@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use copilotd::adapters::llm::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::ports::ModelEvent;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
@@ -244,7 +244,7 @@ fn made(
 ) -> (Arc<Gateway>, Arc<Ledger>) {
     // As a server does when it starts.
     copilotd_actors::domain::context::tokens::warm_up();
-    let hosts = Hosts::default();
+    let hosts = ConnectionPool::default();
     let (mut targets, mut keys) = (Vec::new(), HashMap::new());
     for place in places {
         let name = TargetName {

@@ -201,7 +201,7 @@ fn start(
 /// For a busy machine, by a clock that the test sets.
 fn patient(server: &Redis) -> RedisOptions {
     RedisOptions {
-        patience: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(10),
         lease_life: Duration::from_hours(1),
         pause: Duration::from_millis(20),
         server_time: false,

@@ -143,7 +143,7 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     let server = Redis::start().await;
     let watch = TestClock::at("2027-01-15T08:00:00Z");
     let options = RedisOptions {
-        patience: Duration::from_millis(250),
+        request_timeout: Duration::from_millis(250),
         ..patient(&server)
     };
     let one = Limits {
@@ -178,7 +178,7 @@ async fn a_redis_that_hangs_holds_up_nobody_for_long() {
     let server = Redis::start().await;
     let watch = TestClock::at("2027-01-15T08:00:00Z");
     let options = RedisOptions {
-        patience: Duration::from_millis(250),
+        request_timeout: Duration::from_millis(250),
         ..patient(&server)
     };
     let limiter = start(options, of_tenant(rates()), &Arc::default(), &watch);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::llm::anthropic::{self, Anthropic, AnthropicConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{Price, Usage};
@@ -30,7 +30,7 @@ const PRICE: Price = Price {
 fn model(base_url: &str) -> Anthropic {
     let mut config = AnthropicConfig::new("main", base_url, KEY.to_owned().into(), "claude-x");
     config.price = Some(PRICE);
-    Anthropic::new(config, &Hosts::default()).unwrap()
+    Anthropic::new(config, &ConnectionPool::default()).unwrap()
 }
 
 async fn simulator(knobs: Value) -> (Running, Anthropic) {
@@ -133,7 +133,7 @@ async fn a_stream_and_a_document_say_the_same_and_cost_the_same() {
 }
 
 #[tokio::test]
-async fn what_the_cache_takes_and_gives_has_its_own_price() {
+async fn cache_writes_and_reads_have_their_own_price() {
     let (_running, model) = simulator(json!({})).await;
     let part = json!({"type": "text", "text": "x".repeat(640), "cache_control": {"type": "ephemeral"}});
     let more = json!({"messages": [{"role": "system", "content": [part]}, {"role": "user", "content": "Hello?"}]});
@@ -153,7 +153,7 @@ async fn what_the_cache_takes_and_gives_has_its_own_price() {
 }
 
 #[tokio::test]
-async fn thoughts_are_told_beside_the_text_and_can_be_given_back() {
+async fn thinking_is_passed_on_beside_the_text_and_can_be_sent_back() {
     let (_running, model) = simulator(json!({})).await;
     let mut more = prompt("[[sim text=\"a b\"]]");
     more["thinking"] = json!({"type": "adaptive"});
@@ -253,7 +253,7 @@ async fn every_way_to_fail_has_its_class() {
 }
 
 #[tokio::test]
-async fn an_end_by_the_content_filter_is_told_to_who_reads_chunks_and_else_a_failure() {
+async fn an_end_by_the_content_filter_is_passed_on_in_chunks_and_otherwise_a_failure() {
     let (_running, model) = simulator(json!({})).await;
     let mut call = ask(&prompt("[[sim text=\"a b\" finish=content_filter]]"));
     let (pieces, error) = stream(&model, &call).await;
@@ -272,7 +272,7 @@ async fn an_end_by_the_content_filter_is_told_to_who_reads_chunks_and_else_a_fai
 }
 
 #[tokio::test]
-async fn a_request_bears_the_key_and_the_version_and_is_sent_only_if_it_can_be_said() {
+async fn a_request_carries_the_key_and_the_version_and_is_sent_only_if_supported() {
     let (sender, mut heads) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::start(move |mut exchange: Exchange| {
         let sender = sender.clone();
@@ -286,7 +286,7 @@ async fn a_request_bears_the_key_and_the_version_and_is_sent_only_if_it_can_be_s
     .await;
     let mut config = AnthropicConfig::new("main", &server.url, KEY.to_owned().into(), "claude-x");
     config.headers = vec![("anthropic-beta".to_owned(), "some-beta".to_owned().into())];
-    let model = Anthropic::new(config, &Hosts::default()).unwrap();
+    let model = Anthropic::new(config, &ConnectionPool::default()).unwrap();
     let error = model
         .stream(&ask(&json!({"stream": true, "n": 2})))
         .await
@@ -315,7 +315,7 @@ async fn a_request_bears_the_key_and_the_version_and_is_sent_only_if_it_can_be_s
 }
 
 #[tokio::test]
-async fn a_dropped_stream_lets_the_provider_go() {
+async fn a_dropped_stream_closes_the_providers_connection() {
     let (running, model) = simulator(json!({"fault": "tokens=9 stall_after=5"})).await;
     let mut pieces = model.stream(&ask(&prompt("Hello?"))).await.unwrap();
     while !pieces.next().await.unwrap().unwrap().content {}
@@ -349,7 +349,7 @@ fn every_request_satisfies_anthropics_description() {
     let mut offering = request();
     offering.tools = Arc::new(vec![weather()]);
     for request in [request(), request::full(), offering] {
-        let manner = anthropic::Manner {
+        let manner = anthropic::TranslateOptions {
             model: "claude-x",
             max_tokens: 4096,
             stream: true,

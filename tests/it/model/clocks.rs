@@ -117,7 +117,7 @@ async fn keep_alives_and_empty_pieces_are_silence() {
 }
 
 #[tokio::test]
-async fn text_reasoning_and_calls_keep_the_clock_wound_but_not_the_total() {
+async fn text_reasoning_and_calls_extend_the_idle_deadline_but_not_the_total() {
     let call = delta(json!({"tool_calls": [{"index": 0, "function": {"name": "a", "arguments": "1"}}]}));
     // Far above the pace of the pieces: a busy machine must not look like a silent provider.
     let silence = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::llm::openai::OpenAi;
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;
 use futures::StreamExt;
@@ -34,7 +34,7 @@ async fn text_reaches_its_reader_before_the_end() {
         }
     })
     .await;
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let body = json!({"model": "route", "messages": [], "stream": true});
     let call = UpstreamCall {
         body: Arc::new(ChatBody::from_value(&body).unwrap()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Timeouts;
@@ -158,7 +158,7 @@ async fn a_refused_request_has_a_class_a_reason_and_a_time_to_ask_again() {
 }
 
 #[tokio::test]
-async fn a_stream_that_goes_wrong_keeps_what_came_and_tells_what_it_used() {
+async fn a_failed_stream_keeps_its_content_and_reports_its_usage() {
     let broken = |error: serde_json::Value| said("so far") + &format!("data: {}\n\n", json!({"error": error}));
     let bytes = |text: &str| text.as_bytes().to_vec();
     for (what, body, class) in [
@@ -343,7 +343,7 @@ async fn no_connection_is_the_networks() {
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_take_the_connection_is_silent_after_the_connect_clock() {
+async fn a_host_that_does_not_accept_the_connection_times_out() {
     // With its queue of unaccepted connections full, Linux drops further ones without an answer.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -374,7 +374,7 @@ fn a_deployment_that_cannot_work_is_refused_at_start_without_its_secrets() {
     ] {
         let mut config = OpenAiConfig::new("main", base_url, key.to_owned().into(), "gpt");
         config.headers = vec![(header.0.to_owned(), header.1.to_owned().into())];
-        let error = OpenAi::new(config, &Hosts::default()).unwrap_err().to_string();
+        let error = OpenAi::new(config, &ConnectionPool::default()).unwrap_err().to_string();
         assert!(error.contains(part) && !error.contains(KEY), "{error}");
     }
     let debug = format!("{:?}", model("http://host/v1", PATIENT));

@@ -14,7 +14,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
 use copilotd::adapters::llm::openai::OpenAi;
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::ports::{Model, ModelEvent, ModelStream};
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -101,7 +101,7 @@ async fn http2(app: Router) -> (Direct, Counts) {
         }
     });
     let model = Direct {
-        upstream: OpenAi::new(config, &Hosts::default()).unwrap(),
+        upstream: OpenAi::new(config, &ConnectionPool::default()).unwrap(),
         timeouts: PATIENT,
     };
     (model, all)

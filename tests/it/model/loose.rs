@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::llm::openai::OpenAi;
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
@@ -468,7 +468,7 @@ pub async fn check(case: &Case) {
         "{what}: {used:?}"
     );
 
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let (chunks, error) = sent(&upstream).await;
     assert!(error.is_none(), "{what}: {error:?}");
     let Heard {
@@ -496,7 +496,7 @@ async fn texts_are_read_and_passed_on() {
 }
 
 #[tokio::test]
-async fn a_reason_that_is_no_good_end_is_none_for_a_client_either() {
+async fn a_bad_finish_reason_is_an_error_for_a_client_too() {
     for (what, stream, class) in [
         (
             "taken back",
@@ -553,7 +553,7 @@ async fn a_reason_that_is_no_good_end_is_none_for_a_client_either() {
         let (events, error) = ask(&model(&server.url, PATIENT), request()).await;
         assert_eq!(error.map(|error| error.class), Some(class), "{what}");
         assert_eq!((text(&events).as_str(), calls(&events)), ("so far", vec![]), "{what}");
-        let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+        let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
         let (chunks, error) = sent(&upstream).await;
         assert_eq!(error.map(|error| error.class), Some(class), "{what}");
         let heard = heard(&chunks);
@@ -567,7 +567,7 @@ async fn a_reason_that_is_no_good_end_is_none_for_a_client_either() {
     let server = Server::canned(format!("{UNTIL_CLOSE}{}{}", said("so far"), finish("SAFETY"))).await;
     let (_, error) = ask(&model(&server.url, PATIENT), request()).await;
     assert_eq!(error.map(|error| error.class), Some(FailureClass::ContentPolicy));
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let (chunks, error) = sent(&upstream).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(heard(&chunks).finish.as_deref(), Some("content_filter"));
@@ -612,7 +612,7 @@ async fn an_answer_is_read_in_whatever_form_it_comes() {
         assert_eq!(text(&events), "Bon", "{what}");
         let both = vec![("look".to_owned(), A.to_owned()), ("send".to_owned(), B.to_owned())];
         assert_eq!(calls(&events), both, "{what}");
-        let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+        let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
         let (chunks, error) = sent(&upstream).await;
         assert!(error.is_none(), "{what}: {error:?}");
         let heard = heard(&chunks);
@@ -622,7 +622,7 @@ async fn an_answer_is_read_in_whatever_form_it_comes() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_cut_off_is_a_cut_and_one_without_an_answer_is_none() {
+async fn a_truncated_document_is_a_cut_and_one_without_an_answer_is_malformed() {
     let half = json!({"choices": [{"message": {"content": "so far"}, "finish_reason": "stop"}]}).to_string();
     for (body, class) in [
         (half[..half.len() - 9].to_owned(), FailureClass::Cut),

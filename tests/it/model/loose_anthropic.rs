@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::llm::anthropic::{Anthropic, AnthropicConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelEvent;
@@ -66,7 +66,7 @@ fn arguments(index: impl Into<Value>, json: &str) -> String {
 fn model(url: &str) -> Anthropic {
     Anthropic::new(
         AnthropicConfig::new("main", url, KEY.to_owned().into(), "claude-x"),
-        &Hosts::default(),
+        &ConnectionPool::default(),
     )
     .unwrap()
 }
@@ -375,7 +375,7 @@ async fn streams_are_read_and_passed_on() {
 }
 
 #[tokio::test]
-async fn what_is_no_good_end_is_a_failure() {
+async fn a_bad_stop_reason_is_a_failure() {
     for (what, stream, class) in [
         (
             "taken back",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::llm::openai::OpenAi;
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
@@ -20,7 +20,7 @@ async fn ask(kind: &str, body: &str) -> Result<WholeAnswer, ModelError> {
     let head =
         format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     let server = Server::canned(head + body).await;
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let body = json!({"model": "route", "messages": [{"role": "user", "content": "hi"}]});
     let call = UpstreamCall {
         body: Arc::new(ChatBody::from_value(&body).unwrap()),
@@ -257,7 +257,7 @@ async fn documents_are_read_and_passed_on() {
 }
 
 #[tokio::test]
-async fn a_stream_in_answer_to_a_documents_request_is_put_together() {
+async fn a_stream_in_answer_to_a_document_request_is_assembled() {
     let call = |call: Value| delta(json!({"tool_calls": [call]}));
     let stream = delta(json!({"role": "assistant", "content": "B", "reasoning_content": "H"}))
         + &delta(json!({"content": "on", "reasoning_content": "m"}))
@@ -279,7 +279,7 @@ async fn a_stream_in_answer_to_a_documents_request_is_put_together() {
 }
 
 #[tokio::test]
-async fn a_document_with_another_end_is_a_failure() {
+async fn a_document_with_a_bad_finish_reason_is_a_failure() {
     let one = |reason: Value| document(json!({"content": "Bon"}), reason, json!({}));
     for (body, class) in [
         (one(json!("OTHER")), FailureClass::Cut),

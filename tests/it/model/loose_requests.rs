@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use copilotd::adapters::llm::openai::OpenAi;
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;
@@ -41,7 +41,7 @@ async fn picky(refused: &'static [&'static str], status: u16, words: fn(&str) ->
     (server, asked)
 }
 
-fn direct(url: &str, hosts: &Hosts) -> Direct {
+fn direct(url: &str, hosts: &ConnectionPool) -> Direct {
     Direct {
         upstream: OpenAi::new(config(url, PATIENT), hosts).unwrap(),
         timeouts: PATIENT,
@@ -49,7 +49,7 @@ fn direct(url: &str, hosts: &Hosts) -> Direct {
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments() {
+async fn a_rejected_parameter_is_omitted_for_all_deployments_of_the_server() {
     let message = |name: &str| {
         json!({"error": {"message": format!("Unrecognized request argument supplied: {name}")}}).to_string()
     };
@@ -66,7 +66,7 @@ async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments
     let words: [(u16, Words); 4] = [(400, message), (400, list), (422, places), (422, german)];
     for (status, words) in words {
         let (server, asked) = picky(&["stream_options", "user"], status, words).await;
-        let hosts = Hosts::default();
+        let hosts = ConnectionPool::default();
         let first = direct(&server.url, &hosts);
         let (events, error) = ask(&first, request()).await;
         assert!(error.is_none(), "{error:?}");
@@ -81,10 +81,10 @@ async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments
 }
 
 #[tokio::test]
-async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
+async fn a_parameter_that_the_caller_sent_is_not_omitted() {
     let words = |name: &str| json!({"error": {"message": format!("unknown field {name}"), "param": name}}).to_string();
     let (server, asked) = picky(&["stream_options", "user"], 400, words).await;
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let call = |body: Value| UpstreamCall {
         body: Arc::new(ChatBody::from_value(&body).unwrap()),
         timeouts: PATIENT,
@@ -113,12 +113,12 @@ async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_stays_is_told_and_nothing_is_learned() {
+async fn a_rejection_that_persists_is_reported_and_omits_nothing() {
     let (server, asked) = picky(&["messages"], 400, |_| {
         json!({"error": {"message": "messages have to alternate between user and assistant"}}).to_string()
     })
     .await;
-    let hosts = Hosts::default();
+    let hosts = ConnectionPool::default();
     for n in 1..=2 {
         let (_, error) = ask(&direct(&server.url, &hosts), request()).await;
         assert_eq!(error.unwrap().class, FailureClass::Rejected);
@@ -139,7 +139,7 @@ async fn both_can_be_switched_off() {
     config.dialect.stream_usage = false;
     config.dialect.user = false;
     let model = Direct {
-        upstream: OpenAi::new(config, &Hosts::default()).unwrap(),
+        upstream: OpenAi::new(config, &ConnectionPool::default()).unwrap(),
         timeouts: PATIENT,
     };
     let (_, error) = ask(&model, request()).await;

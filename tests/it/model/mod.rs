@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::usage::Price;
@@ -92,7 +92,7 @@ pub fn config(base_url: &str, timeouts: Timeouts) -> OpenAiConfig {
 
 pub fn model(base_url: &str, timeouts: Timeouts) -> Direct {
     Direct {
-        upstream: OpenAi::new(config(base_url, timeouts), &Hosts::default()).unwrap(),
+        upstream: OpenAi::new(config(base_url, timeouts), &ConnectionPool::default()).unwrap(),
         timeouts,
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::llm::openai::{Auth, OpenAi, OpenAiConfig};
-use copilotd::adapters::llm::provider::Hosts;
+use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::ModelEvent;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
@@ -43,7 +43,7 @@ async fn server(answer: String) -> (Server, mpsc::UnboundedReceiver<(String, Val
 
 /// The chunks of a streamed answer, and its events.
 async fn stream(url: &str, body: &str) -> (Vec<String>, Vec<ModelEvent>) {
-    let upstream = OpenAi::new(config(url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(url, PATIENT), &ConnectionPool::default()).unwrap();
     let mut pieces = upstream.stream(&call(body)).await.unwrap();
     let (mut chunks, mut events) = (Vec::new(), Vec::new());
     while let Some(piece) = pieces.next().await {
@@ -57,7 +57,7 @@ async fn stream(url: &str, body: &str) -> (Vec<String>, Vec<ModelEvent>) {
 const PLAIN: &str = r#"{"model":"route","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
 
 #[tokio::test]
-async fn fields_that_nobody_here_knows_go_through_and_only_what_a_deployment_decides_is_changed() {
+async fn unknown_fields_are_passed_on_and_only_the_deployments_own_fields_change() {
     let (server, mut asked) = server(format!("{UNTIL_CLOSE}{}{}{DONE}", said("a"), finish("stop"))).await;
     let body = r#"{"seed":7,"model":"route","x_new":{"b":1.0,"a":[null]},"messages":[],"stream":true,
         "stream_options":{"include_obfuscation":false},"max_completion_tokens":9,"parallel_tool_calls":false}"#;
@@ -74,7 +74,7 @@ async fn fields_that_nobody_here_knows_go_through_and_only_what_a_deployment_dec
 }
 
 #[tokio::test]
-async fn chunks_come_as_they_were_written_and_usage_only_if_it_was_asked_for() {
+async fn chunks_are_passed_on_unchanged_and_usage_only_on_request() {
     let odd = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"caf\\u00e9\",\"x\":1.50}}], \"own\":{ }}\n\n";
     let answer = [odd, &finish("stop"), &usage(9, 2, 1), DONE].concat();
     let (server, _asked) = server(format!("{UNTIL_CLOSE}{answer}")).await;
@@ -91,7 +91,7 @@ async fn chunks_come_as_they_were_written_and_usage_only_if_it_was_asked_for() {
 }
 
 #[tokio::test]
-async fn usage_that_was_asked_for_and_did_not_come_is_counted() {
+async fn requested_usage_that_is_not_reported_is_estimated() {
     let (server, _asked) = server(format!(
         "{UNTIL_CLOSE}{}{}{DONE}",
         said("one two three"),
@@ -141,7 +141,7 @@ async fn every_choice_is_waited_for() {
 
     let half = answer.split_inclusive("\n\n").take(3).collect::<String>();
     let (cut, _asked) = server(format!("{UNTIL_CLOSE}{half}{DONE}")).await;
-    let upstream = OpenAi::new(config(&cut.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&cut.url, PATIENT), &ConnectionPool::default()).unwrap();
     let pieces: Vec<_> = upstream.stream(&call(&two)).await.unwrap().collect().await;
     assert!(pieces.last().unwrap().is_err(), "one choice has not ended");
 }
@@ -168,13 +168,13 @@ async fn what_a_provider_says_to_the_caller_is_the_callers_to_read() {
 }
 
 #[tokio::test]
-async fn a_document_comes_as_it_was_written() {
+async fn a_document_is_passed_on_unchanged() {
     let document = r#"{"id":"x", "model":"gpt-0613","choices":[{"message":{"content":"hi","x":1.50},"finish_reason":"stop"}],
         "usage":{"prompt_tokens":9,"completion_tokens":2},"own":[ ]}"#;
     let length = document.len();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     let (server, mut asked) = server(head + document).await;
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config(&server.url, PATIENT), &ConnectionPool::default()).unwrap();
     let answer = upstream
         .whole(&call(&PLAIN.replace(r#","stream":true"#, "")))
         .await
@@ -204,7 +204,7 @@ async fn azure_gets_its_version_and_its_header() {
         Auth::ApiKey
     );
     config.auth = Auth::ApiKey;
-    let upstream = OpenAi::new(config, &Hosts::default()).unwrap();
+    let upstream = OpenAi::new(config, &ConnectionPool::default()).unwrap();
     let _pieces: Vec<_> = upstream.stream(&call(PLAIN)).await.unwrap().collect().await;
     let (head, _) = asked.recv().await.unwrap();
     assert!(

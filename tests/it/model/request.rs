@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use copilotd::adapters::llm::openai::{Added, Dialect, MaxTokensField, write};
+use copilotd::adapters::llm::openai::{AddedParameters, Dialect, MaxTokensField, write};
 use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::ModelRequest;
@@ -22,7 +22,17 @@ fn build(base_url: &str, request: &ModelRequest) -> Value {
 }
 
 fn built(dialect: &Dialect, request: &ModelRequest) -> Value {
-    serde_json::from_slice(&write(&call(request, PATIENT), "gpt-test", dialect, true, Added::default()).0).unwrap()
+    serde_json::from_slice(
+        &write(
+            &call(request, PATIENT),
+            "gpt-test",
+            dialect,
+            true,
+            AddedParameters::default(),
+        )
+        .0,
+    )
+    .unwrap()
 }
 
 /// A request in which everything is used.
@@ -217,7 +227,14 @@ fn a_longer_conversation_only_appends() {
             messages: Arc::new(whole.messages[..n].to_vec()),
             ..whole.clone()
         };
-        let bytes = write(&call(&part, PATIENT), "m", &Dialect::of(OPENAI), true, Added::default()).0;
+        let bytes = write(
+            &call(&part, PATIENT),
+            "m",
+            &Dialect::of(OPENAI),
+            true,
+            AddedParameters::default(),
+        )
+        .0;
         let bytes = String::from_utf8(bytes.to_vec()).unwrap();
         let end = bytes.find("],\"model\"").unwrap();
         bytes[..end].to_owned()

@@ -236,7 +236,7 @@ async fn servers_may_say_less_or_more_than_the_protocol() {
 }
 
 #[tokio::test]
-async fn usage_that_is_not_reported_is_counted() {
+async fn unreported_usage_is_estimated() {
     for report in [String::new(), usage(0, 0, 0)] {
         let stream = said("one two three") + &finish("stop") + &report + DONE;
         let server = Server::canned(format!("{UNTIL_CLOSE}{stream}")).await;

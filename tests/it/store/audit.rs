@@ -290,7 +290,7 @@ async fn every_altered_byte_of_the_tables_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_this_process_recorded_is_missed_even_without_the_head() {
+async fn entries_of_this_process_are_missed_even_without_the_head() {
     let directory = TempDir::new().unwrap();
     let acme = scope("acme");
     let audit = log(Arc::new(SqliteLog::open(directory.path()).unwrap()));
@@ -441,7 +441,7 @@ async fn a_log_that_was_deleted_with_its_head_stays_found_until_the_operator_say
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_anchor_behind_its_log_is_no_fault() {
+async fn an_anchor_behind_its_log_is_not_a_fault() {
     let directory = TempDir::new().unwrap();
     let acme = scope("acme");
     let mut store = Arc::new(SqliteLog::open(directory.path()).unwrap());
@@ -559,7 +559,7 @@ async fn documents_deleted_with_their_head_are_found() {
 
 /// Numbers at the end of their range, in whatever table, neither stop the writer nor fail its probe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn numbers_at_their_end_lock_nobody_out() {
+async fn numbers_at_their_maximum_stop_no_writes() {
     for value in [i64::MAX, i64::MAX - 1, i64::MIN, -1] {
         let directory = TempDir::new().unwrap();
         let acme = scope("acme");

@@ -127,7 +127,7 @@ fn key(name: &str) -> StoredKey {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_broken_tenants_and_keys_the_safe_side_is_taken_on_sqlite() {
+async fn unreadable_tenants_are_suspended_and_keys_expired_on_sqlite() {
     let directory = TempDir::new().unwrap();
     let log = SqliteLog::open(directory.path()).unwrap();
     for id in ["a", "b", "c", "d"] {

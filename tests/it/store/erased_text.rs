@@ -77,7 +77,7 @@ async fn erase(log: &SqliteLog, talk: &mut Talk) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_of_it_is_left_while_others_write() {
+async fn erased_text_is_gone_while_others_write() {
     let seed = rand::rng().random();
     println!("seed {seed}");
     let directory = TempDir::new().unwrap();
@@ -126,7 +126,7 @@ async fn nothing_of_it_is_left_while_others_write() {
 
 /// The process that is killed: the same test binary, running only this test.
 #[test]
-#[ignore = "started by nothing_of_it_is_left_after_a_crash"]
+#[ignore = "started by erased_text_is_gone_after_a_crash"]
 fn victim() {
     let Ok(directory) = std::env::var(DIRECTORY) else {
         return;
@@ -164,7 +164,7 @@ async fn reconcile(log: &SqliteLog) -> Vec<PendingConversation> {
 }
 
 #[tokio::test]
-async fn nothing_of_it_is_left_after_a_crash() {
+async fn erased_text_is_gone_after_a_crash() {
     let directory = TempDir::new().unwrap();
     let mut gone: Vec<String> = Vec::new();
     for lines in [1, 12, 5, 20] {

@@ -108,7 +108,7 @@ async fn assert_protected(log: &SqliteLog, rounds: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_limited_file_the_last_part_is_for_protective_writes() {
+async fn the_last_part_of_a_limited_file_is_for_protective_writes() {
     let directory = TempDir::new().unwrap();
     let options = SqliteOptions {
         max_bytes: Some(4 << 20),
@@ -223,7 +223,7 @@ async fn flood(log: &SqliteLog, talk: &mut Talk, texts: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_protective_write_was_given_is_no_space_for_others() {
+async fn space_released_for_a_protective_write_is_not_used_by_others() {
     let Some(disk) = SmallDisk::new(40) else { return };
     let data = disk.path().join("data");
     let log = Arc::new(SqliteLog::open(&data).unwrap());
@@ -391,7 +391,7 @@ async fn booked(log: &SqliteLog, wanted: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_calls_used_on_a_full_disk_is_booked_and_leaves_the_reserve_to_others() {
+async fn usage_is_recorded_on_a_full_disk_without_using_up_the_reserve() {
     let Some(disk) = SmallDisk::new(40) else { return };
     let data = disk.path().join("data");
     let open = || Arc::new(SqliteLog::open(&data).unwrap());

@@ -21,7 +21,7 @@ async fn open() -> Option<Fixture> {
 contract_suite!(open);
 
 #[tokio::test]
-async fn a_lost_answer_is_success_when_asked_again() {
+async fn a_retry_after_a_lost_answer_succeeds() {
     let log = MemoryLog::new();
     let mut talk = Talk::new("acme", "ann");
     talk.open(&log).await;

@@ -102,7 +102,7 @@ async fn a_lost_answer_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cuts_delays_and_silence_in_mid_load_lose_nothing() {
+async fn cuts_delays_and_timeouts_under_load_lose_nothing() {
     let options = MongoOptions {
         call_timeout: Duration::from_millis(500),
         ..MongoOptions::default()
@@ -135,7 +135,7 @@ async fn cuts_delays_and_silence_in_mid_load_lose_nothing() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_stays_unknown_is_said_to_be_so() {
+async fn an_outcome_that_stays_unknown_is_reported_as_unknown() {
     let options = MongoOptions {
         call_timeout: Duration::from_millis(100),
         append_deadline: Duration::from_millis(600),

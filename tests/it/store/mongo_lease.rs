@@ -51,7 +51,7 @@ async fn a_second_process_is_refused_while_the_first_one_lives() {
 }
 
 #[tokio::test]
-async fn the_lease_of_a_dead_process_ends() {
+async fn the_lease_of_a_dead_process_expires() {
     let Some(database) = TestDatabase::new().await else {
         return;
     };
@@ -66,7 +66,7 @@ async fn the_lease_of_a_dead_process_ends() {
 }
 
 #[tokio::test]
-async fn it_is_renewed_for_as_long_as_the_process_lives() {
+async fn a_lease_is_renewed_while_its_process_lives() {
     let Some(database) = TestDatabase::new().await else {
         return;
     };

@@ -107,12 +107,12 @@ async fn a_standby_waits_for_the_directory_and_is_known_while_it_waits() {
     let log = SqliteLog::open(&path).unwrap();
     let mut talk = Talk::new("acme", "ann");
     talk.open(&log).await;
-    assert!(!standby::is_there(&path));
+    assert!(!standby::is_waiting(&path));
     let waiting = {
         let path = path.clone();
         tokio::spawn(async move { standby::wait(&path).await.unwrap() })
     };
-    while !standby::is_there(&path) {
+    while !standby::is_waiting(&path) {
         tokio::task::yield_now().await;
     }
     // Nobody else gets it meanwhile, and its holder continues.
@@ -120,7 +120,7 @@ async fn a_standby_waits_for_the_directory_and_is_known_while_it_waits() {
     talk.write(&log, vec![updated("x")]).await;
     log.close().await;
     let free = waiting.await.unwrap();
-    assert!(!standby::is_there(&path), "the standby is gone");
+    assert!(!standby::is_waiting(&path), "the standby is gone");
     let second = SqliteLog::open_free(&path, free).unwrap();
     assert!(matches!(SqliteLog::open(&path), Err(OpenError::Locked { .. })));
     talk.write(&second, vec![updated("y")]).await;

@@ -188,7 +188,7 @@ fn a_short_text_cannot_become_an_enormous_message() {
 }
 
 #[test]
-fn lines_across_are_dividers_until_there_are_too_many() {
+fn rules_become_dividers_until_there_are_too_many() {
     let message = from_markdown("a\n\n---\n\nb").unwrap();
     assert_eq!(message.blocks[1]["type"], "divider");
     let messages = message::from_markdown(&"text\n\n---\n\n".repeat(100)).unwrap();

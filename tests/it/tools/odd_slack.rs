@@ -16,7 +16,7 @@ async fn with(method: &'static str, odd: Say) -> Stub {
 }
 
 #[tokio::test]
-async fn what_is_no_item_is_left_out_and_counted() {
+async fn unreadable_items_are_left_out_and_counted() {
     let channels = json!([null, 7, {}, { "id": null }, { "id": "C00000009", "name": "support" }]);
     let stub = with(
         "conversations.list",
@@ -43,7 +43,7 @@ async fn what_is_no_item_is_left_out_and_counted() {
 }
 
 #[tokio::test]
-async fn no_member_that_is_not_needed_can_fail_a_channel_or_a_person() {
+async fn a_malformed_optional_member_fails_no_channel_or_person() {
     let odd = [
         json!(null),
         json!(-1),
@@ -79,7 +79,7 @@ async fn no_member_that_is_not_needed_can_fail_a_channel_or_a_person() {
 }
 
 #[tokio::test]
-async fn an_answer_of_another_type_is_a_clear_error_of_a_system_that_is_well() {
+async fn an_answer_of_the_wrong_type_is_a_clear_error_of_a_reachable_system() {
     let bodies = [
         json!(null),
         json!([]),

@@ -61,7 +61,7 @@ fn ids(list: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn an_odd_comment_is_told_without_author_among_the_good_ones() {
+async fn a_malformed_comment_is_listed_without_its_author() {
     for odd in [
         json!(-1),
         json!(null),
@@ -90,7 +90,7 @@ async fn an_odd_comment_is_told_without_author_among_the_good_ones() {
 }
 
 #[tokio::test]
-async fn what_is_no_item_is_left_out_and_counted() {
+async fn unreadable_items_are_left_out_and_counted() {
     let odd = [json!(null), json!(7), json!("x"), json!([]), json!(true)];
     let with = |good: Value| -> Value { odd.iter().cloned().chain([good]).collect() };
     for (tool, arguments, path, answer, list) in [
@@ -187,7 +187,7 @@ async fn a_ticket_that_was_deleted_meanwhile_is_left_out_of_the_unread_ones() {
 }
 
 #[tokio::test]
-async fn a_ticket_whose_comments_cannot_be_had_is_counted_as_not_examined() {
+async fn a_ticket_whose_comments_cannot_be_read_is_counted_as_not_examined() {
     for odd in [
         raw(200, "<html>"),
         raw(500, ""),
@@ -230,7 +230,7 @@ async fn all_tickets_gone_is_an_answer_and_all_failing_is_an_error() {
 }
 
 #[tokio::test]
-async fn no_member_that_is_not_needed_can_fail_a_ticket() {
+async fn a_malformed_optional_member_fails_no_ticket() {
     let names = [
         "subject",
         "description",
@@ -331,7 +331,7 @@ async fn a_ticket_without_a_readable_status_is_not_examined() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_none_is_a_clear_error() {
+async fn a_malformed_list_is_a_clear_error() {
     for list in [json!(null), json!({}), json!("x"), json!(7)] {
         for (tool, arguments, path, answer) in [
             (
@@ -405,7 +405,7 @@ async fn pages_without_end_are_bounded() {
 }
 
 #[tokio::test]
-async fn an_update_that_was_made_is_told_whatever_the_answer_looks_like() {
+async fn an_update_that_was_made_is_reported_whatever_the_answer() {
     for answer in [
         json!({}),
         json!({ "ticket": null }),

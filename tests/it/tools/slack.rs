@@ -62,7 +62,7 @@ fn ok(mut body: Value) -> Say {
 }
 
 #[tokio::test]
-async fn a_post_bears_our_mark_and_can_notify_nobody() {
+async fn a_post_carries_our_mark_and_can_notify_nobody() {
     let stub = Stub::start(workspace).await;
     let workspace = slack(&stub);
     let arguments = json!({ "channel": "#Support", "text": "**3** tickets <!channel>" });

@@ -155,7 +155,7 @@ async fn renamed(info: bool) -> (Stub, Arc<AtomicBool>) {
 }
 
 #[tokio::test]
-async fn a_name_stands_for_the_channel_that_bears_it_now() {
+async fn a_name_stands_for_the_channel_that_has_it_now() {
     for info in [true, false] {
         let (stub, swapped) = renamed(info).await;
         let workspace = slack(&stub);

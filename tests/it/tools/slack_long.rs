@@ -174,7 +174,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
 /// The process dies at any message. The next one reports the whole as posted only if it is, and otherwise how much of
 /// it.
 #[tokio::test]
-async fn a_part_is_never_told_as_the_whole() {
+async fn a_part_is_never_reported_as_the_whole() {
     for at in 1..=4 {
         for failure in [Failure::Before, Failure::After, Failure::Refused] {
             let (stub, room) = room(Some((at, failure))).await;

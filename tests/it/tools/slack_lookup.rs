@@ -48,7 +48,7 @@ fn calls() -> [ToolRequest; 4] {
 }
 
 #[tokio::test]
-async fn a_message_in_doubt_is_found_by_our_metadata() {
+async fn a_message_of_unknown_outcome_is_found_by_our_metadata() {
     let other = json!({ "type": "message", "ts": "9.2", "text": "hello" });
     let stub = channel_with(vec![other, message("9.3", 8), message("9.1", 7)], false).await;
     let workspace = slack(&stub);
@@ -101,7 +101,7 @@ async fn a_busy_channel_is_not_called_empty() {
 }
 
 #[tokio::test]
-async fn an_update_of_a_vanished_message_cannot_be_told() {
+async fn the_outcome_of_updating_a_vanished_message_is_unknown() {
     let stub = channel_with(vec![], false).await;
     let [.., update] = calls();
     assert_eq!(

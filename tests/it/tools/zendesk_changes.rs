@@ -30,7 +30,7 @@ fn done(seen: &Seen) -> Say {
 }
 
 #[tokio::test]
-async fn creating_a_ticket_bears_the_calls_id_as_its_key() {
+async fn creating_a_ticket_sends_the_calls_id_as_its_key() {
     let stub = Stub::start(done).await;
     let config = ZendeskConfig {
         base_url: format!("{}/", stub.url),
@@ -73,7 +73,7 @@ async fn a_refused_key_leaves_doubt_about_the_first_request() {
 }
 
 #[tokio::test]
-async fn a_comment_bears_our_mark_and_the_expected_version() {
+async fn a_comment_carries_our_mark_and_the_expected_version() {
     let stub = Stub::start(done).await;
     let arguments = json!({
         "ticket_id": 12, "body": "On it", "public": true, "expected_updated_at": "2026-03-04T05:06:07Z",
@@ -126,7 +126,7 @@ fn conflicting(mark: &'static str) -> impl Fn(&Seen) -> Say + Send + Sync + 'sta
 }
 
 #[tokio::test]
-async fn a_conflict_names_the_present_version() {
+async fn a_conflict_names_the_current_version() {
     let stub = Stub::start(conflicting("another")).await;
     let arguments = json!({ "ticket_id": 12, "status": "solved", "expected_updated_at": "2026-01-01T00:00:00Z" });
     let error = zendesk(&stub)
@@ -153,7 +153,7 @@ async fn a_conflict_with_an_earlier_try_of_the_same_call_is_its_success() {
 }
 
 #[tokio::test]
-async fn a_change_in_doubt_is_found_by_its_mark() {
+async fn a_change_of_unknown_outcome_is_found_by_its_mark() {
     let comment = request(
         "zendesk_add_comment",
         json!({ "ticket_id": 12, "body": "Hello", "public": true }),
@@ -183,7 +183,7 @@ async fn a_change_in_doubt_is_found_by_its_mark() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_is_not_called_absent() {
+async fn an_outcome_that_cannot_be_determined_is_not_reported_as_absent() {
     let stub = Stub::start(|_| {
         let audits: Vec<Value> = (0..100).map(|id| audit(id, "other")).collect();
         say(

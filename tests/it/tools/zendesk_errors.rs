@@ -64,7 +64,7 @@ async fn each_answer_says_what_is_known_of_the_effect() {
 }
 
 #[tokio::test]
-async fn patience_and_figures_reach_the_connector() {
+async fn retry_after_and_rate_figures_reach_the_connector() {
     let limited = raw(429, "x")
         .header("retry-after", "17")
         .header("ratelimit-remaining", "0");
@@ -110,7 +110,7 @@ async fn rude(answer: &'static [u8], stay: bool) -> String {
 }
 
 #[tokio::test]
-async fn no_connection_means_nothing_was_changed_and_a_cut_means_doubt() {
+async fn no_connection_means_nothing_was_changed_and_a_cut_means_an_unknown_outcome() {
     let create = || request("zendesk_create_ticket", json!({ "subject": "a", "body": "b" }));
     let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

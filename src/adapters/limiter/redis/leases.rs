@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shared;
-use super::script::{Open, Operation, Request, renew};
+use super::script::{OpenReservation, Operation, Request, renew};
 
 /// Settlements that may wait for Redis. A settlement that finds the queue full is dropped: its reservation is charged
 /// in full when it expires.
@@ -69,12 +69,12 @@ async fn send(shared: &Shared, settlement: &Settlement) -> bool {
 }
 
 /// Renews open reservations, three times in the life of a reservation.
-pub(super) async fn keep(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(shared.options.lease_life / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut of: HashMap<TenantId, Vec<Open>> = HashMap::new();
+        let mut of: HashMap<TenantId, Vec<OpenReservation>> = HashMap::new();
         for (tenant, open) in shared.open().values() {
             of.entry(tenant.clone()).or_default().push(open.clone());
         }

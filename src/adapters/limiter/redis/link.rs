@@ -20,7 +20,7 @@ const SETTLED: u32 = 10;
 pub(super) struct Link {
     client: Client,
     prefix: String,
-    patience: Duration,
+    request_timeout: Duration,
     pause: Duration,
     state: watch::Sender<State>,
 }
@@ -35,19 +35,19 @@ enum State {
 
 /// Redis does not answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Away {
+pub(super) struct RedisUnavailable {
     pub since: Instant,
     /// Whether the request was sent, so that Redis may still execute it.
     pub sent: bool,
 }
 
 impl Link {
-    /// Does not connect before [`Link::keep`] runs.
-    pub fn new(url: &str, prefix: &str, patience: Duration, pause: Duration) -> RedisResult<Self> {
+    /// Does not connect before [`Link::run`] runs.
+    pub fn new(url: &str, prefix: &str, request_timeout: Duration, pause: Duration) -> RedisResult<Self> {
         Ok(Self {
             client: Client::open(url)?,
             prefix: prefix.to_owned(),
-            patience,
+            request_timeout,
             pause,
             state: watch::Sender::new(State::Starting),
         })
@@ -69,21 +69,21 @@ impl Link {
     }
 
     /// Runs the script.
-    pub async fn ask(&self, call: &ScriptInvocation<'_>) -> Result<Reply, Away> {
+    pub async fn ask(&self, call: &ScriptInvocation<'_>) -> Result<Reply, RedisUnavailable> {
         let mut states = self.state.subscribe();
         let known = states.wait_for(|state| !matches!(state, State::Starting)).await;
         let state = known.map(|state| state.clone()).unwrap_or(State::Starting);
         let (mut connection, opened) = match state {
             State::Up(connection, opened) => (connection, opened),
-            State::Down(since) => return Err(Away { since, sent: false }),
+            State::Down(since) => return Err(RedisUnavailable { since, sent: false }),
             State::Starting => {
-                return Err(Away {
+                return Err(RedisUnavailable {
                     since: Instant::now(),
                     sent: false,
                 });
             }
         };
-        let why = match timeout(self.patience, call.invoke_async::<Vec<String>>(&mut connection)).await {
+        let why = match timeout(self.request_timeout, call.invoke_async::<Vec<String>>(&mut connection)).await {
             Ok(Ok(answer)) => match Reply::read(&answer) {
                 Some(reply) => return Ok(reply),
                 None => "unexpected answer".to_owned(),
@@ -91,7 +91,7 @@ impl Link {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        Err(Away {
+        Err(RedisUnavailable {
             since: self.lost(&why, Some(opened)),
             sent: true,
         })
@@ -114,7 +114,7 @@ impl Link {
                 }
                 RedisResult::Ok((next, gone))
             };
-            let (next, gone) = match timeout(self.patience * 3, step).await {
+            let (next, gone) = match timeout(self.request_timeout * 3, step).await {
                 Ok(Ok(step)) => step,
                 Ok(Err(error)) => return Err(error.to_string()),
                 Err(_) => return Err("the limits store (Redis) did not answer in time".to_owned()),
@@ -153,11 +153,11 @@ impl Link {
     }
 
     /// Reconnects whenever the connection is lost. Ends only with its task.
-    pub async fn keep(self: Arc<Self>) {
+    pub async fn run(self: Arc<Self>) {
         let mut states = self.state.subscribe();
         loop {
             // Connecting, authenticating and the script: each within its own timeout.
-            let connection = match timeout(self.patience * 3, self.connect()).await {
+            let connection = match timeout(self.request_timeout * 3, self.connect()).await {
                 Ok(Ok(connection)) => connection,
                 failed => {
                     let why = failed.map_or("no answer in time".to_owned(), |failed| match failed {
@@ -185,8 +185,8 @@ impl Link {
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience))
-            .set_response_timeout(Some(self.patience));
+            .set_connection_timeout(Some(self.request_timeout))
+            .set_response_timeout(Some(self.request_timeout));
         let mut connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)

@@ -3,7 +3,7 @@
 //! Redis stores what was used; how much may be used is sent with each request. One script decides over all accounts of
 //! a request atomically, by the server's clock. Invariants: what a process reserved and cannot settle any more, because
 //! it died or was cut off, expires and is charged in full, once; without Redis no money is granted, and of the rates
-//! only a share, for a limited time; no request waits longer than [`RedisOptions::patience`] for Redis, and none at all
+//! only a share, for a limited time; no request waits longer than [`RedisOptions::request_timeout`] for Redis, and none at all
 //! while Redis is known to be away; after Redis has lost its data, budgets start from what the ledger knows.
 
 mod leases;
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::leases::Settlement;
-use self::link::{Away, Link};
+use self::link::{Link, RedisUnavailable};
 pub use self::ping::ping;
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_gateway::limit::{
@@ -37,7 +37,7 @@ use copilotd_gateway::limit::{
 };
 use copilotd_gateway::spending::Subject;
 
-use self::script::{Names, Open, Operation, Reply, Request, Verdict};
+use self::script::{KeyNames, OpenReservation, Operation, Reply, Request, Verdict};
 
 /// The retry time that callers are told while Redis is away; reconnecting is tried about that often.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub struct RedisOptions {
     /// How long it may use that share.
     pub max_outage: Duration,
     /// Longest wait for an answer, and for a connection.
-    pub patience: Duration,
+    pub request_timeout: Duration,
     /// A reservation that was not renewed expires after this time. Its process renews it three times in it.
     pub lease_life: Duration,
     /// Pause between two attempts to reconnect.
@@ -70,7 +70,7 @@ impl RedisOptions {
             prefix: "copilotd".to_owned(),
             local_share: 0.25,
             max_outage: Duration::from_secs(60),
-            patience: Duration::from_millis(250),
+            request_timeout: Duration::from_millis(250),
             lease_life: Duration::from_secs(60),
             pause: PAUSE,
             server_time: true,
@@ -93,7 +93,7 @@ struct Shared {
     /// Grants reservations while Redis is away.
     local: LocalLimiter,
     /// Reservations to be renewed.
-    open: Mutex<HashMap<Uuid, (TenantId, Open)>>,
+    open: Mutex<HashMap<Uuid, (TenantId, OpenReservation)>>,
     settlements: mpsc::Sender<Settlement>,
     /// Number of settlements not done yet.
     unsettled: watch::Sender<usize>,
@@ -122,7 +122,7 @@ impl RedisLimiter {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, redis::RedisError> {
         let (url, prefix) = (options.url.expose_secret(), &options.prefix);
-        let link = Arc::new(Link::new(url, prefix, options.patience, options.pause)?);
+        let link = Arc::new(Link::new(url, prefix, options.request_timeout, options.pause)?);
         let (settlements, queue) = mpsc::channel(leases::QUEUE);
         let shared = Arc::new(Shared {
             local: LocalLimiter::new([], Arc::clone(&clock)),
@@ -139,9 +139,9 @@ impl RedisLimiter {
             seeding: tokio::sync::Mutex::default(),
         });
         let tasks = [
-            tokio::spawn(link.keep()).abort_handle(),
+            tokio::spawn(link.run()).abort_handle(),
             tokio::spawn(leases::settle(Arc::clone(&shared), queue)).abort_handle(),
-            tokio::spawn(leases::keep(Arc::clone(&shared))).abort_handle(),
+            tokio::spawn(leases::run(Arc::clone(&shared))).abort_handle(),
         ];
         let limiter = Self { shared, tasks };
         limiter.replace(tenants.into_iter().collect());
@@ -163,12 +163,12 @@ impl Shared {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Uuid, (TenantId, Open)>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Uuid, (TenantId, OpenReservation)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn names<'a>(&'a self, tenant: &'a TenantId) -> Names<'a> {
-        Names {
+    fn names<'a>(&'a self, tenant: &'a TenantId) -> KeyNames<'a> {
+        KeyNames {
             prefix: &self.options.prefix,
             tenant,
         }
@@ -199,7 +199,7 @@ impl Shared {
     }
 
     /// Runs an operation; where money is limited, the ledger's sums are written first if necessary.
-    async fn ask(&self, table: &Table, request: &Request<'_>, operation: Operation) -> Result<Reply, Away> {
+    async fn ask(&self, table: &Table, request: &Request<'_>, operation: Operation) -> Result<Reply, RedisUnavailable> {
         if request.marked {
             self.seed(table).await?;
         }
@@ -231,13 +231,13 @@ impl Shared {
     }
 
     /// Grants a share of the rates while Redis is away; no money, and only for a limited time.
-    async fn alone(
+    async fn reserve_locally(
         &self,
         limits: &TenantLimits,
         tenant: &TenantId,
         subjects: Vec<Subject>,
         demand: Demand,
-        away: Away,
+        away: RedisUnavailable,
     ) -> Result<Lease, LimitRefusal> {
         if has_budget(limits, &subjects) {
             return Err(unavailable("the budget"));
@@ -285,12 +285,12 @@ fn share(limits: &Limits, share: f64) -> Limits {
 }
 
 /// A reservation in flight. If its answer never comes, it may have been made all the same: it is then released.
-struct Asked<'a> {
+struct PendingReservation<'a> {
     shared: &'a Shared,
     lease: Option<Lease>,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingReservation<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|lease| lease.id.is_some()) {
             self.shared.settle(lease, ActualUsage::default());
@@ -330,7 +330,7 @@ impl Limiter for RedisLimiter {
             limits: *limits,
             ..shared.request(tenant, &subjects)
         };
-        let mut asked = Asked {
+        let mut asked = PendingReservation {
             shared,
             lease: Some(lease.clone()),
         };
@@ -340,7 +340,7 @@ impl Limiter for RedisLimiter {
                 if !away.sent {
                     asked.lease = None;
                 }
-                return shared.alone(limits, tenant, subjects, demand, away).await;
+                return shared.reserve_locally(limits, tenant, subjects, demand, away).await;
             }
         };
         asked.lease = None;
@@ -356,7 +356,7 @@ impl Limiter for RedisLimiter {
         }
         if let Some(id) = lease.id {
             let subjects = subjects.clone();
-            let open = Open { id, demand, subjects };
+            let open = OpenReservation { id, demand, subjects };
             shared.open().insert(id, (tenant.clone(), open));
         }
         lease.standings = standings(&accounts, reply.now);
@@ -401,7 +401,7 @@ impl Limiter for RedisLimiter {
             return;
         }
         let part = |limits: &Limits| share(limits, self.shared.options.local_share);
-        let alone = tenants.iter().map(|(tenant, limits)| {
+        let reserve_locally = tenants.iter().map(|(tenant, limits)| {
             let limits = TenantLimits {
                 tenant: part(&limits.tenant),
                 user: part(&limits.user),
@@ -409,7 +409,7 @@ impl Limiter for RedisLimiter {
             };
             (tenant.clone(), limits)
         });
-        self.shared.local.replace(alone.collect());
+        self.shared.local.replace(reserve_locally.collect());
         let table = Table {
             tenants,
             is_seeded: AtomicBool::new(false),

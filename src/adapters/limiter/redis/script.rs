@@ -47,12 +47,12 @@ impl Operation {
 
 /// The names of a tenant's keys. The part in braces decides where a cluster stores them: all in one place.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names<'a> {
+pub(super) struct KeyNames<'a> {
     pub prefix: &'a str,
     pub tenant: &'a TenantId,
 }
 
-impl Names<'_> {
+impl KeyNames<'_> {
     /// Returns a pattern that matches the names of all of the tenant's keys; no tenant's id has a character that is
     /// special in patterns.
     pub fn pattern(&self) -> String {
@@ -100,7 +100,7 @@ fn bounded(name: &str) -> String {
 /// A request to the script about one tenant.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
-    pub names: Names<'a>,
+    pub names: KeyNames<'a>,
     /// In milliseconds; `None`: the server's clock.
     pub now: Option<i64>,
     /// Life of a reservation in milliseconds.
@@ -148,17 +148,22 @@ impl Request<'_> {
 
 /// A reservation that is renewed.
 #[derive(Debug, Clone)]
-pub(super) struct Open {
+pub(super) struct OpenReservation {
     pub id: Uuid,
     pub demand: Demand,
     pub subjects: Vec<Subject>,
 }
 
 /// Extends these reservations of one tenant by another life.
-pub(super) fn renew(names: Names<'_>, now: Option<i64>, life: u128, leases: &[Open]) -> ScriptInvocation<'static> {
+pub(super) fn renew(
+    names: KeyNames<'_>,
+    now: Option<i64>,
+    life: u128,
+    leases: &[OpenReservation],
+) -> ScriptInvocation<'static> {
     let mut call = begin("renew", names, now, life);
     call.arg(0);
-    for Open { id, demand, subjects } in leases {
+    for OpenReservation { id, demand, subjects } in leases {
         let member = format!("{}:{}:{}", id.simple(), demand.calls, demand.cost);
         for subject in subjects {
             let [numbers, leases] = names.account(subject);
@@ -175,7 +180,7 @@ pub(super) fn probe(prefix: &str) -> ScriptInvocation<'static> {
     call
 }
 
-fn begin(operation: &str, names: Names<'_>, now: Option<i64>, life: u128) -> ScriptInvocation<'static> {
+fn begin(operation: &str, names: KeyNames<'_>, now: Option<i64>, life: u128) -> ScriptInvocation<'static> {
     let mut call = SCRIPT.prepare_invoke();
     // As text: the protocol has no number that wide, and no value comes near it.
     call.key(names.mark())
@@ -258,7 +263,7 @@ mod tests {
     #[test]
     fn names_of_keys_are_bounded_and_differ() {
         let tenant = "acme".parse().unwrap();
-        let names = Names {
+        let names = KeyNames {
             prefix: "copilotd",
             tenant: &tenant,
         };
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_not_read_as_one() {
+    fn an_invalid_answer_is_rejected() {
         let texts = |answer: &[&str]| answer.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         assert!(Reply::read(&texts(&["ok", "5", "1", "2", "3", "4", "5", "6"])).is_some());
         for bad in [

@@ -10,23 +10,23 @@ use copilotd_gateway::limit::{Period, TenantLimits};
 use copilotd_gateway::spending::{self, Spending, Subject};
 use tokio::time::{Instant, timeout};
 
-use super::link::Away;
+use super::link::RedisUnavailable;
 use super::script::{Operation, Request};
 use super::{Shared, Table};
 
 /// Longest time that a request waits for the ledger.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Accounts that one run of the script takes over.
 const BATCH: usize = 100;
 
 impl Shared {
     /// Writes what the ledger knows to Redis, unless that is done. Doing it twice changes nothing: the larger of two
     /// sums counts.
-    pub(super) async fn seed(&self, table: &Table) -> Result<(), Away> {
+    pub(super) async fn seed(&self, table: &Table) -> Result<(), RedisUnavailable> {
         if table.is_seeded.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let seeded = timeout(PATIENCE, async {
+        let seeded = timeout(LEDGER_TIMEOUT, async {
             let _one = self.seeding.lock().await;
             if table.is_seeded.load(Ordering::SeqCst) {
                 return Ok(());
@@ -44,7 +44,7 @@ impl Shared {
         seeded.await.unwrap_or_else(|_| Err(away()))
     }
 
-    async fn take_over(&self, table: &Table, operation: Operation) -> Result<(), Away> {
+    async fn take_over(&self, table: &Table, operation: Operation) -> Result<(), RedisUnavailable> {
         let now = self.clock.now();
         let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
         let spendings = self.ledger.spendings(day, month).await.map_err(|error| {
@@ -68,21 +68,21 @@ impl Shared {
                 .filter(|(subject, _)| !limits.of(subject).is_empty())
                 .collect();
             for part in owed.chunks(BATCH) {
-                self.tell(tenant, limits, part, operation).await?;
+                self.record(tenant, limits, part, operation).await?;
             }
             // The mark comes last: whoever sees it may rely on the rest.
-            self.tell(tenant, limits, &[], Operation::Owed).await?;
+            self.record(tenant, limits, &[], Operation::Owed).await?;
         }
         Ok(())
     }
 
-    async fn tell(
+    async fn record(
         &self,
         tenant: &TenantId,
         limits: &TenantLimits,
         owed: &[(Subject, (NanoUsd, NanoUsd))],
         operation: Operation,
-    ) -> Result<(), Away> {
+    ) -> Result<(), RedisUnavailable> {
         let (subjects, owed): (Vec<_>, Vec<_>) = owed.iter().cloned().unzip();
         let request = Request {
             limits: *limits,
@@ -94,8 +94,8 @@ impl Shared {
 }
 
 /// The error of a request of which nothing was sent.
-fn away() -> Away {
-    Away {
+fn away() -> RedisUnavailable {
+    RedisUnavailable {
         since: Instant::now(),
         sent: false,
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::chunk;
 use super::wire::WireUsage;
 use crate::adapters::llm::provider::lenient::{
-    Members, Seam, is_text, items, mend, said, skipped, without_lone_surrogates, word,
+    Members, PendingSurrogate, is_text, items, mend, said, skipped, without_lone_surrogates, word,
 };
 use crate::adapters::llm::provider::{Errors, Reason, Transcript};
 
@@ -56,7 +56,7 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
         .get("content")
         .ok_or_else(|| errors.malformed("the provider sent an answer without content"))?;
     let usage = Members::of(message.get("usage")).and_then(|usage| WireUsage::of(&usage).read());
-    let mut spoken = Spoken::default();
+    let mut spoken = MessageContent::default();
     for block in items(Some(content)) {
         spoken.block(block).map_err(|what| errors.malformed(what))?;
     }
@@ -103,7 +103,7 @@ impl Document {
 }
 
 #[derive(Default)]
-struct Spoken {
+struct MessageContent {
     text: String,
     thinking: String,
     thinking_blocks: Vec<Value>,
@@ -112,7 +112,7 @@ struct Spoken {
     arguments: String,
 }
 
-impl Spoken {
+impl MessageContent {
     fn block(&mut self, raw: &RawValue) -> Result<(), &'static str> {
         if is_text(raw) {
             self.text += &plain(raw);
@@ -179,7 +179,7 @@ impl Spoken {
 }
 
 fn plain(raw: &RawValue) -> String {
-    let mut seam = Seam::default();
+    let mut seam = PendingSurrogate::default();
     let mut said = said(raw, &mut seam);
     seam.close(&mut said.text);
     said.text
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_end_well_or_have_a_class() {
+    fn documents_succeed_or_fail_with_a_class() {
         let one = |block: &str, reason: &str| format!(r#"{{"model":"m","content":[{block}],"stop_reason":{reason}}}"#);
         let text = r#"{"type":"text","text":"hi"}"#;
         let call = r#"{"type":"tool_use","id":"1","name":"f","input":{}}"#;

@@ -26,14 +26,16 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use config::{AnthropicConfig, Auth, MAX_TOKENS};
-pub use request::{Manner, Untranslatable, write};
+pub use request::{TranslateOptions, Unsupported, write};
 
 use copilotd_gateway::provider::{CallProgress, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody};
 
 use super::genai_span::{CallSpan, Operation, Peer};
-use super::provider::{Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Transcript, endpoint, sent_at};
-use decoder::{Decoder, Wish};
+use super::provider::{
+    Accept, Answer, ConnectionPool, Deadlines, Endpoint, InvalidDeployment, Transcript, endpoint, sent_at,
+};
+use decoder::{AnswerOptions, Decoder};
 
 /// Most streams of one HTTP/2 connection; Anthropic allows 100.
 const STREAMS_PER_CONNECTION: usize = 100;
@@ -41,7 +43,7 @@ const STREAMS_PER_CONNECTION: usize = 100;
 /// One deployment of a model.
 #[derive(Debug)]
 pub struct Anthropic {
-    door: Door,
+    endpoint: Endpoint,
     peer: Peer,
     model: String,
     max_tokens: u64,
@@ -50,7 +52,7 @@ pub struct Anthropic {
 
 impl Anthropic {
     /// Creates the adapter of one deployment. Does not connect yet; connections are shared through `hosts`.
-    pub fn new(config: AnthropicConfig, hosts: &Hosts) -> Result<Self, InvalidDeployment> {
+    pub fn new(config: AnthropicConfig, hosts: &ConnectionPool) -> Result<Self, InvalidDeployment> {
         let invalid = |reason: String| InvalidDeployment {
             name: config.name.clone(),
             reason,
@@ -58,7 +60,7 @@ impl Anthropic {
         if config.model.is_empty() {
             return Err(invalid("model is empty".to_owned()));
         }
-        let door = Door::new(
+        let endpoint = Endpoint::new(
             &config.name,
             endpoint(&config.base_url, &["messages"]).map_err(invalid)?,
             &config.all_headers().map_err(invalid)?,
@@ -69,8 +71,8 @@ impl Anthropic {
             STREAMS_PER_CONNECTION,
         )?;
         Ok(Self {
-            peer: door.peer("anthropic", &config.model),
-            door,
+            peer: endpoint.peer("anthropic", &config.model),
+            endpoint,
             model: config.model,
             max_tokens: config.max_tokens,
             price: config.price,
@@ -85,50 +87,50 @@ impl Anthropic {
         // A turn's answer is validated against its schema by the core.
         let is_checked = call.conversation.is_some();
         let write = move || {
-            let manner = Manner {
+            let options = TranslateOptions {
                 model: &model,
                 max_tokens,
                 stream,
                 is_checked,
             };
-            request::write(&body, manner)
+            request::write(&body, options)
         };
-        let errors = self.door.errors();
+        let errors = self.endpoint.errors();
         compute::run(call.tenant.as_ref(), call.body.size(), write)
             .await
             .map_err(|error| errors.not_computed(error))?
-            .map_err(|Untranslatable { param, why }| errors.unsupported(&param, &why))
+            .map_err(|Unsupported { param, why }| errors.unsupported(&param, &why))
     }
 
     async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
-        let clocks = Clocks::start(call.timeouts, Instant::now());
+        let deadlines = Deadlines::start(call.timeouts, Instant::now());
         let sent = match self.body(call, true).await {
             Ok(body) => {
                 let sent = self
-                    .door
-                    .send(body, Accept::Stream, &span, &clocks, &call.progress)
+                    .endpoint
+                    .send(body, Accept::Stream, &span, &deadlines, &call.progress)
                     .await;
                 sent.map_err(ModelError::from)
             }
             Err(error) => Err(error),
         };
-        let (response, ticket) = match sent {
+        let (response, permit) = match sent {
             Ok(sent) => sent,
             Err(error) => return Err((error, span)),
         };
-        let wish = Wish {
+        let options = AnswerOptions {
             chunks: call.chunks,
             include_usage: call.body.include_usage(),
             created: sent_at(response.headers()),
         };
-        let errors = self.door.errors().clone();
-        let decoder = Decoder::new(errors.clone(), wish);
+        let errors = self.endpoint.errors().clone();
+        let decoder = Decoder::new(errors.clone(), options);
         let answer = Answer::new(
             response,
-            ticket,
+            permit,
             decoder,
             transcript(call),
-            clocks,
+            deadlines,
             errors,
             self.price,
             span,
@@ -138,22 +140,22 @@ impl Anthropic {
     }
 
     async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
-        let clocks = Clocks::whole(call.timeouts, Instant::now());
+        let deadlines = Deadlines::whole(call.timeouts, Instant::now());
         let body = self.body(call, false).await?;
-        let (response, _ticket) = self
-            .door
-            .send(body, Accept::Document, span, &clocks, &call.progress)
+        let (response, _permit) = self
+            .endpoint
+            .send(body, Accept::Document, span, &deadlines, &call.progress)
             .await?;
         let created = sent_at(response.headers());
-        let body = self.door.document(response, &clocks).await?;
+        let body = self.endpoint.document(response, &deadlines).await?;
         let mut transcript = transcript(call);
-        let (size, errors) = (body.len(), self.door.errors().clone());
+        let (size, errors) = (body.len(), self.endpoint.errors().clone());
         let read = move || {
             let document = document::read(&body, &errors, &mut transcript);
             (document, transcript)
         };
         let read = compute::run(call.tenant.as_ref(), size, read).await;
-        let (document, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let (document, transcript) = read.map_err(|error| self.endpoint.errors().not_computed(error))?;
         let document = document.inspect_err(|error| call.progress.failed_unanswered(error))?;
         let mut usage = transcript.completed(document.usage).await;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
@@ -205,6 +207,9 @@ impl Upstream for Anthropic {
 
     async fn embed(&self, _: &EmbedBody, _: Timeouts, progress: &CallProgress) -> Result<EmbedAnswer, ModelError> {
         progress.refused();
-        Err(self.door.errors().unsupported("input", "embeddings are not supported"))
+        Err(self
+            .endpoint
+            .errors()
+            .unsupported("input", "embeddings are not supported"))
     }
 }

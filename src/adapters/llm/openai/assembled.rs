@@ -6,7 +6,7 @@ use bytes::Bytes;
 use copilotd_actors::ports::ModelError;
 use serde_json::{Map, Value, json};
 
-use super::chunk::{Decoder, Wish};
+use super::chunk::{AnswerOptions, Decoder};
 use super::rewrite;
 use crate::adapters::llm::provider::{Decoder as _, End, Errors, Out, Progress, SseReader, Transcript};
 
@@ -28,13 +28,13 @@ pub(super) fn document(
 }
 
 fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Transcript) -> Result<Bytes, ModelError> {
-    let wish = Wish {
+    let options = AnswerOptions {
         chunks: true,
         include_usage: false,
         has_schema: false,
         choices,
     };
-    let (mut decoder, mut sse, mut out) = (Decoder::new(errors.clone(), wish), SseReader::default(), Out::new());
+    let (mut decoder, mut sse, mut out) = (Decoder::new(errors.clone(), options), SseReader::default(), Out::new());
     let mut end = End::Body;
     loop {
         let is_open = match sse.advance(&mut body) {
@@ -76,7 +76,7 @@ fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Tra
     }
     document["choices"] = told.into_iter().map(|(index, choice)| choice.finish(index)).collect();
     if let Some(usage) = decoder.usage() {
-        document["usage"] = serde_json::from_str(&rewrite::told(&usage)).unwrap_or(Value::Null);
+        document["usage"] = serde_json::from_str(&rewrite::usage_report(&usage)).unwrap_or(Value::Null);
     }
     Ok(document.to_string().into())
 }

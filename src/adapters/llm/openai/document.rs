@@ -11,16 +11,17 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::read::{self, Choice, Read};
-use super::rewrite::{self, Unreported};
+use super::read::{self, Choice, ParsedChunk};
+use super::rewrite::{self, OpenCompletion};
 use crate::adapters::llm::provider::lenient::{
-    Members, Seam, Writer, is_list, is_null, is_text, items, mend, quoted, said, skipped, without_lone_surrogates, word,
+    Members, PendingSurrogate, Writer, is_list, is_null, is_text, items, mend, quoted, said, skipped,
+    without_lone_surrogates, word,
 };
 use crate::adapters::llm::provider::{Errors, Reason, Transcript};
 
 /// The meaning of a document.
 #[derive(Debug)]
-pub struct Meaning {
+pub struct ParsedDocument {
     /// The model, as the provider names it.
     pub model: Option<String>,
     /// The usage that the provider reported.
@@ -28,10 +29,10 @@ pub struct Meaning {
     /// Why the first choice ended.
     pub finish: Finish,
     /// The document as clients expect it, if it is nonstandard.
-    rewritten: Option<Unreported>,
+    rewritten: Option<OpenCompletion>,
 }
 
-impl Meaning {
+impl ParsedDocument {
     /// Returns what a client gets for `body`.
     pub fn body(&self, body: Bytes, usage: &Usage) -> Bytes {
         self.rewritten.as_ref().map_or(body, |written| written.with(usage))
@@ -39,7 +40,7 @@ impl Meaning {
 }
 
 /// Reads a document; its content is appended to `transcript`.
-pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Meaning, ModelError> {
+pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<ParsedDocument, ModelError> {
     let text = String::from_utf8_lossy(body);
     let is_marked = text.trim_start().starts_with('\u{feff}');
     let is_mended = matches!(text, Cow::Owned(_)) || is_marked;
@@ -65,9 +66,9 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
         return Err(errors.in_stream(&error));
     }
     let is_mended = is_mended || matches!(without_lone_surrogates(text), Cow::Owned(_));
-    let read = Read::of(top, "chat.completion");
+    let read = ParsedChunk::of(top, "chat.completion");
     let usage = read.report.and_then(|report| report.usage);
-    let mut spoken = Spoken {
+    let mut spoken = DocumentContent {
         // Kept only if it has to be counted.
         transcript: usage
             .is_none_or(|usage| usage.completion_tokens == 0)
@@ -96,7 +97,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     if !spoken.has_said && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
         return Err(errors.malformed("the provider sent an empty answer"));
     }
-    Ok(Meaning {
+    Ok(ParsedDocument {
         model: read.top.text("model"),
         usage,
         finish,
@@ -111,13 +112,13 @@ fn items_of(text: &str) -> Option<&str> {
 }
 
 /// The content of a document's choices.
-struct Spoken<'t> {
+struct DocumentContent<'t> {
     transcript: Option<&'t mut Transcript>,
     has_said: bool,
     is_odd: bool,
 }
 
-impl Spoken<'_> {
+impl DocumentContent<'_> {
     fn keep(&mut self, text: &str) {
         self.has_said |= !text.is_empty();
         if let Some(transcript) = &mut self.transcript {
@@ -133,7 +134,7 @@ impl Spoken<'_> {
         for (name, raw) in choice.said.iter() {
             match name {
                 "content" | "refusal" | "reasoning_content" | "reasoning" if !is_null(raw) => {
-                    let mut seam = Seam::default();
+                    let mut seam = PendingSurrogate::default();
                     let mut said = said(raw, &mut seam);
                     seam.close(&mut said.text);
                     self.is_odd |= said.is_odd;
@@ -227,14 +228,14 @@ mod tests {
 
     use super::*;
 
-    fn meaning(body: &str) -> Result<Meaning, FailureClass> {
+    fn meaning(body: &str) -> Result<ParsedDocument, FailureClass> {
         let prompt = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
         let mut transcript = Transcript::new(Arc::new(prompt), Arc::default());
         read(body.as_bytes(), &Errors::new("main", Vec::new()), &mut transcript).map_err(|error| error.class)
     }
 
     #[test]
-    fn documents_end_well_or_have_a_class() {
+    fn documents_succeed_or_fail_with_a_class() {
         let one = |message: &str, reason: &str| {
             format!(r#"{{"model":"m","choices":[{{"message":{message},"finish_reason":{reason}}}]}}"#)
         };

@@ -33,7 +33,7 @@ use tracing::Instrument;
 pub use config::{Auth, Dialect, MaxTokensField, OpenAiConfig};
 pub use wire::write;
 
-pub use super::provider::{Added, Hosts, InvalidDeployment, Learned};
+pub use super::provider::{AddedParameters, ConnectionPool, InvalidDeployment, RejectedParameters};
 pub use copilotd_gateway::provider::Timeouts;
 
 use copilotd_gateway::provider::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
@@ -41,24 +41,24 @@ use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody};
 use copilotd_gateway::request::prompt_tokens::count_inputs;
 
 use super::genai_span::{CallSpan, Operation, Peer};
-use super::provider::{Accept, Answer, Clocks, Door, Ticket, Transcript, endpoint};
-use chunk::{Decoder, Wish};
+use super::provider::{Accept, Answer, Deadlines, Endpoint, StreamPermit, Transcript, endpoint};
+use chunk::{AnswerOptions, Decoder};
 
 /// One deployment of a model.
 #[derive(Debug)]
 pub struct OpenAi {
-    door: Door,
-    embeddings: Door,
+    endpoint: Endpoint,
+    embeddings: Endpoint,
     peer: Peer,
     model: String,
     dialect: Dialect,
-    learned: Arc<Learned>,
+    learned: Arc<RejectedParameters>,
     price: Option<Price>,
 }
 
 impl OpenAi {
     /// Creates the adapter of one deployment. Does not connect yet; connections are shared through `hosts`.
-    pub fn new(config: OpenAiConfig, hosts: &Hosts) -> Result<Self, InvalidDeployment> {
+    pub fn new(config: OpenAiConfig, hosts: &ConnectionPool) -> Result<Self, InvalidDeployment> {
         let invalid = |reason: String| InvalidDeployment {
             name: config.name.clone(),
             reason,
@@ -77,8 +77,8 @@ impl OpenAi {
             }
             headers.insert(0, config.auth.header(key));
         }
-        let door = |resource: &[&str]| {
-            Door::new(
+        let endpoint = |resource: &[&str]| {
+            Endpoint::new(
                 &config.name,
                 url(resource)?,
                 &headers,
@@ -89,11 +89,11 @@ impl OpenAi {
                 config.dialect.streams_per_connection,
             )
         };
-        let (door, embeddings) = (door(&["chat", "completions"])?, door(&["embeddings"])?);
+        let (endpoint, embeddings) = (endpoint(&["chat", "completions"])?, endpoint(&["embeddings"])?);
         Ok(Self {
-            peer: door.peer("openai", &config.model),
+            peer: endpoint.peer("openai", &config.model),
             learned: hosts.learned(&format!("{} {}", config.base_url, config.model)),
-            door,
+            endpoint,
             embeddings,
             model: config.model,
             dialect: config.dialect,
@@ -108,15 +108,15 @@ impl OpenAi {
         call: &UpstreamCall,
         accept: Accept,
         span: &CallSpan,
-        clocks: &Clocks,
-    ) -> Result<(reqwest::Response, Ticket), ModelError> {
+        deadlines: &Deadlines,
+    ) -> Result<(reqwest::Response, StreamPermit), ModelError> {
         let mut left_out = self.learned.left_out();
         loop {
             let is_stream = accept == Accept::Stream;
             let (body, added) = wire::write(call, &self.model, &self.dialect, is_stream, left_out);
-            match self.door.send(body, accept, span, clocks, &call.progress).await {
+            match self.endpoint.send(body, accept, span, deadlines, &call.progress).await {
                 Ok(sent) => {
-                    self.learned.learn(left_out, self.door.name());
+                    self.learned.learn(left_out, self.endpoint.name());
                     return Ok(sent);
                 }
                 Err(refused) => {
@@ -131,25 +131,25 @@ impl OpenAi {
     }
 
     async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
-        let clocks = Clocks::start(call.timeouts, Instant::now());
-        let (response, ticket) = match self.send(call, Accept::Stream, &span, &clocks).await {
+        let deadlines = Deadlines::start(call.timeouts, Instant::now());
+        let (response, permit) = match self.send(call, Accept::Stream, &span, &deadlines).await {
             Ok(sent) => sent,
             Err(error) => return Err((error, span)),
         };
-        let wish = Wish {
+        let options = AnswerOptions {
             chunks: call.chunks,
             include_usage: call.body.include_usage(),
             has_schema: call.body.has_schema(),
             choices: call.body.choices(),
         };
-        let errors = self.door.errors().clone();
-        let decoder = Decoder::new(errors.clone(), wish);
+        let errors = self.endpoint.errors().clone();
+        let decoder = Decoder::new(errors.clone(), options);
         let answer = Answer::new(
             response,
-            ticket,
+            permit,
             decoder,
             transcript(call),
-            clocks,
+            deadlines,
             errors,
             self.price,
             span,
@@ -159,11 +159,11 @@ impl OpenAi {
     }
 
     async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
-        let clocks = Clocks::whole(call.timeouts, Instant::now());
-        let (response, _ticket) = self.send(call, Accept::Document, span, &clocks).await?;
-        let body = self.door.document(response, &clocks).await?;
+        let deadlines = Deadlines::whole(call.timeouts, Instant::now());
+        let (response, _permit) = self.send(call, Accept::Document, span, &deadlines).await?;
+        let body = self.endpoint.document(response, &deadlines).await?;
         let mut transcript = transcript(call);
-        let (size, choices, errors) = (body.len(), call.body.choices(), self.door.errors().clone());
+        let (size, choices, errors) = (body.len(), call.body.choices(), self.endpoint.errors().clone());
         let read = move || {
             let assembled = assembled::document(&body, choices, &errors, &transcript);
             let body = match assembled.transpose() {
@@ -174,7 +174,7 @@ impl OpenAi {
             (meaning.map(|meaning| (meaning, body)), transcript)
         };
         let read = compute::run(call.tenant.as_ref(), size, read).await;
-        let (read, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let (read, transcript) = read.map_err(|error| self.endpoint.errors().not_computed(error))?;
         let (meaning, body) = read.inspect_err(|error| call.progress.failed_unanswered(error))?;
         let mut usage = transcript.completed(meaning.usage).await;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
@@ -197,10 +197,12 @@ impl OpenAi {
         span: &mut CallSpan,
         progress: &CallProgress,
     ) -> Result<EmbedAnswer, ModelError> {
-        let (clocks, request) = (Clocks::whole(timeouts, Instant::now()), body.write(&self.model));
-        let sent = self.embeddings.send(request, Accept::Document, span, &clocks, progress);
-        let (response, _ticket) = sent.await?;
-        let answer = self.embeddings.document(response, &clocks).await?;
+        let (deadlines, request) = (Deadlines::whole(timeouts, Instant::now()), body.write(&self.model));
+        let sent = self
+            .embeddings
+            .send(request, Accept::Document, span, &deadlines, progress);
+        let (response, _permit) = sent.await?;
+        let answer = self.embeddings.document(response, &deadlines).await?;
         let (document, errors) = (answer.clone(), self.embeddings.errors().clone());
         let wanted = body.inputs().len();
         let read = compute::run(None, answer.len(), move || embeddings::read(&document, wanted, &errors)).await;

@@ -9,7 +9,7 @@ use crate::adapters::llm::provider::lenient::{self, Count, Members, is_text, is_
 
 /// A chunk, or a whole completion.
 #[derive(Debug)]
-pub(super) struct Read<'a> {
+pub(super) struct ParsedChunk<'a> {
     pub(super) top: Members<'a>,
     pub(super) choices: Vec<Choice<'a>>,
     pub(super) report: Option<Report>,
@@ -44,7 +44,7 @@ pub(super) struct Report {
     pub(super) is_odd: bool,
 }
 
-impl<'a> Read<'a> {
+impl<'a> ParsedChunk<'a> {
     /// Reads the members of a chunk (`object` says which) or of a completion.
     pub(super) fn of(top: Members<'a>, object: &str) -> Self {
         let list = top.get("choices");

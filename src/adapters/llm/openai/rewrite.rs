@@ -4,7 +4,7 @@ use bytes::Bytes;
 use copilotd_actors::domain::usage::Usage;
 use serde_json::json;
 
-use super::read::{Choice, Read};
+use super::read::{Choice, ParsedChunk};
 use crate::adapters::llm::provider::lenient::{Count, Members, Writer, quoted, word};
 
 /// Placeholder for the finish reason or a report until it is known. It cannot occur in JSON text.
@@ -20,9 +20,9 @@ pub(super) struct Identity {
 
 /// A chunk whose finish reason is not filled in yet.
 #[derive(Debug)]
-pub(super) struct Open(String);
+pub(super) struct OpenChunk(String);
 
-impl Open {
+impl OpenChunk {
     /// Writes it with OpenAI's finish reason, or with none.
     pub(super) fn with(&self, reason: Option<&str>) -> Bytes {
         let reason = reason.map_or_else(|| "null".to_owned(), quoted);
@@ -31,9 +31,9 @@ impl Open {
 }
 
 /// Writes one choice of a chunk with `delta` as its content, without the chunk's usage report.
-pub(super) fn chunk(read: &Read<'_>, choice: Option<(&Choice<'_>, &str)>, identity: &Identity) -> Open {
+pub(super) fn chunk(read: &ParsedChunk<'_>, choice: Option<(&Choice<'_>, &str)>, identity: &Identity) -> OpenChunk {
     let choices = choice.map(|(choice, delta)| self::choice(choice, "delta", delta, REASON));
-    Open(document(
+    OpenChunk(document(
         read,
         &choices.unwrap_or_default(),
         identity,
@@ -43,7 +43,7 @@ pub(super) fn chunk(read: &Read<'_>, choice: Option<(&Choice<'_>, &str)>, identi
 }
 
 /// Writes a chunk of our own.
-pub(super) fn own(identity: &Identity, index: u64, delta: &str) -> Open {
+pub(super) fn own(identity: &Identity, index: u64, delta: &str) -> OpenChunk {
     let mut choice = Writer::default();
     choice.raw("index", &index.to_string());
     choice.raw("delta", delta);
@@ -56,24 +56,24 @@ pub(super) fn own(identity: &Identity, index: u64, delta: &str) -> Open {
         &["id", "object", "created", "model"],
     );
     chunk.raw("choices", &format!("[{}]", choice.finish()));
-    Open(chunk.finish())
+    OpenChunk(chunk.finish())
 }
 
 /// A completion whose usage report is not filled in yet.
 #[derive(Debug)]
-pub(super) struct Unreported(String);
+pub(super) struct OpenCompletion(String);
 
-impl Unreported {
+impl OpenCompletion {
     /// Writes it with a report of `usage`.
     pub(super) fn with(&self, usage: &Usage) -> Bytes {
-        self.0.replacen(REASON, &told(usage), 1).into()
+        self.0.replacen(REASON, &usage_report(usage), 1).into()
     }
 }
 
 /// Writes a completion with the given choices.
-pub(super) fn completion(read: &Read<'_>, choices: &[String]) -> Unreported {
+pub(super) fn completion(read: &ParsedChunk<'_>, choices: &[String]) -> OpenCompletion {
     let identity = Identity::default();
-    Unreported(document(
+    OpenCompletion(document(
         read,
         &choices.join(","),
         &identity,
@@ -97,7 +97,7 @@ pub(super) fn choice(choice: &Choice<'_>, said_in: &str, said: &str, reason: &st
     out.finish()
 }
 
-fn document(read: &Read<'_>, choices: &str, identity: &Identity, object: &str, usage: Option<&str>) -> String {
+fn document(read: &ParsedChunk<'_>, choices: &str, identity: &Identity, object: &str, usage: Option<&str>) -> String {
     let mut out = Writer::default();
     let mut missing = vec!["id", "object", "created", "model"];
     for (name, raw) in read.top.iter() {
@@ -153,7 +153,7 @@ impl Identity {
 }
 
 /// Writes a report of usage.
-pub(super) fn told(usage: &Usage) -> String {
+pub(super) fn usage_report(usage: &Usage) -> String {
     let report = json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

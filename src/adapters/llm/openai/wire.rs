@@ -7,19 +7,25 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{Dialect, MaxTokensField};
-use crate::adapters::llm::provider::Added;
+use crate::adapters::llm::provider::AddedParameters;
 
 /// Writes the body of `call` for `model`, without `left_out`; also returns which parameters in it were added by us.
-pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, left_out: Added) -> (Bytes, Added) {
+pub fn write(
+    call: &UpstreamCall,
+    model: &str,
+    dialect: &Dialect,
+    stream: bool,
+    left_out: AddedParameters,
+) -> (Bytes, AddedParameters) {
     let body = &call.body;
-    let mut added = Added::default();
+    let mut added = AddedParameters::default();
     let mut changes: Vec<Change<'_>> = vec![("model", raw(&model))];
     if stream != body.stream() || (stream && body.get("stream").is_none()) {
         changes.push(("stream", if stream { raw(&true) } else { None }));
     }
     // A caller who wants a report gets one: it is estimated here if the provider sends none.
-    if stream && dialect.stream_usage && !left_out.contains(Added::STREAM_OPTIONS) {
-        added = added | Added::STREAM_OPTIONS;
+    if stream && dialect.stream_usage && !left_out.contains(AddedParameters::STREAM_OPTIONS) {
+        added = added | AddedParameters::STREAM_OPTIONS;
         if !body.include_usage() {
             // The caller's own options stay; we need the report whether the caller wants it or not.
             let options = body.get("stream_options");
@@ -45,10 +51,10 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, 
     // In the body of a conversation's call no parameter is a caller's.
     let is_ours = call.conversation.is_some();
     for (name, member, is_wanted) in [
-        ("user", Added::USER, dialect.user || !is_ours),
+        ("user", AddedParameters::USER, dialect.user || !is_ours),
         (
             "parallel_tool_calls",
-            Added::PARALLEL_TOOL_CALLS,
+            AddedParameters::PARALLEL_TOOL_CALLS,
             dialect.parallel_tool_calls,
         ),
     ] {
@@ -63,9 +69,9 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, 
     }
     if let Some(conversation) = call.conversation.filter(|_| dialect.prompt_cache_key)
         && body.get("prompt_cache_key").is_none()
-        && !left_out.contains(Added::PROMPT_CACHE_KEY)
+        && !left_out.contains(AddedParameters::PROMPT_CACHE_KEY)
     {
-        added = added | Added::PROMPT_CACHE_KEY;
+        added = added | AddedParameters::PROMPT_CACHE_KEY;
         changes.push(("prompt_cache_key", raw(&conversation.to_string())));
     }
     (body.write(&changes), added)

@@ -1,6 +1,6 @@
 //! One answer while it is being streamed.
 //!
-//! Invariant: the body (and with it the upstream connection) and the ticket are dropped as soon as nothing more is
+//! Invariant: the body (and with it the upstream connection) and the permit are dropped as soon as nothing more is
 //! wanted: at the end, at the first error, or when the reader drops the stream. Only a provider that has sent `[DONE]`
 //! gets a moment to end the body itself, so that the connection can be reused.
 
@@ -21,18 +21,18 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep};
 
 use super::body;
-use super::connection_pool::Ticket;
-use super::deadlines::{Clocks, TimedOut};
+use super::connection_pool::StreamPermit;
+use super::deadlines::{Deadlines, TimedOut};
 use super::decoder::{Decoder, End, Out, Progress};
 use super::deployment::MAX_DOCUMENT;
 use super::errors::Errors;
 use super::estimate::Transcript;
-use super::memory::Room;
-use super::sse::{SseReader, Unread};
+use super::memory::MemoryShare;
+use super::sse::{SseError, SseReader};
 use crate::adapters::llm::genai_span::CallSpan;
 
 /// How long a body may take to end after the provider's last event.
-const GOODBYE: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What reading an answer needs.
 pub struct Answer<D> {
@@ -46,8 +46,8 @@ pub struct Answer<D> {
     /// `None` when it was lost with the work of reading a large event.
     reading: Option<Box<Reading<D>>>,
     /// The share of the process's memory budget that the current event takes.
-    room: Room,
-    clocks: Clocks,
+    memory: MemoryShare,
+    deadlines: Deadlines,
     /// One timer for all deadlines; it is reset only when the next deadline becomes earlier, and checks again when it
     /// fires.
     sleep: Pin<Box<Sleep>>,
@@ -55,7 +55,7 @@ pub struct Answer<D> {
     price: Option<Price>,
     span: CallSpan,
     /// Bytes of the answer that were passed on with pieces.
-    told: u64,
+    reported_bytes: u64,
     progress: Arc<CallProgress>,
     /// The last report of usage that was passed on.
     reported: Option<Usage>,
@@ -81,13 +81,13 @@ enum Form {
 
 struct Upstream {
     body: body::Body,
-    _ticket: Ticket,
+    _permit: StreamPermit,
 }
 
-enum Read {
+enum BodyRead {
     Bytes(Bytes),
     End,
-    Broken(ModelError),
+    BodyError(ModelError),
     Silent(TimedOut),
 }
 
@@ -96,10 +96,10 @@ impl<D: Decoder> Answer<D> {
     #[expect(clippy::too_many_arguments, reason = "one call site, which has all of them at hand")]
     pub fn new(
         response: reqwest::Response,
-        ticket: Ticket,
+        permit: StreamPermit,
         decoder: D,
         transcript: Transcript,
-        clocks: Clocks,
+        deadlines: Deadlines,
         errors: Errors,
         price: Option<Price>,
         span: CallSpan,
@@ -108,7 +108,7 @@ impl<D: Decoder> Answer<D> {
         Self {
             upstream: Some(Upstream {
                 body: body::open(response),
-                _ticket: ticket,
+                _permit: permit,
             }),
             piece: Bytes::new(),
             form: Form::Unknown,
@@ -118,13 +118,13 @@ impl<D: Decoder> Answer<D> {
                 transcript,
                 queue: Out::new(),
             })),
-            room: Room::default(),
-            sleep: Box::pin(tokio::time::sleep_until(clocks.due())),
-            clocks,
+            memory: MemoryShare::default(),
+            sleep: Box::pin(tokio::time::sleep_until(deadlines.due())),
+            deadlines,
             errors,
             price,
             span,
-            told: 0,
+            reported_bytes: 0,
             progress,
             reported: None,
         }
@@ -140,19 +140,19 @@ impl<D: Decoder> Answer<D> {
     }
 
     async fn next(&mut self) -> Option<Result<Piece, ModelError>> {
-        self.clocks.resume(Instant::now());
+        self.deadlines.resume(Instant::now());
         let item = loop {
             let reading = self.reading.as_mut()?;
             if let Some(mut item) = reading.queue.pop_front() {
                 if let Ok(piece) = &mut item {
                     let written = reading.transcript.written();
-                    piece.written = written - std::mem::replace(&mut self.told, written);
+                    piece.written = written - std::mem::replace(&mut self.reported_bytes, written);
                 }
                 self.span.observe(&item);
                 break Some(item);
             }
             if !matches!(self.form, Form::Document(_)) {
-                self.room.shrink_to(0);
+                self.memory.shrink_to(0);
             }
             self.upstream.as_ref()?;
             match self.sse.advance(&mut self.piece) {
@@ -167,19 +167,19 @@ impl<D: Decoder> Answer<D> {
                     self.fail(error).await;
                 }
                 Ok(false) => match self.read().await {
-                    Read::Bytes(piece) => self.take(piece).await,
-                    Read::End => {
+                    BodyRead::Bytes(piece) => self.take(piece).await,
+                    BodyRead::End => {
                         if let Err(error) = self.end().await {
                             break Some(Err(error));
                         }
                     }
-                    Read::Broken(_) | Read::Silent(_) if self.is_finished() => self.close(End::Body).await,
-                    Read::Broken(error) => self.fail(error).await,
-                    Read::Silent(silence) => self.fail(self.errors.silence(silence)).await,
+                    BodyRead::BodyError(_) | BodyRead::Silent(_) if self.is_finished() => self.close(End::Body).await,
+                    BodyRead::BodyError(error) => self.fail(error).await,
+                    BodyRead::Silent(silence) => self.fail(self.errors.silence(silence)).await,
                 },
             }
         };
-        self.clocks.pause(Instant::now());
+        self.deadlines.pause(Instant::now());
         item
     }
 
@@ -189,10 +189,10 @@ impl<D: Decoder> Answer<D> {
             .is_some_and(|reading| reading.decoder.is_finished())
     }
 
-    fn unread(&self, unread: Unread) -> ModelError {
+    fn unread(&self, unread: SseError) -> ModelError {
         match unread {
-            Unread::TooLong => self.errors.malformed("the provider sent a line that is too long"),
-            Unread::NoRoom => self
+            SseError::TooLong => self.errors.malformed("the provider sent a line that is too long"),
+            SseError::MemoryExhausted => self
                 .errors
                 .plain(FailureClass::Overload, "this process is reading too many large answers"),
         }
@@ -214,14 +214,14 @@ impl<D: Decoder> Answer<D> {
             return;
         };
         // A document being received counts as content: the provider is not silent.
-        self.clocks.content(Instant::now());
+        self.deadlines.content(Instant::now());
         let held = document.len() + piece.len();
         if held > MAX_DOCUMENT {
             let error = self.errors.malformed("the provider sent an answer that is too long");
             return self.fail(error).await;
         }
-        if self.room.hold(held).is_err() {
-            let error = self.unread(Unread::NoRoom);
+        if self.memory.hold(held).is_err() {
+            let error = self.unread(SseError::MemoryExhausted);
             return self.fail(error).await;
         }
         document.extend_from_slice(&piece);
@@ -232,8 +232,8 @@ impl<D: Decoder> Answer<D> {
         self.form = Form::Events { is_read: true };
         let progress = if self.sse.data().len() > compute::INLINE_COST {
             let name = self.sse.name().to_owned();
-            let (data, room) = self.sse.take_data();
-            self.room = room;
+            let (data, memory) = self.sse.take_data();
+            self.memory = memory;
             self.compute(data, move |reading, data| reading.event(&name, data))
                 .await?
         } else {
@@ -246,8 +246,8 @@ impl<D: Decoder> Answer<D> {
         let now = Instant::now();
         match progress {
             Ok(Progress::None) => {}
-            Ok(Progress::Content) => self.clocks.content(now),
-            Ok(Progress::Finished) => self.clocks.finished(now),
+            Ok(Progress::Content) => self.deadlines.content(now),
+            Ok(Progress::Finished) => self.deadlines.finished(now),
             Ok(Progress::Done) => {
                 self.done().await;
                 return Ok(());
@@ -266,7 +266,7 @@ impl<D: Decoder> Answer<D> {
             }
         }
         // A peer that never pauses keeps the timer from being polled.
-        match self.clocks.expired(now) {
+        match self.deadlines.expired(now) {
             Some(_) if self.is_finished() => self.close(End::Body).await,
             Some(silence) => self.fail(self.errors.silence(silence)).await,
             None => {}
@@ -325,14 +325,14 @@ impl<D: Decoder> Answer<D> {
         }
     }
 
-    async fn read(&mut self) -> Read {
+    async fn read(&mut self) -> BodyRead {
         let Some(upstream) = &mut self.upstream else {
-            return Read::End;
+            return BodyRead::End;
         };
         // Even an empty slice would hold on to the connection's read buffer, which then could not be reused: 8 KiB a
         // stream.
         self.piece = Bytes::new();
-        let due = self.clocks.due();
+        let due = self.deadlines.due();
         if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);
         }
@@ -341,19 +341,19 @@ impl<D: Decoder> Answer<D> {
                 biased;
                 piece = upstream.body.next() => return match piece {
                     // Comments alone must not outrun the deadlines.
-                    Some(Ok(piece)) => match self.clocks.expired(Instant::now()) {
-                        Some(silence) if !has_data(&piece) => Read::Silent(silence),
-                        _ => Read::Bytes(piece),
+                    Some(Ok(piece)) => match self.deadlines.expired(Instant::now()) {
+                        Some(silence) if !has_data(&piece) => BodyRead::Silent(silence),
+                        _ => BodyRead::Bytes(piece),
                     },
-                    Some(Err(body::Broken::Network(error))) => Read::Broken(self.errors.body(&error)),
-                    Some(Err(body::Broken::Encoding)) => {
-                        Read::Broken(self.errors.malformed("the provider sent an answer that cannot be decompressed"))
+                    Some(Err(body::BodyError::Network(error))) => BodyRead::BodyError(self.errors.body(&error)),
+                    Some(Err(body::BodyError::Encoding)) => {
+                        BodyRead::BodyError(self.errors.malformed("the provider sent an answer that cannot be decompressed"))
                     }
-                    None => Read::End,
+                    None => BodyRead::End,
                 },
-                () = self.sleep.as_mut() => match self.clocks.expired(Instant::now()) {
-                    Some(silence) => return Read::Silent(silence),
-                    None => self.sleep.as_mut().reset(self.clocks.due()),
+                () = self.sleep.as_mut() => match self.deadlines.expired(Instant::now()) {
+                    Some(silence) => return BodyRead::Silent(silence),
+                    None => self.sleep.as_mut().reset(self.deadlines.due()),
                 },
             }
         }
@@ -408,7 +408,7 @@ impl<D: Decoder> Answer<D> {
             && !matches!(upstream.body.next().now_or_never(), Some(None))
         {
             // The reader shall not wait for it.
-            tokio::spawn(async move { tokio::time::timeout(GOODBYE, upstream.body.next()).await.map(drop) });
+            tokio::spawn(async move { tokio::time::timeout(END_TIMEOUT, upstream.body.next()).await.map(drop) });
         }
         self.close(End::Done).await;
     }

@@ -13,7 +13,7 @@ const SLICE: usize = 512;
 
 /// Why a body cannot be read to its end.
 #[derive(Debug)]
-pub enum Broken {
+pub enum BodyError {
     /// The connection broke.
     Network(reqwest::Error),
     /// The compressed data is invalid.
@@ -21,7 +21,7 @@ pub enum Broken {
 }
 
 /// A body, piece by piece.
-pub type Body = BoxStream<'static, Result<Bytes, Broken>>;
+pub type Body = BoxStream<'static, Result<Bytes, BodyError>>;
 
 enum Inflate {
     /// Declared as compressed; the first bytes decide.
@@ -41,7 +41,7 @@ pub fn open(response: reqwest::Response) -> Body {
         Some(b"deflate") => Inflate::Deflate,
         _ => Inflate::Plain,
     };
-    let raw = response.bytes_stream().map_err(Broken::Network).boxed();
+    let raw = response.bytes_stream().map_err(BodyError::Network).boxed();
     if matches!(inflate, Inflate::Plain) {
         return raw;
     }
@@ -67,7 +67,7 @@ pub fn open(response: reqwest::Response) -> Body {
 }
 
 impl Inflate {
-    fn read(&mut self, piece: Bytes) -> Result<Bytes, Broken> {
+    fn read(&mut self, piece: Bytes) -> Result<Bytes, BodyError> {
         match (&self, piece.first()) {
             (Self::Gzip, Some(0x1f)) => *self = Self::Gunzipping(Box::new(MultiGzDecoder::new(Vec::new()))),
             (Self::Deflate, Some(0x08 | 0x18 | 0x28 | 0x38 | 0x48 | 0x58 | 0x68 | 0x78)) => {
@@ -77,7 +77,7 @@ impl Inflate {
             (Self::Gzip | Self::Deflate, Some(_)) => *self = Self::Plain,
             _ => {}
         }
-        let broken = |_| Broken::Encoding;
+        let broken = |_| BodyError::Encoding;
         match self {
             Self::Gunzipping(gzip) => {
                 gzip.write_all(&piece).and_then(|()| gzip.flush()).map_err(broken)?;
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_unasked_is_read_however_it_is_cut() {
+    fn an_unrequested_compressed_body_is_read_however_it_is_split() {
         let text = "data: {\"choices\":[]}\n\n".repeat(50).into_bytes();
         let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
         gzip.write_all(&text).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! An HTTP/2 server admits about a hundred streams per connection, and the client library keeps one connection per host
 //! and *silently queues* what is above. So a host has as many clients (each one connection) as its open streams need,
-//! with a limited number of streams each. A [`Ticket`] stands for one stream and is returned when dropped. HTTP/1.1
+//! with a limited number of streams each. A [`StreamPermit`] stands for one stream and is returned when dropped. HTTP/1.1
 //! opens a connection per stream by itself: plain `http` hosts need one client only.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Url, redirect};
 
-use super::learned::Learned;
+use super::learned::RejectedParameters;
 
 /// Most connections to one HTTP/2 host.
 const MAX_CLIENTS: usize = 1_024;
@@ -23,15 +23,15 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// All hosts. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Hosts {
-    hosts: Arc<Mutex<HashMap<Key, Arc<Host>>>>,
+pub struct ConnectionPool {
+    hosts: Arc<Mutex<HashMap<Key, Arc<HostPool>>>>,
     /// What was learned about models, by address and name; as long as a deployment of them exists.
-    learned: Arc<Mutex<HashMap<String, Weak<Learned>>>>,
+    learned: Arc<Mutex<HashMap<String, Weak<RejectedParameters>>>>,
 }
 
-impl fmt::Debug for Hosts {
+impl fmt::Debug for ConnectionPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hosts").finish_non_exhaustive()
+        f.debug_struct("ConnectionPool").finish_non_exhaustive()
     }
 }
 
@@ -48,7 +48,7 @@ struct Key {
 
 /// The clients of one host.
 #[derive(Debug)]
-pub struct Host {
+pub struct HostPool {
     key: Key,
     slots: Mutex<Vec<Slot>>,
 }
@@ -61,9 +61,9 @@ struct Slot {
 
 /// The right to one stream on a connection.
 #[derive(Debug)]
-pub struct Ticket(Arc<AtomicUsize>);
+pub struct StreamPermit(Arc<AtomicUsize>);
 
-impl Drop for Ticket {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -80,9 +80,9 @@ pub enum NoClient {
     Setup(#[source] reqwest::Error),
 }
 
-impl Hosts {
+impl ConnectionPool {
     /// Returns the host of `url`, with its own clients for each different way to connect.
-    pub fn host(&self, url: &Url, connect: Duration, http2_cleartext: bool, streams: usize) -> Arc<Host> {
+    pub fn host(&self, url: &Url, connect: Duration, http2_cleartext: bool, streams: usize) -> Arc<HostPool> {
         let key = Key {
             tls: url.scheme() == "https",
             host: url.host_str().unwrap_or_default().to_owned(),
@@ -93,7 +93,7 @@ impl Hosts {
         };
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(key.clone()).or_insert_with(|| {
-            Arc::new(Host {
+            Arc::new(HostPool {
                 key,
                 slots: Mutex::default(),
             })
@@ -102,10 +102,10 @@ impl Hosts {
     }
 }
 
-impl Hosts {
+impl ConnectionPool {
     /// Returns what is known about a model, shared by all deployments of it: otherwise each key would learn it
     /// separately.
-    pub fn learned(&self, model: &str) -> Arc<Learned> {
+    pub fn learned(&self, model: &str) -> Arc<RejectedParameters> {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         learned.retain(|_, known| known.strong_count() > 0);
         let entry = learned.entry(model.to_owned()).or_default();
@@ -117,10 +117,10 @@ impl Hosts {
     }
 }
 
-impl Host {
+impl HostPool {
     /// Returns a client with capacity for one more stream. Fills the first ones first, so that the last ones become
     /// idle when load falls.
-    pub fn client(&self) -> Result<(Client, Ticket), NoClient> {
+    pub fn client(&self) -> Result<(Client, StreamPermit), NoClient> {
         let multiplexed = self.key.tls || self.key.http2_cleartext;
         let limit = if multiplexed { self.key.streams } else { usize::MAX };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,9 +147,9 @@ impl Host {
 }
 
 impl Slot {
-    fn take(&self) -> (Client, Ticket) {
+    fn take(&self) -> (Client, StreamPermit) {
         self.streams.fetch_add(1, Ordering::Relaxed);
-        (self.client.clone(), Ticket(Arc::clone(&self.streams)))
+        (self.client.clone(), StreamPermit(Arc::clone(&self.streams)))
     }
 }
 
@@ -203,8 +203,8 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn clients(url: &str, open: usize) -> (usize, Arc<Host>, Vec<Ticket>) {
-        let hosts = Hosts::default();
+    fn clients(url: &str, open: usize) -> (usize, Arc<HostPool>, Vec<StreamPermit>) {
+        let hosts = ConnectionPool::default();
         let host = hosts.host(&Url::parse(url).unwrap(), Duration::from_secs(1), false, 100);
         let tickets = (0..open).map(|_| host.client().unwrap().1).collect();
         let count = host.slots.lock().unwrap().len();
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn deployments_on_one_host_share_its_clients() {
-        let hosts = Hosts::default();
+        let hosts = ConnectionPool::default();
         let host = |url: &str| hosts.host(&Url::parse(url).unwrap(), Duration::from_secs(1), false, 100);
         assert!(Arc::ptr_eq(&host("https://h/v1"), &host("https://h:443/v2")));
         assert!(!Arc::ptr_eq(&host("https://h/v1"), &host("http://h/v1")));

@@ -23,7 +23,7 @@ pub enum TimedOut {
 
 /// The running deadlines.
 #[derive(Debug)]
-pub struct Clocks {
+pub struct Deadlines {
     limits: Timeouts,
     total: Instant,
     /// The deadline that depends on content, and its meaning.
@@ -31,7 +31,7 @@ pub struct Clocks {
     paused_at: Option<Instant>,
 }
 
-impl Clocks {
+impl Deadlines {
     /// Starts the deadlines of a call.
     pub fn start(limits: Timeouts, now: Instant) -> Self {
         Self {
@@ -109,55 +109,55 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn clocks(now: Instant) -> Clocks {
+    fn deadlines(now: Instant) -> Deadlines {
         let limits = Timeouts {
             connect: SECOND,
             first_token: 10 * SECOND,
             idle: 3 * SECOND,
             total: 20 * SECOND,
         };
-        Clocks::start(limits, now)
+        Deadlines::start(limits, now)
     }
 
     #[test]
     fn each_clock_runs_out_by_itself() {
         let t0 = Instant::now();
-        let mut clocks = clocks(t0);
-        assert_eq!(clocks.due(), t0 + 10 * SECOND);
-        assert_eq!(clocks.expired(t0 + 9 * SECOND), None);
+        let mut deadlines = deadlines(t0);
+        assert_eq!(deadlines.due(), t0 + 10 * SECOND);
+        assert_eq!(deadlines.expired(t0 + 9 * SECOND), None);
         assert_eq!(
-            clocks.expired(t0 + 10 * SECOND),
+            deadlines.expired(t0 + 10 * SECOND),
             Some(TimedOut::FirstToken(10 * SECOND))
         );
 
-        clocks.content(t0 + 9 * SECOND);
-        assert_eq!(clocks.due(), t0 + 12 * SECOND);
-        assert_eq!(clocks.expired(t0 + 12 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
+        deadlines.content(t0 + 9 * SECOND);
+        assert_eq!(deadlines.due(), t0 + 12 * SECOND);
+        assert_eq!(deadlines.expired(t0 + 12 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
 
-        clocks.content(t0 + 19 * SECOND);
-        assert_eq!(clocks.due(), t0 + 20 * SECOND);
-        assert_eq!(clocks.expired(t0 + 20 * SECOND), Some(TimedOut::Total(20 * SECOND)));
+        deadlines.content(t0 + 19 * SECOND);
+        assert_eq!(deadlines.due(), t0 + 20 * SECOND);
+        assert_eq!(deadlines.expired(t0 + 20 * SECOND), Some(TimedOut::Total(20 * SECOND)));
     }
 
     #[test]
     fn after_the_end_only_the_tail_is_waited_for() {
         let t0 = Instant::now();
-        let mut clocks = clocks(t0);
-        clocks.finished(t0 + SECOND);
-        assert_eq!(clocks.expired(t0 + SECOND + TAIL), Some(TimedOut::Tail));
-        clocks.content(t0 + 2 * SECOND);
-        assert_eq!(clocks.expired(t0 + SECOND + TAIL), None);
-        assert_eq!(clocks.expired(t0 + 5 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
+        let mut deadlines = deadlines(t0);
+        deadlines.finished(t0 + SECOND);
+        assert_eq!(deadlines.expired(t0 + SECOND + TAIL), Some(TimedOut::Tail));
+        deadlines.content(t0 + 2 * SECOND);
+        assert_eq!(deadlines.expired(t0 + SECOND + TAIL), None);
+        assert_eq!(deadlines.expired(t0 + 5 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
     }
 
     #[test]
     fn a_slow_reader_is_not_a_silent_provider() {
         let t0 = Instant::now();
-        let mut clocks = clocks(t0);
-        clocks.content(t0);
-        clocks.pause(t0 + SECOND);
-        clocks.resume(t0 + 9 * SECOND);
-        assert_eq!(clocks.expired(t0 + 10 * SECOND), None);
-        assert_eq!(clocks.expired(t0 + 11 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
+        let mut deadlines = deadlines(t0);
+        deadlines.content(t0);
+        deadlines.pause(t0 + SECOND);
+        deadlines.resume(t0 + 9 * SECOND);
+        assert_eq!(deadlines.expired(t0 + 10 * SECOND), None);
+        assert_eq!(deadlines.expired(t0 + 11 * SECOND), Some(TimedOut::Idle(3 * SECOND)));
     }
 }

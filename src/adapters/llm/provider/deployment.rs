@@ -13,17 +13,17 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{self, Broken};
-use super::connection_pool::{Host, Hosts, NoClient, Ticket};
-use super::deadlines::{Clocks, TimedOut};
+use super::body::{self, BodyError};
+use super::connection_pool::{ConnectionPool, HostPool, NoClient, StreamPermit};
+use super::deadlines::{Deadlines, TimedOut};
 use super::errors::Errors;
-use super::memory::Room;
+use super::memory::MemoryShare;
 use crate::adapters::llm::genai_span::{CallSpan, Peer};
 
 /// Most bytes that are read of an error's body.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 /// How long an error's body is waited for.
-const ERROR_BODY_PATIENCE: Duration = Duration::from_secs(5);
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is accepted as one document.
 pub const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
 
@@ -46,7 +46,7 @@ pub enum Accept {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub struct Refused {
+pub struct SendError {
     /// The error for the caller.
     pub error: ModelError,
     /// The status of the provider's answer, if there was one.
@@ -55,7 +55,7 @@ pub struct Refused {
     pub said: String,
 }
 
-impl From<ModelError> for Refused {
+impl From<ModelError> for SendError {
     fn from(error: ModelError) -> Self {
         Self {
             error,
@@ -65,22 +65,22 @@ impl From<ModelError> for Refused {
     }
 }
 
-impl From<Refused> for ModelError {
-    fn from(refused: Refused) -> Self {
+impl From<SendError> for ModelError {
+    fn from(refused: SendError) -> Self {
         refused.error
     }
 }
 
 /// The endpoint of one deployment.
 #[derive(Debug)]
-pub struct Door {
+pub struct Endpoint {
     url: Url,
     headers: HeaderMap,
-    host: Arc<Host>,
+    host: Arc<HostPool>,
     errors: Errors,
 }
 
-impl Door {
+impl Endpoint {
     /// Creates an endpoint for `url`. Does not connect yet; connections are shared through `hosts`. `headers` are sent
     /// with each request, and neither their values nor `secrets` ever appear in an error.
     #[expect(
@@ -92,7 +92,7 @@ impl Door {
         url: Url,
         headers: &[(String, SecretString)],
         secrets: Vec<SecretString>,
-        hosts: &Hosts,
+        hosts: &ConnectionPool,
         connect: Duration,
         http2_cleartext: bool,
         streams_per_connection: usize,
@@ -151,11 +151,11 @@ impl Door {
         body: Bytes,
         accept: Accept,
         span: &CallSpan,
-        clocks: &Clocks,
+        deadlines: &Deadlines,
         progress: &CallProgress,
-    ) -> Result<(reqwest::Response, Ticket), Refused> {
+    ) -> Result<(reqwest::Response, StreamPermit), SendError> {
         progress.refused();
-        let (client, ticket) = self.host.client().map_err(|error| match error {
+        let (client, permit) = self.host.client().map_err(|error| match error {
             NoClient::Full => self
                 .errors
                 .plain(FailureClass::Overload, "too many streams to this provider are open"),
@@ -174,7 +174,7 @@ impl Door {
         span.inject(&mut headers);
         let sending = client.post(self.url.clone()).headers(headers).body(body).send();
         progress.sending();
-        let response = match timeout_at(clocks.due(), sending).await {
+        let response = match timeout_at(deadlines.due(), sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 if error.is_connect() || error.is_builder() {
@@ -182,24 +182,24 @@ impl Door {
                 }
                 return Err(self.errors.transport(&error).into());
             }
-            Err(_) => return Err(self.silent(clocks).into()),
+            Err(_) => return Err(self.silent(deadlines).into()),
         };
         // The content type says little: some servers send none, a plain one or a wrong one. The answer is read if
         // possible.
         if response.status().is_success() {
             progress.accepted();
-            return Ok((response, ticket));
+            return Ok((response, permit));
         }
         progress.refused();
-        Err(self.refusal(response, clocks).await)
+        Err(self.refusal(response, deadlines).await)
     }
 
     /// Reads the answer as one document, within the deadlines.
-    pub async fn document(&self, response: reqwest::Response, clocks: &Clocks) -> Result<Bytes, ModelError> {
+    pub async fn document(&self, response: reqwest::Response, deadlines: &Deadlines) -> Result<Bytes, ModelError> {
         let mut pieces = body::open(response);
-        let (mut body, mut room) = (Vec::new(), Room::default());
+        let (mut body, mut memory) = (Vec::new(), MemoryShare::default());
         loop {
-            match timeout_at(clocks.due(), pieces.next()).await {
+            match timeout_at(deadlines.due(), pieces.next()).await {
                 Ok(Some(Ok(piece))) if body.len() + piece.len() > MAX_DOCUMENT => {
                     return Err(self.errors.malformed("the provider sent an answer that is too long"));
                 }
@@ -208,47 +208,47 @@ impl Door {
                         self.errors
                             .plain(FailureClass::Overload, "this process is reading too many large answers")
                     };
-                    room.hold(body.len() + piece.len()).map_err(full)?;
+                    memory.hold(body.len() + piece.len()).map_err(full)?;
                     body.extend_from_slice(&piece);
                 }
                 Ok(None) => return Ok(body.into()),
-                Ok(Some(Err(Broken::Network(error)))) => return Err(self.errors.body(&error)),
-                Ok(Some(Err(Broken::Encoding))) => {
+                Ok(Some(Err(BodyError::Network(error)))) => return Err(self.errors.body(&error)),
+                Ok(Some(Err(BodyError::Encoding))) => {
                     return Err(self
                         .errors
                         .malformed("the provider sent an answer that cannot be decompressed"));
                 }
-                Err(_) => return Err(self.silent(clocks)),
+                Err(_) => return Err(self.silent(deadlines)),
             }
         }
     }
 
     /// Reads why there is no answer.
-    async fn refusal(&self, mut response: reqwest::Response, clocks: &Clocks) -> Refused {
+    async fn refusal(&self, mut response: reqwest::Response, deadlines: &Deadlines) -> SendError {
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::new();
         // The status alone is an answer: a body that does not come, or never ends, does not change it.
-        let patience = clocks.due().min(Instant::now() + ERROR_BODY_PATIENCE);
-        while let Ok(Ok(Some(piece))) = timeout_at(patience, response.chunk()).await {
-            let room = MAX_ERROR_BODY - body.len();
-            body.extend_from_slice(&piece[..piece.len().min(room)]);
+        let deadline = deadlines.due().min(Instant::now() + ERROR_BODY_TIMEOUT);
+        while let Ok(Ok(Some(piece))) = timeout_at(deadline, response.chunk()).await {
+            let memory = MAX_ERROR_BODY - body.len();
+            body.extend_from_slice(&piece[..piece.len().min(memory)]);
             if body.len() >= MAX_ERROR_BODY {
                 break;
             }
         }
-        Refused {
+        SendError {
             error: self.errors.status(status, &headers, &body),
             status: Some(status.as_u16()),
             said: String::from_utf8_lossy(&body).into_owned(),
         }
     }
 
-    fn silent(&self, clocks: &Clocks) -> ModelError {
+    fn silent(&self, deadlines: &Deadlines) -> ModelError {
         self.errors.silence(
-            clocks
+            deadlines
                 .expired(Instant::now())
-                .unwrap_or(TimedOut::Total(clocks.limits().total)),
+                .unwrap_or(TimedOut::Total(deadlines.limits().total)),
         )
     }
 }

@@ -36,7 +36,7 @@ pub struct Errors {
 
 /// What a provider said about an error.
 #[derive(Debug, Default)]
-struct Said {
+struct ProviderError {
     message: String,
     /// `code` and `type` in lower case, for comparison.
     words: Vec<String>,
@@ -74,7 +74,10 @@ impl Errors {
     /// The error for an HTTP status that is not a success.
     pub fn status(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ModelError {
         let body = serde_json::from_slice::<Value>(body).ok();
-        let said = body.as_ref().map(|body| Said::of(inner(body))).unwrap_or_default();
+        let said = body
+            .as_ref()
+            .map(|body| ProviderError::of(inner(body)))
+            .unwrap_or_default();
         let class = said.class(status.as_u16());
         let mut error = self.describe(class, &said, &format!("status {}", status.as_u16()));
         error.retry_after = retry_after(headers);
@@ -88,7 +91,7 @@ impl Errors {
 
     /// The error for an `error` object in the stream.
     pub fn in_stream(&self, error: &Value) -> ModelError {
-        let said = Said::of(inner(error));
+        let said = ProviderError::of(inner(error));
         // Once it streams, the request was accepted: an error without a status is the provider's.
         let class = said.class(said.status.unwrap_or(500));
         let mut error = self.describe(class, &said, "while answering");
@@ -172,7 +175,7 @@ impl Errors {
         )
     }
 
-    fn describe(&self, class: FailureClass, said: &Said, place: &str) -> ModelError {
+    fn describe(&self, class: FailureClass, said: &ProviderError, place: &str) -> ModelError {
         let code = said.words.first().map(|code| format!(", {code}")).unwrap_or_default();
         let own = match class {
             FailureClass::Key => Some("the provider rejected the credentials"),
@@ -250,7 +253,7 @@ fn inner(body: &Value) -> &Value {
     error.get(0).unwrap_or(error)
 }
 
-impl Said {
+impl ProviderError {
     /// Reads `{message, type, code}`, a bare text, or the answers of web frameworks.
     fn of(error: &Value) -> Self {
         if let Some(message) = error.as_str() {

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_reported_stands_and_what_is_missing_is_counted_and_marked() {
+    async fn reported_usage_is_kept_and_missing_usage_is_estimated_and_marked() {
         let usage = |prompt_tokens, completion_tokens, estimated| Usage {
             prompt_tokens,
             completion_tokens,

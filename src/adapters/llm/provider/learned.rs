@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use copilotd_actors::domain::failure::FailureClass;
 
-use super::deployment::Refused;
+use super::deployment::SendError;
 
 /// A set of parameters added to a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Added(u8);
+pub struct AddedParameters(u8);
 
-impl Added {
+impl AddedParameters {
     /// `stream_options`, which requests the usage report.
     pub const STREAM_OPTIONS: Self = Self(1);
     /// `user`, which tells users apart.
@@ -45,7 +45,7 @@ impl Added {
     }
 
     /// Returns those parameters that an error names, in JSON or in plain words.
-    pub fn refused(self, refused: &Refused) -> Self {
+    pub fn refused(self, refused: &SendError) -> Self {
         let is_refusal = refused.error.class == FailureClass::Rejected && matches!(refused.status, Some(400 | 422));
         if !is_refusal {
             return Self::default();
@@ -63,7 +63,7 @@ impl Added {
     }
 }
 
-impl BitOr for Added {
+impl BitOr for AddedParameters {
     type Output = Self;
 
     fn bitor(self, others: Self) -> Self {
@@ -83,17 +83,17 @@ fn has_word(text: &str, word: &str) -> bool {
 
 /// What one model of one server was found to reject.
 #[derive(Debug, Default)]
-pub struct Learned(AtomicU8);
+pub struct RejectedParameters(AtomicU8);
 
-impl Learned {
+impl RejectedParameters {
     /// Returns what is omitted.
-    pub fn left_out(&self) -> Added {
-        Added(self.0.load(Ordering::Relaxed))
+    pub fn left_out(&self) -> AddedParameters {
+        AddedParameters(self.0.load(Ordering::Relaxed))
     }
 
     /// Records that a request was accepted without `members`.
-    pub fn learn(&self, members: Added, deployment: &str) {
-        let known = Added(self.0.fetch_or(members.0, Ordering::Relaxed));
+    pub fn learn(&self, members: AddedParameters, deployment: &str) {
+        let known = AddedParameters(self.0.fetch_or(members.0, Ordering::Relaxed));
         for member in members.names().filter(|_| !known.contains(members)) {
             tracing::info!(
                 deployment,
@@ -111,14 +111,14 @@ mod tests {
     use super::*;
 
     /// A refusal whose text could not be parsed.
-    fn refusal(class: FailureClass, status: u16, said: &str) -> Refused {
+    fn refusal(class: FailureClass, status: u16, said: &str) -> SendError {
         let error = ModelError {
             class,
             message: String::new(),
             retry_after: None,
             refusal: None,
         };
-        Refused {
+        SendError {
             error,
             status: Some(status),
             said: said.to_owned(),
@@ -127,44 +127,47 @@ mod tests {
 
     #[test]
     fn a_member_is_refused_where_it_is_named_in_any_words() {
-        let all = Added::STREAM_OPTIONS | Added::USER | Added::PARALLEL_TOOL_CALLS;
-        let none = Added::default();
+        let all = AddedParameters::STREAM_OPTIONS | AddedParameters::USER | AddedParameters::PARALLEL_TOOL_CALLS;
+        let none = AddedParameters::default();
         let refused = FailureClass::Rejected;
         for (said, added, expected) in [
             (
                 r#"{"detail":[{"loc":["body","user"],"msg":"Extra inputs are not permitted"}]}"#,
                 all,
-                Added::USER,
+                AddedParameters::USER,
             ),
             (
                 r#"[{"error":{"message":"Unknown name \"stream_options\""}}]"#,
                 all,
-                Added::STREAM_OPTIONS,
+                AddedParameters::STREAM_OPTIONS,
             ),
             (
                 r#"{"message":"Das Feld stream_options kennen wir nicht."}"#,
                 all,
-                Added::STREAM_OPTIONS,
+                AddedParameters::STREAM_OPTIONS,
             ),
-            ("include_usage is not supported", all, Added::STREAM_OPTIONS),
+            ("include_usage is not supported", all, AddedParameters::STREAM_OPTIONS),
             (
                 "Unrecognized: user, stream_options",
                 all,
-                Added::USER | Added::STREAM_OPTIONS,
+                AddedParameters::USER | AddedParameters::STREAM_OPTIONS,
             ),
-            ("STREAM_OPTIONS: no", all, Added::STREAM_OPTIONS),
-            ("parallel_tool_calls: no", all, Added::PARALLEL_TOOL_CALLS),
+            ("STREAM_OPTIONS: no", all, AddedParameters::STREAM_OPTIONS),
+            ("parallel_tool_calls: no", all, AddedParameters::PARALLEL_TOOL_CALLS),
             ("user_id is wrong, and so is superuser", all, none),
             ("temperature", all, none),
-            ("stream_options", Added::USER, none),
+            ("stream_options", AddedParameters::USER, none),
             ("", all, none),
         ] {
             assert_eq!(added.refused(&refusal(refused, 422, said)), expected, "{said}");
         }
         assert_eq!(all.refused(&refusal(refused, 404, "user")), none);
         assert_eq!(all.refused(&refusal(FailureClass::ContextLength, 400, "user")), none);
-        let learned = Learned::default();
-        learned.learn(Added::USER, "main");
-        assert!(learned.left_out().contains(Added::USER) && !learned.left_out().contains(Added::STREAM_OPTIONS));
+        let learned = RejectedParameters::default();
+        learned.learn(AddedParameters::USER, "main");
+        assert!(
+            learned.left_out().contains(AddedParameters::USER)
+                && !learned.left_out().contains(AddedParameters::STREAM_OPTIONS)
+        );
     }
 }

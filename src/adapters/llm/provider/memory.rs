@@ -16,15 +16,15 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// The memory budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct MemoryExhausted;
 
 /// What one reader holds beyond `FREE`; released when dropped.
 #[derive(Debug, Default)]
-pub struct Room(usize);
+pub struct MemoryShare(usize);
 
-impl Room {
+impl MemoryShare {
     /// Reserves memory until `bytes` are covered.
-    pub fn hold(&mut self, bytes: usize) -> Result<(), NoRoom> {
+    pub fn hold(&mut self, bytes: usize) -> Result<(), MemoryExhausted> {
         let wanted = bytes.saturating_sub(FREE).next_multiple_of(STEP);
         let more = wanted.saturating_sub(self.0);
         if more == 0 {
@@ -32,7 +32,7 @@ impl Room {
         }
         let add = |held: usize| held.checked_add(more).filter(|sum| *sum <= ALL);
         HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .map_err(|_| NoRoom)?;
+            .map_err(|_| MemoryExhausted)?;
         self.0 = wanted;
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.shrink_to(0);
     }
@@ -59,22 +59,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_bounded_and_given_back() {
+    fn held_memory_is_bounded_and_released() {
         // The process's own count, of which other tests use little.
-        let mut rooms: Vec<Room> = (0..32).map(|_| Room::default()).collect();
-        let fits = |rooms: &mut Vec<Room>| {
-            let held = rooms.iter_mut().filter_map(|room| room.hold(16 * 1024 * 1024).ok());
+        let mut rooms: Vec<MemoryShare> = (0..32).map(|_| MemoryShare::default()).collect();
+        let fits = |rooms: &mut Vec<MemoryShare>| {
+            let held = rooms.iter_mut().filter_map(|memory| memory.hold(16 * 1024 * 1024).ok());
             held.count()
         };
         let first = fits(&mut rooms);
         assert!((8..=16).contains(&first), "{first}");
-        for room in &mut rooms {
-            room.shrink_to(FREE);
-            assert_eq!(room.0, 0);
+        for memory in &mut rooms {
+            memory.shrink_to(FREE);
+            assert_eq!(memory.0, 0);
         }
         assert!(fits(&mut rooms) >= 8);
         drop(rooms);
-        let mut small = Room::default();
+        let mut small = MemoryShare::default();
         assert_eq!(small.hold(FREE), Ok(()));
         assert_eq!(small.0, 0);
         assert_eq!(small.hold(FREE + 1), Ok(()));

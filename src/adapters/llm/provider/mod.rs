@@ -22,18 +22,18 @@ mod reason;
 mod retry_after;
 mod sse;
 
-pub use super::provider::connection_pool::{Host, Hosts, NoClient, Ticket};
-pub use super::provider::deadlines::{Clocks, TimedOut};
-pub use super::provider::deployment::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, Refused, secret_value};
+pub use super::provider::connection_pool::{ConnectionPool, HostPool, NoClient, StreamPermit};
+pub use super::provider::deadlines::{Deadlines, TimedOut};
+pub use super::provider::deployment::{Accept, Endpoint, InvalidDeployment, MAX_DOCUMENT, SendError, secret_value};
 pub use answer::Answer;
 pub use copilotd_gateway::provider::Timeouts;
 pub use decoder::{Decoder, End, Out, Progress};
 pub use endpoint::endpoint;
 pub use errors::Errors;
 pub use estimate::Transcript;
-pub use learned::{Added, Learned};
+pub use learned::{AddedParameters, RejectedParameters};
 pub use reason::Reason;
 pub use retry_after::{retry_after, sent_at};
-pub use sse::{MAX_EVENT, SseReader, Unread};
+pub use sse::{MAX_EVENT, SseError, SseReader};
 
 pub use copilotd_gateway::request::prompt_tokens::prompt_tokens;

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_read_in_any_case_and_what_is_unknown_is_no_good_end() {
+    fn reasons_are_read_in_any_case_and_unknown_ones_are_failures() {
         for (json, expected) in [
             (r#""stop""#, Some(Reason::Stop)),
             (r#""STOP""#, Some(Reason::Stop)),

@@ -5,7 +5,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::memory::Room;
+use super::memory::MemoryShare;
 
 /// Longest line and longest data of one event.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;
@@ -16,11 +16,11 @@ const MAX_NAME: usize = 64;
 
 /// Why an event is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
+pub enum SseError {
     /// A line or its data is longer than [`MAX_EVENT`].
     TooLong,
     /// This process is reading too many large events.
-    NoRoom,
+    MemoryExhausted,
 }
 
 /// The reader's state between two pieces.
@@ -34,7 +34,7 @@ pub struct SseReader {
     /// Name of the event so far.
     name: String,
     /// The buffers' share of the process's memory budget.
-    room: Room,
+    memory: MemoryShare,
     complete: bool,
     /// The last line ended with CR: an LF that follows belongs to it.
     after_cr: bool,
@@ -47,7 +47,7 @@ pub struct SseReader {
 impl SseReader {
     /// Consumes bytes of `piece` until an event with data is complete (then [`SseReader::data`] returns it, until the
     /// next call) or `piece` is used up (then this returns false). An event whose data is empty does not count.
-    pub fn advance(&mut self, piece: &mut Bytes) -> Result<bool, Unread> {
+    pub fn advance(&mut self, piece: &mut Bytes) -> Result<bool, SseError> {
         self.forget();
         while !piece.is_empty() {
             if std::mem::take(&mut self.after_cr) && piece[0] == b'\n' {
@@ -93,8 +93,8 @@ impl SseReader {
     }
 
     /// Takes the event's data, and its share of the process's memory budget.
-    pub fn take_data(&mut self) -> (Vec<u8>, Room) {
-        (std::mem::take(&mut self.data), std::mem::take(&mut self.room))
+    pub fn take_data(&mut self) -> (Vec<u8>, MemoryShare) {
+        (std::mem::take(&mut self.data), std::mem::take(&mut self.memory))
     }
 
     /// Completes the event that the end of the body left open. The standard discards it; some servers leave out the
@@ -115,25 +115,25 @@ impl SseReader {
             self.has_data = false;
             self.data = reusable(std::mem::take(&mut self.data));
             self.name.clear();
-            self.room.shrink_to(self.line.len());
+            self.memory.shrink_to(self.line.len());
         }
     }
 
-    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), Unread> {
+    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         if self.line.len() + bytes.len() > MAX_EVENT {
-            return Err(Unread::TooLong);
+            return Err(SseError::TooLong);
         }
         self.reserve(bytes.len())?;
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn reserve(&mut self, more: usize) -> Result<(), Unread> {
+    fn reserve(&mut self, more: usize) -> Result<(), SseError> {
         let held = self.line.len() + self.data.len() + more;
-        self.room.hold(held).map_err(|_| Unread::NoRoom)
+        self.memory.hold(held).map_err(|_| SseError::MemoryExhausted)
     }
 
-    fn take_line(&mut self, mut line: &[u8]) -> Result<(), Unread> {
+    fn take_line(&mut self, mut line: &[u8]) -> Result<(), SseError> {
         if !std::mem::replace(&mut self.begun, true) {
             line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         }
@@ -159,7 +159,7 @@ impl SseReader {
             return Ok(());
         };
         if self.data.len() + value.len() >= MAX_EVENT {
-            return Err(Unread::TooLong);
+            return Err(SseError::TooLong);
         }
         self.reserve(value.len())?;
         if std::mem::replace(&mut self.has_data, true) {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_line_or_an_event_without_end_is_refused() {
-        let too_long = Err(Unread::TooLong);
+        let too_long = Err(SseError::TooLong);
         let mut reader = SseReader::default();
         let piece = Bytes::from(vec![b'x'; 64 * 1024]);
         assert!((0..257).any(|_| reader.advance(&mut piece.clone()) == too_long));

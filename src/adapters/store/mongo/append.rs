@@ -14,10 +14,10 @@ use super::failure::Failure;
 use super::fence::Fence;
 use super::fold;
 use super::lease::Lease;
-use crate::adapters::store::backoff::Patience;
+use crate::adapters::store::backoff::Backoff;
 
 /// Log heads that are remembered. When there are more, all are forgotten: reading one again costs one query.
-const MOST_HEADS: usize = 50_000;
+const MAX_HEADS: usize = 50_000;
 
 /// Heads of logs as this process last saw them. Sound because only one process writes; the unique index decides in any
 /// case.
@@ -37,7 +37,7 @@ impl Heads {
 
     pub(super) fn learn(&self, key: &Key, head: Head) {
         let mut known = self.lock();
-        if known.len() >= MOST_HEADS {
+        if known.len() >= MAX_HEADS {
             known.clear();
         }
         match known.get(key) {
@@ -67,18 +67,18 @@ pub(super) async fn append(
     document: &AppendDocument,
     deadline: Duration,
 ) -> Result<(), LogError> {
-    let mut patience = Patience::new(deadline);
-    let mut in_doubt = false;
+    let mut backoff = Backoff::new(deadline);
+    let mut outcome_unknown = false;
     loop {
         if let Err(refusal) = lease.check() {
-            if in_doubt {
+            if outcome_unknown {
                 return Err(LogError::Unavailable(format!(
                     "the outcome of the append is unknown, and {refusal}"
                 )));
             }
             return Err(refusal);
         }
-        let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, fence, key, document));
+        let attempt = tokio::time::timeout_at(backoff.deadline(), attempt(collections, heads, fence, key, document));
         let failure = match attempt.await {
             // The server confirmed that it is in the log, whoever holds the lease by now. But what follows from it is
             // the lease holder's.
@@ -91,7 +91,7 @@ pub(super) async fn append(
                 heads.forget(key);
                 // An earlier attempt may have been committed.
                 return Err(match lease.check() {
-                    Err(refusal) if in_doubt => {
+                    Err(refusal) if outcome_unknown => {
                         LogError::Unavailable(format!("the outcome of the append is unknown, and {refusal}"))
                     }
                     _ => Failure::Fenced.into(),
@@ -103,13 +103,13 @@ pub(super) async fn append(
         if !failure.is_transient() {
             // An earlier attempt may be stored, unless this failure says whose append is at that number.
             return Err(match LogError::from(failure) {
-                LogError::Refused(reason) if in_doubt => LogError::Unavailable(reason),
+                LogError::Refused(reason) if outcome_unknown => LogError::Unavailable(reason),
                 answer => answer,
             });
         }
-        in_doubt |= failure.leaves_doubt();
+        outcome_unknown |= failure.leaves_outcome_unknown();
         heads.forget(key);
-        if !patience.pause().await {
+        if !backoff.pause().await {
             return Err(failure.into());
         }
         tracing::warn!(error = %failure, "append failed; trying again");
@@ -137,7 +137,7 @@ async fn attempt(
         return Ok(());
     }
     let behind = head.is_some_and(|head| head.last_seq >= document.first_seq);
-    if behind && standing(collections, key, document).await? == Some(own) {
+    if behind && stored_append_id(collections, key, document).await? == Some(own) {
         return Ok(());
     }
     if head.is_some_and(|head| head.tombstone.is_some()) {
@@ -154,7 +154,7 @@ async fn attempt(
         }
         Err(failure) if failure.is_duplicate() => {
             heads.forget(key);
-            if standing(collections, key, document).await? == Some(own) {
+            if stored_append_id(collections, key, document).await? == Some(own) {
                 return Ok(());
             }
             Err(conflict)
@@ -164,7 +164,11 @@ async fn attempt(
 }
 
 /// Returns the append id stored at the sequence number of `document`.
-async fn standing(collections: &Collections, key: &Key, document: &AppendDocument) -> Result<Option<Uuid>, Failure> {
+async fn stored_append_id(
+    collections: &Collections,
+    key: &Key,
+    document: &AppendDocument,
+) -> Result<Option<Uuid>, Failure> {
     let mut filter = key.filter();
     filter.insert("first_seq", document.first_seq);
     let appends = collections.appends.clone_with_type::<Document>();

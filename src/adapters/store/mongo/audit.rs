@@ -19,8 +19,8 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 
 use super::MongoLog;
 use super::failure::Failure;
-use super::usage::asked_now;
-use crate::adapters::store::backoff::Patience;
+use super::usage::as_future;
+use crate::adapters::store::backoff::Backoff;
 use crate::audit::{AuditStore, Head, StoredEntry};
 
 /// How long one entry is tried; shorter than its caller waits.
@@ -37,16 +37,16 @@ impl AuditStore for MongoLog {
         _is_protective: bool,
     ) -> Result<(), LogError> {
         let _pass = self.tenant_fence.enter(tenant)?;
-        let mut patience = Patience::new(DEADLINE);
+        let mut backoff = Backoff::new(DEADLINE);
         loop {
             self.lease.check()?;
             let attempt = self.append_once(tenant, entry, head, genesis);
-            let failure = match tokio::time::timeout_at(patience.deadline(), attempt).await {
+            let failure = match tokio::time::timeout_at(backoff.deadline(), attempt).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::TimedOut,
             };
-            if !failure.is_transient() || !patience.pause().await {
+            if !failure.is_transient() || !backoff.pause().await {
                 return Err(failure.into());
             }
             tracing::warn!(error = %failure, "appending an audit entry failed; trying again");
@@ -113,8 +113,8 @@ impl MongoLog {
             Ok(_) => {}
             Err(failure) if failure.is_duplicate() => {
                 let filter = doc! { "tenant": tenant.as_str(), "n": entry.n };
-                let standing = collections.call(collections.audit.find_one(filter)).await?;
-                if standing.is_none_or(|standing| bytes(&standing, "hash") != entry.hash) {
+                let stored = collections.call(collections.audit.find_one(filter)).await?;
+                if stored.is_none_or(|stored| bytes(&stored, "hash") != entry.hash) {
                     return Err(LogError::Conflict(entry.n.unsigned_abs()).into());
                 }
             }
@@ -157,7 +157,7 @@ impl MongoLog {
         let find = self.collections.audit.find(filter).sort(order).limit(limit);
         let found: Vec<Document> = self
             .collections
-            .call(asked_now(async { find.await?.try_collect().await }))
+            .call(as_future(async { find.await?.try_collect().await }))
             .await?;
         let entry = |document: &Document| StoredEntry {
             n: number(document),

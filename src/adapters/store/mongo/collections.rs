@@ -52,11 +52,11 @@ pub(super) struct Collections {
     /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
-    pub(super) patience: Duration,
+    pub(super) call_timeout: Duration,
 }
 
 impl Collections {
-    pub(super) fn new(database: &Database, patience: Duration) -> Self {
+    pub(super) fn new(database: &Database, call_timeout: Duration) -> Self {
         Self {
             appends: database.collection("appends"),
             conversations: database.collection("conversations"),
@@ -76,7 +76,7 @@ impl Collections {
             job_pieces: database.collection("job_pieces"),
             fences: database.collection("fences"),
             meta: database.collection("meta"),
-            patience,
+            call_timeout,
         }
     }
 
@@ -85,7 +85,7 @@ impl Collections {
         &self,
         call: impl IntoFuture<Output = mongodb::error::Result<T>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.patience, call.into_future()).await {
+        match tokio::time::timeout(self.call_timeout, call.into_future()).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Failure::TimedOut),
         }

@@ -13,7 +13,7 @@ use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, Projected, from_json, json, number, seq};
 use super::failure::Failure;
 use super::fold;
-use super::quota::{self, Counted};
+use super::quota::{self, CountedHeader};
 use super::read::typed;
 use crate::adapters::MAX_APPEND_BYTES;
 use crate::adapters::store::text;
@@ -102,10 +102,10 @@ pub(super) async fn erase(
 
     let everything = doc! { "$set": projected.everything()? };
     let counting = collections.counting.read().await;
-    let headers = collections.conversations.clone_with_type::<Counted>();
+    let headers = collections.conversations.clone_with_type::<CountedHeader>();
     let replace = headers
         .find_one_and_update(doc! { "_id": key.id() }, everything)
-        .projection(Counted::projection())
+        .projection(CountedHeader::projection())
         .upsert(true);
     let before = collections.call(replace).await?;
     quota::moved(collections, before, &projected.header).await?;

@@ -54,7 +54,7 @@ impl Failure {
     }
 
     /// Returns whether something may have been written nevertheless.
-    pub(super) fn leaves_doubt(&self) -> bool {
+    pub(super) fn leaves_outcome_unknown(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Fenced => false,
             Self::TimedOut => true,

@@ -66,13 +66,13 @@ impl std::fmt::Debug for Fence {
 }
 
 /// A borrowed session; it is returned however its user ends.
-struct Loan<'a> {
+struct BorrowedSession<'a> {
     fence: &'a Fence,
     session: Option<ClientSession>,
     _place: SemaphorePermit<'a>,
 }
 
-impl Drop for Loan<'_> {
+impl Drop for BorrowedSession<'_> {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
             self.fence.lock().push(session);
@@ -156,10 +156,10 @@ impl Fence {
         collections.call(session.commit_transaction()).await
     }
 
-    async fn borrow(&self) -> Result<Loan<'_>, Failure> {
+    async fn borrow(&self) -> Result<BorrowedSession<'_>, Failure> {
         let place = self.places.acquire().await.map_err(|_| Failure::TimedOut)?;
         let session = self.lock().pop();
-        let mut loan = Loan {
+        let mut loan = BorrowedSession {
             fence: self,
             session,
             _place: place,

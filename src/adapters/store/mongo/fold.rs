@@ -10,10 +10,10 @@ use mongodb::bson::{Document, doc};
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, Projected, from_json, number, seq};
 use super::failure::Failure;
-use super::quota::{self, Counted};
+use super::quota::{self, CountedHeader};
 use super::read::{name_of, typed};
 use crate::adapters::store::text;
-use crate::adapters::store::unreadable::{note_unreadable, skip_unreadable};
+use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
 
 /// Finds the end of a log.
 pub(super) async fn head(collections: &Collections, key: &Key) -> Result<Option<Head>, Failure> {
@@ -139,7 +139,7 @@ pub(super) fn strip(header: &mut Header) {
 }
 
 /// Writes a whole header unless a newer one is stored.
-pub(super) async fn write_everything(
+pub(super) async fn write_whole_header(
     collections: &Collections,
     key: &Key,
     projected: &Projected,
@@ -152,10 +152,10 @@ pub(super) async fn write_everything(
     }
     let set = doc! { "$set": projected.everything()? };
     let _counting = collections.counting.read().await;
-    let headers = collections.conversations.clone_with_type::<Counted>();
+    let headers = collections.conversations.clone_with_type::<CountedHeader>();
     let write = headers
         .find_one_and_update(older, set)
-        .projection(Counted::projection())
+        .projection(CountedHeader::projection())
         .upsert(true);
     match collections.call(write).await {
         // A newer header is stored, so the filter excluded it and the upsert collided with its `_id`.
@@ -175,10 +175,10 @@ pub(super) async fn write_counters(
     let filter = doc! { "_id": key.id(), "applied_seq": number(before)? };
     let set = doc! { "$set": projected.counters()? };
     let _counting = collections.counting.read().await;
-    let headers = collections.conversations.clone_with_type::<Counted>();
+    let headers = collections.conversations.clone_with_type::<CountedHeader>();
     let write = headers
         .find_one_and_update(filter, set)
-        .projection(Counted::projection());
+        .projection(CountedHeader::projection());
     let before = collections.call(write).await?;
     let found = before.is_some();
     if found {
@@ -188,7 +188,7 @@ pub(super) async fn write_counters(
 }
 
 /// The header stored with a tombstone, which may be missed where the projection is further ahead than the damaged log.
-async fn buried(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
+async fn header_at_tombstone(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
     let mut tombstone = key.filter();
     tombstone.insert("tombstone", Head::plausible());
     let appends = collections.appends.clone_with_type::<Document>();
@@ -212,14 +212,15 @@ async fn buried(collections: &Collections, key: &Key) -> Result<Option<Projected
 /// write may have ended between the header and the counters. Returns the tenant and the user.
 pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<Option<(String, String)>, Failure> {
     let folded = projected(collections, key).await;
-    let buried = match &folded {
+    let header_at_tombstone = match &folded {
         Ok(Some(Projected { tombstone: Some(_), .. })) => None,
-        _ => buried(collections, key).await?,
+        _ => header_at_tombstone(collections, key).await?,
     };
-    let Some(projected) = buried.map_or(folded, |buried| Ok(Some(buried)))? else {
+    let Some(projected) = header_at_tombstone.map_or(folded, |header_at_tombstone| Ok(Some(header_at_tombstone)))?
+    else {
         return Ok(None);
     };
-    write_everything(collections, key, &projected).await?;
+    write_whole_header(collections, key, &projected).await?;
     let header = &projected.header;
     Ok(Some((header.tenant.to_string(), header.user.to_string())))
 }
@@ -253,10 +254,10 @@ pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
                     if let Some(tombstone) = projected.tombstone {
                         projected.cleaned = is_clean(collections, &key, tombstone).await?;
                     }
-                    write_everything(collections, &key, &projected).await?;
+                    write_whole_header(collections, &key, &projected).await?;
                     count += 1;
                 }
-                Some(None) => note_unreadable("conversation", key.id(), "its log does not begin with its creation"),
+                Some(None) => log_unreadable("conversation", key.id(), "its log does not begin with its creation"),
                 None => {}
             }
         }

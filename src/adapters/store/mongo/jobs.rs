@@ -12,7 +12,7 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 use super::documents::{Head, Key, number, seq};
 use super::failure::Failure;
 use super::read::name_of;
-use super::usage::{asked_now, date};
+use super::usage::{as_future, date};
 use super::{MongoLog, append};
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
@@ -130,7 +130,7 @@ impl MongoLog {
         let find = self.collections.jobs.find(which).sort(order).limit(limit);
         let found: Vec<Document> = self
             .collections
-            .call(asked_now(async { find.await?.try_collect().await }))
+            .call(as_future(async { find.await?.try_collect().await }))
             .await?;
         let read = |document: &Document| skip_unreadable("job", name_of(document), job(document)).transpose();
         found.iter().filter_map(read).collect()

@@ -52,7 +52,7 @@ impl LeaseDocument {
 const RELEASED: DateTime = DateTime::from_millis(0);
 
 /// A lease that was just taken, and what has to be ended before anything is read.
-pub(super) struct Taken {
+pub(super) struct AcquiredLease {
     pub(super) lease: Arc<Lease>,
     /// Sessions of the previous owner, in which a transaction may still be open.
     pub(super) earlier_sessions: Vec<Uuid>,
@@ -61,7 +61,11 @@ pub(super) struct Taken {
 impl Lease {
     /// Takes the lease. While another process holds it, waits for it to expire, but gives up as soon as that process
     /// renews it: then it is alive, and there must not be two.
-    pub(super) async fn acquire(collections: &Collections, name: &str, life: Duration) -> Result<Taken, ConnectError> {
+    pub(super) async fn acquire(
+        collections: &Collections,
+        name: &str,
+        life: Duration,
+    ) -> Result<AcquiredLease, ConnectError> {
         let owner = owner(name);
         let mut seen: Option<LeaseDocument> = None;
         loop {
@@ -120,7 +124,7 @@ impl Lease {
     }
 
     /// Renews the lease until it is lost.
-    pub(super) async fn keep(self: Arc<Self>) {
+    pub(super) async fn renew_until_lost(self: Arc<Self>) {
         let pace = self.life / 3;
         let mut wake = Instant::now() + pace;
         loop {
@@ -208,7 +212,7 @@ pub(super) async fn try_take(
     collections: &Collections,
     owner: &str,
     life: Duration,
-) -> Result<Result<Taken, LeaseDocument>, Failure> {
+) -> Result<Result<AcquiredLease, LeaseDocument>, Failure> {
     let sent = Instant::now();
     let found = take(collections, owner, life).await?;
     if found.owner != owner {
@@ -222,7 +226,7 @@ pub(super) async fn try_take(
         until: Mutex::new(sent + life - margin(life)),
         lost: watch::Sender::new(false),
     };
-    Ok(Ok(Taken {
+    Ok(Ok(AcquiredLease {
         lease: Arc::new(lease),
         earlier_sessions: found.sessions,
     }))

@@ -49,7 +49,7 @@ use self::collections::Collections;
 use self::documents::{AppendDocument, Key};
 use self::failure::Failure;
 use self::fence::Fence;
-use self::lease::{Lease, Taken};
+use self::lease::{AcquiredLease, Lease};
 use self::projector::Projector;
 use super::tenant_fence::TenantFence;
 
@@ -127,7 +127,7 @@ pub struct MongoLog {
     /// Tenants that are being deleted.
     tenant_fence: TenantFence,
     append_deadline: Duration,
-    keeper: Task,
+    lease_renewal: Task,
     worker: Task,
 }
 
@@ -158,7 +158,7 @@ impl MongoLog {
         let client = Client::with_options(settings).map_err(ConnectError::Address)?;
         let collections = Collections::new(&client.database(database), options.call_timeout);
         check_schema(&collections).await?;
-        let Taken {
+        let AcquiredLease {
             lease,
             earlier_sessions,
         } = if options.standby {
@@ -167,7 +167,7 @@ impl MongoLog {
             Lease::acquire(&collections, &options.owner, options.lease_life).await?
         };
         // From here on it is renewed, so that long preparations do not lose it.
-        let keeper = Task(tokio::spawn(Arc::clone(&lease).keep()));
+        let lease_renewal = Task(tokio::spawn(Arc::clone(&lease).renew_until_lost()));
         let fence = Fence::raise(&collections, lease.owner(), lease.epoch(), &earlier_sessions).await?;
         collections.create_indexes().await?;
         let projector = Projector::new(collections.clone(), lease.epoch());
@@ -182,7 +182,7 @@ impl MongoLog {
             projector,
             tenant_fence: TenantFence::default(),
             append_deadline: options.append_deadline,
-            keeper,
+            lease_renewal,
             worker,
         })
     }
@@ -195,8 +195,8 @@ impl MongoLog {
 
     /// Returns whether a standby waits for the lease and takes over as soon as it is released.
     pub async fn has_standby(&self) -> bool {
-        match standby::is_there(&self.collections).await {
-            Ok(is_there) => is_there,
+        match standby::is_waiting(&self.collections).await {
+            Ok(is_waiting) => is_waiting,
             Err(error) => {
                 tracing::warn!(%error, "cannot check whether a standby waits; stopping as if there were none");
                 false
@@ -210,7 +210,7 @@ impl MongoLog {
         self.worker.0.abort();
         self.projector.work().await;
         let marked = self.projector.mark().await;
-        self.keeper.0.abort();
+        self.lease_renewal.0.abort();
         let released = self.lease.release().await;
         if let Err(error) = marked.and(released) {
             tracing::warn!(%error, "cannot finish projecting or release the lease before stopping; the next start takes longer");
@@ -248,8 +248,8 @@ impl EventLog for MongoLog {
         let _pass = self.tenant_fence.enter(scope.tenant())?;
         let begun = Instant::now();
         let key = Key::new(scope, append.conversation);
-        let ticket = self.projector.ticket(key.clone(), self.append_deadline).await?;
-        let (cost, own, of, stamp) = (append.weight(), append.clone(), scope.clone(), ticket.stamp);
+        let pending_append = self.projector.pending_append(key.clone(), self.append_deadline).await?;
+        let (cost, own, of, stamp) = (append.weight(), append.clone(), scope.clone(), pending_append.stamp);
         let write = move || AppendDocument::new(&of, &own, stamp);
         let document = compute::run(Some(scope.tenant()), cost, write).await;
         // Refused, not unavailable: nothing of it was sent.
@@ -270,15 +270,15 @@ impl EventLog for MongoLog {
         };
         match &outcome {
             Ok(()) => {
-                ticket.appended(append);
+                pending_append.appended(append);
                 if append.tombstone().is_some() {
                     // The header of a damaged log may be further ahead than its tombstone; nothing is then read beyond
                     // it.
                     self.projector.settle(SETTLE).await;
                 }
             }
-            Err(LogError::Unavailable(_)) => drop(ticket),
-            Err(_) => ticket.refused(),
+            Err(LogError::Unavailable(_)) => drop(pending_append),
+            Err(_) => pending_append.refused(),
         }
         metrics::histogram!("copilotd_append_seconds", "store" => "mongodb").record(begun.elapsed());
         outcome

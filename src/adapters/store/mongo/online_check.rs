@@ -9,7 +9,7 @@ use mongodb::options::ClientOptions;
 use super::MongoLog;
 
 /// Longest time until a server is found.
-const PATIENCE: Duration = Duration::from_secs(3);
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl MongoLog {
     /// Checks that the server answers and lets us read, and returns which process uses the database.
@@ -19,8 +19,8 @@ impl MongoLog {
     pub async fn look(url: &str, database: &str) -> Result<Option<String>, String> {
         let invalid = |_error| "the address is invalid, or its host name cannot be resolved".to_owned();
         let mut settings = ClientOptions::parse(url).await.map_err(invalid)?;
-        settings.connect_timeout = Some(PATIENCE);
-        settings.server_selection_timeout = Some(PATIENCE);
+        settings.connect_timeout = Some(SERVER_SELECTION_TIMEOUT);
+        settings.server_selection_timeout = Some(SERVER_SELECTION_TIMEOUT);
         let client = Client::with_options(settings).map_err(invalid)?;
         let failed = |error: mongodb::error::Error| match *error.kind {
             mongodb::error::ErrorKind::ServerSelection { .. } => {

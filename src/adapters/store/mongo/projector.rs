@@ -27,25 +27,25 @@ use super::{fold, quota};
 use crate::adapters::store::unreadable::skip_unreadable;
 
 /// Conversations that may wait; more than that slows appends down.
-const MOST_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 
 /// Headers written concurrently.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// Headers compared with appends in one query.
-const AT_ONCE_COMPARED: usize = 500;
+const COMPARE_BATCH: usize = 500;
 
 /// How often the stamp is stored.
 const STAMP_PACE: Duration = Duration::from_secs(1);
 
 /// Tenures whose late appends are looked for.
-const MOST_GAPS: usize = 16;
+const MAX_GAPS: usize = 16;
 
 /// Appends in all gaps above which older gaps are forgotten.
-const MOST_IN_GAPS: usize = 10_000;
+const MAX_IN_GAPS: usize = 10_000;
 
 /// Late appends that are remembered; if there are more, they are projected again, which changes nothing.
-const MOST_SEEN: usize = 50_000;
+const MAX_SEEN: usize = 50_000;
 
 /// Stamps below the mark that are checked too. Appends found there at the start are projected; later ones are late.
 const OVERLAP: i64 = 256;
@@ -87,7 +87,7 @@ impl Gaps {
     }
 
     fn note(&mut self, append: Uuid) {
-        if self.seen.len() >= MOST_SEEN {
+        if self.seen.len() >= MAX_SEEN {
             self.seen.clear();
         }
         self.seen.insert(append);
@@ -99,13 +99,13 @@ struct State {
     next_stamp: i64,
     /// Stamps assigned whose appends are not projected yet.
     open: BTreeSet<i64>,
-    waiting: HashMap<Key, Waiting>,
+    waiting: HashMap<Key, QueuedChange>,
     /// Increases with everything that is queued.
     version: u64,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedChange {
     stamps: Vec<i64>,
     change: Change,
 }
@@ -123,13 +123,13 @@ enum Change {
 }
 
 /// An append in progress. If dropped without an outcome, the outcome is unknown and the log is read.
-pub(super) struct Ticket {
+pub(super) struct PendingAppend {
     projector: Arc<Projector>,
     key: Option<Key>,
     pub(super) stamp: i64,
 }
 
-impl Ticket {
+impl PendingAppend {
     /// The append is in the log.
     pub(super) fn appended(mut self, append: &Append) {
         if let Some(key) = self.key.take() {
@@ -144,7 +144,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for PendingAppend {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             self.projector.enqueue(key, vec![self.stamp], Change::Fold);
@@ -215,19 +215,23 @@ impl Projector {
     }
 
     /// Assigns a stamp to an append. Waits, within limits, while the queue is full.
-    pub(super) async fn ticket(self: &Arc<Self>, key: Key, longest: Duration) -> Result<Ticket, LogError> {
+    pub(super) async fn pending_append(
+        self: &Arc<Self>,
+        key: Key,
+        longest: Duration,
+    ) -> Result<PendingAppend, LogError> {
         let mut done = self.done.subscribe();
-        let room = async { while self.state().waiting.len() >= MOST_WAITING && done.changed().await.is_ok() {} };
+        let room = async { while self.state().waiting.len() >= MAX_WAITING && done.changed().await.is_ok() {} };
         if tokio::time::timeout(longest, room).await.is_err() {
             let behind =
-                format!("{MOST_WAITING} conversation headers are waiting to be written; the database is too slow");
+                format!("{MAX_WAITING} conversation headers are waiting to be written; the database is too slow");
             return Err(LogError::Unavailable(behind));
         }
         let mut state = self.state();
         let stamp = state.next_stamp;
         state.next_stamp += 1;
         state.open.insert(stamp);
-        Ok(Ticket {
+        Ok(PendingAppend {
             projector: Arc::clone(self),
             key: Some(key),
             stamp,
@@ -257,12 +261,12 @@ impl Projector {
         if stamp < first - 1 {
             ranges.push(((stamp - OVERLAP).max(0), first - 1));
         }
-        ranges.drain(..ranges.len().saturating_sub(MOST_GAPS));
+        ranges.drain(..ranges.len().saturating_sub(MAX_GAPS));
         self.gaps().ranges = ranges;
-        let mut keys = self.project(doc! { "stamp": { "$gt": stamp } }, Unless::Seen).await?;
+        let mut keys = self.project(doc! { "stamp": { "$gt": stamp } }, SkipRule::Seen).await?;
         let gaps = self.gaps().filter();
         if let Some(filter) = gaps {
-            keys.extend(self.project(filter, Unless::Projected).await?);
+            keys.extend(self.project(filter, SkipRule::Projected).await?);
         }
         if !keys.is_empty() {
             tracing::info!(
@@ -272,7 +276,7 @@ impl Projector {
         }
         let gaps: Vec<Document> = {
             let mut gaps = self.gaps();
-            if gaps.seen.len() > MOST_IN_GAPS {
+            if gaps.seen.len() > MAX_IN_GAPS {
                 // Too many to check periodically: only the last owner's are.
                 let older = gaps.ranges.len().saturating_sub(1);
                 gaps.ranges.drain(..older);
@@ -295,7 +299,7 @@ impl Projector {
         let Some(filter) = self.gaps().filter() else {
             return Ok(HashSet::new());
         };
-        let late = self.project(filter, Unless::Projected).await?;
+        let late = self.project(filter, SkipRule::Projected).await?;
         for key in &late {
             tracing::warn!(
                 tenant = %key.tenant, conversation = %key.conversation,
@@ -307,7 +311,7 @@ impl Projector {
 
     /// Projects the conversations of some appends, unless that was done for all of these appends before; returns those
     /// that it projected.
-    async fn project(&self, appends: Document, unless: Unless) -> Result<HashSet<Key>, Failure> {
+    async fn project(&self, appends: Document, unless: SkipRule) -> Result<HashSet<Key>, Failure> {
         let collections = &self.collections;
         let found = collections.appends.clone_with_type::<Document>();
         let found = found
@@ -332,7 +336,7 @@ impl Projector {
                 appends.extend(self.gaps().contain(place.stamp).then_some(place.append_id));
             }
         }
-        if unless == Unless::Projected {
+        if unless == SkipRule::Projected {
             self.leave_out_projected(&mut keys).await?;
         }
         let keys: HashSet<Key> = keys.into_keys().collect();
@@ -350,7 +354,7 @@ impl Projector {
     /// Removes conversations whose headers already include the appends that were found.
     async fn leave_out_projected(&self, keys: &mut HashMap<Key, i64>) -> Result<(), Failure> {
         let ids: Vec<(String, Key)> = keys.keys().map(|key| (key.id(), key.clone())).collect();
-        for part in ids.chunks(AT_ONCE_COMPARED) {
+        for part in ids.chunks(COMPARE_BATCH) {
             let wanted: Vec<&str> = part.iter().map(|(id, _)| id.as_str()).collect();
             let headers = self.collections.conversations.clone_with_type::<Document>();
             let headers = headers
@@ -378,7 +382,7 @@ impl Projector {
         let mut marked = 0;
         let mut mark_at = Instant::now();
         loop {
-            let undone = self.low() != marked;
+            let undone = self.projected_up_to() != marked;
             let mark_due = tokio::time::sleep_until(mark_at);
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -387,10 +391,10 @@ impl Projector {
             while !self.work().await {
                 tokio::time::sleep(RETRY_PACE).await;
             }
-            let low = self.low();
-            if low != marked && Instant::now() >= mark_at {
+            let projected_up_to = self.projected_up_to();
+            if projected_up_to != marked && Instant::now() >= mark_at {
                 match self.mark().await {
-                    Ok(()) => marked = low,
+                    Ok(()) => marked = projected_up_to,
                     Err(error) => tracing::warn!(%error, "cannot store the projected stamp; trying again later"),
                 }
                 mark_at = Instant::now() + STAMP_PACE;
@@ -409,7 +413,7 @@ impl Projector {
                 let outcome = self.write(&key, &waiting.change).await;
                 (key, waiting, outcome)
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(MAX_CONCURRENT);
         let mut failed = Vec::new();
         while let Some((key, waiting, outcome)) = writes.next().await {
             match outcome {
@@ -438,7 +442,7 @@ impl Projector {
     /// Stores the stamp up to which everything is projected.
     pub(super) async fn mark(&self) -> Result<(), Failure> {
         // Never backwards: a process that is not the owner any more must not undo what the owner wrote.
-        let set = doc! { "$max": { "stamp": self.low() } };
+        let set = doc! { "$max": { "stamp": self.projected_up_to() } };
         let meta = &self.collections.meta;
         let marked = meta.update_one(doc! { "_id": "projected" }, set).upsert(true);
         self.collections.call(marked).await.map(drop)
@@ -455,7 +459,7 @@ impl Projector {
                 if *counters_only && fold::write_counters(&self.collections, key, *before, projected).await? {
                     return Ok(());
                 }
-                fold::write_everything(&self.collections, key, projected).await
+                fold::write_whole_header(&self.collections, key, projected).await
             }
             // A broken log stays broken: retrying would only delay the others.
             Change::Fold => {
@@ -471,10 +475,10 @@ impl Projector {
             let mut state = self.state();
             state.version += 1;
             let joined = match state.waiting.remove(&key) {
-                None => Waiting { stamps, change },
+                None => QueuedChange { stamps, change },
                 Some(mut earlier) => {
                     earlier.stamps.extend(stamps);
-                    Waiting {
+                    QueuedChange {
                         stamps: earlier.stamps,
                         change: earlier.change.join(change),
                     }
@@ -486,7 +490,7 @@ impl Projector {
     }
 
     /// The stamp up to which nothing is open.
-    fn low(&self) -> i64 {
+    fn projected_up_to(&self) -> i64 {
         let state = self.state();
         state.open.first().map_or(state.next_stamp, |first| *first) - 1
     }
@@ -521,7 +525,7 @@ struct Place {
 
 /// Which conversations need not be projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unless {
+enum SkipRule {
     /// Those of which every append was checked before.
     Seen,
     /// Also those whose headers include the appends already.

@@ -22,13 +22,13 @@ const BEGIN: Duration = Duration::from_secs(3_600);
 
 /// The part of a header that counts.
 #[derive(Debug, Deserialize)]
-pub(super) struct Counted {
+pub(super) struct CountedHeader {
     erased: bool,
     #[serde(default)]
     log_bytes: i64,
 }
 
-impl Counted {
+impl CountedHeader {
     /// Fields to fetch.
     pub(super) fn projection() -> Document {
         doc! { "_id": 0, "erased": 1, "log_bytes": 1 }
@@ -65,7 +65,11 @@ fn of_user(tenant: &str, user: &str) -> String {
 }
 
 /// Changes the counters from the previous header, if any, to the current one.
-pub(super) async fn moved(collections: &Collections, before: Option<Counted>, after: &Header) -> Result<(), Failure> {
+pub(super) async fn moved(
+    collections: &Collections,
+    before: Option<CountedHeader>,
+    after: &Header,
+) -> Result<(), Failure> {
     let old = before.map_or((0, 0), |before| before.sums());
     let stored = after.stored();
     let new = (number(stored.conversations)?, number(stored.bytes)?);
@@ -112,7 +116,7 @@ pub(super) async fn stored(collections: &Collections, tenant: &str, user: &str) 
 pub(super) async fn begin(collections: &Collections) -> Result<(), Failure> {
     // As with new indexes: there may be many.
     let collections = &Collections {
-        patience: BEGIN,
+        call_timeout: BEGIN,
         ..collections.clone()
     };
     let done = doc! { "_id": "stored" };
@@ -151,8 +155,8 @@ pub(super) async fn recount(collections: &Collections, users: &BTreeSet<(String,
     let _alone = collections.counting.write().await;
     for (tenant, user) in users {
         let filter = doc! { "tenant": tenant, "user": user };
-        let headers = collections.conversations.clone_with_type::<Counted>();
-        let found = headers.find(filter).projection(Counted::projection());
+        let headers = collections.conversations.clone_with_type::<CountedHeader>();
+        let found = headers.find(filter).projection(CountedHeader::projection());
         let mut found = collections.call(found).await?;
         let (mut conversations, mut bytes) = (0, 0);
         while let Some(header) = collections.call(found.try_next()).await? {

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::collections::Collections;
 use super::failure::Failure;
-use super::lease::{self, Taken};
+use super::lease::{self, AcquiredLease};
 
 /// How often a standby checks whether the lease was released.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it announces itself.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 /// How long an announcement is valid.
@@ -25,7 +25,7 @@ const ANNOUNCED_FOR: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Waits until the lease is free, and takes it.
-pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) -> Taken {
+pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) -> AcquiredLease {
     let owner = lease::owner(name);
     let mut standby = Standby {
         collections,
@@ -46,7 +46,7 @@ pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) 
                     tracing::info!("standing by: the database answers again; waiting for its lease");
                 }
                 failing = false;
-                LOOK
+                POLL_INTERVAL
             }
             Err(error) => {
                 if !failing {
@@ -69,7 +69,7 @@ struct Standby<'a> {
 }
 
 impl Standby<'_> {
-    async fn step(&mut self) -> Result<Option<Taken>, Failure> {
+    async fn step(&mut self) -> Result<Option<AcquiredLease>, Failure> {
         if self.announced_at.is_none_or(|at| at.elapsed() >= ANNOUNCE) {
             let begun = Instant::now();
             self.announce().await?;
@@ -118,7 +118,7 @@ impl Standby<'_> {
 }
 
 /// Returns whether a standby has announced itself within the last seconds, by the server's clock.
-pub(super) async fn is_there(collections: &Collections) -> Result<bool, Failure> {
+pub(super) async fn is_waiting(collections: &Collections) -> Result<bool, Failure> {
     #[derive(Deserialize)]
     struct Announcement {
         expires_at: DateTime,

@@ -13,7 +13,7 @@ use mongodb::bson::{Bson, Document, doc};
 use super::MongoLog;
 use super::audit::anchor_id;
 use super::failure::Failure;
-use super::usage::asked_now;
+use super::usage::as_future;
 use crate::jobs::{TenantData, TenantEraser};
 
 /// Short documents that one call deletes.
@@ -114,7 +114,7 @@ impl MongoLog {
         let open = &self.collections.open_calls;
         let found: Vec<Document> = self
             .collections
-            .call(asked_now(async { open.find(doc! {}).await?.try_collect().await }))
+            .call(as_future(async { open.find(doc! {}).await?.try_collect().await }))
             .await?;
         let is_own = |document: &&Document| {
             let record = document.get_str("record").ok().and_then(read_open);
@@ -156,7 +156,7 @@ impl MongoLog {
         let find = of.find(which).projection(doc! { "_id": 1 }).limit(limit);
         let found: Vec<Document> = self
             .collections
-            .call(asked_now(async { find.await?.try_collect().await }))
+            .call(as_future(async { find.await?.try_collect().await }))
             .await?;
         Ok(found
             .iter()

@@ -11,8 +11,8 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 use super::MongoLog;
 use super::failure::Failure;
 use super::read::name_of;
-use super::usage::{asked_now, date};
-use crate::adapters::store::unreadable::{note_unreadable, skip_unreadable};
+use super::usage::{as_future, date};
+use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
@@ -102,7 +102,7 @@ impl MongoLog {
         order: Document,
     ) -> Result<Vec<Document>, Failure> {
         let asked = async { collection.find(doc! {}).sort(order).await?.try_collect().await };
-        self.collections.call(asked_now(asked)).await
+        self.collections.call(as_future(asked)).await
     }
 
     pub(super) async fn put(&self, collection: &Collection<Document>, document: Document) -> Result<(), Failure> {
@@ -191,7 +191,7 @@ fn time(document: &Document, name: &str) -> Result<Timestamp, LogError> {
 /// Reads a time that nothing depends on, or an expiry, where the earliest time is the safe one.
 fn time_or_epoch(document: &Document, name: &str) -> Timestamp {
     time(document, name).unwrap_or_else(|error| {
-        note_unreadable("time", name_of(document), &error.to_string());
+        log_unreadable("time", name_of(document), &error.to_string());
         Timestamp::UNIX_EPOCH
     })
 }

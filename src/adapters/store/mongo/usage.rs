@@ -22,17 +22,17 @@ use uuid::Uuid;
 
 use super::MongoLog;
 use super::failure::Failure;
-use crate::adapters::store::open_tenants::{learned_of_open, open_to};
+use crate::adapters::store::open_tenants::{entries_of_open_tenants, learned_by_open_tenants};
 use crate::adapters::store::unreadable::skip_unreadable;
 
 /// Single writes in flight at one time.
-const TOGETHER: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 #[async_trait]
 impl UsageStore for MongoLog {
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
-        let (entries, _passes) = open_to(&self.tenant_fence, entries);
-        self.note_open(&entries.begun).await?;
+        let (entries, _passes) = entries_of_open_tenants(&self.tenant_fence, entries);
+        self.record_open(&entries.begun).await?;
         let ended = entries.ended.iter().map(document).collect();
         self.insert(&self.collections.usage, ended).await?;
         // After the records: in between, an open call and its record have one id.
@@ -52,7 +52,7 @@ impl UsageStore for MongoLog {
             let found = self.collections.usage.find(filter).sort(doc! { "at": 1, "_id": 1 });
             found.await?.try_collect::<Vec<Document>>().await
         };
-        let found = self.collections.call(asked_now(found)).await?;
+        let found = self.collections.call(as_future(found)).await?;
         let lost = |document: &Document| LostUsage {
             model: document.get_str("model").unwrap_or_default().to_owned(),
             usage: tokens(document),
@@ -62,7 +62,7 @@ impl UsageStore for MongoLog {
     }
 
     async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
-        let (rows, _passes) = learned_of_open(&self.tenant_fence, learned);
+        let (rows, _passes) = learned_by_open_tenants(&self.tenant_fence, learned);
         let save = |row: &StoredStatistics| {
             let id = doc! { "_id": { "tenant": row.tenant.as_str(), "model": &row.model } };
             let set = doc! { "$set": { "known": &row.known, "at": date(at) } };
@@ -70,7 +70,7 @@ impl UsageStore for MongoLog {
             self.collections.call(update)
         };
         let saving: Vec<_> = rows.iter().map(save).collect();
-        let mut saved = stream::iter(saving).buffer_unordered(TOGETHER);
+        let mut saved = stream::iter(saving).buffer_unordered(MAX_CONCURRENT);
         while saved.try_next().await?.is_some() {}
         Ok(())
     }
@@ -86,7 +86,7 @@ impl UsageStore for MongoLog {
                 .limit(limit);
             found.await?.try_collect::<Vec<Document>>().await
         };
-        let found = self.collections.call(asked_now(found)).await?;
+        let found = self.collections.call(as_future(found)).await?;
         let mut rows = Vec::new();
         for document in found {
             let id = document.get_document("_id").cloned().unwrap_or_default();
@@ -109,7 +109,7 @@ impl UsageStore for MongoLog {
             let found: Vec<Document> = self.collections.open_calls.find(doc! {}).await?.try_collect().await?;
             Ok(found)
         };
-        let found = self.collections.call(asked_now(found)).await?;
+        let found = self.collections.call(as_future(found)).await?;
         let text = |document: &Document| document.get_str("record").unwrap_or_default().to_owned();
         let records: Vec<UsageRecord> = found.iter().filter_map(|open| read_open(&text(open))).collect();
         self.insert(&self.collections.usage, records.iter().map(document).collect())
@@ -231,7 +231,7 @@ impl MongoLog {
     }
 
     /// Records attempts as open, replacing earlier records of them.
-    async fn note_open(&self, records: &[UsageRecord]) -> Result<(), LogError> {
+    async fn record_open(&self, records: &[UsageRecord]) -> Result<(), LogError> {
         let mut noting = Vec::with_capacity(records.len());
         for record in records {
             let id = doc! { "_id": uuid(&record.id) };
@@ -239,7 +239,7 @@ impl MongoLog {
             let replace = self.collections.open_calls.replace_one(id, open).upsert(true);
             noting.push(self.collections.call(replace));
         }
-        let mut noted = stream::iter(noting).buffer_unordered(TOGETHER);
+        let mut noted = stream::iter(noting).buffer_unordered(MAX_CONCURRENT);
         while noted.try_next().await?.is_some() {}
         Ok(())
     }
@@ -254,12 +254,12 @@ impl MongoLog {
 
     async fn aggregate(&self, pipeline: impl IntoIterator<Item = Document>) -> Result<Vec<Document>, Failure> {
         let asked = async { self.collections.usage.aggregate(pipeline).await?.try_collect().await };
-        self.collections.call(asked_now(asked)).await
+        self.collections.call(as_future(asked)).await
     }
 }
 
 /// Turns one of the driver's actions into a future.
-pub(super) fn asked_now<F: Future>(asked: F) -> F {
+pub(super) fn as_future<F: Future>(asked: F) -> F {
     asked
 }
 

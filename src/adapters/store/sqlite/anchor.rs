@@ -24,7 +24,7 @@ use crate::private_files;
 /// File name inside the data directory.
 const FILE: &str = "copilotd.audit";
 /// First bytes of the file.
-const WORD: &[u8] = b"copilotd audit anchors 1\n";
+const MAGIC: &[u8] = b"copilotd audit anchors 1\n";
 const SLOT: usize = 128;
 /// Slots by which the file grows, so that a new tenant's first entry seldom needs disk space.
 const GROWTH: usize = 32;
@@ -158,9 +158,9 @@ fn read(file: &File) -> io::Result<Option<HashMap<Id, (usize, Head)>>> {
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0)?;
-    if !bytes.starts_with(WORD) {
+    if !bytes.starts_with(MAGIC) {
         let mut header = [0; SLOT];
-        header[..WORD.len()].copy_from_slice(WORD);
+        header[..MAGIC.len()].copy_from_slice(MAGIC);
         file.set_len(0)?;
         file.write_all_at(&header, 0)?;
         return Ok(None);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_not_one_of_ours_is_made_from_the_database() {
+    fn a_missing_or_foreign_file_is_recreated_from_the_database() {
         for text in [None, Some(""), Some("x"), Some("copilotd audit anchors 2\n....")] {
             let directory = tempfile::tempdir().unwrap();
             if let Some(text) = text {

@@ -81,7 +81,7 @@ impl EncodedAppend {
         let head = head(connection, &self.header.tenant, self.conversation)?;
         match &head {
             Some(head) if head.append_id == Some(self.append_id) => return Ok(()),
-            Some(head) if head.last_seq >= self.first_seq && self.stands(connection)? => return Ok(()),
+            Some(head) if head.last_seq >= self.first_seq && self.is_stored(connection)? => return Ok(()),
             Some(head) if head.tombstone.is_some() => return Err(LogError::Erased.into()),
             _ => {}
         }
@@ -144,7 +144,7 @@ impl EncodedAppend {
     }
 
     /// Returns whether this very append is already stored at its sequence number.
-    fn stands(&self, connection: &Connection) -> Result<bool, Failure> {
+    fn is_stored(&self, connection: &Connection) -> Result<bool, Failure> {
         let standing: Option<Uuid> = connection
             .prepare_cached("SELECT append_id FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
             .query_row(

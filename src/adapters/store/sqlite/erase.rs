@@ -33,7 +33,7 @@ pub(super) struct Erased {
 
 /// The part of a record that an erasure needs; the rest may be unreadable and is deleted all the same.
 #[derive(Deserialize)]
-struct TurnOf {
+struct RecordTurn {
     #[serde(default)]
     turn: Option<TurnId>,
 }
@@ -55,7 +55,7 @@ pub(super) fn erase_some(
     let key = rows::key(conversation);
     let (oldest, more) = oldest(connection, tenant, conversation, tombstone)?;
     let mut erased = Erased::default();
-    for Found {
+    for OldAppend {
         row,
         first_seq,
         count,
@@ -81,7 +81,7 @@ pub(super) fn erase_some(
 }
 
 /// An append to be deleted. Its numbers may be damaged.
-struct Found {
+struct OldAppend {
     row: i64,
     first_seq: i64,
     /// Number of its records.
@@ -96,7 +96,7 @@ fn oldest(
     tenant: &TenantId,
     conversation: ConversationId,
     tombstone: Seq,
-) -> Result<(Vec<Found>, bool), Failure> {
+) -> Result<(Vec<OldAppend>, bool), Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT rowid, first_seq, last_seq, records FROM appends
          WHERE tenant = ?1 AND conversation = ?2 AND tombstone IS NOT ?3 ORDER BY first_seq",
@@ -110,7 +110,7 @@ fn oldest(
         let records: Vec<u8> = row.get(3)?;
         bytes += records.len();
         let (first_seq, last_seq): (i64, i64) = (row.get(1)?, row.get(2)?);
-        found.push(Found {
+        found.push(OldAppend {
             row: row.get(0)?,
             first_seq,
             count: count(first_seq, last_seq),
@@ -133,7 +133,7 @@ fn forget_turns(
     first_seq: i64,
     records: &[u8],
 ) -> Result<(), Failure> {
-    let Ok(turns) = serde_json::from_slice::<Vec<TurnOf>>(records) else {
+    let Ok(turns) = serde_json::from_slice::<Vec<RecordTurn>>(records) else {
         // The append is unreadable, so its turns are unknown: search all turns of the tenant.
         connection
             .prepare_cached("DELETE FROM append_turns WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
@@ -263,7 +263,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
         let place = row.get(0).ok().zip(row.get(1).ok());
         let is_first = place.is_none() || place != before;
         before = place;
-        let Some(Appended {
+        let Some(StoredAppend {
             tenant,
             conversation,
             first_seq,
@@ -308,7 +308,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
 }
 
 /// The part of an append that rebuilding needs.
-struct Appended {
+struct StoredAppend {
     tenant: TenantId,
     conversation: ConversationId,
     first_seq: Seq,
@@ -317,9 +317,9 @@ struct Appended {
     records: Vec<Record>,
 }
 
-fn appended(row: &Row<'_>) -> Result<Appended, Failure> {
+fn appended(row: &Row<'_>) -> Result<StoredAppend, Failure> {
     let tenant: String = row.get(0)?;
-    Ok(Appended {
+    Ok(StoredAppend {
         tenant: text::stored_scope(&tenant)?.tenant().clone(),
         conversation: rows::conversation(row.get(1)?),
         first_seq: row.get(2)?,

@@ -15,7 +15,7 @@ pub(super) enum Failure {
     #[error("{text}")]
     Shared { code: Option<ErrorCode>, text: String },
     #[error("unused parts of database pages not overwritten: {0}")]
-    Slack(String),
+    PageSlack(String),
     /// The disk, or the size limit of the file, is full.
     #[error("{DISK_FULL}")]
     Full,
@@ -43,14 +43,14 @@ impl Failure {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
             Self::Shared { code, .. } => *code,
-            Self::Answer(_) | Self::Slack(_) | Self::Full | Self::Ended => None,
+            Self::Answer(_) | Self::PageSlack(_) | Self::Full | Self::Ended => None,
         }
     }
 
     /// Returns whether trying again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Answer(_) | Self::Slack(_) | Self::Full | Self::Ended => false,
+            Self::Answer(_) | Self::PageSlack(_) | Self::Full | Self::Ended => false,
             Self::Sqlite(error) => class(error.sqlite_error_code()) == Class::Transient,
             Self::Shared { code, .. } => class(*code) == Class::Transient,
         }
@@ -106,7 +106,7 @@ impl From<Failure> for LogError {
             Failure::Answer(answer) => answer,
             Failure::Sqlite(error) => of(error.sqlite_error_code(), error.to_string()),
             Failure::Shared { code, text } => of(code, text),
-            Failure::Slack(_) => Self::Unavailable(failure.to_string()),
+            Failure::PageSlack(_) => Self::Unavailable(failure.to_string()),
             Failure::Ended => Self::Unavailable("the database writer thread has ended".to_owned()),
         }
     }

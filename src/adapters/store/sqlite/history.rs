@@ -18,7 +18,7 @@ use crate::private_files;
 /// File name inside the data directory.
 const FILE: &str = "copilotd.state";
 /// The file contains this word and the count in twenty digits.
-const WORD: &str = "commits ";
+const PREFIX: &str = "commits ";
 
 /// Counts outside this range are damage: counting starts over.
 const PLAUSIBLE: std::ops::Range<i64> = 0..1 << 53;
@@ -59,7 +59,7 @@ impl History {
             );
         }
         let history = Self { file, commits };
-        history.note();
+        history.write_count();
         Ok((history, missing))
     }
 
@@ -74,13 +74,13 @@ impl History {
     /// Records that the transaction was committed.
     pub(super) fn committed(&mut self) {
         self.commits += 1;
-        self.note();
+        self.write_count();
     }
 
     /// Overwrites the previous count, which needs no space on a full disk.
-    fn note(&self) {
+    fn write_count(&self) {
         let Some(file) = &self.file else { return };
-        let text = format!("{WORD}{:020}\n", self.commits);
+        let text = format!("{PREFIX}{:020}\n", self.commits);
         if let Err(error) = file.write_all_at(text.as_bytes(), 0) {
             tracing::debug!(%error, "commit count not written to its file");
         }
@@ -89,11 +89,11 @@ impl History {
 
 /// Reads the count; `None` if the file is new or contains none.
 fn read(file: &File) -> io::Result<Option<i64>> {
-    let mut bytes = vec![0; WORD.len() + 20];
+    let mut bytes = vec![0; PREFIX.len() + 20];
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => Ok(str::from_utf8(&bytes)
             .ok()
-            .and_then(|text| text.strip_prefix(WORD)?.parse().ok())),
+            .and_then(|text| text.strip_prefix(PREFIX)?.parse().ok())),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }

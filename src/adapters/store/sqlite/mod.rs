@@ -54,8 +54,8 @@ use self::lock::DirectoryLock;
 use self::readers::Readers;
 use self::reserve::{Priority, Reserve};
 use self::writer::{MaxPages, Writer, Writing};
-use super::backoff::Patience;
-use super::sqlite::page_slack::Slack;
+use super::backoff::Backoff;
+use super::sqlite::page_slack::PageSlack;
 use super::tenant_fence::TenantFence;
 use crate::private_files;
 
@@ -63,7 +63,7 @@ use crate::private_files;
 const FILE: &str = "copilotd.db";
 
 /// Most rounds in which an erasure clears pages that changed during the previous round.
-const MOST_ROUNDS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 
 /// Options besides the directory.
 #[derive(Debug, Clone)]
@@ -147,7 +147,7 @@ pub struct SqliteLog {
     missing_commits: u64,
     append_deadline: Duration,
     // Dropped last: it keeps the database file open, and closing that file would release SQLite's locks on it.
-    slack: Arc<Slack>,
+    slack: Arc<PageSlack>,
 }
 
 impl SqliteLog {
@@ -173,7 +173,7 @@ impl SqliteLog {
     ///
     /// # Errors
     /// As [`SqliteLog::open`].
-    pub fn open_free(directory: &Path, free: standby::Free) -> Result<Self, OpenError> {
+    pub fn open_free(directory: &Path, free: standby::FreeDirectory) -> Result<Self, OpenError> {
         Self::open_locked(directory, &SqliteOptions::default(), free.0)
     }
 
@@ -185,7 +185,7 @@ impl SqliteLog {
             path: path.clone(),
             source,
         })?;
-        let slack = Arc::new(Slack::new(file, &path));
+        let slack = Arc::new(PageSlack::new(file, &path));
         let reserve = Arc::new(Reserve::open(directory, &path));
         let mut connection = schema::open_writer(&path, &reserve)?;
         slack.watch(&mut connection)?;
@@ -229,11 +229,14 @@ impl SqliteLog {
 
     /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write meanwhile.
     async fn clear_slack(&self) -> Result<(), Failure> {
-        for _ in 0..MOST_ROUNDS {
-            let mut taken = self.slack.take().map_err(|error| Failure::Slack(error.to_string()))?;
+        for _ in 0..MAX_ROUNDS {
+            let mut taken = self
+                .slack
+                .take()
+                .map_err(|error| Failure::PageSlack(error.to_string()))?;
             for pages in std::mem::take(&mut taken.slices) {
                 let slack = Arc::clone(&self.slack);
-                self.writer.between(move |c| slack.clear(c, &pages)).await?;
+                self.writer.outside_transaction(move |c| slack.clear(c, &pages)).await?;
             }
             taken.done();
             if self.slack.is_nearly_clean() {
@@ -242,13 +245,17 @@ impl SqliteLog {
         }
         // The write-ahead log still has older versions of pages: it is truncated in the same step that clears the last
         // pages.
-        let mut patience = Patience::new(self.append_deadline);
+        let mut backoff = Backoff::new(self.append_deadline);
         loop {
             let (slack, reserve) = (Arc::clone(&self.slack), Arc::clone(&self.reserve));
-            if self.writer.between(move |c| slack.finish(c, &reserve)).await? {
+            if self
+                .writer
+                .outside_transaction(move |c| slack.finish(c, &reserve))
+                .await?
+            {
                 return Ok(());
             }
-            if !patience.pause().await {
+            if !backoff.pause().await {
                 let busy = "the write-ahead log cannot be truncated while readers use it";
                 return Err(LogError::Unavailable(busy.to_owned()).into());
             }
@@ -256,13 +263,13 @@ impl SqliteLog {
     }
 
     async fn append_until(&self, encoded: &Arc<EncodedAppend>) -> Result<(), LogError> {
-        let mut patience = Patience::new(self.append_deadline);
+        let mut backoff = Backoff::new(self.append_deadline);
         // An erasure has to work on a full disk.
         let priority = Priority::protective_if(encoded.is_erasure());
         loop {
             let work = Arc::clone(encoded);
             let written = self.writer.write_as(priority, move |connection| work.write(connection));
-            let failure = match tokio::time::timeout_at(patience.deadline(), written).await {
+            let failure = match tokio::time::timeout_at(backoff.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
                 Err(_) => {
@@ -271,7 +278,7 @@ impl SqliteLog {
                     ));
                 }
             };
-            if !failure.is_transient() || !patience.pause().await {
+            if !failure.is_transient() || !backoff.pause().await {
                 return Err(failure.into());
             }
             tracing::warn!(error = %failure, "append failed; trying again");
@@ -444,7 +451,7 @@ impl EventLog for SqliteLog {
 
     async fn ready(&self) -> Result<(), LogError> {
         // A transaction that could be neither committed nor rolled back would make every later one fail.
-        let idle = self.writer.between(|c| Ok(c.is_autocommit())).await?;
+        let idle = self.writer.outside_transaction(|c| Ok(c.is_autocommit())).await?;
         if !idle {
             return Err(LogError::Unavailable(
                 "the database writer cannot end its open transaction".to_owned(),

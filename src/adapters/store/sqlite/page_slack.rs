@@ -25,7 +25,7 @@ use super::failure::Failure;
 use super::reserve::Reserve;
 
 /// Number of changed pages that are remembered; if there are more, all pages of the file are checked.
-const MOST_CHANGED: usize = 256 * 1024;
+const MAX_CHANGED: usize = 256 * 1024;
 /// Pages checked in one step, so that other writers get their turn in between.
 const SLICE: usize = 256;
 /// From this number on, the first byte of an overflow page, which begins with a page number, may look like that of a
@@ -40,23 +40,23 @@ const LOG_SALT: u64 = 16;
 const FILE_HEADER: usize = 100;
 
 #[derive(Debug)]
-pub(super) struct Slack {
+pub(super) struct PageSlack {
     database: File,
     write_ahead_log: PathBuf,
     /// Pages in the write-ahead log after the last commit.
     frames: Arc<AtomicU64>,
-    changed: Mutex<Changed>,
+    changed: Mutex<ChangedPages>,
 }
 
 /// Pages that changed and were not checked yet.
 #[derive(Debug)]
-enum Changed {
+enum ChangedPages {
     /// Unknown pages: all have to be checked.
     All,
     These(BTreeSet<u32>),
 }
 
-impl Slack {
+impl PageSlack {
     /// Takes an open database file. What an earlier process changed is unknown.
     pub(super) fn new(database: File, path: &Path) -> Self {
         let mut write_ahead_log = path.as_os_str().to_owned();
@@ -65,7 +65,7 @@ impl Slack {
             database,
             write_ahead_log: write_ahead_log.into(),
             frames: Arc::default(),
-            changed: Mutex::new(Changed::All),
+            changed: Mutex::new(ChangedPages::All),
         }
     }
 
@@ -84,21 +84,21 @@ impl Slack {
     }
 
     /// Records which pages a checkpoint is about to write.
-    pub(super) fn note_log(&self) {
+    pub(super) fn record_log_pages(&self) {
         self.frames.store(0, Ordering::Relaxed);
         let noted = self.read_log();
         let mut changed = self.changed();
         match (noted, &mut *changed) {
-            (Ok(pages), Changed::These(known)) => {
+            (Ok(pages), ChangedPages::These(known)) => {
                 known.extend(pages);
-                if known.len() > MOST_CHANGED {
-                    *changed = Changed::All;
+                if known.len() > MAX_CHANGED {
+                    *changed = ChangedPages::All;
                 }
             }
-            (Ok(_), Changed::All) => {}
+            (Ok(_), ChangedPages::All) => {}
             (Err(error), _) => {
                 tracing::warn!(%error, "cannot read the write-ahead log; the next erasure checks all pages of the database");
-                *changed = Changed::All;
+                *changed = ChangedPages::All;
             }
         }
     }
@@ -147,15 +147,15 @@ impl Slack {
     }
 
     /// Takes the pages to be checked. Dropped before they are done, they are put back.
-    pub(super) fn take(self: &Arc<Self>) -> io::Result<Taken> {
-        let changed = std::mem::replace(&mut *self.changed(), Changed::These(BTreeSet::new()));
-        let mut taken = Taken {
+    pub(super) fn take(self: &Arc<Self>) -> io::Result<PagesToClear> {
+        let changed = std::mem::replace(&mut *self.changed(), ChangedPages::These(BTreeSet::new()));
+        let mut taken = PagesToClear {
             slack: Arc::clone(self),
             left: Some(changed),
             slices: Vec::new(),
         };
         taken.slices = match &taken.left {
-            Some(Changed::These(pages)) => {
+            Some(ChangedPages::These(pages)) => {
                 let pages: Vec<u32> = pages.iter().copied().collect();
                 pages.chunks(SLICE).map(<[u32]>::to_vec).collect()
             }
@@ -172,7 +172,7 @@ impl Slack {
 
     /// Returns whether so few pages changed that one step can check them all.
     pub(super) fn is_nearly_clean(&self) -> bool {
-        matches!(&*self.changed(), Changed::These(pages) if pages.len() <= 4 * SLICE)
+        matches!(&*self.changed(), ChangedPages::These(pages) if pages.len() <= 4 * SLICE)
     }
 
     /// Overwrites the unused parts of some pages, on the writer's thread and outside a transaction.
@@ -181,17 +181,17 @@ impl Slack {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let cleared = self.clear_pages(pages);
         connection.execute_batch("ROLLBACK")?;
-        cleared.map_err(|error| Failure::Slack(error.to_string()))
+        cleared.map_err(|error| Failure::PageSlack(error.to_string()))
     }
 
     /// Checkpoints and truncates the write-ahead log and clears the pages it contained, so that no copy of a deleted
     /// row is left anywhere. Returns false if readers prevented the truncation: try again later.
     pub(super) fn finish(self: &Arc<Self>, connection: &Connection, reserve: &Reserve) -> Result<bool, Failure> {
-        self.note_log();
+        self.record_log_pages();
         if !reserve.truncate_log(connection)? {
             return Ok(false);
         }
-        let taken = self.take().map_err(|error| Failure::Slack(error.to_string()))?;
+        let taken = self.take().map_err(|error| Failure::PageSlack(error.to_string()))?;
         for pages in &taken.slices {
             self.clear(connection, pages)?;
         }
@@ -200,7 +200,7 @@ impl Slack {
         connection.execute_batch("PRAGMA shrink_memory")?;
         self.database
             .sync_data()
-            .map_err(|error| Failure::Slack(error.to_string()))?;
+            .map_err(|error| Failure::PageSlack(error.to_string()))?;
         Ok(true)
     }
 
@@ -231,33 +231,33 @@ impl Slack {
         Ok(())
     }
 
-    fn changed(&self) -> MutexGuard<'_, Changed> {
+    fn changed(&self) -> MutexGuard<'_, ChangedPages> {
         // Each change is a single assignment or an extension of the set.
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Pages to be checked.
-pub(super) struct Taken {
-    slack: Arc<Slack>,
-    left: Option<Changed>,
+pub(super) struct PagesToClear {
+    slack: Arc<PageSlack>,
+    left: Option<ChangedPages>,
     pub(super) slices: Vec<Vec<u32>>,
 }
 
-impl Taken {
+impl PagesToClear {
     /// Records that all of them were cleared.
     pub(super) fn done(mut self) {
         self.left = None;
     }
 }
 
-impl Drop for Taken {
+impl Drop for PagesToClear {
     fn drop(&mut self) {
         let Some(left) = self.left.take() else { return };
         let mut changed = self.slack.changed();
         match (left, &mut *changed) {
-            (Changed::These(left), Changed::These(known)) => known.extend(left),
-            _ => *changed = Changed::All,
+            (ChangedPages::These(left), ChangedPages::These(known)) => known.extend(left),
+            _ => *changed = ChangedPages::All,
         }
     }
 }

@@ -16,14 +16,14 @@ impl SqliteLog {
     /// Writes the probe's one row; before that, restores the reserve if there is space.
     pub(super) async fn probe_write(&self) -> Result<(), LogError> {
         let (reserve, slack) = (Arc::clone(&self.reserve), Arc::clone(&self.slack));
-        let mend = move |connection: &Connection| {
+        let restore = move |connection: &Connection| {
             if !reserve.is_whole() {
-                slack.note_log();
-                reserve.mend(connection);
+                slack.record_log_pages();
+                reserve.restore(connection);
             }
             Ok(())
         };
-        self.writer.between(mend).await?;
+        self.writer.outside_transaction(restore).await?;
         // A row this small fits where nothing else fits any more.
         let refused = self.reserve.take_refused() > 0;
         let max_pages = self.max_pages;

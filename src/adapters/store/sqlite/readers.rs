@@ -44,7 +44,7 @@ impl Readers {
             let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
             // The connection is returned before the permit: locals are dropped in reverse order.
             let _permit = permit;
-            let lent = Lent {
+            let lent = PooledConnection {
                 connection: Some(connection),
                 idle,
             };
@@ -60,12 +60,12 @@ impl Readers {
 }
 
 /// A connection that is returned to the pool whatever happens to its query.
-struct Lent {
+struct PooledConnection {
     connection: Option<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
-impl Drop for Lent {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         lock(&self.idle).extend(self.connection.take());
     }

@@ -126,7 +126,7 @@ impl Reserve {
     }
 
     /// Records that an ordinary write found the disk full.
-    pub(super) fn note_refused(&self) {
+    pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -152,7 +152,7 @@ impl Reserve {
     }
 
     /// Releases `bytes` to the file system. Returns false if `priority` may use no more of the reserve.
-    pub(super) fn give(&self, bytes: u64, priority: Priority) -> bool {
+    pub(super) fn release_space(&self, bytes: u64, priority: Priority) -> bool {
         let held = self.held();
         let floor = match priority {
             Priority::Ordinary => return false,
@@ -207,7 +207,7 @@ impl Reserve {
         let mut bytes = PIECE;
         loop {
             match attempt() {
-                Err(error) if is_full(&error) && self.give(bytes, priority) => {
+                Err(error) if is_full(&error) && self.release_space(bytes, priority) => {
                     bytes = (2 * bytes).min(LARGEST_PIECE);
                 }
                 outcome => return outcome,
@@ -244,7 +244,7 @@ impl Reserve {
     }
 
     /// Grows the reserve back to its full size when there is space. Call it between transactions.
-    pub(super) fn mend(&self, connection: &Connection) {
+    pub(super) fn restore(&self, connection: &Connection) {
         if self.is_whole() || self.available() < MARGIN + self.log_length() {
             return;
         }
@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_given_in_pieces_and_made_whole_again() {
+    fn the_reserve_is_released_in_pieces_and_restored() {
         let directory = tempfile::tempdir().unwrap();
         let connection = Connection::open_in_memory().unwrap();
         let open = || Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
@@ -353,19 +353,19 @@ mod tests {
         let length = || fs::metadata(&file).unwrap().len();
         assert!(reserve.admits_ordinary());
         assert_eq!(length(), reserve.size);
-        assert!(!reserve.give(PIECE, Priority::Ordinary));
-        assert!(reserve.give(PIECE, Priority::Protective));
+        assert!(!reserve.release_space(PIECE, Priority::Ordinary));
+        assert!(reserve.release_space(PIECE, Priority::Protective));
         assert_eq!((length(), reserve.admits_ordinary()), (reserve.size - PIECE, false));
         // Erasing leaves half of it.
-        assert!(reserve.give(SIZE, Priority::Erasing));
+        assert!(reserve.release_space(SIZE, Priority::Erasing));
         assert_eq!(length(), reserve.size / 2);
-        assert!(!reserve.give(PIECE, Priority::Erasing));
+        assert!(!reserve.release_space(PIECE, Priority::Erasing));
         let mut given = 0;
-        while reserve.give(PIECE, Priority::Protective) {
+        while reserve.release_space(PIECE, Priority::Protective) {
             given += PIECE;
         }
         assert_eq!((length(), given), (0, reserve.size / 2));
-        reserve.mend(&connection);
+        reserve.restore(&connection);
         assert_eq!((length(), reserve.admits_ordinary()), (reserve.size, true));
         // With holes, as a copy may have them, truncated, or deleted.
         let holes = |length: u64| {

@@ -14,26 +14,26 @@ use crate::private_files;
 const FILE: &str = "copilotd.standby";
 
 /// How often a standby checks whether the directory is free.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The right to open the store in a directory.
 #[derive(Debug)]
-pub struct Free(pub(super) DirectoryLock);
+pub struct FreeDirectory(pub(super) DirectoryLock);
 
 /// Waits until no other process has the directory.
 ///
 /// # Errors
 /// If the directory is unusable.
-pub async fn wait(directory: &Path) -> Result<Free, OpenError> {
+pub async fn wait(directory: &Path) -> Result<FreeDirectory, OpenError> {
     let mut announced: Option<File> = None;
     loop {
         let (own, known) = (directory.to_owned(), announced.take());
-        let looked = tokio::task::spawn_blocking(move || look(&own, known)).await;
+        let looked = tokio::task::spawn_blocking(move || try_take(&own, known)).await;
         match looked {
-            Ok(Ok((Some(lock), _))) => return Ok(Free(lock)),
+            Ok(Ok((Some(lock), _))) => return Ok(FreeDirectory(lock)),
             Ok(Ok((None, file))) => {
                 announced = file;
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             Ok(Err(error)) => return Err(error),
             // The runtime is shutting down, and this wait with it.
@@ -43,7 +43,7 @@ pub async fn wait(directory: &Path) -> Result<Free, OpenError> {
 }
 
 /// Announces the standby unless that was done before, and tries to lock the directory.
-fn look(directory: &Path, announced: Option<File>) -> Result<(Option<DirectoryLock>, Option<File>), OpenError> {
+fn try_take(directory: &Path, announced: Option<File>) -> Result<(Option<DirectoryLock>, Option<File>), OpenError> {
     let announced = match announced {
         Some(file) => Some(file),
         None => announce(directory)?,
@@ -78,7 +78,7 @@ fn announce(directory: &Path) -> Result<Option<File>, OpenError> {
 }
 
 /// Returns whether a standby waits for the directory.
-pub fn is_there(directory: &Path) -> bool {
+pub fn is_waiting(directory: &Path) -> bool {
     let Ok(file) = File::open(directory.join(FILE)) else {
         return false;
     };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::SqliteLog;
 use super::failure::Failure;
 use super::reserve::Priority;
-use crate::adapters::store::unreadable::{note_unreadable, skip_unreadable};
+use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
@@ -193,7 +193,7 @@ fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, Failure> {
 /// Reads a time that nothing depends on, or an expiry, where the earliest time is the safe one.
 fn time_or_epoch(row: &Row<'_>, column: usize, id: &str) -> Timestamp {
     time(row, column).unwrap_or_else(|error| {
-        note_unreadable("time", id, &LogError::from(error).to_string());
+        log_unreadable("time", id, &LogError::from(error).to_string());
         Timestamp::UNIX_EPOCH
     })
 }

@@ -21,16 +21,16 @@ use uuid::Uuid;
 use super::SqliteLog;
 use super::failure::Failure;
 use super::reserve::Priority;
-use crate::adapters::store::open_tenants::{learned_of_open, open_to};
+use crate::adapters::store::open_tenants::{entries_of_open_tenants, learned_by_open_tenants};
 use crate::adapters::store::unreadable::skip_unreadable;
 
 /// Records stored before the thread yields its processor: about a tenth of a millisecond.
-const TOGETHER: usize = 16;
+const YIELD_EVERY: usize = 16;
 
 #[async_trait]
 impl UsageStore for SqliteLog {
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
-        let (entries, _passes) = open_to(&self.fence, entries);
+        let (entries, _passes) = entries_of_open_tenants(&self.fence, entries);
         let work = move |connection: &Connection| {
             open(connection, &entries.begun)?;
             add(connection, &entries.ended)?;
@@ -48,7 +48,7 @@ impl UsageStore for SqliteLog {
     }
 
     async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
-        let ((rows, _passes), at) = (learned_of_open(&self.fence, learned), at.as_millisecond());
+        let ((rows, _passes), at) = (learned_by_open_tenants(&self.fence, learned), at.as_millisecond());
         let work = move |connection: &Connection| {
             let mut statement = connection
                 .prepare_cached("INSERT OR REPLACE INTO learned (tenant, model, known, at) VALUES (?1, ?2, ?3, ?4)")?;
@@ -77,7 +77,7 @@ impl UsageStore for SqliteLog {
             return Ok(0);
         }
         // A start must not fail on a full disk.
-        Ok(self.writer.write_protective(lose).await?)
+        Ok(self.writer.write_protective(record_lost).await?)
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
@@ -133,7 +133,7 @@ fn close(connection: &Connection, ids: &[Uuid]) -> Result<(), Failure> {
 
 /// In SQLite a record's key contains its time, but no open call is recorded under another key already: a call is closed
 /// in the transaction that stores its record.
-fn lose(connection: &Connection) -> Result<usize, Failure> {
+fn record_lost(connection: &Connection) -> Result<usize, Failure> {
     let mut statement = connection.prepare("SELECT record FROM open_calls")?;
     let texts: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let records: Vec<UsageRecord> = texts.iter().filter_map(|text| read_open(text)).collect();
@@ -150,7 +150,7 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
     )?;
     for (index, record) in records.iter().enumerate() {
-        if index > 0 && index.is_multiple_of(TOGETHER) {
+        if index > 0 && index.is_multiple_of(YIELD_EVERY) {
             // A scheduler's slice takes milliseconds: threads that answer requests shall not wait for the end of it.
             std::thread::yield_now();
         }

@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::failure::{Failure, is_full_or_io};
 use super::history::History;
 use super::lock::DirectoryLock;
-use super::page_slack::Slack;
+use super::page_slack::PageSlack;
 use super::reserve::{Priority, Reserve};
 
 /// Most pieces of work in one commit. More would only delay the first one.
-const MOST_TOGETHER: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// Most pieces of work that may wait for the writer.
 const QUEUE: usize = 1024;
@@ -58,9 +58,9 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
 
 enum Job {
     /// Runs inside the common transaction.
-    Together(Box<dyn Work>),
+    InTransaction(Box<dyn Work>),
     /// Runs outside any transaction.
-    Between(Box<dyn Work>),
+    OutsideTransaction(Box<dyn Work>),
 }
 
 /// Handle of the thread. Dropping it waits until the thread has finished all queued work.
@@ -83,8 +83,8 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || {
-                give_way();
-                work_off(writing, receiver);
+                lower_priority();
+                run_jobs(writing, receiver);
                 drop(lock);
             })?;
         Ok(Self {
@@ -99,7 +99,7 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Ordinary, Job::Together).await
+        self.send(work, Priority::Ordinary, Job::InTransaction).await
     }
 
     /// Like [`Writer::write`], for work that has to succeed on a full disk too: it may use the reserve. Keep it small.
@@ -107,7 +107,7 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Protective, Job::Together).await
+        self.send(work, Priority::Protective, Job::InTransaction).await
     }
 
     /// Like [`Writer::write`], with a priority.
@@ -116,15 +116,15 @@ impl Writer {
         priority: Priority,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, priority, Job::Together).await
+        self.send(work, priority, Job::InTransaction).await
     }
 
     /// Runs `work` outside any transaction.
-    pub(super) async fn between<T: Send + 'static>(
+    pub(super) async fn outside_transaction<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Ordinary, Job::Between).await
+        self.send(work, Priority::Ordinary, Job::OutsideTransaction).await
     }
 
     async fn send<T: Send + 'static>(
@@ -163,7 +163,7 @@ const NICE: i32 = 5;
 
 /// Lowers this thread's priority, so that threads that answer requests go first.
 #[cfg(target_os = "linux")]
-fn give_way() {
+fn lower_priority() {
     // On Linux each thread has its own priority.
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         tracing::debug!(%error, "cannot lower the priority of the database writer thread");
@@ -171,14 +171,14 @@ fn give_way() {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn give_way() {}
+fn lower_priority() {}
 
 /// What the thread writes with.
 pub(super) struct Writing {
     pub(super) connection: Connection,
     pub(super) reserve: Arc<Reserve>,
     pub(super) history: History,
-    pub(super) slack: Arc<Slack>,
+    pub(super) slack: Arc<PageSlack>,
     /// Page limits for ordinary and for protective work, if the file's size is limited.
     pub(super) max_pages: Option<MaxPages>,
 }
@@ -190,20 +190,20 @@ pub(super) struct MaxPages {
     pub(super) protective: i64,
 }
 
-fn work_off(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
+fn run_jobs(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
     while let Some(first) = jobs.blocking_recv() {
         let mut together = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
-                Job::Together(work) => together.push(work),
-                Job::Between(mut work) => {
+                Job::InTransaction(work) => together.push(work),
+                Job::OutsideTransaction(mut work) => {
                     writing.commit(std::mem::take(&mut together));
                     let done = work.run(&writing.connection);
                     work.settle(done);
                 }
             }
-            if together.len() < MOST_TOGETHER {
+            if together.len() < MAX_BATCH {
                 next = jobs.try_recv().ok();
             }
         }
@@ -258,7 +258,7 @@ impl Writing {
         match result {
             Err(failure) if self.is_full(&failure) => match work.priority() {
                 Priority::Ordinary => {
-                    self.reserve.note_refused();
+                    self.reserve.count_refused();
                     work.settle(Err(Failure::Full));
                 }
                 Priority::Booking | Priority::Erasing | Priority::Protective => self.commit_with_reserve(work),
@@ -302,7 +302,7 @@ impl Writing {
     }
 
     fn checkpoint(&mut self) {
-        self.slack.note_log();
+        self.slack.record_log_pages();
         self.reserve.checkpoint(&self.connection);
     }
 

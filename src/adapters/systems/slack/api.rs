@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::SlackConfig;
 use super::channels::Channels;
 use super::people::Search;
-use super::started::Started;
+use super::started::CallMemory;
 use crate::adapters::systems::tools::http::{self, Answer};
 use crate::adapters::systems::tools::member::{as_text, at, take_member};
 use crate::adapters::systems::tools::run::{Progress, Session};
@@ -28,7 +28,7 @@ pub(crate) struct Api {
     authorization: HeaderValue,
     pub(super) channels: Channels,
     pub(super) search: Mutex<Option<Search>>,
-    pub(super) started: Started,
+    pub(super) started: CallMemory,
 }
 
 impl Api {
@@ -45,7 +45,7 @@ impl Api {
             authorization,
             channels: Channels::default(),
             search: Mutex::default(),
-            started: Started::new(clock),
+            started: CallMemory::new(clock),
         })
     }
 }
@@ -114,7 +114,7 @@ impl Call {
 
     /// Sends a change.
     pub async fn change(&self, method: &str, body: &Value) -> Result<Value, ToolError> {
-        self.progress.sends_effect();
+        self.progress.mark_effect_sent();
         self.open(method, body).await
     }
 
@@ -125,7 +125,7 @@ impl Call {
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Value, ToolError> {
         let request = request.header(AUTHORIZATION, self.api.authorization.clone());
         let answer = http::send(Self::VENDOR, request).await?;
-        self.progress.heard(rate::hint(&answer.headers));
+        self.progress.record_rate(rate::hint(&answer.headers));
         if !answer.status.is_success() {
             return Err(by_status(&answer));
         }

@@ -28,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(30);
 /// Limits a walk: 50,000 channels.
 const PAGES: usize = 250;
 /// Most channels in which one message is looked for.
-const BEARERS: usize = 8;
+const MAX_CHANNELS_NAMED: usize = 8;
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Channel {
@@ -60,7 +60,7 @@ impl Channel {
     }
 
     /// Describes a channel for the model.
-    pub fn tell(&self) -> Value {
+    pub fn describe(&self) -> Value {
         json!({
             "id": clip(&self.id, 120),
             "name": clip(self.name(), 120),
@@ -82,7 +82,7 @@ struct Walk {
     pages: usize,
     next: Next,
     /// Whether Slack rejected its own cursor once.
-    begun_again: bool,
+    restarted: bool,
     /// When it began, later when its last page came.
     at: Instant,
 }
@@ -102,7 +102,7 @@ impl Walk {
             read: Readable::default(),
             pages: 0,
             next: Next::Page(None),
-            begun_again: false,
+            restarted: false,
             at: Instant::now(),
         }
     }
@@ -121,9 +121,9 @@ impl Walk {
             .await
         {
             Ok(page) => page,
-            Err(error) if is_code(&error, "invalid_cursor") && cursor.is_some() && !self.begun_again => {
+            Err(error) if is_code(&error, "invalid_cursor") && cursor.is_some() && !self.restarted => {
                 *self = Self {
-                    begun_again: true,
+                    restarted: true,
                     ..Self::new()
                 };
                 return Ok(true);
@@ -197,7 +197,7 @@ pub(super) async fn resolve(call: &Call, channel: &str) -> Result<String, ToolEr
 async fn find(call: &Call, walk: &mut Walk, name: &str) -> Result<Option<String>, ToolError> {
     if let Some(remembered) = walk.find(name, 0) {
         let id = remembered.id.clone();
-        if bears(call, &id, name).await? {
+        if has_name(call, &id, name).await? {
             return Ok(Some(id));
         }
         *walk = Walk::new();
@@ -216,7 +216,7 @@ async fn find(call: &Call, walk: &mut Walk, name: &str) -> Result<Option<String>
 }
 
 /// Returns whether a channel still has a name.
-async fn bears(call: &Call, id: &str, name: &str) -> Result<bool, ToolError> {
+async fn has_name(call: &Call, id: &str, name: &str) -> Result<bool, ToolError> {
     match call.get("conversations.info", &[("channel", id.to_owned())]).await {
         Ok(answer) => {
             let channel = at(&answer, &["channel"]);
@@ -230,7 +230,7 @@ async fn bears(call: &Call, id: &str, name: &str) -> Result<bool, ToolError> {
 }
 
 /// Channels that a search found.
-pub(super) struct Found {
+pub(super) struct FoundChannels {
     pub channels: Vec<Channel>,
     /// Whether the workspace has more channels than were read.
     pub incomplete: bool,
@@ -239,11 +239,11 @@ pub(super) struct Found {
 }
 
 /// Lists the channels that `wanted` accepts.
-pub(super) async fn search(call: &Call, wanted: impl Fn(&Channel) -> bool) -> Result<Found, ToolError> {
+pub(super) async fn search(call: &Call, wanted: impl Fn(&Channel) -> bool) -> Result<FoundChannels, ToolError> {
     let mut kept = call.api.channels.0.lock().await;
     let walk = current(&mut kept);
     walk.finish(call).await?;
-    Ok(Found {
+    Ok(FoundChannels {
         channels: walk
             .read
             .items
@@ -258,14 +258,14 @@ pub(super) async fn search(call: &Call, wanted: impl Fn(&Channel) -> bool) -> Re
 
 /// Returns the channels that have a name or had it earlier: a message that was posted by it is in one of these.
 /// `Refused` means that it may be in yet another one.
-async fn bearers(call: &Call, channel: &str) -> Result<Vec<String>, ToolError> {
+async fn channels_named(call: &Call, channel: &str) -> Result<Vec<String>, ToolError> {
     if is_id(channel) {
         return Ok(vec![channel.to_owned()]);
     }
     let name = clean(channel);
     let found = search(call, |channel| channel.was_called(&name)).await?;
     let count = found.channels.len();
-    if count == 0 || count > BEARERS || found.incomplete || found.unreadable > 0 {
+    if count == 0 || count > MAX_CHANNELS_NAMED || found.incomplete || found.unreadable > 0 {
         return Err(refused(format!(
             "it is unknown which channel had the name #{name} when the message was to be posted"
         )));
@@ -286,7 +286,7 @@ pub(super) async fn destination(call: &Call, id: CallId, channel: &str) -> Resul
 pub(super) async fn places(call: &Call, id: CallId, channel: &str) -> Result<Vec<String>, ToolError> {
     match call.api.started.channel(id) {
         Some(channel) => Ok(vec![channel]),
-        None => bearers(call, channel).await,
+        None => channels_named(call, channel).await,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::Call;
 use super::channels::{self, Channel};
-use crate::adapters::systems::tools::member::{set, tell_unreadable};
+use crate::adapters::systems::tools::member::{add_unreadable_count, set};
 use crate::adapters::systems::tools::{Tool, arguments, text};
 
 const CHANNELS: usize = 20;
@@ -39,13 +39,13 @@ impl Tool<Call> for FindChannel {
         let total = found.channels.len();
         let incomplete = found.incomplete || found.unreadable > 0;
         let mut told = json!({ "channels": [], "more": total > CHANNELS, "incomplete": incomplete });
-        let items = found.channels.iter().take(CHANNELS).map(Channel::tell).collect();
+        let items = found.channels.iter().take(CHANNELS).map(Channel::describe).collect();
         let (items, _) = text::fit(items, &told);
         if items.len() < total {
             set(&mut told, "left_out", total - items.len());
         }
         set(&mut told, "channels", items);
-        tell_unreadable(&mut told, "channels", found.unreadable);
+        add_unreadable_count(&mut told, "channels", found.unreadable);
         Ok(told)
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::Call;
 use super::people::{self, Person};
-use crate::adapters::systems::tools::member::{Readable, set, tell_unreadable};
+use crate::adapters::systems::tools::member::{Readable, add_unreadable_count, set};
 use crate::adapters::systems::tools::{Tool, arguments, refused, text};
 
 const PEOPLE: usize = 20;
@@ -41,12 +41,12 @@ impl Tool<Call> for FindUser {
             (None, None) => return Err(refused("give an e-mail address or a name")),
         };
         let mut told = json!({ "users": [], "more": more });
-        let (items, left_out) = text::fit(people.items.iter().map(Person::tell).collect(), &told);
+        let (items, left_out) = text::fit(people.items.iter().map(Person::describe).collect(), &told);
         set(&mut told, "users", items);
         if left_out > 0 {
             set(&mut told, "left_out", left_out);
         }
-        tell_unreadable(&mut told, "users", people.unreadable);
+        add_unreadable_count(&mut told, "users", people.unreadable);
         Ok(told)
     }
 }

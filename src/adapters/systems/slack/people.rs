@@ -48,7 +48,7 @@ struct Profile {
 
 impl Person {
     /// Describes a person for the model.
-    pub fn tell(&self) -> Value {
+    pub fn describe(&self) -> Value {
         let short = |text: &Option<String>| text.as_deref().map(|text| clip(text, 120));
         json!({
             "id": clip(&self.id, 120),

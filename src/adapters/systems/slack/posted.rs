@@ -59,7 +59,7 @@ pub(super) async fn post(
         started.add(request.call, part, as_text(at(&answer, &["ts"])));
         channel = as_text(at(&answer, &["channel"])).unwrap_or(channel);
     }
-    let told = tell(&channel, thread, &started.posted(request.call));
+    let told = describe(&channel, thread, &started.posted(request.call));
     started.done(request.call);
     Ok(told)
 }
@@ -120,7 +120,7 @@ pub(super) async fn find(
             continue;
         }
         if (0..parts).all(|part| posted.contains_key(&part)) {
-            return Ok(LookUp::Found(tell(channel, thread, &posted)));
+            return Ok(LookUp::Found(describe(channel, thread, &posted)));
         }
         started.is_for(request.call, channel);
         let sent = started.sent(request.call);
@@ -187,7 +187,7 @@ async fn read(
 }
 
 /// Describes where messages are, for the model.
-pub(super) fn tell(channel: &str, thread: Option<&str>, posted: &Posted) -> Value {
+pub(super) fn describe(channel: &str, thread: Option<&str>, posted: &Posted) -> Value {
     let mut told = json!({ "channel": channel, "ts": posted.values().next().cloned().flatten() });
     if let Some(thread) = thread {
         set(&mut told, "thread_ts", thread);

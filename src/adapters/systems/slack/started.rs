@@ -19,19 +19,19 @@ const REMEMBERED: usize = 4096;
 /// The messages of a call that are known to be posted: each one's `ts`, if Slack returned it.
 pub(super) type Posted = BTreeMap<usize, Option<String>>;
 
-pub(super) struct Started {
+pub(super) struct CallMemory {
     clock: Arc<dyn Clock>,
     memory: Mutex<Memory>,
 }
 
 #[derive(Default)]
 struct Memory {
-    calls: HashMap<CallId, Begun>,
+    calls: HashMap<CallId, StartedCall>,
     order: VecDeque<CallId>,
 }
 
 #[derive(Default)]
-struct Begun {
+struct StartedCall {
     /// When this process first began it, if it did.
     at: Option<Timestamp>,
     /// The channel that it posts to.
@@ -41,7 +41,7 @@ struct Begun {
     sent: usize,
 }
 
-impl Started {
+impl CallMemory {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -98,9 +98,9 @@ impl Started {
     /// Forgets a call's messages: all of them are posted and reported.
     pub fn done(&self, call: CallId) {
         self.change(call, |begun| {
-            *begun = Begun {
+            *begun = StartedCall {
                 at: begun.at,
-                ..Begun::default()
+                ..StartedCall::default()
             };
         });
     }
@@ -110,7 +110,7 @@ impl Started {
         self.memory().calls.get(&call).map_or(0, |begun| begun.sent)
     }
 
-    fn change(&self, call: CallId, change: impl FnOnce(&mut Begun)) {
+    fn change(&self, call: CallId, change: impl FnOnce(&mut StartedCall)) {
         let mut memory = self.memory();
         let Memory { calls, order } = &mut *memory;
         if !calls.contains_key(&call) {

@@ -48,7 +48,7 @@ impl Tool<Call> for UpdateMessage {
         set(&mut body, "ts", wanted.ts.as_str());
         let answer = call.change("chat.update", &body).await?;
         call.api.started.done(request.call);
-        Ok(tell(&channel, &answer))
+        Ok(describe(&channel, &answer))
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
@@ -67,7 +67,7 @@ impl Tool<Call> for UpdateMessage {
             let is_it = |item: &&Value| as_text(at(item, &["ts"])).as_deref() == Some(&wanted.ts);
             match page.items.iter().find(is_it) {
                 Some(found) if message::mark(found, request.call).is_some() => {
-                    return Ok(LookUp::Found(tell(&channel, found)));
+                    return Ok(LookUp::Found(describe(&channel, found)));
                 }
                 Some(_) => return Ok(LookUp::NotFound),
                 None => {}
@@ -77,6 +77,6 @@ impl Tool<Call> for UpdateMessage {
     }
 }
 
-fn tell(channel: &str, message: &Value) -> Value {
+fn describe(channel: &str, message: &Value) -> Value {
     json!({ "channel": channel, "ts": as_text(at(message, &["ts"])) })
 }

@@ -66,7 +66,7 @@ impl<T: DeserializeOwned> Readable<T> {
 }
 
 /// Adds to a result how many items of the list `name` were unreadable, so that the rest is not taken for the whole.
-pub(crate) fn tell_unreadable(told: &mut Value, name: &str, unreadable: usize) {
+pub(crate) fn add_unreadable_count(told: &mut Value, name: &str, unreadable: usize) {
     if unreadable > 0 {
         set(
             told,

@@ -11,7 +11,7 @@ use reqwest::header::HeaderMap;
 /// stop every other call of the tenant. When such a limit is hit, the vendor answers 429 for that object.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 /// No vendor asks for a longer wait than this in good faith.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Reads every known spelling of rate headers: `x-rate-limit`, `ratelimit-*`, `x-ratelimit-*` and `zendesk-ratelimit-*:
 /// total=100; remaining=99; resets=41`. The account's own figures count, unless an endpoint's are tighter.
@@ -40,10 +40,10 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let Ok(seconds) = text.parse::<f64>() else {
         let ahead = date(text)?.duration_since(date(headers.get("date")?.to_str().ok()?)?);
         let ahead = Duration::try_from(ahead).unwrap_or_default();
-        return Some(ahead.min(LONGEST_PATIENCE));
+        return Some(ahead.min(MAX_RETRY_AFTER));
     };
     (seconds.is_finite() && seconds >= 0.0)
-        .then(|| Duration::from_secs_f64(seconds.ceil().min(LONGEST_PATIENCE.as_secs_f64())))
+        .then(|| Duration::from_secs_f64(seconds.ceil().min(MAX_RETRY_AFTER.as_secs_f64())))
 }
 
 fn date(text: &str) -> Option<Timestamp> {

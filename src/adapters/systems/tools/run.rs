@@ -18,14 +18,14 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Records what an answer's headers said.
-    pub fn heard(&self, hint: RateHint) {
+    pub fn record_rate(&self, hint: RateHint) {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         *rate = rate::newer(*rate, hint);
     }
 
     /// Records that from now on something may have been changed at the vendor. Must be called before the bytes are
     /// sent.
-    pub fn sends_effect(&self) {
+    pub fn mark_effect_sent(&self) {
         self.effect_sent.store(true, Ordering::SeqCst);
     }
 

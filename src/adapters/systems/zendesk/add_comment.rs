@@ -41,22 +41,22 @@ impl Tool<Call> for AddComment {
         );
         let expected = wanted.expected_updated_at.as_deref();
         let audit = match audits::change(call, request.call, wanted.ticket_id, fields, expected).await? {
-            Outcome::Made(mut answer) => take_member(&mut answer, "audit"),
-            Outcome::MadeBefore(audit) => audit,
+            Outcome::Changed(mut answer) => take_member(&mut answer, "audit"),
+            Outcome::ChangedBefore(audit) => audit,
         };
-        Ok(tell(call, &wanted, &audit))
+        Ok(describe(call, &wanted, &audit))
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
         Ok(match audits::find(call, request.call, wanted.ticket_id).await? {
-            Some(audit) => LookUp::Found(tell(call, &wanted, &audit)),
+            Some(audit) => LookUp::Found(describe(call, &wanted, &audit)),
             None => LookUp::NotFound,
         })
     }
 }
 
-fn tell(call: &Call, wanted: &Arguments, audit: &Value) -> Value {
+fn describe(call: &Call, wanted: &Arguments, audit: &Value) -> Value {
     json!({
         "ticket_id": wanted.ticket_id,
         "comment_id": audits::comment(audit).and_then(|comment| as_number(at(comment, &["id"]))),

@@ -96,7 +96,7 @@ impl Call {
 
     /// Sends one change.
     pub async fn change(&self, change: Change<'_>) -> Result<Value, ToolError> {
-        self.progress.sends_effect();
+        self.progress.mark_effect_sent();
         self.exchange(change.method, change.path, |request| {
             let request = request.json(&change.body);
             match &change.idempotency_key {
@@ -160,7 +160,7 @@ impl Call {
             .header(AUTHORIZATION, self.api.authorization.clone())
             .header("accept", "application/json");
         let answer = http::send(Self::VENDOR, finish(request)).await?;
-        self.progress.heard(rate::hint(&answer.headers));
+        self.progress.record_rate(rate::hint(&answer.headers));
         if !answer.status.is_success() {
             return Err(refusal(&answer));
         }

@@ -19,9 +19,9 @@ const MAX_AUDITS: usize = 2000;
 /// The result of a change.
 pub(super) enum Outcome {
     /// It was made now; Zendesk's answer.
-    Made(Value),
+    Changed(Value),
     /// It had been made before by the same call; its audit.
-    MadeBefore(Value),
+    ChangedBefore(Value),
 }
 
 /// Changes a ticket. With `expected`, only if nobody changed it since; a conflict caused by an earlier try of this very
@@ -47,12 +47,12 @@ pub(super) async fn change(
         })
         .await;
     let conflict = match made {
-        Ok(answer) => return Ok(Outcome::Made(answer)),
+        Ok(answer) => return Ok(Outcome::Changed(answer)),
         Err(error) if is_conflict(&error) && expected.is_some() => error,
         Err(error) => return Err(error),
     };
     if let Ok(Some(audit)) = find(call, id, ticket).await {
-        return Ok(Outcome::MadeBefore(audit));
+        return Ok(Outcome::ChangedBefore(audit));
     }
     let now = match get_ticket::read(call, ticket).await {
         Ok(ticket) => ticket.updated_at,
@@ -72,7 +72,7 @@ pub(super) async fn find(call: &Call, id: CallId, ticket: u64) -> Result<Option<
         .await?;
     let mark = id.to_string();
     let odd = audits.iter().filter(|audit| !audit.is_object()).count();
-    match audits.into_iter().find(|audit| bears(audit, &mark)) {
+    match audits.into_iter().find(|audit| has_mark(audit, &mark)) {
         None if odd > 0 => Err(refused(format!(
             "{odd} changes of ticket {ticket} could not be read: whether this one is among them is unknown"
         ))),
@@ -89,7 +89,7 @@ pub(super) fn comment(audit: &Value) -> Option<&Value> {
     events.iter().find(|event| at(event, &["type"]) == "Comment")
 }
 
-fn bears(audit: &Value, mark: &str) -> bool {
+fn has_mark(audit: &Value, mark: &str) -> bool {
     let custom = at(audit, &["metadata", "custom"]);
     // The request's metadata becomes `custom`; an account that keeps the request's own wrapping is supported too.
     at(custom, &[MARK]) == mark || at(custom, &["custom", MARK]) == mark

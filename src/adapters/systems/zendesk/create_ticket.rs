@@ -65,8 +65,8 @@ impl Tool<Call> for CreateTicket {
                 idempotency_key: Some(request.call.to_string()),
             })
             .await
-            .map_err(doubt)?;
-        Ok(tell(call, &wire::take(answer, "ticket")?))
+            .map_err(with_unknown_outcome)?;
+        Ok(describe(call, &wire::take(answer, "ticket")?))
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
@@ -77,7 +77,7 @@ impl Tool<Call> for CreateTicket {
         let is_ours = |ticket: &Value| as_text(at(ticket, &["external_id"])).as_deref() == Some(&mark);
         let odd = tickets.iter().filter(|ticket| !ticket.is_object()).count();
         match tickets.into_iter().find(is_ours) {
-            Some(found) => Ok(LookUp::Found(tell(
+            Some(found) => Ok(LookUp::Found(describe(
                 call,
                 &wire::take(json!({ "ticket": found }), "ticket")?,
             ))),
@@ -92,13 +92,13 @@ impl Tool<Call> for CreateTicket {
 /// Tickets that are checked; Zendesk answers only those with the requested `external_id`.
 const MAX_FOUND: usize = 100;
 
-fn tell(call: &Call, ticket: &Ticket) -> Value {
-    json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) })
+fn describe(call: &Call, ticket: &Ticket) -> Value {
+    json!({ "ticket": ticket.describe(call, &Users::default(), Detail::Line) })
 }
 
 /// A refusal because of the key means that an earlier request with it reached Zendesk: its outcome is unknown, and
 /// "nothing was changed" would be a guess.
-fn doubt(mut error: ToolError) -> ToolError {
+fn with_unknown_outcome(mut error: ToolError) -> ToolError {
     if is_conflict(&error) || error.message.contains("IdempotentRequestError") {
         error.kind = ToolErrorKind::OutcomeUnknown;
     }

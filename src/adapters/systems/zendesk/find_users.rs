@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::api::Call;
 use super::users::User;
 use super::wire;
-use crate::adapters::systems::tools::member::{as_number, at, set, tell_unreadable};
+use crate::adapters::systems::tools::member::{add_unreadable_count, as_number, at, set};
 use crate::adapters::systems::tools::{Tool, arguments, text};
 
 const USERS: usize = 20;
@@ -41,14 +41,14 @@ impl Tool<Call> for FindUsers {
         let total = as_number(at(&answer, &["count"]));
         let users = wire::take_list::<User>(&mut answer, "users")?;
         let mut told = json!({ "users": [], "total": total });
-        let shown = users.items.iter().take(USERS).map(User::tell).collect();
+        let shown = users.items.iter().take(USERS).map(User::describe).collect();
         let (items, left_out) = text::fit(shown, &told);
         set(&mut told, "users", items);
         let left_out = left_out + users.items.len().saturating_sub(USERS);
         if left_out > 0 {
             set(&mut told, "left_out", left_out);
         }
-        tell_unreadable(&mut told, "users", users.unreadable);
+        add_unreadable_count(&mut told, "users", users.unreadable);
         Ok(told)
     }
 }

@@ -47,9 +47,9 @@ impl Tool<Call> for GetTicket {
             .flat_map(|newest| newest.comments.iter().filter_map(|comment| comment.author_id));
         let people = authors.chain(ticket.requester_id).chain(ticket.assignee_id).collect();
         let users = Users::find_if_possible(call, people).await;
-        let mut told = json!({ "ticket": ticket.tell(call, &users, Detail::Full) });
+        let mut told = json!({ "ticket": ticket.describe(call, &users, Detail::Full) });
         if let Some(newest) = comments {
-            list_comments::tell(&mut told, &newest, &users);
+            list_comments::describe(&mut told, &newest, &users);
         }
         Ok(told)
     }

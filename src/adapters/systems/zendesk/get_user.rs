@@ -33,7 +33,7 @@ impl Tool<Call> for GetUser {
         let wanted: Arguments = arguments(request)?;
         let answer = call.get(&format!("users/{}", wanted.user_id), &[]).await?;
         let user: User = wire::take(answer, "user")?;
-        let mut told = user.tell();
+        let mut told = user.describe();
         set(
             &mut told,
             "phone",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::api::Call;
 use super::users::Users;
 use super::wire::Comment;
-use crate::adapters::systems::tools::member::{Readable, set, tell_unreadable};
+use crate::adapters::systems::tools::member::{Readable, add_unreadable_count, set};
 use crate::adapters::systems::tools::{Tool, arguments, text};
 
 pub(super) struct ListComments;
@@ -35,7 +35,7 @@ impl Tool<Call> for ListComments {
         let authors = newest.comments.iter().filter_map(|comment| comment.author_id).collect();
         let users = Users::find_if_possible(call, authors).await;
         let mut told = json!({ "ticket_id": wanted.ticket_id });
-        tell(&mut told, &newest, &users);
+        describe(&mut told, &newest, &users);
         Ok(told)
     }
 }
@@ -74,8 +74,8 @@ pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<Newes
 }
 
 /// Adds comments to a result, oldest first as people read them. If they do not all fit, the oldest are left out.
-pub(super) fn tell(told: &mut Value, newest: &Newest, users: &Users) {
-    let items = newest.comments.iter().map(|comment| comment.tell(users)).collect();
+pub(super) fn describe(told: &mut Value, newest: &Newest, users: &Users) {
+    let items = newest.comments.iter().map(|comment| comment.describe(users)).collect();
     let (mut items, left_out) = text::fit(items, told);
     items.reverse();
     set(told, "comments", items);
@@ -83,5 +83,5 @@ pub(super) fn tell(told: &mut Value, newest: &Newest, users: &Users) {
     if left_out > 0 {
         set(told, "comments_left_out", left_out);
     }
-    tell_unreadable(told, "comments", newest.unreadable);
+    add_unreadable_count(told, "comments", newest.unreadable);
 }

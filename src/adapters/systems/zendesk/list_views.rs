@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::Call;
-use crate::adapters::systems::tools::member::{self, Readable, set, tell_unreadable};
+use crate::adapters::systems::tools::member::{self, Readable, add_unreadable_count, set};
 use crate::adapters::systems::tools::{Tool, text};
 
 const VIEWS: usize = 200;
@@ -58,7 +58,7 @@ impl Tool<Call> for ListViews {
         if left_out > 0 {
             set(&mut told, "left_out", left_out);
         }
-        tell_unreadable(&mut told, "views", unreadable);
+        add_unreadable_count(&mut told, "views", unreadable);
         Ok(told)
     }
 }

@@ -11,7 +11,7 @@ use super::list_comments::{self, Newest};
 use super::unread::{Remark, is_unread};
 use super::users::Users;
 use super::wire::{Detail, Ticket};
-use crate::adapters::systems::tools::member::{Readable, as_number, at, set, take_member, tell_unreadable};
+use crate::adapters::systems::tools::member::{Readable, add_unreadable_count, as_number, at, set, take_member};
 use crate::adapters::systems::tools::{Tool, arguments, refused, text};
 
 /// Tickets whose comments are read to find unread ones.
@@ -58,8 +58,8 @@ impl Tool<Call> for SearchTickets {
         }
         let requesters = found.tickets.iter().filter_map(|ticket| ticket.requester_id).collect();
         let users = Users::find_if_possible(call, requesters).await;
-        let mut told = tell(call, &found.tickets, &users, found.total, found.more);
-        tell_unreadable(&mut told, "tickets", found.unreadable);
+        let mut told = describe(call, &found.tickets, &users, found.total, found.more);
+        add_unreadable_count(&mut told, "tickets", found.unreadable);
         Ok(told)
     }
 }
@@ -206,7 +206,7 @@ async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolEr
     let is_whole = !found.more && not_examined + found.unreadable + odd_comments + users.unreadable == 0;
     let more = tickets.len() > limit;
     tickets.truncate(limit);
-    let mut told = tell(call, &tickets, &users, is_whole.then_some(total), more || found.more);
+    let mut told = describe(call, &tickets, &users, is_whole.then_some(total), more || found.more);
     for (name, count) in [
         ("not_examined", not_examined + undecided),
         ("deleted_meanwhile", deleted),
@@ -215,17 +215,17 @@ async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolEr
             set(&mut told, name, count);
         }
     }
-    tell_unreadable(&mut told, "tickets", found.unreadable);
-    tell_unreadable(&mut told, "comments", odd_comments);
-    tell_unreadable(&mut told, "users", users.unreadable);
+    add_unreadable_count(&mut told, "tickets", found.unreadable);
+    add_unreadable_count(&mut told, "comments", odd_comments);
+    add_unreadable_count(&mut told, "users", users.unreadable);
     Ok(told)
 }
 
-fn tell(call: &Call, tickets: &[Ticket], users: &Users, total: Option<u64>, more: bool) -> Value {
+fn describe(call: &Call, tickets: &[Ticket], users: &Users, total: Option<u64>, more: bool) -> Value {
     let mut told = json!({ "tickets": [], "total": total, "more": more });
     let items = tickets
         .iter()
-        .map(|ticket| ticket.tell(call, users, Detail::Line))
+        .map(|ticket| ticket.describe(call, users, Detail::Line))
         .collect();
     let (items, left_out) = text::fit(items, &told);
     set(&mut told, "tickets", items);

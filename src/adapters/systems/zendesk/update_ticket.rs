@@ -52,11 +52,11 @@ impl Tool<Call> for UpdateTicket {
         }
         let expected = wanted.expected_updated_at.as_deref();
         match audits::change(call, request.call, wanted.ticket_id, fields, expected).await? {
-            Outcome::Made(answer) => match wire::take(answer, "ticket") {
-                Ok(ticket) => Ok(tell(call, &ticket)),
+            Outcome::Changed(answer) => match wire::take(answer, "ticket") {
+                Ok(ticket) => Ok(describe(call, &ticket)),
                 Err(_) => Ok(as_it_is(call, wanted.ticket_id).await),
             },
-            Outcome::MadeBefore(_) => Ok(as_it_is(call, wanted.ticket_id).await),
+            Outcome::ChangedBefore(_) => Ok(as_it_is(call, wanted.ticket_id).await),
         }
     }
 
@@ -69,14 +69,14 @@ impl Tool<Call> for UpdateTicket {
     }
 }
 
-fn tell(call: &Call, ticket: &Ticket) -> Value {
-    json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) })
+fn describe(call: &Call, ticket: &Ticket) -> Value {
+    json!({ "ticket": ticket.describe(call, &Users::default(), Detail::Line) })
 }
 
 /// The change is known to have been made; a failure to read the ticket afterwards must not hide it.
 async fn as_it_is(call: &Call, id: u64) -> Value {
     match get_ticket::read(call, id).await {
-        Ok(ticket) => tell(call, &ticket),
+        Ok(ticket) => describe(call, &ticket),
         Err(_) => json!({ "ticket": { "id": id, "url": call.ticket_url(id) } }),
     }
 }

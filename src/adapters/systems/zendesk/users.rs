@@ -49,7 +49,7 @@ impl User {
     }
 
     /// Describes the user for the model.
-    pub fn tell(&self) -> Value {
+    pub fn describe(&self) -> Value {
         json!({
             "id": self.id,
             "name": self.name.as_deref().map(|name| clip(name, 120)),
@@ -106,7 +106,7 @@ impl Users {
     }
 
     /// Describes user `id` for the model.
-    pub fn tell(&self, id: u64) -> Value {
+    pub fn describe(&self, id: u64) -> Value {
         match self.known.get(&id) {
             Some(user) => json!({
                 "id": id,

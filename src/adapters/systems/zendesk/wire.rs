@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Call, unusable};
 use super::users::Users;
-use crate::adapters::systems::tools::member::{self, Readable, Text, as_object, set, take_member, tell_unreadable};
+use crate::adapters::systems::tools::member::{
+    self, Readable, Text, add_unreadable_count, as_object, set, take_member,
+};
 use crate::adapters::systems::tools::text::clip;
 
 const SUBJECT_BYTES: usize = 300;
@@ -94,7 +96,7 @@ pub(super) fn word(word: Option<&str>) -> Value {
 
 impl Ticket {
     /// Describes a ticket; people are named if `users` knows them.
-    pub fn tell(&self, call: &Call, users: &Users, detail: Detail) -> Value {
+    pub fn describe(&self, call: &Call, users: &Users, detail: Detail) -> Value {
         let description = match detail {
             Detail::Line => 300,
             Detail::Full => 4000,
@@ -107,9 +109,12 @@ impl Ticket {
         );
         told.insert("status".into(), word(self.status.as_deref()));
         told.insert("priority".into(), word(self.priority.as_deref()));
-        told.insert("requester".into(), json!(self.requester_id.map(|id| users.tell(id))));
+        told.insert(
+            "requester".into(),
+            json!(self.requester_id.map(|id| users.describe(id))),
+        );
         if let Some(assignee) = self.assignee_id {
-            told.insert("assignee".into(), users.tell(assignee));
+            told.insert("assignee".into(), users.describe(assignee));
         }
         let tags = &self.tags.items;
         let shown: Vec<String> = tags
@@ -129,18 +134,18 @@ impl Ticket {
         );
         told.insert("url".into(), json!(call.ticket_url(self.id)));
         let mut told = Value::Object(told);
-        tell_unreadable(&mut told, "tags", self.tags.unreadable);
+        add_unreadable_count(&mut told, "tags", self.tags.unreadable);
         told
     }
 }
 
 impl Comment {
     /// Describes a comment.
-    pub fn tell(&self, users: &Users) -> Value {
+    pub fn describe(&self, users: &Users) -> Value {
         let body = self.plain_body.as_deref().or(self.body.as_deref()).unwrap_or_default();
         let mut told = json!({
             "id": self.id,
-            "author": self.author_id.map(|id| users.tell(id)),
+            "author": self.author_id.map(|id| users.describe(id)),
             "role": self.author_id.map_or("unknown", |id| users.role(id)),
             "public": self.public,
             "body": clip(body, COMMENT_BYTES),
@@ -157,7 +162,7 @@ impl Comment {
         if !files.is_empty() {
             set(&mut told, "attachments", files);
         }
-        tell_unreadable(&mut told, "attachments", self.attachments.unreadable);
+        add_unreadable_count(&mut told, "attachments", self.attachments.unreadable);
         told
     }
 }

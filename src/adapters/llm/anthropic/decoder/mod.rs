@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::chunk::Identity;
 use super::wire::WireUsage;
 use crate::adapters::llm::provider::calls::{Arguments, CallPiece, Calls};
-use crate::adapters::llm::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
+use crate::adapters::llm::provider::lenient::{Members, PendingSurrogate, is_text, items, mend, said, skipped, word};
 use crate::adapters::llm::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
 
 /// Most bytes of a thinking block that are kept to be sent again with its signature; a longer one cannot be sent back.
@@ -30,7 +30,7 @@ const MAX_THOUGHT: usize = 256 * 1024;
 
 /// What the caller wants to receive.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+pub(super) struct AnswerOptions {
     /// Whether chunks are wanted. Then an end by the content filter is the caller's to read; otherwise it is a failure.
     pub(super) chunks: bool,
     /// Whether the last chunk shall report usage.
@@ -55,14 +55,14 @@ enum Block {
 #[derive(Debug)]
 pub(super) struct Decoder {
     errors: Errors,
-    wish: Wish,
+    options: AnswerOptions,
     /// `None` until the message has started.
     identity: Option<Identity>,
     /// Blocks by their indexes; of two with one index the later.
     blocks: BTreeMap<u64, Block>,
     last_block: u64,
     calls: Calls,
-    text: Seam,
+    text: PendingSurrogate,
     content_seen: bool,
     usage: WireUsage,
     reason: Option<Reason>,
@@ -72,15 +72,15 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Starts an answer.
-    pub(super) fn new(errors: Errors, wish: Wish) -> Self {
+    pub(super) fn new(errors: Errors, options: AnswerOptions) -> Self {
         Self {
             errors,
-            wish,
+            options,
             identity: None,
             blocks: BTreeMap::new(),
             last_block: 0,
-            calls: Calls::new(wish.chunks),
-            text: Seam::default(),
+            calls: Calls::new(options.chunks),
+            text: PendingSurrogate::default(),
             content_seen: false,
             usage: WireUsage::default(),
             reason: None,
@@ -103,8 +103,8 @@ impl Decoder {
         self.identity = Some(Identity {
             id: message.text("id").unwrap_or_default(),
             model: model.clone(),
-            created: self.wish.created,
-            include_usage: self.wish.include_usage,
+            created: self.options.created,
+            include_usage: self.options.include_usage,
         });
         out.push_back(Ok(Piece {
             chunk: self.chunk(|| json!({"role": "assistant", "content": ""})),
@@ -283,7 +283,7 @@ impl Decoder {
         if let Block::Thinking(kept) = block {
             *kept = kept
                 .take()
-                .filter(|(thought, _)| self.wish.chunks && thought.len() + text.len() <= MAX_THOUGHT)
+                .filter(|(thought, _)| self.options.chunks && thought.len() + text.len() <= MAX_THOUGHT)
                 .map(|(thought, signature)| (thought + &text, signature));
         }
         let chunk = self.chunk(|| json!({"reasoning_content": text}));
@@ -352,7 +352,7 @@ impl Decoder {
 
     /// Reports that there is a call, and sends a client what is new of it.
     fn tell_call(&mut self, number: usize, out: &mut Out) -> Progress {
-        let told = self.wish.chunks.then(|| self.calls.tell(number)).flatten();
+        let told = self.options.chunks.then(|| self.calls.tell(number)).flatten();
         let told = told.and_then(|call| serde_json::from_str::<Value>(&call).ok());
         let chunk = told.and_then(|call| self.chunk(|| json!({"tool_calls": [call]})));
         let event = ModelEvent::ToolCall {
@@ -392,7 +392,7 @@ impl Decoder {
 
     /// Writes a chunk, if the caller wants chunks.
     fn chunk(&self, delta: impl FnOnce() -> Value) -> Option<Bytes> {
-        let identity = self.identity.as_ref().filter(|_| self.wish.chunks)?;
+        let identity = self.identity.as_ref().filter(|_| self.options.chunks)?;
         Some(identity.delta(&delta(), None))
     }
 
@@ -510,7 +510,7 @@ impl Decoder {
             Reason::Stop if self.calls.any() => Reason::ToolCalls.word(),
             reason => reason.word(),
         };
-        let identity = self.identity.as_ref().filter(|_| self.wish.chunks);
+        let identity = self.identity.as_ref().filter(|_| self.options.chunks);
         out.extend(identity.map(|identity| Ok(beside(identity.delta(&json!({}), word)))));
     }
 }
@@ -572,7 +572,7 @@ impl provider::Decoder for Decoder {
     fn finish(&mut self, end: End, out: &mut Out, transcript: &mut Transcript) -> Option<Result<Finish, ModelError>> {
         self.identity.as_ref()?;
         let reason = self.ending(end)?;
-        let ended = reason.ending(self.calls.any(), self.wish.chunks, &self.errors);
+        let ended = reason.ending(self.calls.any(), self.options.chunks, &self.errors);
         let ended = ended.and_then(|finish| match finish {
             Finish::Length => Ok(finish),
             _ => match self.calls.whole() {
@@ -593,6 +593,6 @@ impl provider::Decoder for Decoder {
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
         let identity = self.identity.as_ref()?;
         let report = || report::write(identity.report(usage), ReportCarrier::Chunk, usage);
-        (self.wish.chunks && self.wish.include_usage).then(report)
+        (self.options.chunks && self.options.include_usage).then(report)
     }
 }

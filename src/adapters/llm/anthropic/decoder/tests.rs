@@ -84,12 +84,12 @@ fn framed(events: &[String], line_end: &str) -> Vec<u8> {
 }
 
 fn decoder(chunks: bool) -> Decoder {
-    let wish = Wish {
+    let options = AnswerOptions {
         chunks,
         include_usage: true,
         created: 7,
     };
-    Decoder::new(Errors::new("main", Vec::new()), wish)
+    Decoder::new(Errors::new("main", Vec::new()), options)
 }
 
 fn transcript() -> Transcript {
@@ -246,7 +246,7 @@ proptest! {
 }
 
 #[test]
-fn only_what_is_said_is_content_for_the_clocks() {
+fn only_content_moves_the_deadlines() {
     let (seen, error, decoder) = progress(&full(), false);
     assert_eq!(error, None);
     let silent = [0, 1, 2, 5, 6, 7, 8, 9, 11, 12, 14, 15, 16, 17, 19, 22, 24];
@@ -263,7 +263,7 @@ fn only_what_is_said_is_content_for_the_clocks() {
 }
 
 #[test]
-fn answers_end_well_with_a_reason_that_stays_last() {
+fn answers_succeed_with_a_reason_that_stays_last() {
     let hello = text_block(0, "a");
     let said = |more: &[String]| [&[START.to_owned()], hello.as_slice(), more].concat();
     for (what, events, chunks, expected) in [
@@ -340,7 +340,7 @@ fn answers_end_well_with_a_reason_that_stays_last() {
 }
 
 #[test]
-fn what_is_not_the_protocol_has_a_class() {
+fn protocol_violations_have_a_class() {
     let error = |kind: &str| {
         let error = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"x"}}}}"#);
         [&[START.to_owned()], text_block(0, "a").as_slice(), &[error]].concat()

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Untranslatable, schema};
+use super::{Unsupported, schema};
 
 /// Members that Anthropic knows by the same name.
 const OWN: &[&str] = &[
@@ -40,29 +40,29 @@ const SILENT: &[&str] = &[
 
 /// What a member becomes.
 #[derive(Debug, PartialEq)]
-pub(super) enum Meant {
+pub(super) enum Translated {
     Nothing,
     /// A member of the request; objects of the same name are merged.
     Member(&'static str, Value),
 }
 
 /// Translates a member that is present.
-pub(super) fn meaning(name: &str, value: Value) -> Result<Meant, Untranslatable> {
+pub(super) fn meaning(name: &str, value: Value) -> Result<Translated, Unsupported> {
     if let Some(own) = OWN.iter().find(|own| **own == name) {
-        return Ok(Meant::Member(own, value));
+        return Ok(Translated::Member(own, value));
     }
     if SILENT.contains(&name) || is_usual(name, &value) {
-        return Ok(Meant::Nothing);
+        return Ok(Translated::Nothing);
     }
     match name {
         "stop" => stop(value),
         "temperature" | "top_p" => sampling(name, &value),
-        "user" | "safety_identifier" => Ok(Meant::Member("metadata", json!({ "user_id": value }))),
+        "user" | "safety_identifier" => Ok(Translated::Member("metadata", json!({ "user_id": value }))),
         "metadata" => Ok(metadata(value)),
         "service_tier" => Ok(tier(value)),
         "reasoning_effort" => effort(&value),
         "response_format" => format(&value),
-        _ => Err(Untranslatable::new(name, "there is no such field")),
+        _ => Err(Unsupported::new(name, "there is no such field")),
     }
 }
 
@@ -80,78 +80,78 @@ fn is_usual(name: &str, value: &Value) -> bool {
     }
 }
 
-fn stop(value: Value) -> Result<Meant, Untranslatable> {
+fn stop(value: Value) -> Result<Translated, Unsupported> {
     let stops = match value {
         Value::Array(stops) => stops,
         one => vec![one],
     };
     if stops.is_empty() {
-        return Ok(Meant::Nothing);
+        return Ok(Translated::Nothing);
     }
     let is_blank = |stop: &Value| stop.as_str().is_none_or(|stop| stop.trim().is_empty());
     if stops.iter().any(is_blank) {
-        return Err(Untranslatable::new(
+        return Err(Unsupported::new(
             "stop",
             "stop sequences of white space alone are not supported",
         ));
     }
-    Ok(Meant::Member("stop_sequences", stops.into()))
+    Ok(Translated::Member("stop_sequences", stops.into()))
 }
 
 /// Default values are omitted: some models accept only one of the two, and clients often send both.
-fn sampling(name: &str, value: &Value) -> Result<Meant, Untranslatable> {
+fn sampling(name: &str, value: &Value) -> Result<Translated, Unsupported> {
     let number = value
         .as_f64()
-        .ok_or_else(|| Untranslatable::new(name, "must be a number"))?;
+        .ok_or_else(|| Unsupported::new(name, "must be a number"))?;
     let name = if name == "top_p" { "top_p" } else { "temperature" };
     if number >= 1.0 {
-        return Ok(Meant::Nothing);
+        return Ok(Translated::Nothing);
     }
-    Ok(Meant::Member(name, json!(number.max(0.0))))
+    Ok(Translated::Member(name, json!(number.max(0.0))))
 }
 
 /// In OpenAI's API these are labels of a stored answer; only Anthropic's own member is passed on.
-fn metadata(value: Value) -> Meant {
+fn metadata(value: Value) -> Translated {
     match value {
         Value::Object(mut fields) => match fields.remove("user_id") {
-            Some(user) => Meant::Member("metadata", json!({ "user_id": user })),
-            None => Meant::Nothing,
+            Some(user) => Translated::Member("metadata", json!({ "user_id": user })),
+            None => Translated::Nothing,
         },
-        _ => Meant::Nothing,
+        _ => Translated::Nothing,
     }
 }
 
 /// The tiers that both know or that are Anthropic's.
-fn tier(value: Value) -> Meant {
+fn tier(value: Value) -> Translated {
     if value == "auto" || value == "standard_only" {
-        Meant::Member("service_tier", value)
+        Translated::Member("service_tier", value)
     } else {
-        Meant::Nothing
+        Translated::Nothing
     }
 }
 
-fn effort(value: &Value) -> Result<Meant, Untranslatable> {
+fn effort(value: &Value) -> Result<Translated, Unsupported> {
     let effort = match value.as_str() {
-        Some("none") => return Ok(Meant::Member("thinking", json!({"type": "disabled"}))),
+        Some("none") => return Ok(Translated::Member("thinking", json!({"type": "disabled"}))),
         Some("minimal") => "low",
         Some(effort @ ("low" | "medium" | "high" | "xhigh" | "max")) => effort,
-        _ => return Err(Untranslatable::new("reasoning_effort", "unknown effort")),
+        _ => return Err(Unsupported::new("reasoning_effort", "unknown effort")),
     };
-    Ok(Meant::Member("output_config", json!({ "effort": effort })))
+    Ok(Translated::Member("output_config", json!({ "effort": effort })))
 }
 
-fn format(value: &Value) -> Result<Meant, Untranslatable> {
+fn format(value: &Value) -> Result<Translated, Unsupported> {
     match value["type"].as_str() {
-        Some("text") => Ok(Meant::Nothing),
+        Some("text") => Ok(Translated::Nothing),
         Some("json_schema") => {
             let path = "response_format.json_schema.schema";
             let wanted = &value["json_schema"];
             let schema = schema::closed(&wanted["schema"], wanted["strict"] == true)
-                .map_err(|why| Untranslatable::new(path, why))?;
+                .map_err(|why| Unsupported::new(path, why))?;
             let format = json!({"format": {"type": "json_schema", "schema": schema}});
-            Ok(Meant::Member("output_config", format))
+            Ok(Translated::Member("output_config", format))
         }
-        _ => Err(Untranslatable::new(
+        _ => Err(Unsupported::new(
             "response_format",
             "only text and json_schema are supported",
         )),

@@ -6,25 +6,25 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::Untranslatable;
-use super::parts::{self, Side};
+use super::Unsupported;
+use super::parts::{self, MessageRole};
 
 /// A conversation in the form of the Messages API.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct TranslatedMessages {
     pub(super) system: Vec<Value>,
     pub(super) messages: Vec<Value>,
-    pub(super) called: Called,
+    pub(super) called: CalledTools,
 }
 
 /// Names of the tools that were called, each once, in order.
 #[derive(Debug, Default)]
-pub(super) struct Called {
+pub(super) struct CalledTools {
     names: Vec<String>,
     known: HashSet<String>,
 }
 
-impl Called {
+impl CalledTools {
     fn add(&mut self, name: &str) {
         if !self.known.contains(name) {
             self.known.insert(name.to_owned());
@@ -39,16 +39,16 @@ impl Called {
 }
 
 /// Reads the messages of a body.
-pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
-    let mut said = Said::default();
+pub(super) fn read(messages: &Value) -> Result<TranslatedMessages, Unsupported> {
+    let mut said = TranslatedMessages::default();
     let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
     for (at, message) in messages.as_array().into_iter().flatten().enumerate() {
         let (role, blocks) = match message["role"].as_str() {
             Some("system" | "developer") => {
-                said.system.extend(plain(at, message, Side::System)?);
+                said.system.extend(plain(at, message, MessageRole::System)?);
                 continue;
             }
-            Some("user") => ("user", plain(at, message, Side::User)?),
+            Some("user") => ("user", plain(at, message, MessageRole::User)?),
             Some("assistant") => ("assistant", assistant(at, message, &mut said.called)?),
             Some("tool") => ("user", vec![result(at, message)?]),
             _ => return Err(wrong(at, ".role", "unknown role")),
@@ -65,7 +65,7 @@ pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
     }
     let ends = [turns.first(), turns.last()];
     if ends.iter().any(|turn| turn.is_none_or(|(role, _)| *role != "user")) {
-        return Err(Untranslatable::new(
+        return Err(Unsupported::new(
             "messages",
             "the first and the last message must be of the role user or tool",
         ));
@@ -77,12 +77,12 @@ pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
     Ok(said)
 }
 
-fn wrong(at: usize, part: &str, why: &str) -> Untranslatable {
-    Untranslatable::new(format!("messages[{at}]{part}"), why)
+fn wrong(at: usize, part: &str, why: &str) -> Unsupported {
+    Unsupported::new(format!("messages[{at}]{part}"), why)
 }
 
 /// The content of a message that has nothing else.
-fn plain(at: usize, message: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
+fn plain(at: usize, message: &Value, side: MessageRole) -> Result<Vec<Value>, Unsupported> {
     if !message["name"].is_null() {
         return Err(wrong(at, ".name", "names of participants are not supported"));
     }
@@ -98,7 +98,7 @@ fn mark(message: &Value, blocks: &mut [Value]) {
     }
 }
 
-fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Value>, Untranslatable> {
+fn assistant(at: usize, message: &Value, called: &mut CalledTools) -> Result<Vec<Value>, Unsupported> {
     for part in ["function_call", "audio", "name"] {
         if !message[part].is_null() {
             return Err(wrong(at, &format!(".{part}"), "there is no such field"));
@@ -106,7 +106,7 @@ fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Valu
     }
     // Its thinking, as this adapter sent it.
     let mut blocks: Vec<Value> = message["thinking_blocks"].as_array().cloned().unwrap_or_default();
-    blocks.extend(parts::blocks(at, &message["content"], Side::Assistant)?);
+    blocks.extend(parts::blocks(at, &message["content"], MessageRole::Assistant)?);
     blocks.extend(parts::text(&message["refusal"]));
     for (n, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
         let wrong = |part: &str, why: &str| wrong(at, &format!(".tool_calls[{n}]{part}"), why);
@@ -131,7 +131,7 @@ fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Valu
     Ok(blocks)
 }
 
-fn result(at: usize, message: &Value) -> Result<Value, Untranslatable> {
+fn result(at: usize, message: &Value) -> Result<Value, Unsupported> {
     let id = message["tool_call_id"]
         .as_str()
         .ok_or_else(|| wrong(at, ".tool_call_id", "must be a string"))?;
@@ -140,7 +140,7 @@ fn result(at: usize, message: &Value) -> Result<Value, Untranslatable> {
         Value::String(text) if text.trim().is_empty() => {}
         Value::String(text) => block["content"] = json!(text),
         content => {
-            let blocks = parts::blocks(at, content, Side::Tool)?;
+            let blocks = parts::blocks(at, content, MessageRole::Tool)?;
             if !blocks.is_empty() {
                 block["content"] = blocks.into();
             }

@@ -16,18 +16,18 @@ use bytes::Bytes;
 use copilotd_gateway::request::body::ChatBody;
 use serde_json::{Map, Value, json};
 
-use fields::Meant;
+use fields::Translated;
 
 /// What the Messages API cannot express.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Untranslatable {
+pub struct Unsupported {
     /// The part of the body concerned.
     pub param: String,
     /// The reason; quotes nothing of the body.
     pub why: String,
 }
 
-impl Untranslatable {
+impl Unsupported {
     fn new(param: impl Into<String>, why: impl Into<String>) -> Self {
         Self {
             param: param.into(),
@@ -38,7 +38,7 @@ impl Untranslatable {
 
 /// How a body is translated.
 #[derive(Debug, Clone, Copy)]
-pub struct Manner<'a> {
+pub struct TranslateOptions<'a> {
     pub model: &'a str,
     /// Limits the answer if the body does not: the API requires a limit.
     pub max_tokens: u64,
@@ -50,18 +50,18 @@ pub struct Manner<'a> {
 }
 
 /// Translates `body`.
-pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatable> {
-    let Manner {
+pub fn write(body: &ChatBody, options: TranslateOptions<'_>) -> Result<Bytes, Unsupported> {
+    let TranslateOptions {
         model,
         max_tokens,
         stream,
         is_checked,
-    } = manner;
+    } = options;
     let mut request = Map::new();
     request.insert("model".to_owned(), json!(model));
     request.insert("max_tokens".to_owned(), json!(body.max_tokens().unwrap_or(max_tokens)));
     if body.choices() > 1 {
-        return Err(Untranslatable::new("n", "only one answer per request is supported"));
+        return Err(Unsupported::new("n", "only one answer per request is supported"));
     }
     let said = messages::read(&parsed("messages", body.messages().get())?)?;
     if !said.system.is_empty() {
@@ -90,13 +90,13 @@ pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatabl
             *strict = Value::Bool(false);
         }
         match fields::meaning(name, value)? {
-            Meant::Nothing => {}
-            Meant::Member(name, Value::Object(more)) => match request.get_mut(name) {
+            Translated::Nothing => {}
+            Translated::Member(name, Value::Object(more)) => match request.get_mut(name) {
                 // The output's format and the effort share one member.
                 Some(Value::Object(known)) => known.extend(more),
                 _ => _ = request.insert(name.to_owned(), more.into()),
             },
-            Meant::Member(name, value) => _ = request.insert(name.to_owned(), value),
+            Translated::Member(name, value) => _ = request.insert(name.to_owned(), value),
         }
     }
     if stream {
@@ -105,12 +105,12 @@ pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatabl
     Ok(Value::Object(request).to_string().into())
 }
 
-fn member(body: &ChatBody, name: &str) -> Result<Value, Untranslatable> {
+fn member(body: &ChatBody, name: &str) -> Result<Value, Unsupported> {
     body.get(name)
         .map_or(Ok(Value::Null), |value| parsed(name, value.get()))
 }
 
-fn parsed(name: &str, text: &str) -> Result<Value, Untranslatable> {
+fn parsed(name: &str, text: &str) -> Result<Value, Unsupported> {
     // The parser's own message may quote the value.
-    serde_json::from_str(text).map_err(|_| Untranslatable::new(name, "unreadable value"))
+    serde_json::from_str(text).map_err(|_| Unsupported::new(name, "unreadable value"))
 }

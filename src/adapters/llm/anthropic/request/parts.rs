@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::Untranslatable;
+use super::Unsupported;
 
 /// Image types that the API accepts as data.
 const IMAGES: &[&str] = &["image/gif", "image/jpeg", "image/png", "image/webp"];
 
 /// Whose content it is; allowed parts depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum MessageRole {
     System,
     User,
     Assistant,
@@ -17,14 +17,14 @@ pub(super) enum Side {
 }
 
 /// Translates the content of message `at`. Blank texts are omitted: the API does not accept them.
-pub(super) fn blocks(at: usize, content: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
+pub(super) fn blocks(at: usize, content: &Value, side: MessageRole) -> Result<Vec<Value>, Unsupported> {
     let mut blocks = Vec::new();
     match content {
         Value::Null => {}
         Value::String(_) => blocks.extend(text(content)),
         Value::Array(parts) => {
             for (n, part) in parts.iter().enumerate() {
-                let wrong = |why: &str| Untranslatable::new(format!("messages[{at}].content[{n}]"), why);
+                let wrong = |why: &str| Unsupported::new(format!("messages[{at}].content[{n}]"), why);
                 let Some(mut block) = block(part, side).map_err(wrong)? else {
                     continue;
                 };
@@ -36,7 +36,7 @@ pub(super) fn blocks(at: usize, content: &Value, side: Side) -> Result<Vec<Value
         }
         _ => {
             let param = format!("messages[{at}].content");
-            return Err(Untranslatable::new(param, "must be a text or an array of parts"));
+            return Err(Unsupported::new(param, "must be a text or an array of parts"));
         }
     }
     Ok(blocks)
@@ -48,16 +48,16 @@ pub(super) fn text(text: &Value) -> Option<Value> {
     Some(json!({"type": "text", "text": text}))
 }
 
-fn block(part: &Value, side: Side) -> Result<Option<Value>, &'static str> {
-    let shows = matches!(side, Side::User | Side::Tool);
+fn block(part: &Value, side: MessageRole) -> Result<Option<Value>, &'static str> {
+    let shows = matches!(side, MessageRole::User | MessageRole::Tool);
     match part["type"].as_str() {
         Some("text") if part["text"].is_string() => Ok(text(&part["text"])),
-        Some("refusal") if side == Side::Assistant => Ok(text(&part["refusal"])),
+        Some("refusal") if side == MessageRole::Assistant => Ok(text(&part["refusal"])),
         Some("image_url") if shows => image(&part["image_url"]["url"]).map(Some),
         Some("file") if shows => file(&part["file"]).map(Some),
         // In Anthropic's own format already.
         Some("image" | "document" | "search_result") if shows => Ok(Some(part.clone())),
-        Some("thinking" | "redacted_thinking") if side == Side::Assistant => Ok(Some(part.clone())),
+        Some("thinking" | "redacted_thinking") if side == MessageRole::Assistant => Ok(Some(part.clone())),
         _ => Err("parts of this type are not supported here"),
     }
 }

@@ -1,24 +1,24 @@
 use super::*;
 
-fn ask(body: &Value) -> Result<Value, Untranslatable> {
+fn ask(body: &Value) -> Result<Value, Unsupported> {
     said(body, false)
 }
 
-fn said(body: &Value, is_checked: bool) -> Result<Value, Untranslatable> {
+fn said(body: &Value, is_checked: bool) -> Result<Value, Unsupported> {
     let mut body = body.clone();
     body["model"] = json!("default");
     let body = ChatBody::from_value(&body).unwrap();
-    let manner = Manner {
+    let options = TranslateOptions {
         model: "claude-x",
         max_tokens: 4096,
         stream: body.stream(),
         is_checked,
     };
-    write(&body, manner).map(|bytes| serde_json::from_slice(&bytes).unwrap())
+    write(&body, options).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
 /// Translates `body` together with one plain message.
-fn with(mut body: Value) -> Result<Value, Untranslatable> {
+fn with(mut body: Value) -> Result<Value, Unsupported> {
     body["messages"] = json!([{"role": "user", "content": "Hello?"}]);
     ask(&body)
 }
@@ -209,7 +209,7 @@ fn single_members_are_translated_or_left_out() {
 }
 
 #[test]
-fn what_cannot_be_said_is_refused_by_its_name() {
+fn unsupported_members_are_refused_by_name() {
     for (body, param) in [
         (json!({"n": 2}), "n"),
         (json!({"logprobs": true}), "logprobs"),
@@ -249,7 +249,7 @@ fn what_cannot_be_said_is_refused_by_its_name() {
 }
 
 #[test]
-fn messages_that_cannot_be_said_are_refused_by_their_place() {
+fn unsupported_messages_are_refused_by_path() {
     let call = |call: Value| json!([{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]);
     for (messages, param) in [
         (json!([]), "messages"),
@@ -313,7 +313,7 @@ fn messages_that_cannot_be_said_are_refused_by_their_place() {
 }
 
 #[test]
-fn tools_of_the_past_are_told_and_may_not_be_called() {
+fn tools_called_earlier_are_declared_and_may_not_be_called() {
     let messages = json!([
         {"role": "user", "content": "a"},
         {"role": "assistant", "tool_calls": [
@@ -353,7 +353,7 @@ fn ids_that_differ_stay_different() {
 }
 
 #[test]
-fn bounds_may_be_missing_where_the_answer_is_checked_anyway() {
+fn constraints_may_be_omitted_if_the_answer_is_validated_anyway() {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"], "additionalProperties": false});
     let body = json!({
         "messages": [{"role": "user", "content": "Hello?"}],

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Untranslatable, schema};
+use super::{Unsupported, schema};
 
 /// The tools of a body.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Offer {
 
 impl Offer {
     /// Returns the tools and the choice among them.
-    pub(super) fn translate(self) -> Result<(Vec<Value>, Option<Value>), Untranslatable> {
+    pub(super) fn translate(self) -> Result<(Vec<Value>, Option<Value>), Unsupported> {
         let tools: Vec<Value> = match &self.tools {
             Value::Array(tools) => tools
                 .iter()
@@ -30,7 +30,7 @@ impl Offer {
             return Ok((tools, self.one_at_a_time(choice)));
         }
         if !matches!(self.choice.as_str(), None | Some("none" | "auto")) || self.choice.is_object() {
-            return Err(Untranslatable::new("tool_choice", "there are no tools"));
+            return Err(Unsupported::new("tool_choice", "there are no tools"));
         }
         // The API rejects calls and results of tools that are not declared. They are declared, but may not be called.
         let known = |name: &String| json!({"name": name, "input_schema": {"type": "object"}});
@@ -51,8 +51,8 @@ impl Offer {
     }
 }
 
-fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
-    let wrong = |part: &str, why: &str| Untranslatable::new(format!("tools[{at}]{part}"), why);
+fn tool(at: usize, tool: &Value) -> Result<Value, Unsupported> {
+    let wrong = |part: &str, why: &str| Unsupported::new(format!("tools[{at}]{part}"), why);
     let function = &tool["function"];
     let (Some("function"), Some(name)) = (tool["type"].as_str(), function["name"].as_str()) else {
         return Err(wrong("", "only function tools are supported"));
@@ -87,7 +87,7 @@ fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
     Ok(Value::Object(out))
 }
 
-fn choice(choice: &Value) -> Result<Option<Value>, Untranslatable> {
+fn choice(choice: &Value) -> Result<Option<Value>, Unsupported> {
     let name = &choice["function"]["name"];
     Ok(Some(match choice.as_str() {
         None if choice.is_null() => return Ok(None),
@@ -95,6 +95,6 @@ fn choice(choice: &Value) -> Result<Option<Value>, Untranslatable> {
         Some("none") => json!({"type": "none"}),
         Some("required") => json!({"type": "any"}),
         None if choice["type"] == "function" && name.is_string() => json!({"type": "tool", "name": name}),
-        _ => return Err(Untranslatable::new("tool_choice", "unknown choice")),
+        _ => return Err(Unsupported::new("tool_choice", "unknown choice")),
     }))
 }

@@ -24,10 +24,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use self::reader::Reader;
-use super::read::{self, Choice, Read};
-use super::rewrite::{self, Identity, Open};
+use super::read::{self, Choice, ParsedChunk};
+use super::rewrite::{self, Identity, OpenChunk};
 use crate::adapters::llm::provider::calls::Calls;
-use crate::adapters::llm::provider::lenient::{Members, Seam, Writer, mend, skipped, without_lone_surrogates};
+use crate::adapters::llm::provider::lenient::{
+    Members, PendingSurrogate, Writer, mend, skipped, without_lone_surrogates,
+};
 use crate::adapters::llm::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
 
 /// Most choices that are read of one answer.
@@ -39,7 +41,7 @@ const HEARTBEATS: [&str; 4] = ["ping", "heartbeat", "keepalive", "keep-alive"];
 #[derive(Debug)]
 pub struct Decoder {
     errors: Errors,
-    wish: Wish,
+    options: AnswerOptions,
     choices: BTreeMap<u64, State>,
     model_told: bool,
     /// The provider's own usage report, which is sent last, with our price in it.
@@ -54,7 +56,7 @@ pub struct Decoder {
 
 /// What the caller wants to receive.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish {
+pub struct AnswerOptions {
     /// Whether chunks are passed on. Then a refusal and an end by the content filter are the caller's to read;
     /// otherwise they are failures: a refusal where a schema was requested, the filter always.
     pub chunks: bool,
@@ -69,9 +71,9 @@ pub struct Wish {
 /// One choice while it is streamed.
 #[derive(Debug, Default)]
 struct State {
-    content: Seam,
-    thought: Seam,
-    refusal: Seam,
+    content: PendingSurrogate,
+    thought: PendingSurrogate,
+    refusal: PendingSurrogate,
     calls: Calls,
     /// Calls came as a list (`tool_calls`).
     has_list: bool,
@@ -81,21 +83,21 @@ struct State {
     ending: Option<Reason>,
     /// A finish reason was revoked by later content.
     was_ended: bool,
-    held: Option<Held>,
+    held: Option<HeldChunk>,
 }
 
 /// A chunk with a finish reason.
 #[derive(Debug)]
-struct Held {
+struct HeldChunk {
     /// As received, if it is standard, and its finish reason.
     plain: Option<(Reason, Bytes)>,
-    open: Open,
+    open: OpenChunk,
     /// Its position among those that are held back.
     number: u64,
 }
 
 /// The result of reading one choice of a chunk.
-struct Taken {
+struct ChoiceDelta {
     /// Its position in the chunk.
     at: usize,
     index: u64,
@@ -107,10 +109,10 @@ struct Taken {
 
 impl Decoder {
     /// Starts an answer.
-    pub fn new(errors: Errors, wish: Wish) -> Self {
+    pub fn new(errors: Errors, options: AnswerOptions) -> Self {
         Self {
             errors,
-            wish,
+            options,
             choices: BTreeMap::new(),
             model_told: false,
             report: None,
@@ -147,8 +149,8 @@ impl Decoder {
         choice: &Choice<'_>,
         piece: &mut Piece,
         transcript: &mut Transcript,
-    ) -> Result<Taken, ModelError> {
-        let tells = self.wish.chunks;
+    ) -> Result<ChoiceDelta, ModelError> {
+        let tells = self.options.chunks;
         let index = choice.index;
         let state = self.choices.entry(index).or_insert_with(|| State {
             calls: Calls::new(tells),
@@ -157,7 +159,7 @@ impl Decoder {
         let mut events = Vec::new();
         let mut reader = Reader {
             state,
-            wish: self.wish,
+            options: self.options,
             refusal: &mut self.refusal,
             events: &mut events,
             transcript,
@@ -191,7 +193,7 @@ impl Decoder {
             // Of two, the worse one: a part is never reported as the whole.
             state.ending = Some(state.ending.map_or(reason, |known| known.max(reason)));
         }
-        Ok(Taken {
+        Ok(ChoiceDelta {
             at,
             index,
             delta: is_odd.then_some(delta),
@@ -203,16 +205,23 @@ impl Decoder {
     /// Returns whether every requested choice has ended.
     fn have_all_ended(&self) -> bool {
         let ended = self.choices.values().filter(|state| state.ending.is_some()).count();
-        ended as u64 >= self.wish.choices.max(1)
+        ended as u64 >= self.options.choices.max(1)
     }
 
     /// Passes a chunk on, in parts if need be, unless it contains nothing that the caller requested. The usage report
     /// is kept for the end, and so are finish reasons.
-    fn pass(&mut self, data: &str, read: &Read<'_>, taken: &[Taken], mut piece: Piece, out: &mut Out) {
-        if !self.wish.chunks {
+    fn pass(
+        &mut self,
+        data: &str,
+        read: &ParsedChunk<'_>,
+        choices_read: &[ChoiceDelta],
+        mut piece: Piece,
+        out: &mut Out,
+    ) {
+        if !self.options.chunks {
             return emit(piece, out);
         }
-        if taken.is_empty() {
+        if choices_read.is_empty() {
             if read.report.is_some() {
                 let is_plain = self.usage.is_some() && !read.is_odd && read.choices.is_empty();
                 self.report = is_plain.then(|| as_it_came(data));
@@ -228,19 +237,19 @@ impl Decoder {
             return emit(piece, out);
         }
         // Usage is reported once, at the end: clients add up all reports.
-        let is_odd = read.is_odd || read.report.is_some() || taken.len() < read.choices.len();
-        let is_odd = is_odd || taken.iter().any(|taken| taken.delta.is_some());
-        let has_ended = taken.iter().any(|taken| taken.reason.is_some());
+        let is_odd = read.is_odd || read.report.is_some() || choices_read.len() < read.choices.len();
+        let is_odd = is_odd || choices_read.iter().any(|choices_read| choices_read.delta.is_some());
+        let has_ended = choices_read.iter().any(|choices_read| choices_read.reason.is_some());
         if !is_odd && !has_ended {
             piece.chunk = Some(as_it_came(data));
             return emit(piece, out);
         }
-        let plain = (!is_odd && taken.len() == 1).then(|| as_it_came(data));
-        for (number, taken_one) in taken.iter().enumerate() {
+        let plain = (!is_odd && choices_read.len() == 1).then(|| as_it_came(data));
+        for (number, taken_one) in choices_read.iter().enumerate() {
             let Some(choice) = read.choices.get(taken_one.at) else {
                 continue;
             };
-            let is_last = number + 1 == taken.len();
+            let is_last = number + 1 == choices_read.len();
             let delta = taken_one.delta.clone().unwrap_or_else(|| written(&choice.said));
             let open = rewrite::chunk(read, Some((choice, &delta)), &self.identity);
             let Some(reason) = taken_one.reason else {
@@ -251,14 +260,14 @@ impl Decoder {
             };
             let held = if taken_one.has_content {
                 self.part(open.with(None), is_last, &mut piece, out);
-                Held {
+                HeldChunk {
                     plain: None,
                     open: rewrite::own(&self.identity, taken_one.index, "{}"),
                     number: self.held,
                 }
             } else {
                 let plain = plain.clone().map(|bytes| (reason, bytes));
-                Held {
+                HeldChunk {
                     plain,
                     open,
                     number: self.held,
@@ -310,7 +319,7 @@ impl Decoder {
             let error = serde_json::from_str(error).unwrap_or(Value::Null);
             return Err(self.errors.in_stream(&error));
         }
-        let read = Read::of(top, "chat.completion.chunk");
+        let read = ParsedChunk::of(top, "chat.completion.chunk");
         let mut piece = Piece::default();
         if let Some(report) = read.report {
             self.usage = if report.is_wrong && report.usage.is_none() {
@@ -320,11 +329,11 @@ impl Decoder {
             };
         }
         self.identify(&read.top, &mut piece.events);
-        let mut taken: Vec<Taken> = Vec::with_capacity(1);
+        let mut choices_read: Vec<ChoiceDelta> = Vec::with_capacity(1);
         for (at, choice) in read.choices.iter().enumerate() {
             // A choice that nobody requested would be a second answer mixed in.
-            if choice.index < self.wish.choices.clamp(1, MAX_CHOICES) {
-                taken.push(self.choice(at, choice, &mut piece, transcript)?);
+            if choice.index < self.options.choices.clamp(1, MAX_CHOICES) {
+                choices_read.push(self.choice(at, choice, &mut piece, transcript)?);
             } else {
                 skipped("choice");
             }
@@ -332,14 +341,14 @@ impl Decoder {
         if read.report.is_some() {
             transcript.note_report();
         }
-        let has_ended = taken.iter().any(|taken| taken.reason.is_some());
+        let has_ended = choices_read.iter().any(|choices_read| choices_read.reason.is_some());
         let progress = match has_ended {
             true if self.have_all_ended() => Progress::Finished,
             true => Progress::Content,
             false if piece.content => Progress::Content,
             false => Progress::None,
         };
-        self.pass(data, &read, &taken, piece, out);
+        self.pass(data, &read, &choices_read, piece, out);
         Ok(progress)
     }
 
@@ -348,8 +357,8 @@ impl Decoder {
         // A server that names the reason of one choice names all of them: a choice without one was cut off.
         let names_reasons = self.choices.values().any(|state| state.ending.is_some());
         let ending = |(index, state): (&u64, &State)| {
-            let unsaid = || state.unsaid(end).filter(|_| !names_reasons);
-            let reason = state.ending.or_else(unsaid)?;
+            let implied_reason = || state.implied_reason(end).filter(|_| !names_reasons);
+            let reason = state.ending.or_else(implied_reason)?;
             Some((*index, reason))
         };
         let endings: Option<Vec<_>> = self.choices.iter().map(ending).collect();
@@ -365,7 +374,7 @@ impl Decoder {
         for (index, reason) in endings {
             let Some(state) = self.choices.get(index) else { continue };
             let has_calls = state.calls.any() || state.has_others;
-            let finish = reason.ending(has_calls, self.wish.chunks, &self.errors)?;
+            let finish = reason.ending(has_calls, self.options.chunks, &self.errors)?;
             if finish != Finish::Length {
                 state.calls.whole().map_err(|what| self.errors.malformed(what))?;
             }
@@ -401,7 +410,7 @@ impl Decoder {
             }
             let is_whole = *reason <= Reason::ToolCalls;
             let calls = state.calls.tell_rest(is_whole, false);
-            if self.wish.chunks && state.has_list && !calls.is_empty() {
+            if self.options.chunks && state.has_list && !calls.is_empty() {
                 delta.raw("tool_calls", &format!("[{}]", calls.join(",")));
             }
             if *index == 0 && is_whole {
@@ -412,7 +421,7 @@ impl Decoder {
                     arguments: call.arguments,
                 }));
             }
-            if !self.wish.chunks {
+            if !self.options.chunks {
                 emit(piece, out);
                 continue;
             }
@@ -432,7 +441,7 @@ impl Decoder {
             };
             let place = (state.held.as_ref().map_or(u64::MAX, |held| held.number), *index);
             let chunk = match state.held.take() {
-                Some(Held {
+                Some(HeldChunk {
                     plain: Some((said, plain)),
                     ..
                 }) if said == reason => plain,
@@ -453,7 +462,7 @@ impl Decoder {
 impl State {
     /// The reason of a choice that names none, if the server says that it has finished and the content does not
     /// contradict that.
-    fn unsaid(&self, end: End) -> Option<Reason> {
+    fn implied_reason(&self, end: End) -> Option<Reason> {
         if end != End::Done || self.was_ended || !self.has_spoken {
             return None;
         }
@@ -546,11 +555,11 @@ impl provider::Decoder for Decoder {
     }
 
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
-        if !self.wish.chunks || !self.wish.include_usage {
+        if !self.options.chunks || !self.options.include_usage {
             return None;
         }
         let report = self.report.take().filter(|_| self.usage.is_some()).unwrap_or_else(|| {
-            let told: Value = serde_json::from_str(&rewrite::told(usage)).unwrap_or(Value::Null);
+            let told: Value = serde_json::from_str(&rewrite::usage_report(usage)).unwrap_or(Value::Null);
             let chunk = json!({
                 "id": self.identity.id, "object": "chat.completion.chunk",
                 "created": self.identity.created.unwrap_or(0), "model": self.identity.model,

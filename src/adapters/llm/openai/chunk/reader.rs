@@ -3,7 +3,7 @@
 use copilotd_actors::ports::ModelEvent;
 use serde_json::value::RawValue;
 
-use super::{State, Wish};
+use super::{AnswerOptions, State};
 use crate::adapters::llm::openai::read::{self, WrittenCall};
 use crate::adapters::llm::provider::Transcript;
 use crate::adapters::llm::provider::lenient::{Members, Writer, is_list, items, said, skipped};
@@ -14,7 +14,7 @@ const MAX_REFUSAL: usize = 2_000;
 /// Reads the content of one choice.
 pub(super) struct Reader<'r> {
     pub(super) state: &'r mut State,
-    pub(super) wish: Wish,
+    pub(super) options: AnswerOptions,
     pub(super) refusal: &'r mut String,
     pub(super) events: &'r mut Vec<ModelEvent>,
     pub(super) transcript: &'r mut Transcript,
@@ -32,7 +32,7 @@ impl Reader<'_> {
                 "content" => {
                     let said = said(raw, &mut self.state.content);
                     self.is_odd |= said.is_odd;
-                    self.think(&said.thought);
+                    self.reasoning(&said.thought);
                     thought.push_str(&said.thought);
                     if !said.refusal.is_empty() {
                         delta.text("refusal", &said.refusal);
@@ -50,7 +50,7 @@ impl Reader<'_> {
                     let said = said(raw, &mut self.state.thought);
                     self.is_odd |= said.is_odd;
                     let text = said.text + &said.thought;
-                    self.think(&text);
+                    self.reasoning(&text);
                     match raw.get() {
                         "null" => delta.raw(name, "null"),
                         _ => delta.text(name, &text),
@@ -100,7 +100,7 @@ impl Reader<'_> {
     }
 
     /// Reasoning is passed on and is not part of the answer's text.
-    fn think(&mut self, text: &str) {
+    fn reasoning(&mut self, text: &str) {
         self.has_content |= !text.is_empty();
         self.transcript.add(text);
     }
@@ -109,7 +109,7 @@ impl Reader<'_> {
         if text.is_empty() {
             return;
         }
-        if self.wish.chunks || !self.wish.has_schema {
+        if self.options.chunks || !self.options.has_schema {
             return self.say(text);
         }
         self.has_content = true;

@@ -23,13 +23,13 @@ const REPORT: &str = r#"{"id":"a","choices":[],"usage":{"prompt_tokens":3,"compl
 fn relayed(stream: &[u8], cuts: &[usize], include_usage: bool) -> Vec<Bytes> {
     let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
     let mut transcript = Transcript::new(Arc::new(body), Arc::default());
-    let wish = Wish {
+    let options = AnswerOptions {
         chunks: true,
         include_usage,
         has_schema: false,
         choices: 2,
     };
-    let mut decoder = Decoder::new(Errors::new("main", Vec::new()), wish);
+    let mut decoder = Decoder::new(Errors::new("main", Vec::new()), options);
     let (mut sse, mut out) = (SseReader::default(), Out::new());
     let mut from = 0;
     for &to in cuts.iter().chain([&stream.len()]) {
@@ -202,12 +202,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     /// Whatever a chunk contains, what a client gets follows the protocol, and what a turn gets the client gets too.
     #[test]
-    fn what_is_passed_on_is_the_protocol_whatever_comes(sent in prop::collection::vec(odd_chunk(), 1..4), is_done in any::<bool>()) {
+    fn what_is_passed_on_follows_the_protocol_whatever_comes(sent in prop::collection::vec(odd_chunk(), 1..4), is_done in any::<bool>()) {
         let run = |chunks: bool| {
             let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
             let mut transcript = Transcript::new(Arc::new(body), Arc::default());
-            let wish = Wish { chunks, include_usage: true, has_schema: false, choices: 1 };
-            let mut decoder = Decoder::new(Errors::new("main", Vec::new()), wish);
+            let options = AnswerOptions { chunks, include_usage: true, has_schema: false, choices: 1 };
+            let mut decoder = Decoder::new(Errors::new("main", Vec::new()), options);
             let mut out = Out::new();
             for chunk in &sent {
                 if decoder.decode("", chunk.to_string().as_bytes(), &mut out, &mut transcript).is_err() {

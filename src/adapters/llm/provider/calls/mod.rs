@@ -13,7 +13,7 @@ mod tests;
 
 use serde_json::value::RawValue;
 
-use super::lenient::{Seam, Writer, said, skipped};
+use super::lenient::{PendingSurrogate, Writer, said, skipped};
 use slot::Slot;
 
 /// Most calls of one step.
@@ -74,7 +74,7 @@ pub struct Calls {
 }
 
 /// Where a piece belongs.
-enum Place {
+enum Assignment {
     Known(usize),
     New,
     Nowhere,
@@ -124,14 +124,14 @@ impl Calls {
         offers: Offers<'_>,
     ) -> Result<Option<usize>, &'static str> {
         let at = match self.place(&piece, offers)? {
-            Place::Nowhere => {
+            Assignment::Nowhere => {
                 self.has_lost_id |= !piece.id.is_empty();
                 skipped("tool_call");
                 return Ok(None);
             }
-            Place::Known(at) => at,
-            Place::New if self.slots.len() >= MAX_CALLS => return Err(TOO_MANY),
-            Place::New => {
+            Assignment::Known(at) => at,
+            Assignment::New if self.slots.len() >= MAX_CALLS => return Err(TOO_MANY),
+            Assignment::New => {
                 self.slots.push(Slot::default());
                 self.slots.len() - 1
             }
@@ -161,7 +161,7 @@ impl Calls {
         self.slots[at].close();
     }
 
-    fn place(&self, piece: &CallPiece, offers: Offers<'_>) -> Result<Place, &'static str> {
+    fn place(&self, piece: &CallPiece, offers: Offers<'_>) -> Result<Assignment, &'static str> {
         if piece.id.is_empty() {
             return self.place_by_index(piece, offers);
         }
@@ -174,16 +174,16 @@ impl Calls {
             let moved = !same_index(slot) && !piece.name.is_empty() && slot.is_named();
             let goes_on = slot.name() == piece.name && slot.is_open() && piece.arguments.goes_on();
             return Ok(if (moved && !goes_on) || slot.begins_anew(piece, offers) {
-                Place::New
+                Assignment::New
             } else {
-                Place::Known(at)
+                Assignment::Known(at)
             });
         }
         let near = match piece.index {
             Some(_) => self.slots.iter().rposition(|slot| slot.index == piece.index),
             None => self.last,
         };
-        let Some(at) = near else { return Ok(Place::New) };
+        let Some(at) = near else { return Ok(Assignment::New) };
         let slot = &self.slots[at];
         if !slot.has_any_id() {
             // The id comes late.
@@ -192,15 +192,15 @@ impl Calls {
         let same_name = piece.name.is_empty() || slot.name() == piece.name;
         // Some servers invent an id for every piece.
         match slot.is_open() && same_name {
-            true if piece.says_nothing() => Ok(Place::Nowhere),
-            true if piece.arguments.goes_on() && self.is_alone(at, piece) => Ok(Place::Known(at)),
+            true if piece.says_nothing() => Ok(Assignment::Nowhere),
+            true if piece.arguments.goes_on() && self.is_alone(at, piece) => Ok(Assignment::Known(at)),
             true if piece.arguments.goes_on() => Err(AMBIGUOUS),
-            _ => Ok(Place::New),
+            _ => Ok(Assignment::New),
         }
     }
 
     /// Finds the call of a piece without an id.
-    fn place_by_index(&self, piece: &CallPiece, offers: Offers<'_>) -> Result<Place, &'static str> {
+    fn place_by_index(&self, piece: &CallPiece, offers: Offers<'_>) -> Result<Assignment, &'static str> {
         let near = match piece.index {
             None => self.last,
             Some(_) => self
@@ -214,19 +214,19 @@ impl Calls {
         };
         match near {
             Some(at) => self.unless_ambiguous(at, piece, offers),
-            None if piece.says_nothing() => Ok(Place::Nowhere),
-            None => Ok(Place::New),
+            None if piece.says_nothing() => Ok(Assignment::Nowhere),
+            None => Ok(Assignment::New),
         }
     }
 
     /// Assigns a piece to call `at`, unless it begins another call, or may belong to one that began earlier.
-    fn unless_ambiguous(&self, at: usize, piece: &CallPiece, offers: Offers<'_>) -> Result<Place, &'static str> {
+    fn unless_ambiguous(&self, at: usize, piece: &CallPiece, offers: Offers<'_>) -> Result<Assignment, &'static str> {
         let slot = &self.slots[at];
         let is_next = slot.has_all() && piece.arguments.text().trim_start().starts_with('{') && piece.name.is_empty();
         if is_next || slot.begins_anew(piece, offers) {
-            Ok(Place::New)
+            Ok(Assignment::New)
         } else if piece.says_nothing() || (self.is_alone(at, piece) && !(self.has_lost_id && piece.id.is_empty())) {
-            Ok(Place::Known(at))
+            Ok(Assignment::Known(at))
         } else {
             Err(AMBIGUOUS)
         }

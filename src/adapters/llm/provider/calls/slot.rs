@@ -5,12 +5,12 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Arguments, Call, CallPiece, NAMELESS, Offers, Seam, TWICE, Writer};
+use super::{Arguments, Call, CallPiece, NAMELESS, Offers, PendingSurrogate, TWICE, Writer};
 
 /// Longest name, all its pieces together.
 const MAX_NAME: usize = 1024;
 /// Most bytes of a call that are held back from a client because its name is unknown.
-const MAX_UNTOLD: usize = 1024 * 1024;
+const MAX_HELD_BACK: usize = 1024 * 1024;
 /// Replaces arguments that are too long. It is not JSON, so the tool is not run and the model gets an error.
 const TOO_LONG: &str = "arguments too long";
 
@@ -32,13 +32,13 @@ pub(super) struct Slot {
     is_object: bool,
     has_two_sets: bool,
     /// Half a character at the end of the last piece.
-    pub(super) seam: Seam,
-    told: Told,
+    pub(super) seam: PendingSurrogate,
+    sent: SentState,
 }
 
 /// What the client has of it.
 #[derive(Debug, Default)]
-struct Told {
+struct SentState {
     has_begun: bool,
     name: usize,
     /// Arguments that it does not have yet.
@@ -217,8 +217,8 @@ impl Slot {
     fn add(&mut self, text: &str, tells: bool) -> Result<(), &'static str> {
         self.scan.read(text);
         if tells {
-            self.told.due.push_str(text);
-            if self.told.due.len() > MAX_UNTOLD && !self.told.has_begun {
+            self.sent.due.push_str(text);
+            if self.sent.due.len() > MAX_HELD_BACK && !self.sent.has_begun {
                 return Err(NAMELESS);
             }
         }
@@ -232,22 +232,22 @@ impl Slot {
     /// Returns whether `piece`, which was just added, is written as clients expect it.
     pub(super) fn reads_well(&self, piece: &CallPiece) -> bool {
         let is_text = !matches!(piece.arguments, Arguments::Value(_)) && !self.is_object && !self.has_two_sets;
-        let has_all = self.told.due == piece.arguments.text();
+        let has_all = self.sent.due == piece.arguments.text();
         if !is_text || !has_all {
             return false;
         }
-        if self.told.has_begun {
+        if self.sent.has_begun {
             // A client concatenates texts: a repeated id or name would be there twice.
-            piece.id.is_empty() && (piece.name.is_empty() || self.name[self.told.name..] == piece.name)
+            piece.id.is_empty() && (piece.name.is_empty() || self.name[self.sent.name..] == piece.name)
         } else {
             !piece.id.is_empty() && piece.name == self.name && self.is_named()
         }
     }
 
     pub(super) fn passed(&mut self) {
-        self.told.due.clear();
-        self.told.has_begun = true;
-        self.told.name = self.name.len();
+        self.sent.due.clear();
+        self.sent.has_begun = true;
+        self.sent.name = self.name.len();
     }
 
     /// The answer is complete: a call without arguments has none; the client then gets an empty object if the server
@@ -255,7 +255,7 @@ impl Slot {
     pub(super) fn settle(&mut self, fills: bool) {
         let has_none = self.arguments.is_empty() && !self.is_too_long;
         if has_none && self.is_named() && (self.has_empty_object || fills) {
-            "{}".clone_into(&mut self.told.due);
+            "{}".clone_into(&mut self.sent.due);
         }
     }
 
@@ -263,9 +263,9 @@ impl Slot {
         if !self.is_named() {
             return None;
         }
-        let name = &self.name[self.told.name..];
-        let due = std::mem::take(&mut self.told.due);
-        let has_begun = std::mem::replace(&mut self.told.has_begun, true);
+        let name = &self.name[self.sent.name..];
+        let due = std::mem::take(&mut self.sent.due);
+        let has_begun = std::mem::replace(&mut self.sent.has_begun, true);
         if has_begun && name.is_empty() && due.is_empty() {
             return None;
         }
@@ -274,7 +274,7 @@ impl Slot {
             function.text("name", name);
         }
         function.text("arguments", &due);
-        self.told.name = self.name.len();
+        self.sent.name = self.name.len();
         let mut call = Writer::default();
         call.raw("index", &number.to_string());
         if !has_begun {

@@ -289,7 +289,7 @@ fn calls_are_put_together_in_the_ways_of_many_servers() {
 
 /// How a server tells calls apart.
 #[derive(Debug, Clone, Copy)]
-struct Manner {
+struct CallStyle {
     has_index: bool,
     is_index_same: bool,
     has_id: bool,
@@ -299,7 +299,7 @@ struct Manner {
 }
 
 /// The pieces of call `n`, in order.
-fn pieces_of(n: usize, name: &str, arguments: &str, cuts: &[Index], manner: Manner) -> Vec<CallPiece> {
+fn pieces_of(n: usize, name: &str, arguments: &str, cuts: &[Index], manner: CallStyle) -> Vec<CallPiece> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(arguments.len() + 1)).collect();
     at.extend([0, arguments.len()]);
     at.sort_unstable();
@@ -337,7 +337,7 @@ proptest! {
         nested in any::<bool>(),
     ) {
         let [has_index, is_index_same, has_id, is_id_in_every_piece, is_name_late, is_name_repeated] = flags;
-        let manner = Manner { has_index, is_index_same, has_id, is_id_in_every_piece, is_name_late, is_name_repeated };
+        let manner = CallStyle { has_index, is_index_same, has_id, is_id_in_every_piece, is_name_late, is_name_repeated };
         // Two calls of one tool with nothing to tell them apart are one as far as anybody can see.
         let same_tool = same_tool && (has_id || (has_index && !is_index_same));
         let names = ["look", "send", "get", "get_time"];
@@ -390,14 +390,14 @@ proptest! {
 
     /// The pieces passed on to a client add up to the same calls, however its own reader joins texts.
     #[test]
-    fn a_client_is_told_the_same_calls(
+    fn a_client_gets_the_same_calls(
         cuts in proptest::collection::vec(any::<Index>(), 0..5),
         is_name_late in any::<bool>(),
         is_name_repeated in any::<bool>(),
         has_id in any::<bool>(),
         is_index_same in any::<bool>(),
     ) {
-        let manner = Manner {
+        let manner = CallStyle {
             has_index: true, is_index_same, has_id, is_id_in_every_piece: has_id, is_name_late, is_name_repeated,
         };
         let (one, two) = (r#"{"of":{"n":1}}"#, r#"{"of":2}"#);

@@ -7,7 +7,7 @@ fn errors() -> Errors {
 }
 
 #[test]
-fn statuses_and_words_make_the_class() {
+fn statuses_and_texts_determine_the_class() {
     for (status, body, class) in [
         (
             401,
@@ -172,7 +172,7 @@ fn status(status: u16, body: &str) -> ModelError {
 }
 
 #[test]
-fn a_dead_key_or_account_is_known_in_any_vendors_words() {
+fn a_revoked_key_or_account_is_recognised_in_any_vendors_words() {
     for body in [
         r#"[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]"#,
         r#"[{"error":{"code":400,"message":"API Key not found. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}]"#,
@@ -202,7 +202,7 @@ fn a_dead_key_or_account_is_known_in_any_vendors_words() {
 }
 
 #[test]
-fn a_prompt_that_is_too_long_is_known_in_any_words() {
+fn a_prompt_that_is_too_long_is_recognised_in_any_words() {
     for message in [
         "This endpoint's maximum is 8192 tokens. However, you requested about 9000 tokens in the messages.",
         "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
@@ -290,7 +290,7 @@ fn only_what_is_surely_the_callers_fault_is_certain() {
 }
 
 #[test]
-fn no_key_and_no_account_comes_through() {
+fn keys_and_accounts_are_masked() {
     let errors = Errors::new("main", vec!["sk-proj-abcdefghijklmnop".to_owned().into()]);
     for text in [
         "bad key sk-proj-abcdefghijklmnop",

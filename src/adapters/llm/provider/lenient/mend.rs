@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nearly_is_json_becomes_json() {
+    fn almost_json_is_repaired() {
         for (json, expected) in [
             (
                 "{\"a\":NaN,\"b\":[-Infinity,Infinity]}",

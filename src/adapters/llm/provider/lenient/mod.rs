@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 pub use copilotd_actors::domain::surrogates::without_lone_surrogates;
 pub use mend::mend;
-pub use text::{Said, Seam, said, word};
+pub use text::{PendingSurrogate, TextParts, said, word};
 
 /// Larger numbers are ignored: they are not counts of tokens.
 const MAX_COUNT: f64 = 1e12;

@@ -10,9 +10,9 @@ const MAX_PARTS: usize = 4;
 
 /// The first half of a surrogate pair at the end of a piece; the other half may begin the next one.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Seam(Option<u16>);
+pub struct PendingSurrogate(Option<u16>);
 
-impl Seam {
+impl PendingSurrogate {
     /// Nothing more comes: a waiting half becomes U+FFFD.
     pub fn close(&mut self, out: &mut String) {
         if self.0.take().is_some() {
@@ -43,7 +43,7 @@ impl Seam {
 
 /// What a piece says, by kind.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct TextParts {
     /// The text for the reader.
     pub text: String,
     /// The reasoning.
@@ -56,8 +56,8 @@ pub struct Said {
 
 /// Reads the content of `raw`: a text, a list of parts, or an object with a text. Half of a surrogate pair at its end
 /// waits in `seam` for the next piece.
-pub fn said(raw: &RawValue, seam: &mut Seam) -> Said {
-    let mut said = Said::default();
+pub fn said(raw: &RawValue, seam: &mut PendingSurrogate) -> TextParts {
+    let mut said = TextParts::default();
     if is_null(raw) {
         return said;
     }
@@ -70,7 +70,7 @@ pub fn said(raw: &RawValue, seam: &mut Seam) -> Said {
     said
 }
 
-fn part(raw: &RawValue, seam: &mut Seam, said: &mut Said, depth: usize) {
+fn part(raw: &RawValue, seam: &mut PendingSurrogate, said: &mut TextParts, depth: usize) {
     let json = raw.get();
     match json.as_bytes().first() {
         _ if depth > MAX_PARTS => skipped("part"),
@@ -90,7 +90,7 @@ fn part(raw: &RawValue, seam: &mut Seam, said: &mut Said, depth: usize) {
     }
 }
 
-fn object(members: &Members<'_>, seam: &mut Seam, said: &mut Said, depth: usize) {
+fn object(members: &Members<'_>, seam: &mut PendingSurrogate, said: &mut TextParts, depth: usize) {
     let kind = members.text("type").unwrap_or_default();
     let first = |names: &[&str]| names.iter().find_map(|name| members.get(name));
     let (inner, is_thought, is_refusal) = match kind.as_str() {
@@ -110,7 +110,7 @@ fn object(members: &Members<'_>, seam: &mut Seam, said: &mut Said, depth: usize)
         return part(inner, seam, said, depth + 1);
     }
     // Everything inside a reasoning part is reasoning, whatever it is called there.
-    let (mut within, mut own) = (Said::default(), Seam::default());
+    let (mut within, mut own) = (TextParts::default(), PendingSurrogate::default());
     part(inner, &mut own, &mut within, depth + 1);
     own.close(&mut within.text);
     let all = within.text + &within.thought + &within.refusal;
@@ -126,7 +126,7 @@ pub fn word(raw: &RawValue) -> Option<String> {
     let json = raw.get();
     match json.as_bytes().first() {
         Some(b'"') => {
-            let (mut seam, mut out) = (Seam::default(), String::new());
+            let (mut seam, mut out) = (PendingSurrogate::default(), String::new());
             string(json, &mut seam, &mut out);
             seam.close(&mut out);
             Some(out)
@@ -137,7 +137,7 @@ pub fn word(raw: &RawValue) -> Option<String> {
 }
 
 /// Reads a JSON string, continuing what `seam` holds; returns whether it was read unchanged.
-fn string(json: &str, seam: &mut Seam, out: &mut String) -> bool {
+fn string(json: &str, seam: &mut PendingSurrogate, out: &mut String) -> bool {
     if seam.0.is_none()
         && let Ok(text) = serde_json::from_str::<String>(json)
     {
@@ -213,14 +213,17 @@ mod tests {
             ("false", "", "", true),
             ("[[[[[[[[\"deep\"]]]]]]]]", "", "", true),
         ] {
-            let found = said(raw(json), &mut Seam::default());
+            let found = said(raw(json), &mut PendingSurrogate::default());
             assert_eq!(
                 (found.text.as_str(), found.thought.as_str(), found.is_odd),
                 (text, thought, is_odd),
                 "{json}"
             );
         }
-        let refused = said(raw(r#"[{"type":"refusal","refusal":"No."}]"#), &mut Seam::default());
+        let refused = said(
+            raw(r#"[{"type":"refusal","refusal":"No."}]"#),
+            &mut PendingSurrogate::default(),
+        );
         assert_eq!(refused.refusal, "No.");
     }
 
@@ -237,7 +240,7 @@ mod tests {
             (&[r#""go \ud83d""#], "go \u{fffd}"),
             (&[r#""\\ud83d \ud83d""#, r#""\ude80\"\/""#], "\\ud83d 🚀\"/"),
         ] {
-            let (mut seam, mut text) = (Seam::default(), String::new());
+            let (mut seam, mut text) = (PendingSurrogate::default(), String::new());
             for piece in pieces {
                 text += &said(raw(piece), &mut seam).text;
             }
