@@ -52,7 +52,7 @@ use crate::jobs::{self, JobStore, Jobs, TenantEraser};
 use crate::private_files;
 use crate::revocations::Revocations;
 use crate::surfaces::state::{AppState, Shutdown};
-use crate::telemetry::content::{ContentTenants, LoggedContent};
+use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::Roster;
 use standby::HandOver;
@@ -125,7 +125,7 @@ impl App {
         roster.follow(Arc::new(parts::LoggedTenants(Arc::clone(&logged))));
         Ok(Ports {
             log,
-            model: LoggedContent::around(Arc::clone(gateway) as _, logged),
+            model: ContentLogger::around(Arc::clone(gateway) as _, logged),
             systems,
             policies,
             schemas: Arc::new(SchemaPool::new(

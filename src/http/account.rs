@@ -129,13 +129,13 @@ struct Inner {
     connection: Option<Connection>,
     address: Option<Holder>,
     caller: OnceLock<Holder>,
-    held: Mutex<Held>,
+    held: Mutex<HeldReservations>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldReservations {
     /// The slot among the requests in flight.
-    _place: Option<Reservation>,
+    _slot: Option<Reservation>,
     body: Option<Reservation>,
     /// Memory for the response to a change; a longer response reserves the rest as `answer`.
     change: Option<Reservation>,
@@ -149,9 +149,9 @@ impl Account {
         let (extensions, headers) = (request.extensions(), request.headers());
         let peer = extensions.get::<ConnectInfo<SocketAddr>>();
         let address = peer.map(|peer| Holder::address(budgets.proxies.client(peer.0.ip(), headers)));
-        let place = match &address {
+        let slot = match &address {
             Some(address) => match budgets.requests.try_reserve(address, 1) {
-                Ok(place) => Some(place),
+                Ok(slot) => Some(slot),
                 // A request with a credential is limited as its caller, whatever others send from the same address. It
                 // gets a slot of the caller once verified; the connection limits bound those with an invalid
                 // credential.
@@ -171,9 +171,9 @@ impl Account {
             connection: extensions.get::<Connection>().cloned(),
             address,
             caller: OnceLock::new(),
-            held: Mutex::new(Held {
-                _place: place,
-                ..Held::default()
+            held: Mutex::new(HeldReservations {
+                _slot: slot,
+                ..HeldReservations::default()
             }),
         })))
     }
@@ -187,9 +187,9 @@ impl Account {
             return Ok(());
         }
         let holder = Holder::caller(caller);
-        let place = account.budgets.requests.try_reserve(&holder, 1);
+        let slot = account.budgets.requests.try_reserve(&holder, 1);
         let most = account.budgets.requests.caller_limit(&holder);
-        let place = place.map_err(|exhausted| refusal(exhausted, &REQUESTS_IN_FLIGHT, most))?;
+        let slot = slot.map_err(|exhausted| refusal(exhausted, &REQUESTS_IN_FLIGHT, most))?;
         if let Some(connection) = &account.connection {
             let (auth, caller) = (Arc::clone(auth), caller.clone());
             let live = move || {
@@ -198,7 +198,8 @@ impl Account {
             };
             connection.verified(&holder, Box::new(live)).map_err(|_full| {
                 let close = HeaderValue::from_static("close");
-                refusal(Exhausted::Caller, &CONNECTIONS, connection.most_of(&holder)).header(header::CONNECTION, close)
+                refusal(Exhausted::Caller, &CONNECTIONS, connection.connection_limit(&holder))
+                    .header(header::CONNECTION, close)
             })?;
         }
         // Reserved before the change is made: afterwards its response must fit.
@@ -209,10 +210,10 @@ impl Account {
         let change = change.transpose();
         let most = account.budgets.changes.caller_limit(&holder);
         let change = change.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
-        *account.held() = Held {
-            _place: Some(place),
+        *account.held() = HeldReservations {
+            _slot: Some(slot),
             change,
-            ..Held::default()
+            ..HeldReservations::default()
         };
         // Verifications of one request never run concurrently.
         let _ = account.caller.set(holder);
@@ -317,7 +318,7 @@ impl Account {
         };
         let held = {
             let mut held = self.0.held();
-            let Held { change, answer, .. } = &mut *held;
+            let HeldReservations { change, answer, .. } = &mut *held;
             let mut left = bytes;
             for part in [change, answer].into_iter().flatten() {
                 part.shrink_to(left);
@@ -350,7 +351,7 @@ impl Inner {
         self.caller.get().or(self.address.as_ref())
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, HeldReservations> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

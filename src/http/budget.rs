@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_a_share_gets_the_whole_share_alone() {
+    fn an_oversized_reservation_gets_the_whole_share() {
         let budget = Budget::of_units(LIMITS);
         let address = Holder::address(IpAddr::from([127, 0, 0, 1]));
         let all = budget.try_reserve(&address, 1_000).unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_waited_for_but_not_for_long() {
+    async fn reserving_waits_up_to_its_timeout() {
         let budget = Budget::of_units(LIMITS);
         let ada = user("acme", "ada");
         let held = budget.try_reserve(&ada, 20).unwrap();
@@ -375,7 +375,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_no_limit_is_passed(
+        fn no_reservation_leaks_and_no_limit_is_exceeded(
             steps in proptest::collection::vec((0..3_usize, 0..4_usize, 0..30_usize, any::<bool>()), 1..200)
         ) {
             let budget = Budget::of_units(LIMITS);

@@ -85,7 +85,7 @@ pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "for OpenAPI only; `IdempotencyKey` reads the header")]
-pub struct Idempotent {
+pub struct IdempotencyKeyParam {
     /// Makes retries safe: a repeated request with the same key and body within 24 hours has no second effect and gets
     /// the same status and resource; with another body it is refused with 409
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
@@ -128,7 +128,7 @@ const MAX_REASON: usize = 500;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "for OpenAPI only; `Reason` reads the header")]
-pub struct Reasoned {
+pub struct ReasonParam {
     /// The reason for reading another user's content; required only for that. It is stored in the audit log
     #[param(rename = "x-copilotd-reason", min_length = 1, max_length = 500)]
     reason: Option<String>,

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_silence_has_a_bound_however_often_the_stream_wakes_up() {
+    async fn idle_time_is_bounded_however_often_the_stream_wakes_up() {
         for (wakes, frames) in [
             (Duration::from_millis(10), Duration::from_secs(3_600)),
             (Duration::from_secs(9), Duration::from_secs(3_600)),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_the_stream_is_its_end() {
+    async fn ends_with_its_inner_stream() {
         let frames = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"x"))]);
         let all: Vec<_> = KeepAlive::new(frames, COMMENT).collect().await;
         assert_eq!(all.len(), 1);

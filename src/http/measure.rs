@@ -28,15 +28,15 @@ pub async fn http_span(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = method(request.method());
     let span = span(&request, method, route.as_ref().map(MatchedPath::as_str));
-    let mut measured = Measured {
+    let mut measurement = RequestMeasurement {
         span: span.clone(),
         method,
         route,
-        begun: Instant::now(),
+        started: Instant::now(),
         status: None,
     };
     let response = next.run(request).instrument(span).await;
-    measured.status = Some(response.status());
+    measurement.status = Some(response.status());
     response
 }
 
@@ -70,15 +70,15 @@ fn span(request: &Request, method: &'static str, route: Option<&str>) -> Span {
 }
 
 /// Ends the span and counts the request, also when it is dropped midway.
-struct Measured {
+struct RequestMeasurement {
     span: Span,
     method: &'static str,
     route: Option<MatchedPath>,
-    begun: Instant,
+    started: Instant,
     status: Option<StatusCode>,
 }
 
-impl Drop for Measured {
+impl Drop for RequestMeasurement {
     fn drop(&mut self) {
         let status = match self.status {
             Some(status) => status.as_u16(),
@@ -86,7 +86,7 @@ impl Drop for Measured {
             None if std::thread::panicking() => 500,
             None => CLIENT_GONE,
         };
-        let took = self.begun.elapsed();
+        let took = self.started.elapsed();
         if status >= 500 {
             self.span.record("otel.status_code", "ERROR");
         }

@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Limit {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct PageQuery {
     /// Maximum number of entries per page
     #[serde(default)]
     #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]

@@ -8,11 +8,11 @@ use metrics::gauge;
 use tokio::time::Instant;
 
 /// Interval of trial writes.
-const EVERY: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of one trial write.
-const WITHIN: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A result older than this is stale: the next trial write is overdue.
-const STALE: Duration = Duration::from_secs(35);
+const STALE_AFTER: Duration = Duration::from_secs(35);
 
 /// The result of the last trial write.
 #[derive(Debug, Default)]
@@ -32,19 +32,19 @@ enum Outcome {
 
 /// Outcome and age of the last trial write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen(Option<(Duration, Outcome)>);
+pub struct ProbeStatus(Option<(Duration, Outcome)>);
 
 impl StoreProbe {
     /// Runs trial writes until the process ends.
     pub async fn run(self: Arc<Self>, log: Arc<dyn EventLog>) {
         loop {
             self.try_once(log.as_ref()).await;
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(PROBE_INTERVAL).await;
         }
     }
 
     /// Tries again immediately if the last write failed, so that the end of an outage is reported without delay.
-    pub async fn look_again(&self, log: &dyn EventLog) -> Seen {
+    pub async fn retry_if_failed(&self, log: &dyn EventLog) -> ProbeStatus {
         if !self.seen().is_good() {
             self.try_once(log).await;
         }
@@ -54,7 +54,7 @@ impl StoreProbe {
     /// Tries one write, unless one is in progress, and stores the outcome. A change is logged once.
     async fn try_once(&self, log: &dyn EventLog) {
         let Ok(_trying) = self.trying.try_lock() else { return };
-        let tried = tokio::time::timeout(WITHIN, log.probe()).await;
+        let tried = tokio::time::timeout(PROBE_TIMEOUT, log.probe()).await;
         let outcome = match &tried {
             Ok(Ok(())) => Outcome::Ok,
             Ok(Err(error)) if error.is_disk_full() => Outcome::DiskFull,
@@ -73,24 +73,24 @@ impl StoreProbe {
                 tracing::error!(%error, "store is not writable; /readyz answers 503 until a trial write succeeds")
             }
             Err(_) => tracing::error!(
-                timeout_s = WITHIN.as_secs(),
+                timeout_s = PROBE_TIMEOUT.as_secs(),
                 "trial write to the store timed out; /readyz answers 503 until one succeeds"
             ),
         }
     }
 
     /// Returns the last outcome.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> ProbeStatus {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Seen(last.map(|(at, outcome)| (at.elapsed(), outcome)))
+        ProbeStatus(last.map(|(at, outcome)| (at.elapsed(), outcome)))
     }
 }
 
-impl Seen {
+impl ProbeStatus {
     /// Whether the store is considered writable; true before the first trial write.
     pub fn is_good(self) -> bool {
         self.0
-            .is_none_or(|(age, outcome)| outcome == Outcome::Ok && age < STALE)
+            .is_none_or(|(age, outcome)| outcome == Outcome::Ok && age < STALE_AFTER)
     }
 
     /// Time since the last trial write.
@@ -102,7 +102,7 @@ impl Seen {
     pub fn word(self) -> &'static str {
         match self.0 {
             None => "pending",
-            Some((age, _)) if age >= STALE => "unavailable",
+            Some((age, _)) if age >= STALE_AFTER => "unavailable",
             Some((_, Outcome::Ok)) => "ok",
             Some((_, Outcome::DiskFull)) => "disk_full",
             Some((_, Outcome::Refused)) => "refused",
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_write_and_its_age_are_told() {
+    async fn reports_the_last_write_and_its_age() {
         let (probe, log) = (Arc::new(StoreProbe::default()), MemoryLog::new());
         assert_eq!((probe.seen().word(), probe.seen().age()), ("pending", None));
         assert!(probe.seen().is_good());

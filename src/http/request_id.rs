@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_sane_id_is_taken_over() {
+    fn only_a_valid_client_id_is_used() {
         let long = "x".repeat(129);
         for (given, taken) in [
             ("abc-1", true),

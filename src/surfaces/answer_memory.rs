@@ -1,6 +1,6 @@
 //! How much memory for its response each route reserves before its handler runs.
 //!
-//! Invariant: every route reserves memory for a page, unless `Room::of` lists it with the reason why less is enough, so
+//! Invariant: every route reserves memory for a page, unless `RouteMemory::of` lists it with the reason why less is enough, so
 //! a new route cannot forget to.
 
 use axum::extract::{MatchedPath, Request};
@@ -10,44 +10,44 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::openapi;
 use crate::http::account::Account;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 
 /// Usual size of a metrics page. A longer one reserves more once it is rendered.
 const METRICS_BYTES: usize = 256 * 1024;
 
 /// How much memory a route reserves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+enum RouteMemory {
     /// A page: the default.
     Page,
     /// A fixed number of bytes.
     Bytes(usize),
     /// Nothing up front: the response is small or built from the request's own body, or the handler reserves memory
     /// when it knows how much.
-    Own,
+    Deferred,
 }
 
-impl Room {
+impl RouteMemory {
     fn of(method: &Method, path: &str) -> Self {
         match (method.as_str(), path) {
-            // Each frame reserves its own; a turn that is read first takes a `PageRoom`.
-            (_, "/v1/conversations/{id}/events" | "/v1/turns/{id}/events") => Self::Own,
+            // Each frame reserves its own; a turn that is read first takes a `PageMemory`.
+            (_, "/v1/conversations/{id}/events" | "/v1/turns/{id}/events") => Self::Deferred,
             // Provider responses take long to arrive: memory is reserved on arrival.
-            (_, "/v1/chat/completions" | "/v1/embeddings") => Self::Own,
+            (_, "/v1/chat/completions" | "/v1/embeddings") => Self::Deferred,
             // Only names.
-            (_, "/v1/models" | "/v1/models/{id}" | "/v1/models/{provider}/{*model}") => Self::Own,
-            // The submitted turn repeats its request body. A retried request's turn is read with a `PageRoom`.
-            ("POST", "/v1/conversations/{id}/turns") => Self::Own,
+            (_, "/v1/models" | "/v1/models/{id}" | "/v1/models/{provider}/{*model}") => Self::Deferred,
+            // The submitted turn repeats its request body. A retried request's turn is read with a `PageMemory`.
+            ("POST", "/v1/conversations/{id}/turns") => Self::Deferred,
             // Title and metadata, which are bounded.
-            ("POST", "/v1/conversations") | ("PATCH" | "DELETE", "/v1/conversations/{id}") => Self::Own,
+            ("POST", "/v1/conversations") | ("PATCH" | "DELETE", "/v1/conversations/{id}") => Self::Deferred,
             // A few names and numbers.
-            ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Own,
-            ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Own,
+            ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Deferred,
+            ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Deferred,
             // A job is a few names and numbers. A result is streamed: each chunk is reserved as a frame.
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")
-            | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Own,
-            (_, "/healthz" | "/readyz") => Self::Own,
+            | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Deferred,
+            (_, "/healthz" | "/readyz") => Self::Deferred,
             (_, "/metrics") => Self::Bytes(METRICS_BYTES),
             (_, "/openapi.json") => Self::Bytes(openapi::size()),
             _ => Self::Page,
@@ -62,15 +62,15 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     let (Some(account), Some(path)) = (account, path) else {
         return next.run(request).await;
     };
-    let reserved = match Room::of(request.method(), path.as_str()) {
-        Room::Own => Ok(()),
+    let reserved = match RouteMemory::of(request.method(), path.as_str()) {
+        RouteMemory::Deferred => Ok(()),
         // Without a credential there is no page: the handler answers 401.
-        Room::Page if !account.is_verified() => Ok(()),
-        Room::Page => {
-            let room = PageRoom::reserve(&account).await;
+        RouteMemory::Page if !account.is_verified() => Ok(()),
+        RouteMemory::Page => {
+            let room = PageMemory::reserve(&account).await;
             room.map(|room| _ = request.extensions_mut().insert(room))
         }
-        Room::Bytes(bytes) => account.reserve_answer(bytes).await,
+        RouteMemory::Bytes(bytes) => account.reserve_answer(bytes).await,
     };
     match reserved {
         Ok(()) => next.run(request).await,

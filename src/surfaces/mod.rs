@@ -24,11 +24,11 @@ use copilotd_actors::ports::TurnRecords;
 
 use crate::http::credentials::{Caller, Scopes};
 use crate::http::problems::{Code, Problem, Retry};
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::surfaces::state::AppState;
 
 /// Refuses new work while the process is shutting down.
-fn taking_work(state: &AppState) -> Result<(), Problem> {
+fn ensure_accepting_work(state: &AppState) -> Result<(), Problem> {
     if state.shutdown.is_draining() {
         let problem = Problem::new(Code::Unavailable).detail("the server is shutting down; nothing was stored");
         return Err(problem.retry(Retry::Safe));
@@ -59,13 +59,13 @@ fn is_own(caller: &Caller, user: &UserId) -> bool {
 }
 
 /// Finds a turn of the caller, or with `others` of anyone in the tenant for administrators. Reads the whole turn, which
-/// requires a [`PageRoom`].
+/// requires a [`PageMemory`].
 async fn turn_records(
     state: &AppState,
     caller: &Caller,
     id: TurnId,
     others: bool,
-    _room: &PageRoom,
+    _room: &PageMemory,
 ) -> Result<TurnRecords, Problem> {
     let found = state.log().read_turn(&caller.scope, id).await?;
     let allowed = |turn: &TurnRecords| turn.user == caller.user || (others && caller.scopes.contains(Scopes::ADMIN));

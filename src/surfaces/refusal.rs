@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_503_is_safe_to_repeat_where_certainly_nothing_was_stored() {
+    fn a_503_is_safe_to_retry_if_nothing_was_stored() {
         let gateway = |kind| GatewayError::new(kind, "because");
         let unavailable = || LogError::Unavailable("no answer".to_owned());
         let cases: Vec<(&str, Problem, &str)> = vec![

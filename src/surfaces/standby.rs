@@ -21,13 +21,13 @@ use super::operator::operations;
 use crate::http::problems::{Code, Problem, Retry};
 
 /// Maximum time that a request is held.
-const HOLD: Duration = Duration::from_secs(5);
+const MAX_HOLD: Duration = Duration::from_secs(5);
 /// Maximum number of held requests.
-const MOST_HELD: usize = 1024;
+const MAX_HELD: usize = 1024;
 /// Maximum bytes of all held requests: their headers, and what of their bodies may be in buffers. No body is read.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes counted per request besides its body.
-const HEAD: usize = 8 * 1024;
+const HEADER_BYTES: usize = 8 * 1024;
 /// Maximum bytes of a body that are buffered before it is read, by protocol.
 const HTTP1_BODY: usize = 16 * 1024;
 const HTTP2_BODY: usize = 128 * 1024;
@@ -39,7 +39,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Standby {
     /// The current phase, which held requests wait on.
     serving: watch::Sender<Phase>,
-    places: Semaphore,
+    slots: Semaphore,
     bytes: Semaphore,
 }
 
@@ -54,7 +54,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy)]
 enum NotServed {
     /// This standby did not take over in time.
-    Waited,
+    TimedOut,
     /// Too many requests or bytes are held already.
     Full,
     /// The standby exits without having taken over.
@@ -65,8 +65,8 @@ impl Default for Standby {
     fn default() -> Self {
         Self {
             serving: watch::Sender::new(Phase::StandingBy),
-            places: Semaphore::new(MOST_HELD),
-            bytes: Semaphore::new(MOST_BYTES),
+            slots: Semaphore::new(MAX_HELD),
+            bytes: Semaphore::new(MAX_HELD_BYTES),
         }
     }
 }
@@ -95,21 +95,21 @@ impl Standby {
 
     /// Waits until there are routes to forward to.
     async fn wait(&self, bytes: u32) -> Result<Router, NotServed> {
-        let place = self.places.try_acquire().map_err(|_| NotServed::Full)?;
+        let slot = self.slots.try_acquire().map_err(|_| NotServed::Full)?;
         let bytes = self.bytes.try_acquire_many(bytes);
         let bytes = bytes.map_err(|_| NotServed::Full)?;
         let mut serving = self.serving.subscribe();
         let decided = serving.wait_for(|phase| !matches!(phase, Phase::StandingBy));
-        let phase = tokio::time::timeout(HOLD, decided).await;
+        let phase = tokio::time::timeout(MAX_HOLD, decided).await;
         let outcome = match phase {
             Ok(Ok(phase)) => match &*phase {
                 Phase::Serving(routes) => Ok(routes.clone()),
                 Phase::StandingBy | Phase::Ending => Err(NotServed::Ending),
             },
             Ok(Err(_)) => Err(NotServed::Ending),
-            Err(_) => Err(NotServed::Waited),
+            Err(_) => Err(NotServed::TimedOut),
         };
-        drop((place, bytes));
+        drop((slot, bytes));
         outcome
     }
 }
@@ -131,7 +131,7 @@ async fn forward(
     }
     // Held metrics would be out of date.
     let waited = match request.uri().path() {
-        "/metrics" => Err(NotServed::Waited),
+        "/metrics" => Err(NotServed::TimedOut),
         _ => {
             let bytes = held_bytes(&request);
             standby.wait(bytes).await
@@ -157,7 +157,7 @@ async fn readyz() -> Response {
 
 fn refused(why: NotServed) -> Response {
     let detail = match why {
-        NotServed::Waited => "this server is a standby and has not taken over; nothing was done",
+        NotServed::TimedOut => "this server is a standby and has not taken over; nothing was done",
         NotServed::Full => {
             "this server is a standby, and too many requests are waiting for it to take over; nothing was done"
         }
@@ -182,7 +182,7 @@ fn held_bytes(request: &Request) -> u32 {
         .size_hint()
         .upper()
         .and_then(|bytes| usize::try_from(bytes).ok());
-    let bytes = HEAD + body.map_or(buffer, |bytes| bytes.min(buffer));
+    let bytes = HEADER_BYTES + body.map_or(buffer, |bytes| bytes.min(buffer));
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_says_what_it_is_and_holds_everything_else_for_five_seconds() {
+    async fn answers_health_checks_and_holds_other_requests_for_five_seconds() {
         let standby = Arc::new(Standby::default());
         let routes = standby.routes();
         let begun = tokio::time::Instant::now();
@@ -233,7 +233,7 @@ mod tests {
             (status, &body["code"], &body["retry"], retry.as_deref()),
             (503, &json!("unavailable"), &json!("safe"), Some("1"))
         );
-        assert_eq!(begun.elapsed(), HOLD);
+        assert_eq!(begun.elapsed(), MAX_HOLD);
         // OpenAI-compatible routes answer in OpenAI's error shape.
         let (status, body, retry) = answer(&routes, request("/v1/models")).await;
         assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_held_is_answered_by_the_product_once_it_serves() {
+    async fn held_requests_are_served_after_the_takeover() {
         let standby = Arc::new(Standby::default());
         let routes = standby.routes();
         let held = (0..100).map(|n| {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_held_is_bounded_in_number_and_in_bytes() {
+    async fn held_requests_are_bounded_in_number_and_in_bytes() {
         let count = |body: usize, version: Version, all: usize| async move {
             let standby = Arc::new(Standby::default());
             let routes = standby.routes();
@@ -278,20 +278,20 @@ mod tests {
                     let begun = tokio::time::Instant::now();
                     let (status, ..) = answer(&routes, request).await;
                     assert_eq!(status, 503);
-                    usize::from(begun.elapsed() == HOLD)
+                    usize::from(begun.elapsed() == MAX_HOLD)
                 }
             });
             join_all(held).await.into_iter().sum::<usize>()
         };
-        assert_eq!(count(0, Version::HTTP_11, MOST_HELD + 10).await, MOST_HELD);
+        assert_eq!(count(0, Version::HTTP_11, MAX_HELD + 10).await, MAX_HELD);
         assert_eq!(
             count(1 << 20, Version::HTTP_2, 500).await,
-            MOST_BYTES / (HEAD + HTTP2_BODY)
+            MAX_HELD_BYTES / (HEADER_BYTES + HTTP2_BODY)
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_standby_that_ends_refuses_what_it_holds_at_once() {
+    async fn an_ending_standby_refuses_held_requests_at_once() {
         let standby = Arc::new(Standby::default());
         let routes = standby.routes();
         let begun = tokio::time::Instant::now();

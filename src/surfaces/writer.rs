@@ -32,20 +32,20 @@ const PAGE: (usize, usize) = (8, 256);
 const CHUNK: usize = 64 * 1024;
 
 /// The writer of one stream.
-pub struct Writer {
+pub struct StreamWriter {
     state: AppState,
     caller: Caller,
     conversation: ConversationId,
     reader: Reader,
     tail: Arc<Tail>,
     wake: watch::Receiver<()>,
-    greeted: bool,
+    greeting_sent: bool,
     /// Number of records of the next read.
     page: usize,
     /// Whether the log was read to its end once; only then can the tail be used.
     caught_up: bool,
     last_delta: Option<Instant>,
-    _place: Reservation,
+    _slot: Reservation,
 }
 
 /// Encodes records, on the compute pool when they are long.
@@ -56,12 +56,12 @@ pub async fn encoded(tenant: &TenantId, records: Vec<Record>) -> Result<Vec<Enco
     encoded.map_err(|error| LogError::Unavailable(error.to_string()))
 }
 
-enum Woken {
+enum WakeReason {
     Changed,
     End,
 }
 
-impl Writer {
+impl StreamWriter {
     /// Opens a stream at the reader's position. The tail must have been obtained before the position was checked.
     pub fn new(
         state: AppState,
@@ -69,7 +69,7 @@ impl Writer {
         conversation: ConversationId,
         reader: Reader,
         tail: Arc<Tail>,
-        place: Reservation,
+        slot: Reservation,
     ) -> Self {
         let wake = tail.subscribe();
         Self {
@@ -79,18 +79,18 @@ impl Writer {
             reader,
             tail,
             wake,
-            greeted: false,
+            greeting_sent: false,
             page: PAGE.0,
             caught_up: false,
             last_delta: None,
-            _place: place,
+            _slot: slot,
         }
     }
 
     /// Returns the next bytes; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Bytes> {
-        if !self.greeted {
-            self.greeted = true;
+        if !self.greeting_sent {
+            self.greeting_sent = true;
             // Headers and first bytes are sent at once: the time to the first byte does not depend on the model.
             let mut greeting = ": copilotd\n\nretry: 2000\n\n".to_owned();
             self.reader.write_preamble(&mut greeting);
@@ -116,8 +116,8 @@ impl Writer {
                 return None;
             }
             match self.wait().await {
-                Woken::Changed => {}
-                Woken::End => return None,
+                WakeReason::Changed => {}
+                WakeReason::End => return None,
             }
         }
     }
@@ -190,7 +190,7 @@ impl Writer {
         encoded(self.caller.scope.tenant(), records).await
     }
 
-    async fn wait(&mut self) -> Woken {
+    async fn wait(&mut self) -> WakeReason {
         let now = self.state.clock().now();
         let left = self
             .caller
@@ -215,10 +215,10 @@ impl Writer {
             }
         };
         tokio::select! {
-            () = changed => Woken::Changed,
-            () = expiry => Woken::End,
-            () = self.state.auth.verifier.ended(&self.caller) => Woken::End,
-            () = self.state.shutdown.closed() => Woken::End,
+            () = changed => WakeReason::Changed,
+            () = expiry => WakeReason::End,
+            () = self.state.auth.verifier.ended(&self.caller) => WakeReason::End,
+            () = self.state.shutdown.closed() => WakeReason::End,
         }
     }
 }

@@ -25,26 +25,26 @@ const TARGET: &str = "copilotd::content";
 pub type ContentTenants = ArcSwap<HashSet<TenantId>>;
 
 /// A model that logs content for some tenants.
-pub struct LoggedContent {
+pub struct ContentLogger {
     models: Arc<dyn Model>,
     tenants: Arc<ContentTenants>,
 }
 
-impl LoggedContent {
+impl ContentLogger {
     /// Wraps `models`.
     pub fn around(models: Arc<dyn Model>, tenants: Arc<ContentTenants>) -> Arc<dyn Model> {
         Arc::new(Self { models, tenants })
     }
 }
 
-impl fmt::Debug for LoggedContent {
+impl fmt::Debug for ContentLogger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LoggedContent").field(&self.tenants.load()).finish()
+        f.debug_tuple("ContentLogger").field(&self.tenants.load()).finish()
     }
 }
 
 #[async_trait]
-impl Model for LoggedContent {
+impl Model for ContentLogger {
     async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
         self.models.lost(call).await
     }
@@ -56,7 +56,7 @@ impl Model for LoggedContent {
         }
         let (tenant, conversation) = (request.scope.tenant().clone(), request.conversation);
         for message in request.messages.iter() {
-            let (role, text) = said(message);
+            let (role, text) = role_and_text(message);
             tracing::debug!(target: TARGET, %tenant, %conversation, role, text = cut(&text), "prompt message sent to model");
         }
         let stream = self.models.stream(request).await?;
@@ -107,7 +107,7 @@ impl Drop for Answer {
     }
 }
 
-fn said(message: &PromptMessage) -> (&'static str, String) {
+fn role_and_text(message: &PromptMessage) -> (&'static str, String) {
     match message {
         PromptMessage::System { text } => ("system", text.clone()),
         PromptMessage::User { text } => ("user", text.clone()),

@@ -8,7 +8,7 @@ use metrics::Label;
 type Labels = (&'static str, &'static [&'static str]);
 
 /// A label with one value.
-type Chosen = (&'static str, &'static str);
+type LabelValue = (&'static str, &'static str);
 
 /// Failure classes of a model call.
 const CLASSES: &[&str] = &[
@@ -32,7 +32,7 @@ pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
 }
 
 /// Counters with all values of each label.
-const CLOSED: &[(&str, &[Labels])] = &[
+const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
     (
         "copilotd_auth_failures_total",
         &[(
@@ -160,7 +160,7 @@ const CLOSED: &[(&str, &[Labels])] = &[
 
 /// Counters whose label values are known only at run time or depend on the store.
 #[cfg(test)]
-const OPEN: &[&str] = &[
+const WITH_DYNAMIC_LABELS: &[&str] = &[
     "copilotd_http_requests_total",
     "copilotd_tenant_requests_total",
     "copilotd_store_bytes_total",
@@ -173,9 +173,9 @@ const OPEN: &[&str] = &[
     "copilotd_model_cost_usd_total",
 ];
 
-/// Initialises every counter in [`CLOSED`].
+/// Initialises every counter in [`WITH_KNOWN_LABELS`].
 pub(super) fn start() {
-    for (name, labels) in CLOSED {
+    for (name, labels) in WITH_KNOWN_LABELS {
         each(labels, &mut Vec::new(), &mut |labels| {
             let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, *value)).collect();
             metrics::counter!(*name, labels).increment(0);
@@ -192,7 +192,7 @@ pub fn provider(name: &str) {
 }
 
 /// Calls `start` with every combination of labels.
-fn each(left: &[Labels], chosen: &mut Vec<Chosen>, start: &mut dyn FnMut(&[Chosen])) {
+fn each(left: &[Labels], chosen: &mut Vec<LabelValue>, start: &mut dyn FnMut(&[LabelValue])) {
     let Some(((name, values), left)) = left.split_first() else {
         return start(chosen);
     };
@@ -211,17 +211,17 @@ mod tests {
     #[test]
     fn every_counter_is_started_or_known_not_to_be() {
         let counters = METRICS.iter().filter(|metric| metric.kind == Kind::Counter);
-        let mut listed: Vec<&str> = CLOSED
+        let mut listed: Vec<&str> = WITH_KNOWN_LABELS
             .iter()
             .map(|(name, _)| *name)
-            .chain(OPEN.iter().copied())
+            .chain(WITH_DYNAMIC_LABELS.iter().copied())
             .collect();
         let mut known: Vec<&str> = counters.map(|metric| metric.name).collect();
         listed.sort_unstable();
         known.sort_unstable();
         assert_eq!(
             listed, known,
-            "add a new counter to CLOSED with the values of its labels, or to OPEN"
+            "add a new counter to WITH_KNOWN_LABELS with the values of its labels, or to WITH_DYNAMIC_LABELS"
         );
     }
 

@@ -23,7 +23,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::config::{LogFormat, Telemetry as Settings};
 
 /// Span fields that are copied to log lines, and their names there.
-const KEPT: [(&str, &str); 5] = [
+const COPIED_FIELDS: [(&str, &str); 5] = [
     ("request_id", "request_id"),
     ("http.route", "route"),
     ("copilotd.tenant", "tenant"),
@@ -50,7 +50,7 @@ where
     // Our spans carry the ids and stay enabled at any log level.
     let ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("copilotd");
     let spans = filter_fn(ours).with_max_level_hint(LevelFilter::INFO);
-    let lines = Lines {
+    let lines = LineLayer {
         format: settings.log_format,
         colour: settings.log_format == LogFormat::Pretty && std::io::stderr().is_terminal(),
         dispatch: OnceLock::new(),
@@ -58,7 +58,7 @@ where
     Ok(lines.with_filter(filter(&settings.log_level)?.or(spans)))
 }
 
-struct Lines {
+struct LineLayer {
     format: LogFormat,
     colour: bool,
     /// Used to find the trace of a span.
@@ -75,7 +75,7 @@ impl Visit for Ids {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if let Some((_, name)) = KEPT.iter().find(|(kept, _)| *kept == field.name()) {
+        if let Some((_, name)) = COPIED_FIELDS.iter().find(|(kept, _)| *kept == field.name()) {
             self.0.push((name, format!("{value:?}")));
         }
     }
@@ -125,7 +125,7 @@ impl Visit for Fields {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // Set once: a layer belongs to one subscriber.
         let _ = self.dispatch.set(dispatch.downgrade());
@@ -180,7 +180,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-impl Lines {
+impl LineLayer {
     /// Adds the ids of the span's trace, if there is one.
     fn trace(&self, span: &Id, fields: &mut Map<String, Value>) {
         let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else {

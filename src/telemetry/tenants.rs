@@ -53,12 +53,12 @@ pub(super) fn label(tenant: &TenantId) -> String {
 pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
     let shown = LABELS.shown.load();
     fold(page, |metric, tenant| match view {
-        MetricsView::Public => Fate::Unlabelled,
-        MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => Fate::Kept,
+        MetricsView::Public => LineAction::Unlabelled,
+        MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => LineAction::Unchanged,
         // A tenant shown earlier: merging its counter into `other` would make that jump, and fall when it is shown
         // again.
-        MetricsView::Tenants if only_grows(metric) => Fate::Dropped,
-        MetricsView::Tenants => Fate::Other,
+        MetricsView::Tenants if only_grows(metric) => LineAction::Dropped,
+        MetricsView::Tenants => LineAction::Other,
     })
 }
 
@@ -146,8 +146,8 @@ impl TenantLabels {
 
 /// How to rewrite a line with a tenant label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Kept,
+enum LineAction {
+    Unchanged,
     Dropped,
     /// The label is removed.
     Unlabelled,
@@ -156,7 +156,7 @@ enum Fate {
 }
 
 /// Rewrites the lines with a tenant label, and merges those that become the same series.
-fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
+fn fold(page: &str, line_action: impl Fn(&str, &str) -> LineAction) -> String {
     let mut lines: Vec<Line<'_>> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
     for text in page.lines() {
@@ -164,11 +164,11 @@ fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
             lines.push(Line::Text(text));
             continue;
         };
-        let series = match fate(sample.name, sample.tenant) {
-            Fate::Kept => sample.series(Some(sample.tenant)),
-            Fate::Other => sample.series(Some(OTHER)),
-            Fate::Unlabelled => sample.series(None),
-            Fate::Dropped => continue,
+        let series = match line_action(sample.name, sample.tenant) {
+            LineAction::Unchanged => sample.series(Some(sample.tenant)),
+            LineAction::Other => sample.series(Some(OTHER)),
+            LineAction::Unlabelled => sample.series(None),
+            LineAction::Dropped => continue,
         };
         let at = *known.entry(series.clone()).or_insert(lines.len());
         match lines.get_mut(at) {
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_public_page_names_no_tenant() {
-        let folded = fold(PAGE, |_, _| Fate::Unlabelled);
+        let folded = fold(PAGE, |_, _| LineAction::Unlabelled);
         assert_eq!(
             folded,
             "# HELP copilotd_connector_queue Waiting.\n\
@@ -296,11 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_shown_is_one_of_the_others() {
+    fn tenants_that_are_not_shown_count_as_other() {
         let folded = fold(PAGE, |metric, tenant| match tenant {
-            "acme" | OTHER => Fate::Kept,
-            _ if metric.ends_with("_total") => Fate::Dropped,
-            _ => Fate::Other,
+            "acme" | OTHER => LineAction::Unchanged,
+            _ if metric.ends_with("_total") => LineAction::Dropped,
+            _ => LineAction::Other,
         });
         let has = |line: &str| folded.lines().any(|known| known == line);
         assert!(
@@ -319,7 +319,7 @@ mod tests {
             copilotd_model_cost_usd_total{tenant=\"globex\"} 25\n\
             copilotd_tokens_total{tenant=\"acme\"} 1500000000\n";
         let expected = "copilotd_model_cost_usd_total 1.500000025\ncopilotd_tokens_total 1500000000\n";
-        assert_eq!(fold(page, |_, _| Fate::Unlabelled), expected);
+        assert_eq!(fold(page, |_, _| LineAction::Unlabelled), expected);
         for (name, grows) in [
             ("copilotd_tokens_total", true),
             ("copilotd_model_call_seconds_bucket", true),

@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 /// Maximum time a span waits for its batch to fill.
 const DELAY: Duration = Duration::from_secs(1);
 /// Timeout of a request to the collector.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum bytes read of a collector's response.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -45,7 +45,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     let client = Client {
         http: reqwest::Client::builder()
-            .timeout(PATIENCE)
+            .timeout(COLLECTOR_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("cannot create the HTTP client for traces")?,
@@ -55,12 +55,12 @@ pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
         .with_http()
         .with_http_client(client)
         .with_endpoint(traces_url(endpoint))
-        .with_timeout(PATIENCE)
+        .with_timeout(COLLECTOR_TIMEOUT)
         // The queue is bounded: while one batch is retried, others would be lost.
         .with_retry_policy(RetryPolicy::disabled())
         .build()
         .context("telemetry.otlp_endpoint")?;
-    let exporter = Reporting {
+    let exporter = ReportingExporter {
         inner: exporter,
         failing: AtomicBool::new(false),
     };
@@ -179,12 +179,12 @@ impl HttpClient for Client {
 
 /// Logs once when exporting fails, and once when it recovers.
 #[derive(Debug)]
-struct Reporting<E> {
+struct ReportingExporter<E> {
     inner: E,
     failing: AtomicBool,
 }
 
-impl<E: SpanExporter> SpanExporter for Reporting<E> {
+impl<E: SpanExporter> SpanExporter for ReportingExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let outcome = self.inner.export(batch).await;

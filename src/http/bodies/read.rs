@@ -24,7 +24,7 @@ const COPIES: usize = 3;
 /// used; the request's [`Account`] holds it.
 pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
-    let room = Room(request.extensions().get::<Account>().cloned());
+    let room = BodyMemory(request.extensions().get::<Account>().cloned());
     let tenant = super::tenant(&request);
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -63,9 +63,9 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
 }
 
 /// The account to reserve memory from; `None` for a request without an account.
-struct Room(Option<Account>);
+struct BodyMemory(Option<Account>);
 
-impl Room {
+impl BodyMemory {
     async fn reserve(&self, bytes: usize) -> Result<(), Problem> {
         match &self.0 {
             Some(account) => account.reserve_body(bytes).await,
@@ -82,7 +82,7 @@ impl Room {
 
 /// Reads and discards the rest of a body, within a limit. Many clients send the whole body before they read the
 /// response: if the connection closes midway they see a broken connection and never the refusal.
-async fn linger(mut body: BodyDataStream, time: Duration, room: &Room) {
+async fn linger(mut body: BodyDataStream, time: Duration, room: &BodyMemory) {
     room.shrink_to(0);
     if room.reserve(STEP).await.is_err() {
         return;
@@ -100,7 +100,12 @@ async fn linger(mut body: BodyDataStream, time: Duration, room: &Room) {
     let _ = tokio::time::timeout(time, rest).await;
 }
 
-async fn collect(body: Body, announced: Option<usize>, limits: BodyLimits, room: &Room) -> Result<Bytes, Problem> {
+async fn collect(
+    body: Body,
+    announced: Option<usize>,
+    limits: BodyLimits,
+    room: &BodyMemory,
+) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     let mut reserved = announced.unwrap_or(0);
     let mut all = BytesMut::with_capacity(reserved);

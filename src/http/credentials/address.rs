@@ -96,14 +96,14 @@ impl FailureLimit {
         let ConnectInfo(peer) = extensions.get::<ConnectInfo<SocketAddr>>()?;
         let peer = peer.ip().to_canonical();
         if headers.contains_key("x-forwarded-for") && !self.proxies.contains(peer) {
-            self.warn_of_proxy(peer);
+            self.warn_of_untrusted_proxy(peer);
         }
         Some(self.proxies.client(peer, headers))
     }
 
     /// Warns about a possible proxy that is not configured as one, at most once a minute: any client can send the
     /// header.
-    fn warn_of_proxy(&self, peer: IpAddr) {
+    fn warn_of_untrusted_proxy(&self, peer: IpAddr) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
             return;
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_where_too_many_failed_is_there_a_queue() {
+    async fn only_sources_with_too_many_failures_queue() {
         let limit = limit(&[]);
         let (alice, bob) = (source(1, 0), source(2, 0));
         for _ in 0..3 {

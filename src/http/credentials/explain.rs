@@ -6,7 +6,7 @@
 use copilotd_actors::ports::ServingState;
 use jiff::{SignedDuration, Timestamp};
 
-use super::jwt::{self, AUDIENCE, Claims, Signed};
+use super::jwt::{self, AUDIENCE, Claims, TokenSigner};
 use super::keys::{ApiKey, Keys, UnusableKey};
 use super::{Jwks, Verifier, api_key};
 use crate::config::Config;
@@ -100,14 +100,14 @@ fn of_key(keys: &Keys, credential: &str, now: Timestamp, found: &mut Explanation
         Some(end) => found.note(*end > now, format!("expiry: {end}, {}", distance(*end, now))),
         None => found.note(true, "expiry: none"),
     }
-    standing(keys.standing(tenant), tenant.as_str(), found);
+    serving_state(keys.serving_state(tenant), tenant.as_str(), found);
     let scopes = keys.granted(source).unwrap_or(Scopes::NONE);
     found.note(true, format!("granted scopes: {}", named(scopes)));
 }
 
 fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
     let signed = jwt::signer(token, keys);
-    let Some(Signed { key, iss }) = found.note_all(signed, |Signed { key, iss }| {
+    let Some(TokenSigner { key, iss }) = found.note_all(signed, |TokenSigner { key, iss }| {
         let kid = key.kid.as_ref().map(|kid| format!(", kid {kid:?}")).unwrap_or_default();
         let alg = key.alg.algorithm();
         format!(
@@ -138,7 +138,7 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
         }
     }
     let claimed = found.note_all(claims.scopes(), |scopes| format!("scope: {}", named(*scopes)));
-    standing(keys.standing(&key.tenant), key.tenant.as_str(), found);
+    serving_state(keys.serving_state(&key.tenant), key.tenant.as_str(), found);
     if let (Some(claimed), Some(granted)) = (claimed, keys.granted(&key.source)) {
         let left = claimed.intersection(granted);
         let without = claimed.without(granted);
@@ -150,8 +150,8 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
     }
 }
 
-fn standing(standing: ServingState, tenant: &str, found: &mut Explanation) {
-    match standing {
+fn serving_state(serving_state: ServingState, tenant: &str, found: &mut Explanation) {
+    match serving_state {
         ServingState::Served => {}
         ServingState::Suspended => found.note(
             false,

@@ -9,7 +9,7 @@ use copilotd_actors::ports::Clock;
 
 use super::address::FailureSource;
 use super::refusal::lacks;
-use super::writes::Writer;
+use super::writes::WriteSubject;
 use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier, WriteLimits};
 use crate::http::account::Account;
 use crate::http::problems::Problem;
@@ -58,7 +58,7 @@ impl Authenticator {
         let credential = bearer(&parts.headers).map_err(free)?;
         let on_behalf = on_behalf(&parts.headers).map_err(free)?;
         let now = self.clock.now();
-        if let Some(known) = self.verifier.recall(credential, on_behalf, now) {
+        if let Some(known) = self.verifier.lookup_cached(credential, on_behalf, now) {
             return known.map_err(free);
         }
         let source = self.failures.source(&parts.extensions, &parts.headers, credential);
@@ -73,7 +73,7 @@ impl Authenticator {
         {
             examined = examine().await;
         }
-        examined.map_err(|refusal| (refusal, source.filter(|_| refusal.says_invalid())))
+        examined.map_err(|refusal| (refusal, source.filter(|_| refusal.is_invalid_credential())))
     }
 }
 
@@ -125,7 +125,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let authenticator = Arc::<Authenticator>::from_ref(state);
         let caller = identify(parts, &authenticator).await?;
-        authenticator.writes.admit(parts, &caller, Writer::User).await?;
+        authenticator.writes.admit(parts, &caller, WriteSubject::User).await?;
         Ok(caller)
     }
 }
@@ -161,7 +161,7 @@ macro_rules! scoped {
                 let authenticator = Arc::<Authenticator>::from_ref(state);
                 let caller = identify(parts, &authenticator).await?;
                 caller.require(Scopes::$scope)?;
-                let writer: Option<Writer> = $writer;
+                let writer: Option<WriteSubject> = $writer;
                 if let Some(writer) = writer {
                     authenticator.writes.admit(parts, &caller, writer).await?;
                 }
@@ -173,13 +173,13 @@ macro_rules! scoped {
 
 scoped! {
     /// A caller with the scope `chat`.
-    Chat, CHAT, Some(Writer::User);
+    Chat, CHAT, Some(WriteSubject::User);
     /// A caller with the scope `gateway`. Its requests count as model calls, not as writes.
     Gateway, GATEWAY, None;
     /// A caller with the scope `knowledge`.
-    Knowledge, KNOWLEDGE, Some(Writer::User);
+    Knowledge, KNOWLEDGE, Some(WriteSubject::User);
     /// A caller with the scope `admin`.
-    Admin, ADMIN, Some(Writer::Admin);
+    Admin, ADMIN, Some(WriteSubject::Admin);
     /// A caller with the scope `operator`.
-    Operator, OPERATOR, Some(Writer::Admin);
+    Operator, OPERATOR, Some(WriteSubject::Admin);
 }

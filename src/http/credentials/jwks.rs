@@ -1,6 +1,6 @@
 //! JWKS of issuers (RFC 7517): fetched at start, every few minutes, and when a token names an unknown key.
 //!
-//! Invariants: an issuer's URL has one fetch in flight at most and is fetched at most once per [`PAUSE`], however many
+//! Invariants: an issuer's URL has one fetch in flight at most and is fetched at most once per [`MIN_FETCH_INTERVAL`], however many
 //! tokens name unknown keys; a fetch never serves another issuer, even if both name the same URL; a failed fetch leaves
 //! the last valid keys in place for a day; a key is used only with its issuer's configured algorithm.
 
@@ -16,17 +16,17 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Verifier;
-use super::keys::{IssuerKey, Published};
+use super::keys::{IssuerKey, JwksIssuer};
 use crate::config::Alg;
 
 /// Interval of periodic fetches.
-const EVERY: Duration = Duration::from_secs(300);
+const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 /// Minimum time between two fetches of one issuer's URL.
-const PAUSE: Duration = Duration::from_secs(10);
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of one fetch.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long cached keys are used while fetches fail.
-const LAST_GOOD: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Maximum size of a JWKS, in bytes and keys.
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 100;
@@ -34,17 +34,17 @@ const MAX_KEYS: usize = 100;
 /// Fetches JWKS and publishes their keys to the [`Verifier`].
 pub struct Jwks {
     client: reqwest::Client,
-    places: Mutex<HashMap<PlaceOf, Arc<tokio::sync::Mutex<Place>>>>,
+    fetch_states: Mutex<HashMap<FetchKey, Arc<tokio::sync::Mutex<FetchState>>>>,
 }
 
 /// Tenant, `iss` and JWKS URL.
-type PlaceOf = (TenantId, String, Arc<str>);
+type FetchKey = (TenantId, String, Arc<str>);
 
 /// The fetch state of one issuer's JWKS URL.
 #[derive(Debug, Default)]
-struct Place {
-    asked: Option<Instant>,
-    good: Option<Instant>,
+struct FetchState {
+    fetched_at: Option<Instant>,
+    succeeded_at: Option<Instant>,
     /// Number of fetches, so that a task that waited for one does not start another.
     fetches: u64,
     is_failing: bool,
@@ -58,13 +58,13 @@ impl Jwks {
     pub fn new() -> reqwest::Result<Self> {
         let client = reqwest::Client::builder()
             .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
-            .timeout(PATIENCE)
+            .timeout(FETCH_TIMEOUT)
             // A redirect could lead to someone else's keys.
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self {
             client,
-            places: Mutex::default(),
+            fetch_states: Mutex::default(),
         })
     }
 
@@ -72,21 +72,26 @@ impl Jwks {
     pub async fn keep(&self, verifier: &Verifier) {
         loop {
             let published = verifier.published();
-            self.forget_others(&published);
-            futures::future::join_all(published.iter().map(|place| self.fetch(verifier, place, EVERY / 2))).await;
-            tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+            self.prune(&published);
+            futures::future::join_all(
+                published
+                    .iter()
+                    .map(|place| self.fetch(verifier, place, FETCH_INTERVAL / 2)),
+            )
+            .await;
+            tokio::time::sleep(FETCH_INTERVAL.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
         }
     }
 
     /// Fetches the keys of `published` unless that was done a few seconds ago; returns whether there may be new ones.
-    pub async fn refresh(&self, verifier: &Verifier, published: &Published) -> bool {
-        self.fetch(verifier, published, PAUSE).await
+    pub async fn refresh(&self, verifier: &Verifier, published: &JwksIssuer) -> bool {
+        self.fetch(verifier, published, MIN_FETCH_INTERVAL).await
     }
 
-    async fn fetch(&self, verifier: &Verifier, published: &Published, pause: Duration) -> bool {
+    async fn fetch(&self, verifier: &Verifier, published: &JwksIssuer, pause: Duration) -> bool {
         let place = {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(places.entry(place_of(published)).or_default())
+            let mut fetch_states = self.fetch_states.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(fetch_states.entry(fetch_key(published)).or_default())
         };
         let before = match place.try_lock() {
             Ok(place) => place.fetches,
@@ -100,14 +105,14 @@ impl Jwks {
         if place.fetches != before {
             return true;
         }
-        if place.asked.is_some_and(|asked| asked.elapsed() < pause) {
+        if place.fetched_at.is_some_and(|fetched_at| fetched_at.elapsed() < pause) {
             return false;
         }
-        place.asked = Some(Instant::now());
+        place.fetched_at = Some(Instant::now());
         place.fetches += 1;
         match self.get(published).await {
             Ok(keys) => {
-                place.good = Some(Instant::now());
+                place.succeeded_at = Some(Instant::now());
                 place.is_failing = false;
                 verifier.publish(published, keys);
                 true
@@ -119,8 +124,11 @@ impl Jwks {
                         "JWKS fetch failed; cached keys stay valid for up to 24 h"
                     );
                 }
-                if place.good.is_some_and(|good| good.elapsed() > LAST_GOOD) {
-                    place.good = None;
+                if place
+                    .succeeded_at
+                    .is_some_and(|succeeded_at| succeeded_at.elapsed() > MAX_KEY_AGE)
+                {
+                    place.succeeded_at = None;
                     tracing::error!(
                         iss = %published.iss, url = %published.url,
                         "JWKS unreachable for 24 h; cached keys discarded, all tokens of this issuer are refused"
@@ -133,13 +141,13 @@ impl Jwks {
     }
 
     /// Drops the state of issuers that are no longer configured.
-    fn forget_others(&self, published: &[Published]) {
-        let named: HashSet<PlaceOf> = published.iter().map(place_of).collect();
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|place, _| named.contains(place));
+    fn prune(&self, published: &[JwksIssuer]) {
+        let named: HashSet<FetchKey> = published.iter().map(fetch_key).collect();
+        let mut fetch_states = self.fetch_states.lock().unwrap_or_else(PoisonError::into_inner);
+        fetch_states.retain(|place, _| named.contains(place));
     }
 
-    async fn get(&self, published: &Published) -> Result<Vec<IssuerKey>, String> {
+    async fn get(&self, published: &JwksIssuer) -> Result<Vec<IssuerKey>, String> {
         let mut response = self
             .client
             .get(&*published.url)
@@ -165,7 +173,7 @@ impl Jwks {
     }
 }
 
-fn place_of(published: &Published) -> PlaceOf {
+fn fetch_key(published: &JwksIssuer) -> FetchKey {
     (
         published.tenant.clone(),
         published.iss.clone(),
@@ -180,7 +188,7 @@ impl fmt::Debug for Jwks {
 }
 
 /// Parses the keys usable with the issuer's algorithm; ignores others.
-fn read(body: &[u8], published: &Published) -> Result<Vec<IssuerKey>, String> {
+fn read(body: &[u8], published: &JwksIssuer) -> Result<Vec<IssuerKey>, String> {
     #[derive(serde::Deserialize)]
     struct Set {
         keys: Vec<serde_json::Value>,
@@ -202,7 +210,7 @@ fn read(body: &[u8], published: &Published) -> Result<Vec<IssuerKey>, String> {
     Ok(keys)
 }
 
-fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
+fn issuer_key(jwk: &Jwk, published: &JwksIssuer) -> Option<IssuerKey> {
     let common = &jwk.common;
     if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
         return None;

@@ -23,7 +23,7 @@ const NUMERIC_DATE: &str = "a number of seconds since 1970-01-01T00:00:00Z";
 const MAX_NAME: usize = 200;
 
 /// A token whose signature and claims were verified, except for its times.
-pub(super) struct Verified {
+pub(super) struct VerifiedToken {
     pub key: IssuerKey,
     pub user: UserId,
     pub scopes: Scopes,
@@ -55,11 +55,11 @@ impl Times {
                 return Err(Refusal::TooLong);
             }
             if issued_at.duration_since(now) > SKEW {
-                return Err(Refusal::NotYet);
+                return Err(Refusal::NotYetValid);
             }
         }
         match self.not_before {
-            Some(not_before) if not_before.duration_since(now) > SKEW => Err(Refusal::NotYet),
+            Some(not_before) if not_before.duration_since(now) > SKEW => Err(Refusal::NotYetValid),
             _ => Ok(()),
         }
     }
@@ -71,19 +71,19 @@ pub(super) struct Claims(Map<String, Value>);
 /// The members of a token's payload as parsed.
 struct Members {
     all: Map<String, Value>,
-    given_twice: bool,
+    has_duplicates: bool,
 }
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EachOnce)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
 /// Parses an object and notes duplicate members: of a duplicate claim, two parsers may use different values.
-struct EachOnce;
+struct MembersVisitor;
 
-impl<'de> Visitor<'de> for EachOnce {
+impl<'de> Visitor<'de> for MembersVisitor {
     type Value = Members;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,11 +91,11 @@ impl<'de> Visitor<'de> for EachOnce {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
-        let (mut all, mut given_twice) = (Map::new(), false);
+        let (mut all, mut has_duplicates) = (Map::new(), false);
         while let Some((name, value)) = members.next_entry()? {
-            given_twice |= all.insert(name, value).is_some();
+            has_duplicates |= all.insert(name, value).is_some();
         }
-        Ok(Members { all, given_twice })
+        Ok(Members { all, has_duplicates })
     }
 }
 
@@ -103,9 +103,9 @@ impl Claims {
     /// Parses the claims of a token whose signature was verified.
     pub fn of_verified(token: &str) -> Result<Self, Refusal> {
         let members: Members =
-            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_error| Refusal::ClaimsUnreadable)?;
-        if members.given_twice {
-            return Err(Refusal::ClaimTwice);
+            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_error| Refusal::MalformedClaims)?;
+        if members.has_duplicates {
+            return Err(Refusal::DuplicateClaim);
         }
         Ok(Self(members.all))
     }
@@ -116,26 +116,26 @@ impl Claims {
     }
 
     fn text(&self, claim: &'static str) -> Result<&str, Refusal> {
-        let value = self.get(claim).ok_or(Refusal::ClaimMissing(claim))?;
+        let value = self.get(claim).ok_or(Refusal::MissingClaim(claim))?;
         let expected = "a string";
-        value.as_str().ok_or(Refusal::ClaimForm { claim, expected })
+        value.as_str().ok_or(Refusal::InvalidClaim { claim, expected })
     }
 
     fn time(&self, claim: &'static str) -> Result<Option<f64>, Refusal> {
         let expected = NUMERIC_DATE;
-        let number = |value: &Value| value.as_f64().ok_or(Refusal::ClaimForm { claim, expected });
+        let number = |value: &Value| value.as_f64().ok_or(Refusal::InvalidClaim { claim, expected });
         self.get(claim).map(number).transpose()
     }
 
-    fn is_for_us(&self) -> Result<bool, Refusal> {
+    fn has_our_audience(&self) -> Result<bool, Refusal> {
         let claim = "aud";
         let expected = "a string or a list of strings";
-        match self.get(claim).ok_or(Refusal::ClaimMissing(claim))? {
+        match self.get(claim).ok_or(Refusal::MissingClaim(claim))? {
             Value::String(one) => Ok(one == AUDIENCE),
             Value::Array(several) if several.iter().all(Value::is_string) => {
                 Ok(several.iter().any(|one| one.as_str() == Some(AUDIENCE)))
             }
-            _ => Err(Refusal::ClaimForm { claim, expected }),
+            _ => Err(Refusal::InvalidClaim { claim, expected }),
         }
     }
 
@@ -144,26 +144,26 @@ impl Claims {
         let (claim, expected) = ("scope", "a string of space-separated names");
         let text = self
             .get(claim)
-            .map(|value| value.as_str().ok_or(Refusal::ClaimForm { claim, expected }));
+            .map(|value| value.as_str().ok_or(Refusal::InvalidClaim { claim, expected }));
         Ok(Scopes::from_claim(text.transpose()?.unwrap_or_default()))
     }
 }
 
 #[derive(Deserialize)]
-struct Unverified {
+struct UnverifiedClaims {
     iss: String,
 }
 
 /// Returns a token's `iss` claim, unverified.
 pub(super) fn issuer(token: &str) -> Option<String> {
-    let Unverified { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    let UnverifiedClaims { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
     Some(iss)
 }
 
 /// Returns a token's `iss` claim and `kid`, unverified.
 pub(super) fn names(token: &str) -> Option<(String, Option<String>)> {
     let header = jsonwebtoken::decode_header(token).ok()?;
-    let Unverified { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    let UnverifiedClaims { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
     Some((iss, header.kid))
 }
 
@@ -211,31 +211,31 @@ impl From<Refusal> for Fault {
 }
 
 /// Verifies a token with the keys of the issuer that it names.
-pub(super) fn verify(token: &str, keys: &Keys) -> Result<Verified, Fault> {
-    let Signed { key, iss } = signer(token, keys)?;
+pub(super) fn verify(token: &str, keys: &Keys) -> Result<VerifiedToken, Fault> {
+    let TokenSigner { key, iss } = signer(token, keys)?;
     Ok(accept(key, &iss, &Claims::of_verified(token)?)?)
 }
 
 /// The verified signer of a token.
-pub(super) struct Signed<'a> {
+pub(super) struct TokenSigner<'a> {
     pub key: &'a IssuerKey,
     pub iss: String,
 }
 
 /// Finds the key that signed a token.
-pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unknown> {
+pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<TokenSigner<'a>, Unknown> {
     let header = jsonwebtoken::decode_header(token).map_err(|_error| Unknown::NotAJwt)?;
     // RFC 7515, section 4.1.11: a critical header that is not understood makes the token invalid.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(Unknown::Critical);
     }
     // The issuer is read before the signature is verified, but only to find the keys to verify it with.
-    let Unverified { iss } =
+    let UnverifiedClaims { iss } =
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_error| Unknown::NoIssuerClaim)?;
     let (signed, signature) = token.rsplit_once('.').ok_or(Unknown::NotAJwt)?;
     let mut unknown = match header.kid.clone() {
-        _ if !keys.knows(&iss) => Unknown::Issuer(clipped(&iss)),
-        Some(kid) if keys.issuer(&iss, None).next().is_some() => Unknown::Kid(clipped(&kid)),
+        _ if !keys.has_issuer(&iss) => Unknown::Issuer(truncated(&iss)),
+        Some(kid) if keys.issuer(&iss, None).next().is_some() => Unknown::Kid(truncated(&kid)),
         _ => Unknown::NoKey,
     };
     // Only a token without `kid` has many candidate keys: this bounds the cost of a forged one.
@@ -254,7 +254,7 @@ pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unkn
         tries += 1;
         let verified = jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.key, header.alg);
         if verified.unwrap_or(false) {
-            return Ok(Signed { key, iss });
+            return Ok(TokenSigner { key, iss });
         }
         unknown = Unknown::Signature;
     }
@@ -262,11 +262,11 @@ pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unkn
 }
 
 /// Truncates an unverified name for the log.
-fn clipped(text: &str) -> String {
+fn truncated(text: &str) -> String {
     text.chars().take(MAX_NAME).collect()
 }
 
-fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<Verified, Refusal> {
+fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<VerifiedToken, Refusal> {
     audience(claims)?;
     tenant(claims, key)?;
     let (user, times) = (user(claims)?, times(claims)?);
@@ -276,7 +276,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<Verified, Refus
     });
     let scopes = claims.scopes()?;
     let all = Value::Object(claims.0.clone());
-    Ok(Verified {
+    Ok(VerifiedToken {
         key: key.clone(),
         user,
         scopes,
@@ -288,7 +288,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<Verified, Refus
 
 /// Checks the `aud` claim.
 pub(super) fn audience(claims: &Claims) -> Result<(), Refusal> {
-    if claims.is_for_us()? {
+    if claims.has_our_audience()? {
         Ok(())
     } else {
         Err(Refusal::Audience)
@@ -319,12 +319,12 @@ pub(super) fn times(claims: &Claims) -> Result<Times, Refusal> {
     let issued_at = claims.get("iat").and_then(Value::as_f64);
     let not_before = claims.time("nbf")?.map(|seconds| {
         let (claim, expected) = ("nbf", NUMERIC_DATE);
-        timestamp(seconds).map_err(|_absurd| Refusal::ClaimForm { claim, expected })
+        timestamp(seconds).map_err(|_absurd| Refusal::InvalidClaim { claim, expected })
     });
     Ok(Times {
         issued_at: issued_at.and_then(|seconds| timestamp(seconds).ok()),
         not_before: not_before.transpose()?,
-        expires_at: timestamp(claims.time("exp")?.ok_or(Refusal::ClaimMissing("exp"))?)?,
+        expires_at: timestamp(claims.time("exp")?.ok_or(Refusal::MissingClaim("exp"))?)?,
     })
 }
 
@@ -355,7 +355,7 @@ mod tests {
             (None, 24 * 3_600 + 60, Ok(())),
             (None, 24 * 3_600 + 61, Err(Refusal::TooLong)),
             (Some(60), 3_600, Ok(())),
-            (Some(61), 3_600, Err(Refusal::NotYet)),
+            (Some(61), 3_600, Err(Refusal::NotYetValid)),
             (Some(-1_000_000), 3_600, Ok(())),
         ] {
             let times = Times {
@@ -369,7 +369,7 @@ mod tests {
         for (issued, expires, expected) in [
             (0, 3_600, Ok(())),
             (60, 3_600, Ok(())),
-            (61, 3_600, Err(Refusal::NotYet)),
+            (61, 3_600, Err(Refusal::NotYetValid)),
             (-day + 10, 10, Ok(())),
             (-day + 10, 70, Ok(())),
             // Once refused as too long, it does not become valid later.
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_dates_are_no_dates() {
+    fn out_of_range_dates_are_refused() {
         for seconds in [f64::NAN, f64::INFINITY, 1e300, -1e300, 1e12] {
             assert_eq!(timestamp(seconds), Err(Refusal::TooLong), "{seconds}");
         }

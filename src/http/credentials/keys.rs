@@ -23,9 +23,9 @@ pub(super) struct Keys {
     issuers: HashMap<String, Vec<IssuerKey>>,
     api_keys: HashMap<KeyHash, ApiKey>,
     /// Issuers with a JWKS URL.
-    published: Vec<Published>,
+    published: Vec<JwksIssuer>,
     /// What credentials are verified by; removing a source invalidates its credentials.
-    sources: HashMap<Arc<str>, Granting>,
+    sources: HashMap<Arc<str>, SourceGrant>,
     standings: Standings,
     /// API keys of tenants that are left out because of a fault in their settings; these grant no access.
     left_out: HashMap<KeyHash, LeftOutKey>,
@@ -40,7 +40,7 @@ pub(super) struct LeftOutKey {
 
 /// What an issuer's key or an API key may grant.
 #[derive(Debug, Clone)]
-struct Granting {
+struct SourceGrant {
     tenant: TenantId,
     /// The most that its credentials may be granted, whatever they claim.
     scopes: Scopes,
@@ -62,7 +62,7 @@ pub(super) struct IssuerKey {
 
 /// An issuer with a JWKS URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
+pub struct JwksIssuer {
     pub tenant: TenantId,
     /// The `iss` claim.
     pub iss: String,
@@ -76,9 +76,9 @@ pub struct Published {
     pub scopes: Scopes,
 }
 
-impl Published {
+impl JwksIssuer {
     /// Whether both name the same keys of the same issuer, ignoring the scopes.
-    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+    pub(super) fn is_same_source(&self, other: &Self) -> bool {
         let place = |published: &Self| {
             (
                 published.alg,
@@ -127,13 +127,13 @@ impl Keys {
                 tenant: tenant.id.clone(),
                 reason,
             };
-            let granting = |scopes: Scopes| Granting {
+            let granting = |scopes: Scopes| SourceGrant {
                 tenant: tenant.id.clone(),
                 scopes: scopes.intersection(tenant.grantable()),
             };
             for issuer in &tenant.issuers {
                 if let Some(url) = &issuer.jwks_url {
-                    keys.published.push(Published {
+                    keys.published.push(JwksIssuer {
                         tenant: tenant.id.clone(),
                         iss: issuer.iss.clone(),
                         alg: issuer.alg,
@@ -187,12 +187,12 @@ impl Keys {
     }
 
     /// Lists the issuers with a JWKS URL.
-    pub fn published(&self) -> &[Published] {
+    pub fn published(&self) -> &[JwksIssuer] {
         &self.published
     }
 
     /// Replaces the keys fetched earlier from the same URL.
-    pub fn publish(&mut self, published: &Published, fetched: Vec<IssuerKey>) {
+    pub fn publish(&mut self, published: &JwksIssuer, fetched: Vec<IssuerKey>) {
         let known = self.issuers.entry(published.iss.clone()).or_default();
         let (gone, kept) = std::mem::take(known)
             .into_iter()
@@ -203,7 +203,7 @@ impl Keys {
             self.sources.remove(&key.source);
         }
         for key in fetched {
-            let granting = Granting {
+            let granting = SourceGrant {
                 tenant: key.tenant.clone(),
                 scopes: published.scopes,
             };
@@ -214,7 +214,7 @@ impl Keys {
 
     /// Carries over from the previous configuration the keys fetched for unchanged issuers, and the last use of API
     /// keys.
-    pub fn take_over(&mut self, older: &Self) {
+    pub fn carry_over(&mut self, older: &Self) {
         for (hash, key) in &mut self.api_keys {
             if let Some(known) = older.api_keys.get(hash).filter(|known| known.tenant == key.tenant) {
                 key.used = Arc::clone(&known.used);
@@ -234,7 +234,7 @@ impl Keys {
     }
 
     /// Whether an issuer with this `iss` is configured, even if its keys are not known yet.
-    pub fn knows(&self, iss: &str) -> bool {
+    pub fn has_issuer(&self, iss: &str) -> bool {
         self.issuers.contains_key(iss) || self.published.iter().any(|published| published.iss == iss)
     }
 
@@ -274,11 +274,11 @@ impl Keys {
     /// Returns the scopes that `source` may grant now; `None` when it is gone or its tenant is not served.
     pub fn granted(&self, source: &str) -> Option<Scopes> {
         let granting = self.sources.get(source)?;
-        (self.standing(&granting.tenant) == ServingState::Served).then_some(granting.scopes)
+        (self.serving_state(&granting.tenant) == ServingState::Served).then_some(granting.scopes)
     }
 
     /// Returns whether a tenant is served, suspended or left out.
-    pub fn standing(&self, tenant: &TenantId) -> ServingState {
+    pub fn serving_state(&self, tenant: &TenantId) -> ServingState {
         self.standings.of(tenant)
     }
 }

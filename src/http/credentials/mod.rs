@@ -32,9 +32,9 @@ pub use jwks::Jwks;
 pub use refusal::Refusal;
 pub(crate) use refusal::left_out;
 pub use stream::StreamAccess;
-pub use ticket::{Admission, Issued, PositionSigner, Tickets, without_mac};
+pub use ticket::{IssuedTicket, PositionSigner, TicketAdmission, Tickets, without_mac};
 pub use token::{Grant, MintError, mint};
-pub use verifier::{NewKeys, Verifier};
+pub use verifier::{PreparedKeys, Verifier};
 pub use writes::WriteLimits;
 pub(crate) use writes::is_protective;
 

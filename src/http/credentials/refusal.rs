@@ -26,17 +26,17 @@ pub enum Refusal {
     #[error("the tenant's settings are invalid")]
     LeftOut,
     #[error("the token has no {0} claim")]
-    ClaimMissing(&'static str),
+    MissingClaim(&'static str),
     /// A claim has the wrong type.
     #[error("the token's {claim} claim must be {expected}")]
-    ClaimForm {
+    InvalidClaim {
         claim: &'static str,
         expected: &'static str,
     },
     #[error("the token contains a duplicate claim")]
-    ClaimTwice,
+    DuplicateClaim,
     #[error("the token's claims are not a JSON object, or are nested too deeply")]
-    ClaimsUnreadable,
+    MalformedClaims,
     #[error("the token's aud claim must be or contain \"copilotd\"")]
     Audience,
     #[error("the token's tenant claim is not the tenant of its issuer")]
@@ -49,20 +49,20 @@ pub enum Refusal {
     #[error("the credential has expired (for a token: its exp claim is in the past)")]
     Expired,
     #[error("the token is not valid yet: its nbf or iat claim is in the future")]
-    NotYet,
+    NotYetValid,
     #[error("the token is valid for more than 24 hours: its exp claim is too far from now or from iat")]
     TooLong,
     /// A ticket was used after 60 seconds without an event id of a stream that it opened.
     #[error(
         "the ticket is older than 60 seconds: it can only resume a stream, with an event id of a stream opened with it"
     )]
-    TicketNotOpened,
+    TicketTooOld,
     /// `x-copilotd-user` does not name a user.
     #[error("x-copilotd-user must be one header of 1 to 256 bytes without control characters, and not a reserved name")]
     OnBehalf,
     /// A user token was sent with `x-copilotd-user` naming another user.
     #[error("only an API key may act for another user: remove x-copilotd-user or use an API key")]
-    NotAKey,
+    OnBehalfNotAllowed,
 }
 
 impl Refusal {
@@ -73,27 +73,27 @@ impl Refusal {
     }
 
     /// Whether the credential itself is invalid, as opposed to a valid one that is not allowed here.
-    pub(super) fn says_invalid(self) -> bool {
+    pub(super) fn is_invalid_credential(self) -> bool {
         match self {
             Self::Unknown
-            | Self::ClaimMissing(_)
-            | Self::ClaimForm { .. }
-            | Self::ClaimTwice
-            | Self::ClaimsUnreadable
+            | Self::MissingClaim(_)
+            | Self::InvalidClaim { .. }
+            | Self::DuplicateClaim
+            | Self::MalformedClaims
             | Self::Audience
             | Self::Tenant
             | Self::Subject
             | Self::Expired
-            | Self::NotYet
+            | Self::NotYetValid
             | Self::TooLong => true,
             Self::Missing
             | Self::Unreadable
             | Self::Revoked
             | Self::Suspended
             | Self::LeftOut
-            | Self::TicketNotOpened
+            | Self::TicketTooOld
             | Self::OnBehalf
-            | Self::NotAKey => false,
+            | Self::OnBehalfNotAllowed => false,
         }
     }
 
@@ -106,18 +106,18 @@ impl Refusal {
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
             Self::LeftOut => "left_out",
-            Self::ClaimMissing(_)
-            | Self::ClaimForm { .. }
-            | Self::ClaimTwice
-            | Self::ClaimsUnreadable
+            Self::MissingClaim(_)
+            | Self::InvalidClaim { .. }
+            | Self::DuplicateClaim
+            | Self::MalformedClaims
             | Self::Audience
             | Self::Tenant
             | Self::Subject => "claims",
             Self::Expired => "expired",
-            Self::NotYet => "not_yet",
+            Self::NotYetValid => "not_yet",
             Self::TooLong => "too_long",
-            Self::TicketNotOpened => "ticket_too_old",
-            Self::OnBehalf | Self::NotAKey => "on_behalf",
+            Self::TicketTooOld => "ticket_too_old",
+            Self::OnBehalf | Self::OnBehalfNotAllowed => "on_behalf",
         }
     }
 }
@@ -126,7 +126,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::OnBehalf => Self::new(Code::Invalid).detail(refusal.to_string()),
-            Refusal::NotAKey | Refusal::Suspended => Self::new(Code::Forbidden).detail(refusal.to_string()),
+            Refusal::OnBehalfNotAllowed | Refusal::Suspended => Self::new(Code::Forbidden).detail(refusal.to_string()),
             Refusal::LeftOut => left_out(),
             Refusal::Missing => unauthenticated(refusal, "Bearer realm=\"copilotd\""),
             _ => unauthenticated(refusal, "Bearer realm=\"copilotd\", error=\"invalid_token\""),

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Uri, header};
 use copilotd_actors::domain::ids::ConversationId;
 
 use super::ticket::PositionSigner;
-use super::{Admission, Authenticator, Caller, Scopes};
+use super::{Authenticator, Caller, Scopes, TicketAdmission};
 use crate::http::account::Account;
 use crate::http::problems::{Code, Problem};
 use crate::telemetry;
@@ -65,7 +65,7 @@ where
             true => Ok(admission),
             false => Err(authenticator.verifier.why_ended(&admission.caller)),
         });
-        let Admission {
+        let TicketAdmission {
             caller,
             conversation,
             positions,

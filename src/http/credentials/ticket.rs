@@ -41,7 +41,7 @@ pub struct Tickets(Hmac<Sha256>);
 
 /// A new ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issued {
+pub struct IssuedTicket {
     pub ticket: String,
     /// Until when it can open a stream.
     pub open_until: Timestamp,
@@ -51,7 +51,7 @@ pub struct Issued {
 
 /// What a valid ticket gives access to.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub struct TicketAdmission {
     /// The caller it was issued to, reduced to the scope `chat`.
     pub caller: Caller,
     /// The conversation whose stream and turn streams it opens.
@@ -128,7 +128,7 @@ impl Tickets {
     }
 
     /// Issues a ticket for the streams of `conversation`, which the caller must own.
-    pub fn issue(&self, conversation: ConversationId, caller: &Caller, now: Timestamp) -> Issued {
+    pub fn issue(&self, conversation: ConversationId, caller: &Caller, now: Timestamp) -> IssuedTicket {
         let resume_until = caller.expires_at.unwrap_or(now + DAY);
         let payload = Payload {
             c: conversation,
@@ -152,7 +152,7 @@ impl Tickets {
         let payload = serde_json::to_vec(&payload).expect("strings and numbers are serialisable");
         let payload = URL_SAFE_NO_PAD.encode(payload);
         let signature = URL_SAFE_NO_PAD.encode(self.mac(&payload).finalize().into_bytes());
-        Issued {
+        IssuedTicket {
             ticket: format!("{PREFIX}{payload}.{signature}"),
             open_until: (now + OPEN_WITHIN).min(resume_until),
             resume_until,
@@ -162,7 +162,7 @@ impl Tickets {
     /// Verifies a ticket. `resume_from` is the event id that the request resumes from, if any.
     ///
     /// Does not check whether the underlying credential is still live: ask [`super::Verifier::is_live`] too.
-    pub fn verify(&self, ticket: &str, now: Timestamp, resume_from: Option<&str>) -> Result<Admission, Refusal> {
+    pub fn verify(&self, ticket: &str, now: Timestamp, resume_from: Option<&str>) -> Result<TicketAdmission, Refusal> {
         let (payload, positions) = self.signed_payload(ticket).ok_or(Refusal::Unknown)?;
         let at = |seconds| Timestamp::from_second(seconds).map_err(|_error| Refusal::Unknown);
         let (issued_at, expires_at) = (at(payload.i)?, at(payload.e)?);
@@ -173,7 +173,7 @@ impl Tickets {
         let age = now.duration_since(issued_at);
         let is_fresh = (-SKEW..=OPEN_WITHIN).contains(&age);
         if !is_fresh && !resume_from.is_some_and(|id| positions.signed(id)) {
-            return Err(Refusal::TicketNotOpened);
+            return Err(Refusal::TicketTooOld);
         }
         let is_of_token = payload.k.starts_with("jwt:");
         let optional = |seconds: Option<i64>| seconds.map(at).transpose();
@@ -184,7 +184,7 @@ impl Tickets {
             issued_at: optional(payload.n)?,
             jti: jti.transpose()?,
         };
-        Ok(Admission {
+        Ok(TicketAdmission {
             caller: Caller {
                 scope: open_scope(payload.t),
                 user: payload.u,

@@ -11,21 +11,21 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::jwt::{self, Fault, Times};
-use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
+use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
 use crate::revocations::{RevocationList, TokenMark};
 use crate::scopes::Scopes;
 
 /// Maximum number of cached tokens. An evicted token is verified again.
-const REMEMBERED: u64 = 20_000;
+const MAX_CACHED_TOKENS: u64 = 20_000;
 
 /// Verifies credentials with the keys of the live configuration, which may be replaced at any time.
 #[derive(Debug)]
 pub struct Verifier {
     keys: RwLock<Arc<Keys>>,
     /// Keyed by the hash of the whole token: the token itself is not stored.
-    tokens: moka::sync::Cache<[u8; 32], Arc<Remembered>>,
+    tokens: moka::sync::Cache<[u8; 32], Arc<CachedToken>>,
     /// User tokens that are refused although their signature is valid.
     revocations: Arc<RevocationList>,
     changed: watch::Sender<()>,
@@ -33,12 +33,12 @@ pub struct Verifier {
 
 /// The prepared keys of a configuration that is about to take effect.
 #[derive(Debug)]
-pub struct NewKeys(Keys);
+pub struct PreparedKeys(Keys);
 
 /// A token whose signature and claims were verified. Its grant is looked up on each use in the keys current at that
 /// time.
 #[derive(Debug)]
-struct Remembered {
+struct CachedToken {
     /// With the scopes as claimed, before they are limited to what its source may grant.
     caller: Caller,
     times: Times,
@@ -54,7 +54,7 @@ impl Verifier {
     pub fn with_revocations(config: &Config, revocations: Arc<RevocationList>) -> Result<Self, UnusableKey> {
         Ok(Self {
             keys: RwLock::new(Arc::new(Keys::of(config)?)),
-            tokens: moka::sync::Cache::new(REMEMBERED),
+            tokens: moka::sync::Cache::new(MAX_CACHED_TOKENS),
             revocations,
             changed: watch::Sender::new(()),
         })
@@ -67,32 +67,32 @@ impl Verifier {
     }
 
     /// Builds the keys of a new configuration.
-    pub fn prepare(config: &Config) -> Result<NewKeys, UnusableKey> {
-        Keys::of(config).map(NewKeys)
+    pub fn prepare(config: &Config) -> Result<PreparedKeys, UnusableKey> {
+        Keys::of(config).map(PreparedKeys)
     }
 
     /// Puts prepared keys into effect.
-    pub fn take(&self, NewKeys(mut keys): NewKeys) {
+    pub fn take(&self, PreparedKeys(mut keys): PreparedKeys) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.take_over(&known);
+        keys.carry_over(&known);
         *known = Arc::new(keys);
         drop(known);
         self.changed.send_replace(());
     }
 
     /// Lists the issuers with a JWKS URL.
-    pub(super) fn published(&self) -> Vec<Published> {
+    pub(super) fn published(&self) -> Vec<JwksIssuer> {
         self.keys().published().to_vec()
     }
 
     /// Puts fetched keys into effect. Tokens of keys that are no longer among them are refused from now on.
-    pub(super) fn publish(&self, published: &Published, fetched: Vec<IssuerKey>) {
+    pub(super) fn publish(&self, published: &JwksIssuer, fetched: Vec<IssuerKey>) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         // A reload may have removed the issuer meanwhile, or changed what it may grant.
         let present = known
             .published()
             .iter()
-            .find(|known| known.is_same_place(published))
+            .find(|known| known.is_same_source(published))
             .cloned();
         if let Some(present) = present {
             Arc::make_mut(&mut known).publish(&present, fetched);
@@ -102,7 +102,7 @@ impl Verifier {
     }
 
     /// Returns the issuer whose JWKS may contain a token's unknown key.
-    pub(super) fn unknown_key(&self, token: &str) -> Option<Published> {
+    pub(super) fn unknown_key(&self, token: &str) -> Option<JwksIssuer> {
         let keys = self.keys();
         if keys.published().is_empty() {
             return None;
@@ -117,14 +117,14 @@ impl Verifier {
 
     /// Verifies a credential. `on_behalf` is the value of `x-copilotd-user`.
     pub fn verify(&self, credential: &str, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
-        match self.recall(credential, on_behalf, now) {
+        match self.lookup_cached(credential, on_behalf, now) {
             Some(known) => known,
             None => self.examine(credential, on_behalf, now),
         }
     }
 
     /// Answers from the cache with no cryptography but a hash; `None` if the credential must be examined.
-    pub(super) fn recall(
+    pub(super) fn lookup_cached(
         &self,
         credential: &str,
         on_behalf: Option<&str>,
@@ -185,7 +185,7 @@ impl Verifier {
         // token that is not the revoked one.
         let signed = credential.rsplit_once('.').map_or(credential, |(signed, _)| signed);
         let name = hex::encode(&digest(signed)[..16]);
-        let known = Arc::new(Remembered {
+        let known = Arc::new(CachedToken {
             caller: Caller {
                 scope: open_scope(verified.key.tenant),
                 user: verified.user,
@@ -208,14 +208,14 @@ impl Verifier {
 
     fn of_token(
         &self,
-        known: &Remembered,
+        known: &CachedToken,
         granted: Scopes,
         on_behalf: Option<&str>,
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
         known.times.check(now)?;
         if on_behalf.is_some_and(|user| user != known.caller.user.as_str()) {
-            return Err(Refusal::NotAKey);
+            return Err(Refusal::OnBehalfNotAllowed);
         }
         if self.is_revoked(&known.caller) {
             return Err(Refusal::Revoked);
@@ -267,7 +267,7 @@ impl Verifier {
 
     /// Why a once verified caller that is no longer live is refused.
     pub fn why_ended(&self, caller: &Caller) -> Refusal {
-        let left_out = self.keys().standing(caller.scope.tenant()) == ServingState::LeftOut;
+        let left_out = self.keys().serving_state(caller.scope.tenant()) == ServingState::LeftOut;
         if left_out && !self.is_revoked(caller) {
             Refusal::LeftOut
         } else {
@@ -305,7 +305,7 @@ impl Verifier {
 
 /// Why a tenant's credentials are refused; `None` if the tenant is served.
 fn not_served(keys: &Keys, tenant: &TenantId) -> Option<Refusal> {
-    match keys.standing(tenant) {
+    match keys.serving_state(tenant) {
         ServingState::Served => None,
         ServingState::LeftOut => Some(Refusal::LeftOut),
         ServingState::Suspended => Some(Refusal::Suspended),

@@ -33,7 +33,7 @@ pub struct WriteLimits(LocalLimiter);
 
 /// Which buckets a write counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writer {
+pub(super) enum WriteSubject {
     /// The tenant's and the user's.
     User,
     /// The credential's only: routes of administrators and operators.
@@ -42,7 +42,7 @@ pub(super) enum Writer {
 
 /// Marks a request as counted: two extractors of one handler count one write.
 #[derive(Debug, Clone, Copy)]
-struct Counted;
+struct WriteCounted;
 
 impl WriteLimits {
     /// Creates full buckets for the tenants of a configuration.
@@ -64,13 +64,13 @@ impl WriteLimits {
     }
 
     /// Counts a request if it may write; refuses it when a bucket is empty.
-    pub(super) async fn admit(&self, parts: &mut Parts, caller: &Caller, writer: Writer) -> Result<(), Problem> {
-        if parts.method.is_safe() || parts.extensions.get::<Counted>().is_some() {
+    pub(super) async fn admit(&self, parts: &mut Parts, caller: &Caller, writer: WriteSubject) -> Result<(), Problem> {
+        if parts.method.is_safe() || parts.extensions.get::<WriteCounted>().is_some() {
             return Ok(());
         }
         let subjects = match writer {
-            Writer::User => vec![Subject::Tenant, Subject::User(caller.user.clone())],
-            Writer::Admin => {
+            WriteSubject::User => vec![Subject::Tenant, Subject::User(caller.user.clone())],
+            WriteSubject::Admin => {
                 let mut subjects = vec![Subject::Key(caller.credential.as_str().to_owned())];
                 let signer = caller.credential.source();
                 if signer != caller.credential.as_str() && !is_protective(&parts.method, parts.uri.path()) {
@@ -86,7 +86,7 @@ impl WriteLimits {
         match self.0.reserve(caller.scope.tenant(), subjects, one).await {
             Ok(lease) => {
                 self.0.settle(lease, ActualUsage::default());
-                parts.extensions.insert(Counted);
+                parts.extensions.insert(WriteCounted);
                 Ok(())
             }
             Err(LimitRefusal::LimitExceeded(exceeded)) => Err(refused(&exceeded)),

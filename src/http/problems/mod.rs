@@ -46,14 +46,14 @@ pub struct FieldError {
 impl From<Violation> for FieldError {
     fn from(violation: Violation) -> Self {
         Self {
-            pointer: clipped(violation.pointer),
+            pointer: truncated(violation.pointer),
             message: violation.message,
         }
     }
 }
 
 /// Truncates an overlong pointer: the caller chooses its names, and the response repeats it for each violation.
-fn clipped(mut pointer: String) -> String {
+fn truncated(mut pointer: String) -> String {
     if pointer.len() > MAX_POINTER {
         pointer.truncate(pointer.floor_char_boundary(MAX_POINTER));
         pointer.push('…');
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_will_pass_says_when_to_come_back() {
+    fn only_429_and_503_carry_retry_after() {
         for code in Code::ALL {
             let response = Problem::new(*code).into_response();
             let status = response.status().as_u16();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_says_all() {
+    fn the_document_has_every_member() {
         let problem = Problem::invalid([FieldError {
             pointer: "/input".into(),
             message: "is required".into(),

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fields_are_structured() {
+    fn headers_are_structured_fields() {
         let limit = RateLimit {
             policy: "requests",
             quota: 600,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_429_of_an_unknown_limit_says_when_to_come_back_and_a_known_limit_stays() {
+    fn a_429_without_a_known_limit_gets_default_headers() {
         let mut headers = HeaderMap::new();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
         complete(&mut headers);

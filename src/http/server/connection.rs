@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Timeouts;
-use super::connections::{Connections, Counted};
+use super::connections::{ConnectionGauge, Connections};
 use crate::http::budget::{Exhausted, Holder, Reservation};
 
 /// Interval for checking that the credential of a connection is still valid.
 const RECHECK: Duration = Duration::from_secs(30);
 
 /// Returns whether a credential is still valid.
-pub type Live = Box<dyn Fn() -> bool + Send + Sync>;
+pub type LivenessCheck = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A connection. Cheap to clone; in the extensions of its requests.
 #[derive(Clone)]
@@ -39,53 +39,53 @@ struct State {
 
 enum Owner {
     Address {
-        _place: Option<Reservation>,
-        _counted: Counted,
+        _slot: Option<Reservation>,
+        _counted: ConnectionGauge,
     },
     Caller {
-        live: Live,
-        _place: Option<Reservation>,
-        _counted: Counted,
+        live: LivenessCheck,
+        _slot: Option<Reservation>,
+        _counted: ConnectionGauge,
     },
 }
 
 impl Owner {
-    fn address(place: Option<Reservation>) -> Self {
+    fn address(slot: Option<Reservation>) -> Self {
         Self::Address {
-            _place: place,
-            _counted: Counted::new("anonymous"),
+            _slot: slot,
+            _counted: ConnectionGauge::new("anonymous"),
         }
     }
 
-    fn caller(place: Option<Reservation>, live: Live) -> Self {
+    fn caller(slot: Option<Reservation>, live: LivenessCheck) -> Self {
         Self::Caller {
             live,
-            _place: place,
-            _counted: Counted::new("authenticated"),
+            _slot: slot,
+            _counted: ConnectionGauge::new("authenticated"),
         }
     }
 }
 
 /// Why a connection should be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Idle {
+pub enum CloseReason {
     /// It never sent a request.
-    Mute,
+    NoRequest,
     /// It has no valid credential and no request in flight.
     Anonymous,
 }
 
 impl Connection {
-    /// Creates a connection whose address holds `place`; `None` for a trusted proxy.
-    pub fn new(all: Arc<Connections>, peer: IpAddr, place: Option<Reservation>) -> Self {
+    /// Creates a connection whose address holds `slot`; `None` for a trusted proxy.
+    pub fn new(all: Arc<Connections>, peer: IpAddr, slot: Option<Reservation>) -> Self {
         Self(Arc::new(Inner {
             all,
             peer,
-            counted: place.is_some(),
+            counted: slot.is_some(),
             started: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             state: Mutex::new(State {
-                owner: Owner::address(place),
+                owner: Owner::address(slot),
                 last_response: Instant::now(),
             }),
         }))
@@ -100,24 +100,24 @@ impl Connection {
 
     /// Records that a request on it had a valid credential. A connection counts against its first caller; a trusted
     /// proxy's against none.
-    pub fn verified(&self, caller: &Holder, live: Live) -> Result<(), Exhausted> {
+    pub fn verified(&self, caller: &Holder, live: LivenessCheck) -> Result<(), Exhausted> {
         let mut state = self.0.state();
-        let place = match &mut state.owner {
+        let slot = match &mut state.owner {
             Owner::Caller { live: known, .. } => {
                 // With several callers (an unconfigured proxy), the last one keeps it open.
                 *known = live;
                 return Ok(());
             }
             Owner::Address { .. } if !self.0.counted => None,
-            Owner::Address { .. } => Some(self.0.all.caller_place(caller)?),
+            Owner::Address { .. } => Some(self.0.all.reserve_for_caller(caller)?),
         };
-        state.owner = Owner::caller(place, live);
+        state.owner = Owner::caller(slot, live);
         Ok(())
     }
 
     /// Returns the maximum number of connections of a caller.
-    pub fn most_of(&self, caller: &Holder) -> usize {
-        self.0.all.most_of(caller)
+    pub fn connection_limit(&self, caller: &Holder) -> usize {
+        self.0.all.connection_limit(caller)
     }
 
     /// Whether a request is in flight.
@@ -131,13 +131,13 @@ impl Connection {
     }
 
     /// Waits until the connection has been idle for too long.
-    pub async fn idle(&self, timeouts: Timeouts) -> Idle {
+    pub async fn idle(&self, timeouts: Timeouts) -> CloseReason {
         let opened = Instant::now();
         loop {
             if self.is_verified() {
                 sleep(RECHECK).await;
                 if !self.still_valid() {
-                    return Idle::Anonymous;
+                    return CloseReason::Anonymous;
                 }
                 continue;
             }
@@ -145,7 +145,7 @@ impl Connection {
                 // A trusted proxy may keep connections that it opened in advance as long as any other client.
                 sleep_until(opened + timeouts.header).await;
                 if !self.0.started.load(Ordering::Relaxed) {
-                    return Idle::Mute;
+                    return CloseReason::NoRequest;
                 }
                 continue;
             }
@@ -157,7 +157,7 @@ impl Connection {
             if until > Instant::now() {
                 sleep_until(until).await;
             } else if self.0.counted {
-                return Idle::Anonymous;
+                return CloseReason::Anonymous;
             } else {
                 // A trusted proxy decides how long it keeps a connection.
                 sleep(RECHECK).await;
@@ -176,9 +176,9 @@ impl Connection {
         if !expired {
             return true;
         }
-        let place = self.0.counted.then(|| self.0.all.anonymous_place(self.0.peer));
-        let Ok(place) = place.transpose() else { return false };
-        state.owner = Owner::address(place);
+        let slot = self.0.counted.then(|| self.0.all.reserve_for_address(self.0.peer));
+        let Ok(slot) = slot.transpose() else { return false };
+        state.owner = Owner::address(slot);
         true
     }
 }
@@ -235,8 +235,8 @@ mod tests {
         };
         let all = Connections::new(&server, 100);
         let peer = IpAddr::from([192, 0, 2, 1]);
-        let (_, place) = all.admit(peer).unwrap();
-        let connection = Connection::new(Arc::clone(&all), peer, place);
+        let (_, slot) = all.admit(peer).unwrap();
+        let connection = Connection::new(Arc::clone(&all), peer, slot);
         (all, connection)
     }
 
@@ -248,7 +248,7 @@ mod tests {
     async fn without_a_request_it_is_closed_after_the_header_timeout() {
         let (_, connection) = connection(1);
         let begun = Instant::now();
-        assert_eq!(connection.idle(TIMEOUTS).await, Idle::Mute);
+        assert_eq!(connection.idle(TIMEOUTS).await, CloseReason::NoRequest);
         assert_eq!(begun.elapsed(), TIMEOUTS.header);
     }
 
@@ -262,7 +262,7 @@ mod tests {
             drop(request);
         };
         let (idle, ()) = tokio::join!(connection.idle(TIMEOUTS), answered);
-        assert_eq!(idle, Idle::Anonymous);
+        assert_eq!(idle, CloseReason::Anonymous);
         let closed = begun.elapsed();
         assert!(
             closed >= Duration::from_secs(70) && closed <= Duration::from_secs(80),
@@ -288,7 +288,7 @@ mod tests {
         );
         valid.store(false, Ordering::Relaxed);
         let begun = Instant::now();
-        assert_eq!(connection.idle(TIMEOUTS).await, Idle::Anonymous);
+        assert_eq!(connection.idle(TIMEOUTS).await, CloseReason::Anonymous);
         assert!(begun.elapsed() <= RECHECK + TIMEOUTS.anonymous_idle);
         assert_eq!(all.anonymous(), 1);
     }

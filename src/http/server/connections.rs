@@ -21,7 +21,7 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Minimum and maximum number of file descriptors reserved for everything but connections.
 const RESERVED_FILES: (usize, usize) = (64, 16_384);
 /// Minimum number of connections, however low the open file limit is.
-const LEAST_CONNECTIONS: usize = 16;
+const MIN_CONNECTIONS: usize = 16;
 
 /// Returns how many connections an open file limit allows: half of it, or all but 16,384. The rest is for providers,
 /// external systems and the store: a streaming turn needs a descriptor on each side.
@@ -30,14 +30,14 @@ pub fn max_connections(configured: usize, open_files: Option<u64>) -> usize {
         return configured;
     };
     let reserved = (files / 2).clamp(RESERVED_FILES.0, RESERVED_FILES.1);
-    configured.min(files.saturating_sub(reserved).max(LEAST_CONNECTIONS))
+    configured.min(files.saturating_sub(reserved).max(MIN_CONNECTIONS))
 }
 
 /// All connections of one listener.
 #[derive(Debug)]
 pub struct Connections {
     most: usize,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     addresses: Arc<Budget>,
     callers: Arc<Budget>,
     proxies: Proxies,
@@ -55,16 +55,16 @@ pub enum Refused {
 
 /// Counts a connection in the metrics until dropped.
 #[derive(Debug)]
-pub struct Counted(&'static str);
+pub struct ConnectionGauge(&'static str);
 
-impl Counted {
+impl ConnectionGauge {
     pub fn new(state: &'static str) -> Self {
         gauge!("copilotd_http_connections", "state" => state).increment(1.0);
         Self(state)
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         gauge!("copilotd_http_connections", "state" => self.0).decrement(1.0);
     }
@@ -84,7 +84,7 @@ impl Connections {
         let limits = all(server.connections_per_address, server.connections_per_caller);
         Arc::new(Self {
             most,
-            places: Arc::new(Semaphore::new(most)),
+            slots: Arc::new(Semaphore::new(most)),
             addresses: Budget::of_units(limits),
             callers: Budget::of_units(limits),
             proxies: Proxies::new(&server.trusted_proxies),
@@ -94,7 +94,7 @@ impl Connections {
 
     /// Returns the number of open connections.
     pub fn open(&self) -> usize {
-        self.most.saturating_sub(self.places.available_permits())
+        self.most.saturating_sub(self.slots.available_permits())
     }
 
     /// Returns the number without a valid credential, not counting trusted proxies.
@@ -109,29 +109,32 @@ impl Connections {
             self.refused(why, peer);
             why
         };
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_full| refused(Refused::Full))?;
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let slot = slot.map_err(|_full| refused(Refused::Full))?;
         let anonymous = match self.proxies.contains(peer) {
             true => None,
-            false => Some(self.anonymous_place(peer).map_err(|_full| refused(Refused::Address))?),
+            false => Some(
+                self.reserve_for_address(peer)
+                    .map_err(|_full| refused(Refused::Address))?,
+            ),
         };
-        Ok((place, anonymous))
+        Ok((slot, anonymous))
     }
 
     /// Reserves one connection of an address.
-    pub fn anonymous_place(&self, peer: IpAddr) -> Result<Reservation, Exhausted> {
+    pub fn reserve_for_address(&self, peer: IpAddr) -> Result<Reservation, Exhausted> {
         self.addresses.try_reserve(&Holder::address(network_of(peer)), 1)
     }
 
     /// Returns the maximum number of connections of a caller.
-    pub fn most_of(&self, caller: &Holder) -> usize {
+    pub fn connection_limit(&self, caller: &Holder) -> usize {
         self.callers.caller_limit(caller)
     }
 
     /// Reserves one connection of a caller.
-    pub fn caller_place(&self, caller: &Holder) -> Result<Reservation, Exhausted> {
-        let place = self.callers.try_reserve(caller, 1);
-        if place.is_err() {
+    pub fn reserve_for_caller(&self, caller: &Holder) -> Result<Reservation, Exhausted> {
+        let slot = self.callers.try_reserve(caller, 1);
+        if slot.is_err() {
             counter!("copilotd_http_connections_refused_total", "reason" => "caller").increment(1);
             if self.may_log() {
                 tracing::warn!(
@@ -141,14 +144,14 @@ impl Connections {
                 );
             }
         }
-        place
+        slot
     }
 
     /// Waits until all connections are closed.
     pub async fn closed(&self) {
         let all = u32::try_from(self.most).unwrap_or(u32::MAX);
         // Never closed.
-        let _ = self.places.acquire_many(all).await;
+        let _ = self.slots.acquire_many(all).await;
     }
 
     fn refused(&self, why: Refused, peer: IpAddr) {

@@ -15,10 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::unread::Lingers;
+use super::unread::LingerFlag;
 
 /// Bytes that a peer must read within one write timeout; fewer count as no progress.
-pub const LEAST_PROGRESS: u64 = 1024;
+pub const MIN_PROGRESS: u64 = 1024;
 /// How long, and how many bytes, incoming data is discarded for while closing.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 * 1024 * 1024);
 
@@ -42,14 +42,14 @@ pub struct WriteTimeout<T> {
     timeout: Duration,
     written: u64,
     stall: Option<Stall>,
-    lingers: Lingers,
+    linger_flag: LingerFlag,
     closing: Option<Closing>,
 }
 
 /// A closing connection: our half is closed.
 #[derive(Debug)]
 struct Closing {
-    thrown_away: usize,
+    discarded: usize,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -61,13 +61,13 @@ struct Stall {
 }
 
 impl<T> WriteTimeout<T> {
-    pub fn new(inner: T, timeout: Duration, lingers: Lingers) -> Self {
+    pub fn new(inner: T, timeout: Duration, linger_flag: LingerFlag) -> Self {
         Self {
             inner,
             timeout,
             written: 0,
             stall: None,
-            lingers,
+            linger_flag,
             closing: None,
         }
     }
@@ -78,14 +78,14 @@ impl<T: AsyncRead + Unpin> WriteTimeout<T> {
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { inner, closing, .. } = self;
         let closing = closing.get_or_insert_with(|| Closing {
-            thrown_away: 0,
+            discarded: 0,
             timer: Box::pin(sleep(LINGER.0)),
         });
         let mut bytes = [0; 4096];
-        while closing.thrown_away < LINGER.1 {
+        while closing.discarded < LINGER.1 {
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut *inner).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => closing.thrown_away += buffer.filled().len(),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => closing.discarded += buffer.filled().len(),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return closing.timer.as_mut().poll(cx),
             }
@@ -109,7 +109,7 @@ impl<T: Abort> WriteTimeout<T> {
                     timer: Box::pin(sleep_until(Instant::now() + timeout)),
                 });
                 while stall.timer.as_mut().poll(cx).is_ready() {
-                    if all - stall.written < LEAST_PROGRESS {
+                    if all - stall.written < MIN_PROGRESS {
                         metrics::counter!("copilotd_http_stalled_total", "what" => "connection").increment(1);
                         self.inner.abort();
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -158,7 +158,7 @@ impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closing.is_none() {
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-            if !self.lingers.get() {
+            if !self.linger_flag.get() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -208,7 +208,7 @@ mod tests {
         let (ours, theirs) = duplex(4096);
         let aborted = Rc::new(Cell::new(false));
         (
-            WriteTimeout::new(Pipe(ours, Rc::clone(&aborted)), TIMEOUT, Lingers::default()),
+            WriteTimeout::new(Pipe(ours, Rc::clone(&aborted)), TIMEOUT, LingerFlag::default()),
             theirs,
             aborted,
         )

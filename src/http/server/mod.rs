@@ -22,10 +22,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::Service as _;
 
-use self::connection::Idle;
+use self::connection::CloseReason;
 use self::io::WriteTimeout;
-use self::transfer::{Sent, StreamExecutor};
-use self::unread::Lingers;
+use self::transfer::{StreamExecutor, TrackedBody};
+use self::unread::LingerFlag;
 use crate::config;
 
 /// Pause after a failed accept, which usually means no file descriptors: only waiting helps.
@@ -52,7 +52,7 @@ const HTTP2_RESETS: (usize, usize) = (20, 128);
 /// Unsent bytes that the kernel buffers. More would only hide how fast the client reads.
 const UNSENT_BYTES: u32 = 64 * 1024;
 /// The start of an HTTP/2 connection (RFC 9113, section 3.4), unlike any HTTP/1.1 method.
-const HTTP2_START: &[u8] = b"PRI * ";
+const HTTP2_PREFACE: &[u8] = b"PRI * ";
 
 /// Timeouts for clients.
 #[derive(Debug, Clone, Copy)]
@@ -99,14 +99,14 @@ pub async fn serve(
             }
         };
         // Beyond the limits a connection is closed without a response, which would need the exhausted resources.
-        let Ok((place, anonymous)) = connections.admit(peer.ip()) else {
+        let Ok((slot, anonymous)) = connections.admit(peer.ip()) else {
             continue;
         };
         let handle = Connection::new(Arc::clone(&connections), peer.ip(), anonymous);
         let (builders, router, stop) = (Arc::clone(&builders), router.clone(), stop.clone());
         tokio::spawn(async move {
             serve_connection(stream, peer, handle, &builders, router, stop).await;
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);
@@ -152,10 +152,10 @@ impl Builders {
 
     /// Peeks at the first bytes to detect HTTP/1.1. hyper's own detection reads them from the socket, which doubles the
     /// buffer of every HTTP/1.1 connection for its lifetime: 8 KiB for each open stream.
-    async fn fitting(&self, stream: &TcpStream) -> &auto::Builder<StreamExecutor> {
-        let mut first = [0; HTTP2_START.len()];
+    async fn builder_for(&self, stream: &TcpStream) -> &auto::Builder<StreamExecutor> {
+        let mut first = [0; HTTP2_PREFACE.len()];
         match stream.peek(&mut first).await {
-            Ok(read) if !HTTP2_START.starts_with(&first[..read]) => &self.http1,
+            Ok(read) if !HTTP2_PREFACE.starts_with(&first[..read]) => &self.http1,
             // HTTP/2, too few bytes to tell, or a closed connection.
             _ => &self.any,
         }
@@ -174,12 +174,12 @@ async fn serve_connection(
     // Send small frames at once. If the kernel refuses this or the option below, the connection still works.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
-    let Ok(builder) = tokio::time::timeout(timeouts.header, builders.fitting(&stream)).await else {
+    let Ok(builder) = tokio::time::timeout(timeouts.header, builders.builder_for(&stream)).await else {
         return;
     };
     let requests = handle.clone();
-    let lingers = Lingers::default();
-    let io = TokioIo::new(WriteTimeout::new(stream, timeouts.write, lingers.clone()));
+    let linger_flag = LingerFlag::default();
+    let io = TokioIo::new(WriteTimeout::new(stream, timeouts.write, linger_flag.clone()));
     let service = tower::service_fn(move |request: axum::http::Request<hyper::body::Incoming>| {
         let in_flight = requests.request();
         let (mut parts, body) = request.into_parts();
@@ -187,13 +187,13 @@ async fn serve_connection(
         parts.extensions.insert(ConnectInfo(peer));
         parts.extensions.insert(requests.clone());
         let answered = router.clone().call(axum::http::Request::from_parts(parts, body));
-        let lingers = lingers.clone();
+        let linger_flag = linger_flag.clone();
         async move {
             let Ok(mut response) = answered.await;
             if let Some(rest) = rest {
-                rest.settle(response.headers_mut(), &lingers).await;
+                rest.settle(response.headers_mut(), &linger_flag).await;
             }
-            Ok::<_, std::convert::Infallible>(Sent::wrap(response, in_flight))
+            Ok::<_, std::convert::Infallible>(TrackedBody::wrap(response, in_flight))
         }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
@@ -209,8 +209,8 @@ async fn serve_connection(
         () = stopped => None,
     };
     match idle {
-        Some(Idle::Mute) => {}
-        Some(Idle::Anonymous) => {
+        Some(CloseReason::NoRequest) => {}
+        Some(CloseReason::Anonymous) => {
             connection.as_mut().graceful_shutdown();
             // Finish requests that arrived just now.
             while tokio::time::timeout(LINGER, connection.as_mut()).await.is_err() && handle.is_busy() {}

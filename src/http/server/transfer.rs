@@ -20,7 +20,7 @@ use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::InFlight;
-use super::io::LEAST_PROGRESS;
+use super::io::MIN_PROGRESS;
 use crate::http::account::{Account, FREE_BYTES};
 
 /// Maximum outstanding bytes of one response.
@@ -28,8 +28,8 @@ const HIGH_WATER: usize = 64 * 1024;
 /// Maximum bytes per piece.
 const PIECE: usize = 16 * 1024;
 /// Bytes of a complete response that an HTTP/2 client must read within one write timeout, because it waits in memory.
-/// For an event stream, which holds only a few frames, it is [`LEAST_PROGRESS`].
-const LEAST_OF_WHOLE: u64 = 32 * 1024;
+/// For an event stream, which holds only a few frames, it is [`MIN_PROGRESS`].
+const MIN_PROGRESS_OF_COMPLETE: u64 = 32 * 1024;
 /// Maximum write timeout of a connection without a valid credential.
 const ANONYMOUS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,7 +52,7 @@ impl Transfer {
         self.outstanding.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    fn give_back(&self, bytes: usize, sent: bool) {
+    fn remove_outstanding(&self, bytes: usize, sent: bool) {
         if sent {
             self.sent.fetch_add(bytes as u64, Ordering::AcqRel);
         }
@@ -99,32 +99,32 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.transfer.give_back(count, true);
+        self.transfer.remove_outstanding(count, true);
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
-            self.transfer.give_back(self.bytes.len(), false);
+            self.transfer.remove_outstanding(self.bytes.len(), false);
         }
     }
 }
 
 /// A response's body in pieces.
 #[derive(Debug)]
-pub struct Sent {
+pub struct TrackedBody {
     body: Body,
     rest: Bytes,
     ended: bool,
-    begun: bool,
+    started: bool,
     /// The account of an event stream, and whether it holds a reservation for a frame.
     account: Option<Account>,
     reserved: bool,
     transfer: Arc<Transfer>,
 }
 
-impl Sent {
+impl TrackedBody {
     /// Wraps the body of a response; `in_flight` is held until the last byte is sent.
     pub fn wrap(response: Response, in_flight: InFlight) -> axum::http::Response<Self> {
         let (mut parts, body) = response.into_parts();
@@ -144,7 +144,7 @@ impl Sent {
                 body,
                 rest: Bytes::new(),
                 ended: false,
-                begun: false,
+                started: false,
                 account,
                 reserved: false,
                 transfer,
@@ -184,13 +184,13 @@ impl Sent {
     }
 }
 
-impl hyper::body::Body for Sent {
+impl hyper::body::Body for TrackedBody {
     type Data = Piece;
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
         let this = self.get_mut();
-        this.begun = true;
+        this.started = true;
         loop {
             if !this.rest.is_empty() {
                 if this.transfer.poll_below(HIGH_WATER - PIECE, cx).is_pending() {
@@ -229,7 +229,7 @@ impl hyper::body::Body for Sent {
 
     fn is_end_stream(&self) -> bool {
         // Only for an empty body: others end when all their bytes are sent.
-        !self.begun && self.body.is_end_stream()
+        !self.started && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -256,7 +256,7 @@ where
 {
     fn execute(&self, stream: F) {
         let progress = Arc::new(OnceLock::new());
-        let watch = Watch {
+        let watch = StallWatch {
             timeout: self.timeout,
             progress: Arc::clone(&progress),
             stall: None,
@@ -265,7 +265,7 @@ where
     }
 }
 
-async fn watched(stream: impl Future<Output = ()>, mut watch: Watch) {
+async fn watched(stream: impl Future<Output = ()>, mut watch: StallWatch) {
     let mut stream = std::pin::pin!(stream);
     std::future::poll_fn(|cx| {
         // Polled in this order so that bytes handed out in this poll are seen in this poll.
@@ -278,7 +278,7 @@ async fn watched(stream: impl Future<Output = ()>, mut watch: Watch) {
 }
 
 /// Watches whether the client of a stream keeps reading.
-struct Watch {
+struct StallWatch {
     timeout: Duration,
     progress: Arc<OnceLock<Arc<Transfer>>>,
     stall: Option<Stall>,
@@ -291,7 +291,7 @@ struct Stall {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Watch {
+impl StallWatch {
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(transfer) = self.progress.get() else {
             return Poll::Pending;
@@ -320,7 +320,11 @@ impl Watch {
             *stall = begin();
         }
         while stall.timer.as_mut().poll(cx).is_ready() {
-            let least = if transfer.whole { LEAST_OF_WHOLE } else { LEAST_PROGRESS };
+            let least = if transfer.whole {
+                MIN_PROGRESS_OF_COMPLETE
+            } else {
+                MIN_PROGRESS
+            };
             if sent - stall.sent < least {
                 metrics::counter!("copilotd_http_stalled_total", "what" => "stream").increment(1);
                 return Poll::Ready(());
@@ -348,19 +352,19 @@ mod tests {
     use crate::http::account::Budgets;
     use crate::http::server::Connection;
 
-    fn sent(bytes: usize) -> Sent {
+    fn sent(bytes: usize) -> TrackedBody {
         let all = Connections::new(&config::Server::default(), 10);
         let connection = Connection::new(all, IpAddr::from([192, 0, 2, 1]), None);
-        Sent::wrap(vec![7_u8; bytes].into_response(), connection.request()).into_body()
+        TrackedBody::wrap(vec![7_u8; bytes].into_response(), connection.request()).into_body()
     }
 
-    fn next(body: &mut Sent) -> Option<Option<Piece>> {
+    fn next(body: &mut TrackedBody) -> Option<Option<Piece>> {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).now_or_never()?;
         Some(frame.map(|frame| frame.unwrap().into_data().unwrap()))
     }
 
     #[tokio::test]
-    async fn little_is_handed_out_at_once_and_the_end_comes_last() {
+    async fn outstanding_bytes_are_bounded_and_the_end_comes_last() {
         let mut body = sent(200_000);
         let (mut held, mut read) = (Vec::new(), 0);
         loop {
@@ -396,7 +400,7 @@ mod tests {
     }
 
     /// A stream of frames that its client never reads, with the account of an address.
-    fn unread_stream(frame: usize) -> (Sent, Arc<Budgets>) {
+    fn unread_stream(frame: usize) -> (TrackedBody, Arc<Budgets>) {
         let budgets = Budgets::new(&config::Server::default());
         let mut request = Request::new(Body::empty());
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
@@ -407,11 +411,11 @@ mod tests {
         response.extensions_mut().insert(account);
         let all = Connections::new(&config::Server::default(), 10);
         let connection = Connection::new(all, IpAddr::from([192, 0, 2, 1]), None);
-        (Sent::wrap(response, connection.request()).into_body(), budgets)
+        (TrackedBody::wrap(response, connection.request()).into_body(), budgets)
     }
 
     #[tokio::test]
-    async fn frames_of_a_stream_that_is_not_read_pile_up_only_as_far_as_room_is_reserved() {
+    async fn unread_frames_never_exceed_the_reservation() {
         for frame in [10, 1_000, FREE_BYTES - 1, FREE_BYTES + 1, 40_000, 200_000] {
             let (mut body, budgets) = unread_stream(frame);
             let mut held = Vec::new();
@@ -441,7 +445,7 @@ mod tests {
             ..Transfer::default()
         });
         progress.set(Arc::clone(&transfer)).unwrap();
-        let watch = Watch {
+        let watch = StallWatch {
             timeout: Duration::from_secs(30),
             progress,
             stall: None,
@@ -451,7 +455,7 @@ mod tests {
         let client = async {
             for _ in 0..1_000 {
                 sleep(Duration::from_secs(1)).await;
-                transfer.give_back(bytes, true);
+                transfer.remove_outstanding(bytes, true);
             }
         };
         tokio::select! {

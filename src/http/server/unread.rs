@@ -30,9 +30,9 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 
 /// Set when a connection is closed while its client may still be sending.
 #[derive(Debug, Clone, Default)]
-pub struct Lingers(Arc<AtomicBool>);
+pub struct LingerFlag(Arc<AtomicBool>);
 
-impl Lingers {
+impl LingerFlag {
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -40,51 +40,51 @@ impl Lingers {
 
 /// The read state of a request's body.
 #[derive(Debug)]
-enum Reading {
+enum ReadState {
     /// The handler still has it.
-    Held,
+    WithHandler,
     /// Read to the end, or broken off.
     Done,
     /// Dropped before its end.
-    Left { body: Incoming, polled: bool },
+    Dropped { body: Incoming, polled: bool },
 }
 
-/// A request's body, which returns to its [`Rest`] when the handler drops it.
+/// A request's body, which returns to its [`UnreadRest`] when the handler drops it.
 #[derive(Debug)]
-pub struct Watched {
+pub struct WatchedBody {
     body: Option<Incoming>,
     polled: bool,
-    reading: Arc<Mutex<Reading>>,
+    reading: Arc<Mutex<ReadState>>,
 }
 
 /// Handles the unread rest of a body once the response is ready.
 #[derive(Debug)]
-pub struct Rest {
-    reading: Arc<Mutex<Reading>>,
+pub struct UnreadRest {
+    reading: Arc<Mutex<ReadState>>,
     expects: bool,
 }
 
 /// Watches a request's body, if an unread rest of it would matter.
-pub fn watch(version: Version, headers: &HeaderMap, body: Incoming) -> (Body, Option<Rest>) {
+pub fn watch(version: Version, headers: &HeaderMap, body: Incoming) -> (Body, Option<UnreadRest>) {
     // HTTP/2 streams end independently, and an empty body needs no reading.
     if version > Version::HTTP_11 || body.is_end_stream() {
         return (Body::new(body), None);
     }
-    let reading = Arc::new(Mutex::new(Reading::Held));
-    let watched = Watched {
+    let reading = Arc::new(Mutex::new(ReadState::WithHandler));
+    let watched = WatchedBody {
         body: Some(body),
         polled: false,
         reading: Arc::clone(&reading),
     };
     let expects = headers.contains_key(header::EXPECT);
-    (Body::new(watched), Some(Rest { reading, expects }))
+    (Body::new(watched), Some(UnreadRest { reading, expects }))
 }
 
-impl Rest {
+impl UnreadRest {
     /// Reads the rest of the body, within limits, or sets `Connection: close`.
-    pub async fn settle(self, headers: &mut HeaderMap, lingers: &Lingers) {
+    pub async fn settle(self, headers: &mut HeaderMap, linger_flag: &LingerFlag) {
         if !self.is_read().await {
-            lingers.0.store(true, Ordering::Relaxed);
+            linger_flag.0.store(true, Ordering::Relaxed);
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -92,12 +92,12 @@ impl Rest {
     async fn is_read(&self) -> bool {
         let reading = {
             let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *reading, Reading::Done)
+            std::mem::replace(&mut *reading, ReadState::Done)
         };
         let (body, polled) = match reading {
-            Reading::Done => return true,
-            Reading::Held => return false,
-            Reading::Left { body, polled } => (body, polled),
+            ReadState::Done => return true,
+            ReadState::WithHandler => return false,
+            ReadState::Dropped { body, polled } => (body, polled),
         };
         // The client waits for `100 Continue` or a refusal: reading now would make it send the body.
         if self.expects && !polled {
@@ -122,7 +122,7 @@ impl Rest {
     }
 }
 
-impl hyper::body::Body for Watched {
+impl hyper::body::Body for WatchedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -149,15 +149,15 @@ impl hyper::body::Body for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedBody {
     fn drop(&mut self) {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         *reading = match self.body.take() {
-            Some(body) if !body.is_end_stream() => Reading::Left {
+            Some(body) if !body.is_end_stream() => ReadState::Dropped {
                 body,
                 polled: self.polled,
             },
-            _ => Reading::Done,
+            _ => ReadState::Done,
         };
     }
 }

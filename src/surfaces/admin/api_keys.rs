@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::http::bodies::Json;
 use crate::http::credentials::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::extract::{Ids, Query, invalid};
-use crate::http::page::{self, Page, Wanted};
+use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
@@ -31,7 +31,7 @@ request_body!(Create, "create_api_key.json");
 
 /// A key in the list.
 #[derive(Debug, Serialize)]
-pub struct Listed {
+pub struct ApiKeyView {
     id: String,
     name: String,
     scopes: Scopes,
@@ -45,14 +45,14 @@ pub struct Listed {
 
 /// A newly created key.
 #[derive(Debug, Serialize)]
-struct Created {
+struct NewApiKeyView {
     /// The key itself, shown only once.
     key: String,
     #[serde(flatten)]
-    listed: Listed,
+    listed: ApiKeyView,
 }
 
-impl From<KeyView> for Listed {
+impl From<KeyView> for ApiKeyView {
     fn from(view: KeyView) -> Self {
         let (created_at, created_by) = view.made.unzip();
         Self {
@@ -118,7 +118,7 @@ pub async fn create(
         }
         created => created?,
     };
-    let created = Created {
+    let created = NewApiKeyView {
         key: key.expose_secret().to_owned(),
         listed: view.into(),
     };
@@ -136,7 +136,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/admin/api-keys",
     operation_id = "list_api_keys",
     tag = "admin",
-    params(Wanted),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of API keys", body = ref("#/components/schemas/ApiKeyPage")),
         ListProblems,
@@ -146,9 +146,9 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    Query(query): Query<Wanted>,
-    _room: PageRoom,
-) -> Result<axum::Json<Page<Listed>>, Problem> {
+    Query(query): Query<PageQuery>,
+    _room: PageMemory,
+) -> Result<axum::Json<Page<ApiKeyView>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
     let mut rest = state.tenants.keys(&caller.scope);
     if let Some(cursor) = &query.cursor {
@@ -159,7 +159,7 @@ pub async fn list(
     let limit = query.limit.get();
     let more = rest.len() > limit;
     rest.truncate(limit);
-    let mut data: Vec<Listed> = rest.into_iter().map(Listed::from).collect();
+    let mut data: Vec<ApiKeyView> = rest.into_iter().map(ApiKeyView::from).collect();
     let more = page::cut(&mut data) || more;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, &last.id.to_string()));

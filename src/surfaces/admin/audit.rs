@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::audit::{Action, Entry, Listed, Verification, VerifyError};
 use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::Query;
-use crate::http::page::{self, Page, Wanted};
+use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::surfaces::openapi::{AUTH, problems};
@@ -15,7 +15,7 @@ use crate::surfaces::state::AppState;
 
 /// An audit entry in a response.
 #[derive(Debug, Serialize)]
-pub struct Answered {
+pub struct AuditEntryView {
     n: i64,
     at: Timestamp,
     actor: String,
@@ -27,7 +27,7 @@ pub struct Answered {
     reason: Option<String>,
 }
 
-impl From<Listed> for Answered {
+impl From<Listed> for AuditEntryView {
     fn from(Listed { n, body }: Listed) -> Self {
         Self {
             n,
@@ -45,7 +45,7 @@ impl From<Listed> for Answered {
 
 /// The verification result in a response.
 #[derive(Debug, Serialize)]
-pub struct Verified {
+pub struct VerificationView {
     ok: bool,
     entries: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +54,7 @@ pub struct Verified {
     fault: Option<&'static str>,
 }
 
-impl From<Verification> for Verified {
+impl From<Verification> for VerificationView {
     fn from(found: Verification) -> Self {
         Self {
             ok: found.first_bad.is_none(),
@@ -86,7 +86,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/admin/audit",
     operation_id = "list_audit_entries",
     tag = "admin",
-    params(Wanted),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of audit entries", body = ref("#/components/schemas/AuditPage")),
         ListProblems,
@@ -96,8 +96,8 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    Query(query): Query<Wanted>,
-) -> Result<axum::Json<Page<Answered>>, Problem> {
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<Page<AuditEntryView>>, Problem> {
     let name = format!("audit/{}", caller.scope.tenant());
     let before = match &query.cursor {
         Some(cursor) => Some(page::position::<i64>(&name, cursor)?),
@@ -105,7 +105,7 @@ pub async fn list(
     };
     let (entries, next) = state.audit.page(&caller.scope, before, query.limit.get()).await?;
     Ok(axum::Json(Page {
-        data: entries.into_iter().map(Answered::from).collect(),
+        data: entries.into_iter().map(AuditEntryView::from).collect(),
         next_cursor: next.map(|next| page::cursor(&name, &next)),
     }))
 }
@@ -127,7 +127,10 @@ problems!(VerifyProblems: AUTH, &[Code::Overloaded]);
     ),
     security(("bearer" = ["admin"])),
 )]
-pub async fn verify(State(state): State<AppState>, Admin(caller): Admin) -> Result<axum::Json<Verified>, Problem> {
+pub async fn verify(
+    State(state): State<AppState>,
+    Admin(caller): Admin,
+) -> Result<axum::Json<VerificationView>, Problem> {
     match state.audit.verify(&caller.scope).await {
         Ok(found) => Ok(axum::Json(found.into())),
         Err(error @ VerifyError::Busy) => Err(Problem::new(Code::Overloaded).detail(error.to_string())),

@@ -21,7 +21,7 @@ use crate::audit::{Action, Entry};
 use crate::http::account::Account;
 use crate::http::bodies::KeyedJson;
 use crate::http::credentials::{Admin, Caller};
-use crate::http::extract::{Idempotent, Ids, Reason, Reasoned, invalid};
+use crate::http::extract::{IdempotencyKeyParam, Ids, Reason, ReasonParam, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::jobs::{Job, JobStatus, Jobs, Progress, Receipt, StartError, Work};
@@ -30,11 +30,11 @@ use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
 
 /// Memory reserved for a chunk of a result before its size is known.
-const PIECE_ROOM: usize = 512 * 1024;
+const CHUNK_MEMORY: usize = 512 * 1024;
 
 /// A job in a response.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct JobView {
     id: JobId,
     kind: &'static str,
     status: JobStatus,
@@ -52,7 +52,7 @@ pub struct Shown {
     expires_at: Option<Timestamp>,
 }
 
-impl From<Job> for Shown {
+impl From<Job> for JobView {
     fn from(job: Job) -> Self {
         let expires_at = job.expires_at();
         let (tenant, receipt) = match &job.state.work {
@@ -77,7 +77,7 @@ impl From<Job> for Shown {
 /// The response to starting a job.
 pub(crate) fn accepted(job: Job) -> Response {
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
-    (StatusCode::ACCEPTED, location, axum::Json(Shown::from(job))).into_response()
+    (StatusCode::ACCEPTED, location, axum::Json(JobView::from(job))).into_response()
 }
 
 impl From<StartError> for Problem {
@@ -121,7 +121,7 @@ pub async fn get(
     State(state): State<AppState>,
     caller: Caller,
     Ids((id,)): Ids<(JobId,)>,
-) -> Result<axum::Json<Shown>, Problem> {
+) -> Result<axum::Json<JobView>, Problem> {
     Ok(axum::Json(found(&state, &caller, id).await?.into()))
 }
 
@@ -137,7 +137,7 @@ problems!(ResultProblems: AUTH, FOUND, &[Code::Conflict]);
     path = "/v1/jobs/{id}/result",
     operation_id = "get_job_result",
     tag = "operations",
-    params(Reasoned),
+    params(ReasonParam),
     responses(
         (status = 200, description = "The JSON lines", content((String = "application/jsonl"))),
         ResultProblems,
@@ -196,7 +196,7 @@ fn lines(
                 None => Ok(()),
             };
             let full = |_| std::io::Error::other("too many responses are waiting to be read");
-            room(PIECE_ROOM).await.map_err(full)?;
+            room(CHUNK_MEMORY).await.map_err(full)?;
             let page = jobs.result(&scope, id, after).await.map_err(|error| {
                 tracing::warn!(
                     job = %id, tenant = %scope.tenant(), %error,
@@ -204,7 +204,7 @@ fn lines(
                 );
                 std::io::Error::other("the store failed")
             })?;
-            if let Some(page) = page.as_ref().filter(|page| page.lines.len() > PIECE_ROOM) {
+            if let Some(page) = page.as_ref().filter(|page| page.lines.len() > CHUNK_MEMORY) {
                 room(page.lines.len()).await.map_err(full)?;
             }
             Ok(page.map(|page| (Bytes::from(page.lines), page.after)))
@@ -232,7 +232,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReus
     path = "/v1/admin/exports",
     operation_id = "create_export",
     tag = "admin",
-    params(Reasoned, Idempotent),
+    params(ReasonParam, IdempotencyKeyParam),
     request_body = ref("#/components/schemas/CreateExport"),
     responses(
         (status = 202, description = "Accepted; the export is running", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "URL of the job"))),
@@ -247,7 +247,7 @@ pub async fn create(
     reason: Reason,
     KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
-    crate::surfaces::taking_work(&state)?;
+    crate::surfaces::ensure_accepting_work(&state)?;
     let reason = reason.required()?;
     let time = |name: &str, text: &Option<String>, is_end: bool| {
         let read = text.as_deref().map(|text| moment(name, text, is_end));

@@ -13,7 +13,7 @@ use crate::audit::{Action, Entry};
 use crate::http::bodies::Json;
 use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::{Ids, Query, invalid};
-use crate::http::page::{self, Page, Wanted};
+use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
 use crate::request_body;
@@ -36,7 +36,7 @@ request_body!(Create, "create_revocation.json");
 
 /// A revocation in a response.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct RevocationView {
     id: String,
     user: Option<String>,
     token_id: Option<String>,
@@ -46,7 +46,7 @@ pub struct Shown {
     reason: Option<String>,
 }
 
-impl From<Revocation> for Shown {
+impl From<Revocation> for RevocationView {
     fn from(revocation: Revocation) -> Self {
         let id = revocation.id().to_string();
         let (user, token_id) = match revocation.subject {
@@ -155,7 +155,7 @@ pub async fn create(
         .in_current_span(),
     );
     let revocation = revoked.await.map_err(|_panic| Problem::new(Code::Internal))??;
-    Ok((StatusCode::CREATED, axum::Json(Shown::from(revocation))).into_response())
+    Ok((StatusCode::CREATED, axum::Json(RevocationView::from(revocation))).into_response())
 }
 
 problems!(ListProblems: AUTH);
@@ -168,7 +168,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/admin/revocations",
     operation_id = "list_revocations",
     tag = "admin",
-    params(Wanted),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of revocations", body = ref("#/components/schemas/RevocationPage")),
         ListProblems,
@@ -178,8 +178,8 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    Query(query): Query<Wanted>,
-) -> Result<axum::Json<Page<Shown>>, Problem> {
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<Page<RevocationView>>, Problem> {
     let name = format!("revocations/{}", caller.scope.tenant());
     let mut rest = state.revocations.of_tenant(&caller.scope);
     if let Some(cursor) = &query.cursor {
@@ -196,7 +196,7 @@ pub async fn list(
     let last = rest.last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, &(last.revoked_at, last.id().to_string())));
     Ok(axum::Json(Page {
-        data: rest.into_iter().map(Shown::from).collect(),
+        data: rest.into_iter().map(RevocationView::from).collect(),
         next_cursor,
     }))
 }

@@ -7,13 +7,13 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::audit;
-use super::usage::{self, Form, Group, MAX_GROUPS, Report};
+use super::usage::{self, Group, MAX_GROUPS, Report, ReportFormat};
 use crate::audit::Action;
 use crate::http::credentials::Admin;
 use crate::http::extract::Query;
 use crate::http::problems::Problem;
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, problems};
 use crate::surfaces::state::AppState;
 
@@ -21,7 +21,7 @@ use crate::surfaces::state::AppState;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct UsageParams {
     /// Start of the report, a day or a time; inclusive. Default: the start of the current month
     from: Option<String>,
     /// End of the report: a time (exclusive) or a day (inclusive). Default: now
@@ -41,7 +41,7 @@ problems!(UsageProblems: AUTH);
     path = "/v1/admin/usage",
     operation_id = "get_usage",
     tag = "admin",
-    params(Wanted),
+    params(UsageParams),
     responses(
         (status = 200, description = "The totals, sorted by key; as CSV with `Accept: text/csv`", content(
             (ref("#/components/schemas/UsageReport") = "application/json"),
@@ -54,9 +54,9 @@ problems!(UsageProblems: AUTH);
 pub async fn usage(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    form: Form,
-    Query(wanted): Query<Wanted>,
-    _room: PageRoom,
+    form: ReportFormat,
+    Query(wanted): Query<UsageParams>,
+    _room: PageMemory,
 ) -> Result<Response, Problem> {
     let (from, to) = usage::time(wanted.from.as_deref(), wanted.to.as_deref(), state.clock().now())?;
     let query = UsageQuery {
@@ -79,7 +79,7 @@ pub async fn usage(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Forgotten {
+pub struct CacheParams {
     /// Delete only this route's answers. Default: all routes
     route: Option<String>,
 }
@@ -94,7 +94,7 @@ problems!(ForgetProblems: AUTH);
     path = "/v1/admin/cache",
     operation_id = "forget_answers",
     tag = "admin",
-    params(Forgotten),
+    params(CacheParams),
     responses(
         (status = 200, description = "The number of deleted answers", body = ref("#/components/schemas/ForgottenAnswers")),
         ForgetProblems,
@@ -104,7 +104,7 @@ problems!(ForgetProblems: AUTH);
 pub async fn forget(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    Query(which): Query<Forgotten>,
+    Query(which): Query<CacheParams>,
     request: RequestId,
 ) -> Result<axum::Json<serde_json::Value>, Problem> {
     let target = which.route.as_deref().unwrap_or("*");

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use crate::http::credentials::Operator;
 use crate::http::extract::{Query, invalid};
 use crate::http::problems::{Code, Problem};
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, problems};
 use crate::surfaces::state::AppState;
 
@@ -88,12 +88,12 @@ impl From<TenantsUsageRow> for Group {
 
 /// The requested format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ReportFormat {
     Json,
     Csv,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Form {
+impl<S: Send + Sync> FromRequestParts<S> for ReportFormat {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
@@ -104,7 +104,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Form {
     }
 }
 
-impl Form {
+impl ReportFormat {
     /// Parses the `Accept` header: CSV if it is named and nothing is preferred to it, otherwise JSON if accepted.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut ranges = Vec::new();
@@ -121,7 +121,7 @@ impl Form {
             return Some(Self::Json);
         }
         // The preference for a format: the quality of its most specific range, then the earlier position.
-        let liked = |names: &[&str]| {
+        let preference = |names: &[&str]| {
             let places = names
                 .iter()
                 .find_map(|name| ranges.iter().position(|(range, _)| range == name));
@@ -130,8 +130,8 @@ impl Form {
                 .filter(|(quality, _)| *quality > 0.0)
         };
         match (
-            liked(&["application/json", "application/*", "*/*"]),
-            liked(&["text/csv", "text/*"]),
+            preference(&["application/json", "application/*", "*/*"]),
+            preference(&["text/csv", "text/*"]),
         ) {
             (Some(_), None) => Some(Self::Json),
             (None, Some(_)) => Some(Self::Csv),
@@ -248,7 +248,7 @@ pub(crate) fn moment(name: &str, text: &str, is_end: bool) -> Result<Timestamp, 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct UsageParams {
     /// Start of the report, a day or a time; inclusive. Default: the start of the current month
     from: Option<String>,
     /// End of the report: a time (exclusive) or a day (inclusive). Default: now
@@ -271,7 +271,7 @@ problems!(TenantsUsageProblems: AUTH);
     path = "/v1/operator/usage",
     operation_id = "get_tenants_usage",
     tag = "tenants",
-    params(Wanted),
+    params(UsageParams),
     responses(
         (status = 200, description = "The totals, sorted by tenant and key; as CSV with `Accept: text/csv`", content(
             (ref("#/components/schemas/TenantsUsageReport") = "application/json"),
@@ -284,9 +284,9 @@ problems!(TenantsUsageProblems: AUTH);
 pub async fn of_tenants(
     State(state): State<AppState>,
     Operator(_): Operator,
-    form: Form,
-    Query(wanted): Query<Wanted>,
-    _room: PageRoom,
+    form: ReportFormat,
+    Query(wanted): Query<UsageParams>,
+    _room: PageMemory,
 ) -> Result<Response, Problem> {
     let (from, to) = time(wanted.from.as_deref(), wanted.to.as_deref(), state.clock().now())?;
     let tenant = wanted.tenant.as_deref().map(str::parse::<TenantId>).transpose();
@@ -314,33 +314,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn csv_is_for_who_asks_for_it() {
+    fn csv_only_if_preferred_by_accept() {
         for (accept, form) in [
-            ("text/csv", Some(Form::Csv)),
-            ("Text/CSV; charset=utf-8", Some(Form::Csv)),
-            ("text/*", Some(Form::Csv)),
-            ("text/csv, */*;q=0.5", Some(Form::Csv)),
-            ("text/csv, application/json", Some(Form::Csv)),
-            ("application/json, text/csv", Some(Form::Json)),
-            ("text/csv;q=0.5, application/json", Some(Form::Json)),
-            ("application/json;q=0.1, text/csv;q=0.2", Some(Form::Csv)),
-            ("*/*", Some(Form::Json)),
-            ("application/*", Some(Form::Json)),
-            ("text/csv;q=0, */*", Some(Form::Json)),
-            ("text/html, application/xhtml+xml, */*;q=0.8", Some(Form::Json)),
+            ("text/csv", Some(ReportFormat::Csv)),
+            ("Text/CSV; charset=utf-8", Some(ReportFormat::Csv)),
+            ("text/*", Some(ReportFormat::Csv)),
+            ("text/csv, */*;q=0.5", Some(ReportFormat::Csv)),
+            ("text/csv, application/json", Some(ReportFormat::Csv)),
+            ("application/json, text/csv", Some(ReportFormat::Json)),
+            ("text/csv;q=0.5, application/json", Some(ReportFormat::Json)),
+            ("application/json;q=0.1, text/csv;q=0.2", Some(ReportFormat::Csv)),
+            ("*/*", Some(ReportFormat::Json)),
+            ("application/*", Some(ReportFormat::Json)),
+            ("text/csv;q=0, */*", Some(ReportFormat::Json)),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some(ReportFormat::Json)),
             ("text/html", None),
             ("text/csv;q=0", None),
             ("", None),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            assert_eq!(Form::of(&headers), form, "{accept}");
+            assert_eq!(ReportFormat::of(&headers), form, "{accept}");
         }
-        assert_eq!(Form::of(&HeaderMap::new()), Some(Form::Json));
+        assert_eq!(ReportFormat::of(&HeaderMap::new()), Some(ReportFormat::Json));
     }
 
     #[test]
-    fn a_cell_is_a_text_whatever_it_holds() {
+    fn cells_are_escaped_and_never_formulas() {
         for (text, written) in [
             ("ada", "ada"),
             ("", ""),

@@ -13,14 +13,14 @@ use copilotd_actors::domain::ids::{CallId, TurnId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::turns::shown;
+use super::turns::turn_response;
 use crate::audit::{Action, Entry};
 use crate::http::bodies::Json;
 use crate::http::credentials::{Caller, Scopes};
-use crate::http::extract::{Ids, Reason, Reasoned, invalid};
+use crate::http::extract::{Ids, Reason, ReasonParam, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
@@ -30,7 +30,7 @@ use crate::surfaces::{is_own, turn_records};
 /// Body of `POST /v1/turns/{id}/approvals/{call_id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Decide {
-    decision: Word,
+    decision: DecisionKind,
     arguments: Option<Value>,
     reason: Option<String>,
 }
@@ -38,7 +38,7 @@ request_body!(Decide, "decide_approval.json");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Word {
+enum DecisionKind {
     Approve,
     Reject,
 }
@@ -61,7 +61,7 @@ problems!(
     path = "/v1/turns/{id}/approvals/{call_id}",
     operation_id = "decide_approval",
     tag = "turns",
-    params(Reasoned),
+    params(ReasonParam),
     request_body = ref("#/components/schemas/DecideApproval"),
     responses(
         (status = 202, description = "Accepted; the decision is stored", body = ref("#/components/schemas/Turn")),
@@ -76,7 +76,7 @@ pub async fn decide(
     request: RequestId,
     reason: Reason,
     // The response contains the whole turn.
-    room: PageRoom,
+    room: PageMemory,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
     let admin = caller.scopes.contains(Scopes::ADMIN);
@@ -91,13 +91,13 @@ pub async fn decide(
         return Err(Problem::new(Code::NotFound));
     }
     let decision = match body.decision {
-        Word::Approve => Decision::Approve {
+        DecisionKind::Approve => Decision::Approve {
             arguments: body.arguments.clone(),
         },
-        Word::Reject if body.arguments.is_some() => {
+        DecisionKind::Reject if body.arguments.is_some() => {
             return Err(invalid("/arguments", "must not be given with decision reject"));
         }
-        Word::Reject => Decision::Reject,
+        DecisionKind::Reject => Decision::Reject,
     };
     let is_foreign = !is_own(&caller, &found.user);
     let reads = is_foreign && reason.is_given();
@@ -141,11 +141,11 @@ pub async fn decide(
         Err(refusal) => return Err(refusal.into()),
     }
     let found = turn_records(&state, &caller, turn, true, &room).await?;
-    let mut shown = shown(&state, &caller, turn, found).await?;
+    let mut turn_response = turn_response(&state, &caller, turn, found).await?;
     if is_foreign && !reads {
-        withhold_content(&mut shown.view);
+        withhold_content(&mut turn_response.view);
     }
-    shown.answer(&caller, StatusCode::ACCEPTED).await
+    turn_response.answer(&caller, StatusCode::ACCEPTED).await
 }
 
 /// Removes from another user's turn everything that users, models and tools said.
@@ -174,8 +174,8 @@ fn repeats(records: &[Record], wanted: CallId, body: &Decide) -> bool {
             ..
         } if *call_id == wanted => {
             let same = match decision {
-                ApprovalOutcome::Approved => body.decision == Word::Approve,
-                ApprovalOutcome::Rejected => body.decision == Word::Reject,
+                ApprovalOutcome::Approved => body.decision == DecisionKind::Approve,
+                ApprovalOutcome::Rejected => body.decision == DecisionKind::Reject,
                 ApprovalOutcome::Expired => false,
             };
             same && *arguments == body.arguments

@@ -18,17 +18,17 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Action;
 use crate::http::bodies::{Json, KeyedJson};
 use crate::http::credentials::{Caller, Chat};
-use crate::http::extract::{Idempotent, Ids, Query, invalid};
+use crate::http::extract::{IdempotencyKeyParam, Ids, Query, invalid};
 use crate::http::json_response;
-use crate::http::page::{self, Page, Wanted};
+use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::{own_conversation, principal, taking_work};
+use crate::surfaces::{ensure_accepting_work, own_conversation, principal};
 
 /// Maximum number of days on which one idempotency key can be used.
 const MAX_ROUNDS: u32 = 64;
@@ -67,7 +67,7 @@ problems!(
     path = "/v1/conversations",
     operation_id = "create_conversation",
     tag = "conversations",
-    params(Idempotent),
+    params(IdempotencyKeyParam),
     request_body = ref("#/components/schemas/CreateConversation"),
     responses(
         (status = 201, description = "Created", body = ref("#/components/schemas/Conversation"), headers(("location" = String, description = "URL of the conversation"))),
@@ -80,7 +80,7 @@ pub async fn create(
     Chat(caller): Chat,
     KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
-    taking_work(&state)?;
+    ensure_accepting_work(&state)?;
     let unknown = || invalid("/copilot", "unknown copilot: it is not configured for this tenant");
     let copilot: Option<CopilotName> = match &body.copilot {
         Some(name) => Some(name.parse().map_err(|_| unknown())?),
@@ -166,7 +166,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/conversations",
     operation_id = "list_conversations",
     tag = "conversations",
-    params(Wanted),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of conversations", body = ref("#/components/schemas/ConversationPage")),
         ListProblems,
@@ -176,8 +176,8 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,
-    Query(query): Query<Wanted>,
-    _room: PageRoom,
+    Query(query): Query<PageQuery>,
+    _room: PageMemory,
 ) -> Result<Response, Problem> {
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {

@@ -23,10 +23,10 @@ use crate::http::credentials::{Caller, CredentialKind, StreamAccess, without_mac
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::keep_alive::KeepAlive;
 use crate::http::problems::{Code, Problem, RateLimit};
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::writer::{Writer, encoded};
+use crate::surfaces::writer::{StreamWriter, encoded};
 use crate::surfaces::{own_conversation, turn_records};
 
 /// Keep-alive comment of an idle stream.
@@ -57,7 +57,7 @@ pub struct Options {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "for OpenAPI only; `StreamAccess` reads the header")]
-struct Resuming {
+struct ResumeParams {
     /// Position to resume after; takes precedence over `?after=`
     #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?(~.*)?$")]
     last_event_id: Option<String>,
@@ -73,7 +73,7 @@ problems!(StreamProblems: AUTH, FOUND, &[Code::NotResumable, Code::Overloaded]);
     path = "/v1/conversations/{id}/events",
     operation_id = "stream_conversation",
     tag = "streams",
-    params(Options, Resuming),
+    params(Options, ResumeParams),
     responses(
         (status = 200, description = "The event stream", content_type = "text/event-stream", body = String),
         StreamProblems,
@@ -113,7 +113,7 @@ pub async fn of_conversation(
     path = "/v1/turns/{id}/events",
     operation_id = "stream_turn",
     tag = "streams",
-    params(Options, Resuming),
+    params(Options, ResumeParams),
     responses(
         (status = 200, description = "The event stream", content_type = "text/event-stream", body = String),
         (status = 204, description = "The position is at or after the turn's terminal event: there is nothing left, do not reconnect"),
@@ -125,7 +125,7 @@ pub async fn of_turn(
     State(state): State<AppState>,
     access: StreamAccess,
     // For reading the whole turn; later each frame reserves its own.
-    room: PageRoom,
+    room: PageMemory,
     Ids((turn,)): Ids<(TurnId,)>,
     Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
@@ -240,7 +240,7 @@ async fn open(
     reader: Reader,
     tail: Arc<Tail>,
 ) -> Result<Response, Problem> {
-    let place = open_stream(&state, &access.caller)?;
+    let slot = open_stream(&state, &access.caller)?;
     if access.caller.kind == CredentialKind::Ticket {
         // Other credentials were already admitted by `fair_share`.
         let entered = state.shared.shares.enter(access.caller.scope.tenant()).await;
@@ -254,7 +254,7 @@ async fn open(
         Some(signer) => reader.with_suffix(Arc::new(signer)),
         None => reader,
     };
-    let writer = Writer::new(state, access.caller, id, reader, tail, place);
+    let writer = StreamWriter::new(state, access.caller, id, reader, tail, slot);
     let bytes = stream::unfold(writer, |mut writer| async {
         let bytes = writer.next().await?;
         Some((Ok::<_, Infallible>(bytes), writer))

@@ -15,7 +15,7 @@ use crate::http::extract::{Ids, Query};
 use crate::http::json_response;
 use crate::http::page::{self, Limit, Page};
 use crate::http::problems::Problem;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
 use crate::surfaces::own_conversation;
 use crate::surfaces::state::AppState;
@@ -54,13 +54,13 @@ pub struct Messages {
 
 /// What has been read so far.
 #[derive(Debug, Default)]
-struct Collected {
+struct MessageBatch {
     data: Vec<MessageView>,
     turns: Vec<TurnSummary>,
     bytes: usize,
 }
 
-impl Collected {
+impl MessageBatch {
     /// Adds a message, and its turn if new; returns whether they fit on the page.
     fn take(&mut self, size: usize, message: MessageView, turn: Option<TurnSummary>) -> bool {
         self.bytes += size + turn.as_ref().map_or(0, page::size);
@@ -81,9 +81,9 @@ async fn collect(
     id: ConversationId,
     mut after: Option<Seq>,
     query: &List,
-) -> Result<(Collected, bool), Problem> {
+) -> Result<(MessageBatch, bool), Problem> {
     let (limit, mut read) = (query.limit.get(), 0);
-    let mut found = Collected::default();
+    let mut found = MessageBatch::default();
     loop {
         let step = if read == 0 { FIRST_STEP } else { STEP }.min(limit + 1 - read);
         let records = state
@@ -150,7 +150,7 @@ pub async fn list(
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     Query(query): Query<List>,
-    _room: PageRoom,
+    _room: PageMemory,
 ) -> Result<Response, Problem> {
     // Read first, so that a stream opened after this number misses nothing that is not on the page.
     let last_seq = own_conversation(&state, &caller, id).await?.last_seq;
@@ -160,7 +160,7 @@ pub async fn list(
         Some(cursor) => Some(page::position::<Seq>(&name, cursor)?),
         None => None,
     };
-    let (Collected { data, turns, bytes }, more) = collect(&state, &caller, id, after, &query).await?;
+    let (MessageBatch { data, turns, bytes }, more) = collect(&state, &caller, id, after, &query).await?;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
     let page = Page { data, next_cursor };

@@ -19,15 +19,15 @@ use serde_json::Value;
 use crate::audit::{Action, Entry};
 use crate::http::bodies::{Json, KeyedJson};
 use crate::http::credentials::{Caller, Chat, Scopes};
-use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
+use crate::http::extract::{IdempotencyKeyParam, Ids, Reason, ReasonParam};
 use crate::http::json_response;
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::{LaterRoom, PageRoom};
+use crate::http::response_memory::{LazyPageMemory, PageMemory};
 use crate::surfaces::admin::audit;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::{is_own, openai, principal, taking_work, turn_records};
+use crate::surfaces::{ensure_accepting_work, is_own, openai, principal, turn_records};
 use crate::{request_body, telemetry};
 
 /// Body of `POST /v1/conversations/{id}/turns`.
@@ -35,7 +35,7 @@ use crate::{request_body, telemetry};
 pub struct Submit {
     input: Input,
     #[serde(default)]
-    when_busy: When,
+    when_busy: WhenBusyParam,
     #[serde(default)]
     metadata: Metadata,
     response_schema: Option<Value>,
@@ -45,7 +45,7 @@ request_body!(Submit, "submit_turn.json");
 /// What to do when another turn is busy.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum When {
+enum WhenBusyParam {
     #[default]
     Enqueue,
     Reject,
@@ -75,7 +75,7 @@ problems!(
     path = "/v1/conversations/{id}/turns",
     operation_id = "submit_turn",
     tag = "turns",
-    params(Idempotent),
+    params(IdempotencyKeyParam),
     request_body = ref("#/components/schemas/SubmitTurn"),
     responses(
         (status = 202, description = "Accepted; the turn is stored", body = ref("#/components/schemas/Turn"), headers(("location" = String, description = "URL of the turn"))),
@@ -87,10 +87,10 @@ pub async fn submit(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((conversation,)): Ids<(ConversationId,)>,
-    room: LaterRoom,
+    room: LazyPageMemory,
     KeyedJson { body, idempotency }: KeyedJson<Submit>,
 ) -> Result<Response, Problem> {
-    taking_work(&state)?;
+    ensure_accepting_work(&state)?;
     let payer = openai::caller(&caller, Purpose::Turn);
     state.gateway.admit(&payer).await?;
     let response_schema = match body.response_schema {
@@ -103,9 +103,9 @@ pub async fn submit(
         metadata: body.metadata,
         response_schema,
         when_busy: match body.when_busy {
-            When::Enqueue => WhenBusy::Enqueue,
-            When::Reject => WhenBusy::Reject,
-            When::Interrupt => WhenBusy::Interrupt,
+            WhenBusyParam::Enqueue => WhenBusy::Enqueue,
+            WhenBusyParam::Reject => WhenBusy::Reject,
+            WhenBusyParam::Interrupt => WhenBusy::Interrupt,
         },
         idempotency,
         trace: telemetry::traceparent(),
@@ -123,12 +123,12 @@ pub async fn submit(
         .into_iter()
         .filter(|record| record.turn == Some(turn))
         .collect();
-    let shown = match folded(&caller, conversation, of_turn, accepted.position).await? {
-        Some(shown) => shown,
+    let turn_response = match fold_turn(&caller, conversation, of_turn, accepted.position).await? {
+        Some(turn_response) => turn_response,
         // A repeat of an earlier request: return the turn's current state.
         None => view(&state, &caller, turn, &room.page().await?).await?,
     };
-    let mut answer = shown.answer(&caller, StatusCode::ACCEPTED).await?;
+    let mut answer = turn_response.answer(&caller, StatusCode::ACCEPTED).await?;
     let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
     answer.headers_mut().insert(header::LOCATION, location);
     Ok(answer)
@@ -151,7 +151,7 @@ problems!(GetProblems: AUTH, FOUND);
     path = "/v1/turns/{id}",
     operation_id = "get_turn",
     tag = "turns",
-    params(Reasoned),
+    params(ReasonParam),
     responses(
         (status = 200, description = "The turn", body = ref("#/components/schemas/Turn")),
         GetProblems,
@@ -164,7 +164,7 @@ pub async fn get(
     Ids((turn,)): Ids<(TurnId,)>,
     request: RequestId,
     reason: Reason,
-    room: PageRoom,
+    room: PageMemory,
 ) -> Result<Response, Problem> {
     // An auditor's credential does not need the scope `chat`.
     if !caller.scopes.contains(Scopes::ADMIN) {
@@ -179,26 +179,26 @@ pub async fn get(
         // Recorded before the content is sent: what cannot be recorded is not disclosed.
         state.audit.record(caller.scope.tenant(), entry).await?;
     }
-    shown(&state, &caller, turn, found)
+    turn_response(&state, &caller, turn, found)
         .await?
         .answer(&caller, StatusCode::OK)
         .await
 }
 
 /// Reads the current state of a turn of the caller.
-async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageRoom) -> Result<Shown, Problem> {
+async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageMemory) -> Result<TurnResponse, Problem> {
     let found = turn_records(state, caller, turn, false, room).await?;
-    shown(state, caller, turn, found).await
+    turn_response(state, caller, turn, found).await
 }
 
 /// A turn as clients see it.
-pub(crate) struct Shown {
+pub(crate) struct TurnResponse {
     pub(crate) view: TurnView,
     /// Approximate size in bytes.
     weight: usize,
 }
 
-impl Shown {
+impl TurnResponse {
     /// Builds the response.
     pub(crate) async fn answer(self, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
         json_response::json(caller.scope.tenant(), self.weight, status, self.view).await
@@ -206,32 +206,32 @@ impl Shown {
 }
 
 /// Folds a turn's records into what clients see; `None` without records.
-async fn folded(
+async fn fold_turn(
     caller: &Caller,
     conversation: ConversationId,
     records: Vec<Record>,
     position: Option<usize>,
-) -> Result<Option<Shown>, Problem> {
+) -> Result<Option<TurnResponse>, Problem> {
     let weight = records.iter().map(Record::weight).sum();
     let fold = move || TurnView::fold(conversation, &records, position);
     let view = json_response::work(caller.scope.tenant(), weight, fold).await?;
-    Ok(view.map(|view| Shown { view, weight }))
+    Ok(view.map(|view| TurnResponse { view, weight }))
 }
 
 /// Builds the view of a turn from its records. Another user's turn is protected content: see [`get`].
-pub(crate) async fn shown(
+pub(crate) async fn turn_response(
     state: &AppState,
     caller: &Caller,
     turn: TurnId,
     found: TurnRecords,
-) -> Result<Shown, Problem> {
+) -> Result<TurnResponse, Problem> {
     let conversation = found.conversation;
-    let shown = folded(caller, conversation, found.records, None).await?;
-    let mut shown = shown.ok_or_else(|| Problem::new(Code::Internal))?;
-    if shown.view.status == "queued" {
-        shown.view.queue_position = state.directory.position(&caller.scope, conversation, turn).await;
+    let turn_response = fold_turn(caller, conversation, found.records, None).await?;
+    let mut turn_response = turn_response.ok_or_else(|| Problem::new(Code::Internal))?;
+    if turn_response.view.status == "queued" {
+        turn_response.view.queue_position = state.directory.position(&caller.scope, conversation, turn).await;
     }
-    Ok(shown)
+    Ok(turn_response)
 }
 
 /// Cancel a turn
@@ -253,7 +253,7 @@ pub async fn cancel(
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The response contains the whole turn.
-    room: PageRoom,
+    room: PageMemory,
 ) -> Result<Response, Problem> {
     let found = turn_records(&state, &caller, turn, false, &room).await?;
     let ended = found.records.iter().any(|record| record.event.is_terminal());
@@ -271,8 +271,8 @@ pub async fn cancel(
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    let shown = view(&state, &caller, turn, &room).await?;
-    shown.answer(&caller, StatusCode::ACCEPTED).await
+    let turn_response = view(&state, &caller, turn, &room).await?;
+    turn_response.answer(&caller, StatusCode::ACCEPTED).await
 }
 
 /// Body of `POST /v1/turns/{id}/feedback`.
@@ -305,7 +305,7 @@ pub async fn feedback(
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The whole turn is read.
-    room: PageRoom,
+    room: PageMemory,
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
     let found = turn_records(&state, &caller, turn, false, &room).await?;

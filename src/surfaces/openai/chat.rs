@@ -12,26 +12,28 @@ use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::call::{GatewayCall, Purpose};
 use utoipa::IntoParams;
 
-use super::stream::{self, Opening};
-use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, parsed, read};
+use super::stream::{self, PendingReply};
+use super::{
+    COST, OpenAiRejection, cache_headers, caller, dollars, knowledge, mode, parsed, read, set_gateway_headers,
+};
 use crate::http::credentials::Gateway;
 use crate::http::problems::{Code, Problem};
 use crate::surfaces::api::events::open_stream;
+use crate::surfaces::ensure_accepting_work;
 use crate::surfaces::openapi::OpenAiErrors;
 use crate::surfaces::state::{AppState, Shutdown};
-use crate::surfaces::taking_work;
 
 /// How long the response status of a stream waits for the answer to start. After that the stream starts with comments,
 /// so that no proxy times out, and a failure is reported inside the stream.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_START_DELAY: Duration = Duration::from_secs(10);
 /// Extra time for streams when the process stops without a standby.
-const LAST_MOMENT: Duration = Duration::from_secs(2);
+const STREAM_GRACE: Duration = Duration::from_secs(2);
 
 /// The OpenAPI description of the request headers.
 #[expect(dead_code, reason = "for OpenAPI only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub struct Wishes {
+pub struct ChatHeaders {
     /// `live` forwards chunks as they arrive; `buffered` starts the stream when the answer is complete. Default: the
     /// route's mode
     #[param(rename = "x-copilotd-mode", schema_with = modes)]
@@ -61,7 +63,7 @@ fn modes() -> utoipa::openapi::schema::Object {
     path = "/v1/chat/completions",
     operation_id = "create_chat_completion",
     tag = "gateway",
-    params(Wishes),
+    params(ChatHeaders),
     request_body(content = Object, content_type = "application/json", description = "OpenAI's chat completion request"),
     responses(
         (status = 200, description = "A chat completion, or a stream of its chunks that ends with `[DONE]`", content(
@@ -76,9 +78,9 @@ pub async fn complete(
     State(state): State<AppState>,
     Gateway(by): Gateway,
     request: Request,
-) -> Result<Response, Fault> {
-    taking_work(&state).map_err(Fault::Problem)?;
-    let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers())?);
+) -> Result<Response, OpenAiRejection> {
+    ensure_accepting_work(&state).map_err(OpenAiRejection::Problem)?;
+    let (mode, cache) = (mode(request.headers())?, cache_headers(request.headers())?);
     let knowledge = knowledge(request.headers())?;
     let bytes = read(&state, &by, request).await?;
     let body = parsed(&by, bytes, ChatBody::parse).await?;
@@ -95,7 +97,7 @@ pub async fn complete(
         let reply = state.gateway.chat(call).await?;
         return Ok(whole(reply));
     }
-    let place = open_stream(&state, &by).map_err(Fault::Problem)?;
+    let slot = open_stream(&state, &by).map_err(OpenAiRejection::Problem)?;
     let (shares, tenant) = (Arc::clone(&state.shared.shares), by.scope.tenant().clone());
     let (auth, shutdown) = (Arc::clone(&state.auth), state.shutdown.clone());
     let cut = async move {
@@ -109,26 +111,26 @@ pub async fn complete(
         }
     };
     let gateway = Arc::clone(&state.gateway);
-    let mut opening: Opening = Box::pin(async move { gateway.chat(call).await });
-    match tokio::time::timeout(PATIENCE, &mut opening).await {
+    let mut opening: PendingReply = Box::pin(async move { gateway.chat(call).await });
+    match tokio::time::timeout(MAX_START_DELAY, &mut opening).await {
         Ok(reply) => {
             let reply = reply?;
             let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
             let limits = reply.limits.clone();
-            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), (shares, tenant), place, cut);
-            label(&mut response, &model, attempts, cache, &limits);
+            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), (shares, tenant), slot, cut);
+            set_gateway_headers(&mut response, &model, attempts, cache, &limits);
             Ok(response)
         }
-        Err(_elapsed) => Ok(stream::response(opening, (shares, tenant), place, cut)),
+        Err(_elapsed) => Ok(stream::response(opening, (shares, tenant), slot, cut)),
     }
 }
 
-/// Waits until streams must end. Without a standby they get [`LAST_MOMENT`] more than event streams, which can be
+/// Waits until streams must end. Without a standby they get [`STREAM_GRACE`] more than event streams, which can be
 /// resumed.
 async fn stopped(shutdown: &Shutdown) {
     shutdown.closed().await;
     if !shutdown.is_handing_over() {
-        tokio::time::sleep(LAST_MOMENT).await;
+        tokio::time::sleep(STREAM_GRACE).await;
     }
 }
 
@@ -143,7 +145,7 @@ fn whole(reply: Reply) -> Response {
         bytes,
     )
         .into_response();
-    label(&mut response, &reply.model, reply.attempts, reply.cache, &reply.limits);
+    set_gateway_headers(&mut response, &reply.model, reply.attempts, reply.cache, &reply.limits);
     if let Some(cost) = reply.cost {
         response.headers_mut().insert(COST, dollars(cost));
     }

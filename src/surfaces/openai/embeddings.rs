@@ -6,11 +6,11 @@ use axum::response::{IntoResponse, Response};
 use copilotd_gateway::request::call::{CacheOutcome, Purpose};
 use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 
-use super::{COST, Fault, caller, dollars, label, parsed, read};
+use super::{COST, OpenAiRejection, caller, dollars, parsed, read, set_gateway_headers};
 use crate::http::credentials::Gateway;
+use crate::surfaces::ensure_accepting_work;
 use crate::surfaces::openapi::OpenAiErrors;
 use crate::surfaces::state::AppState;
-use crate::surfaces::taking_work;
 
 /// Create embeddings
 ///
@@ -28,8 +28,12 @@ use crate::surfaces::taking_work;
     ),
     security(("bearer" = ["gateway"])),
 )]
-pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request: Request) -> Result<Response, Fault> {
-    taking_work(&state).map_err(Fault::Problem)?;
+pub async fn create(
+    State(state): State<AppState>,
+    Gateway(by): Gateway,
+    request: Request,
+) -> Result<Response, OpenAiRejection> {
+    ensure_accepting_work(&state).map_err(OpenAiRejection::Problem)?;
     let bytes = read(&state, &by, request).await?;
     let body = parsed(&by, bytes, EmbedBody::parse).await?;
     let call = EmbedCall {
@@ -40,7 +44,7 @@ pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request
     let reply = state.gateway.embed(call).await?;
     let json = HeaderValue::from_static("application/json");
     let mut response = ([(header::CONTENT_TYPE, json)], reply.body).into_response();
-    label(
+    set_gateway_headers(
         &mut response,
         &reply.model,
         reply.attempts,

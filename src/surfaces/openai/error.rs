@@ -11,7 +11,7 @@ use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 use copilotd_gateway::request::body::InvalidBody;
 use serde_json::{Value, json};
 
-use super::{ATTEMPTS, standing};
+use super::{ATTEMPTS, set_rate_limit_headers};
 use crate::http::problems::{Code, Problem};
 
 /// An error in OpenAI's shape.
@@ -142,7 +142,7 @@ impl IntoResponse for OpenAiError {
         let mut response = (self.status, axum::Json(self.document())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        standing(headers, self.limit.as_slice());
+        set_rate_limit_headers(headers, self.limit.as_slice());
         if self.attempts > 0 {
             headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
         }

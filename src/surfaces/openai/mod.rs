@@ -49,20 +49,20 @@ const VALUE_BYTES: usize = 32;
 
 /// Why a request of this protocol is refused.
 #[derive(Debug)]
-pub enum Fault {
+pub enum OpenAiRejection {
     /// A problem, which the outermost layer translates.
     Problem(Problem),
     /// An error in OpenAI's shape.
     Error(OpenAiError),
 }
 
-impl<E: Into<OpenAiError>> From<E> for Fault {
+impl<E: Into<OpenAiError>> From<E> for OpenAiRejection {
     fn from(error: E) -> Self {
         Self::Error(error.into())
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for OpenAiRejection {
     fn into_response(self) -> Response {
         match self {
             Self::Problem(problem) => problem.into_response(),
@@ -72,7 +72,7 @@ impl IntoResponse for Fault {
 }
 
 /// Reads a body. Prompts with images are larger than other routes' bodies, and some tenants' limits allow still more.
-async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Result<Bytes, Fault> {
+async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Result<Bytes, OpenAiRejection> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|bytes| bytes.to_str().ok()?.parse::<usize>().ok());
     if let Some(limits) = request.extensions_mut().get_mut::<BodyLimits>() {
@@ -81,10 +81,10 @@ async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Resu
         limits.value_bytes = VALUE_BYTES;
         // Finding the tenant is a linear search: done only for a body that would not fit otherwise.
         if announced.is_none_or(|bytes| bytes > limits.bytes) {
-            limits.bytes = limits.bytes.max(tenants_bound(state, by));
+            limits.bytes = limits.bytes.max(tenant_body_limit(state, by));
         }
     }
-    body::read(request).await.map_err(Fault::Problem)
+    body::read(request).await.map_err(OpenAiRejection::Problem)
 }
 
 /// Parses a body, a large one on the compute pool.
@@ -92,13 +92,13 @@ async fn parsed<T: Send + 'static>(
     caller: &auth::Caller,
     bytes: Bytes,
     parse: fn(&[u8]) -> Result<T, InvalidBody>,
-) -> Result<T, Fault> {
+) -> Result<T, OpenAiRejection> {
     let parsed = body::parse_with(Some(caller.scope.tenant()), bytes, parse).await;
-    Ok(parsed.map_err(Fault::Problem)??)
+    Ok(parsed.map_err(OpenAiRejection::Problem)??)
 }
 
 /// Returns the body size that the tenant's limits allow, in bytes.
-fn tenants_bound(state: &AppState, by: &auth::Caller) -> usize {
+fn tenant_body_limit(state: &AppState, by: &auth::Caller) -> usize {
     let config = state.tenants.config();
     let tenant = config.tenant(by.scope.tenant().as_str());
     let bytes = tenant.and_then(|tenant| tenant.limits.body_bytes);
@@ -121,7 +121,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
 }
 
 /// Parses the cache headers, with which a caller can only bypass the cache or raise its threshold.
-fn cache_wish(headers: &HeaderMap) -> Result<CacheControl, InvalidBody> {
+fn cache_headers(headers: &HeaderMap) -> Result<CacheControl, InvalidBody> {
     let bypass = headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -174,9 +174,15 @@ fn mode(headers: &HeaderMap) -> Result<Option<Mode>, InvalidBody> {
 }
 
 /// Sets the headers that every gateway response carries.
-fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcome, limits: &[LimitState]) {
+fn set_gateway_headers(
+    response: &mut Response,
+    model: &str,
+    attempts: u32,
+    cache: CacheOutcome,
+    limits: &[LimitState],
+) {
     let headers = response.headers_mut();
-    standing(headers, limits);
+    set_rate_limit_headers(headers, limits);
     // Intermediaries must not cache one caller's answer for another.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(model) = HeaderValue::from_str(model) {
@@ -192,7 +198,7 @@ fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcom
 }
 
 /// Sets the rate limit headers: `RateLimit` for the tightest limit, and OpenAI's own headers.
-pub(crate) fn standing(headers: &mut HeaderMap, limits: &[LimitState]) {
+pub(crate) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: &[LimitState]) {
     let tightest = limits
         .iter()
         .min_by_key(|limit| limit.remaining.saturating_mul(1_000) / limit.limit.max(1));
@@ -242,9 +248,9 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
-            assert_eq!(cache_wish(&headers).ok(), Some(wish), "{value}");
+            assert_eq!(cache_headers(&headers).ok(), Some(wish), "{value}");
         }
-        assert_eq!(cache_wish(&HeaderMap::new()).ok(), Some(CacheControl::Use));
+        assert_eq!(cache_headers(&HeaderMap::new()).ok(), Some(CacheControl::Use));
         for (value, wish) in [
             ("0.9501", Some(CacheControl::AtLeast(951))),
             ("1", Some(CacheControl::AtLeast(1_000))),
@@ -255,7 +261,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(THRESHOLD, HeaderValue::from_static(value));
-            assert_eq!(cache_wish(&headers).ok(), wish, "{value}");
+            assert_eq!(cache_headers(&headers).ok(), wish, "{value}");
         }
     }
 }

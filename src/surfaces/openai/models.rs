@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use copilotd_gateway::ModelCard;
 use serde_json::{Value, json};
 
-use super::Fault;
+use super::OpenAiRejection;
 use super::error::OpenAiError;
 use crate::http::credentials::Gateway;
 use crate::surfaces::openapi::OpenAiErrors;
@@ -45,7 +45,7 @@ pub async fn get(
     State(state): State<AppState>,
     Gateway(by): Gateway,
     Path(id): Path<String>,
-) -> Result<Response, Fault> {
+) -> Result<Response, OpenAiRejection> {
     let models = state.gateway.models(&by.scope);
     let found = models.iter().find(|model| model.id == id);
     found
@@ -58,7 +58,7 @@ pub async fn get_nested(
     state: State<AppState>,
     by: Gateway,
     Path((provider, model)): Path<(String, String)>,
-) -> Result<Response, Fault> {
+) -> Result<Response, OpenAiRejection> {
     get(state, by, Path(format!("{provider}/{model}"))).await
 }
 

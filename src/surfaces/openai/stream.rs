@@ -31,32 +31,32 @@ const COMMENT: Bytes = Bytes::from_static(b": waiting\n");
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
 /// The gateway's pending answer. Dropping it cancels the call.
-pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Reply, GatewayError>> + Send>>;
+pub(super) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, GatewayError>> + Send>>;
 
 /// The phase of a stream.
 enum State {
-    Opening(Opening),
+    PendingReply(PendingReply),
     Open(AnswerStream),
     Whole,
     Ended,
 }
 
-/// Builds the streaming response. `place` is held until its end. When `cut` returns, the stream ends with its error,
+/// Builds the streaming response. `slot` is held until its end. When `cut` returns, the stream ends with its error,
 /// and the upstream call is dropped.
 pub(super) fn response(
-    opening: Opening,
+    opening: PendingReply,
     (shares, tenant): (Arc<Shares>, TenantId),
-    place: Reservation,
+    slot: Reservation,
     cut: impl Future<Output = GatewayError> + Send + 'static,
 ) -> Response {
-    let start = (State::Opening(opening), place, Box::pin(cut));
-    let frames = stream::unfold(start, |(mut state, place, mut cut)| async {
+    let start = (State::PendingReply(opening), slot, Box::pin(cut));
+    let frames = stream::unfold(start, |(mut state, slot, mut cut)| async {
         let bytes = tokio::select! {
             biased;
             error = &mut cut, if !matches!(state, State::Ended) => last(&mut state, error),
             bytes = next(&mut state) => bytes?,
         };
-        Some((Ok::<_, Infallible>(bytes), (state, place, cut)))
+        Some((Ok::<_, Infallible>(bytes), (state, slot, cut)))
     });
     let frames = KeepAlive::new(paced(shares, tenant, LONGEST_PAUSE, frames), COMMENT);
     let headers = [
@@ -76,7 +76,7 @@ async fn next(state: &mut State) -> Option<Bytes> {
                 *state = State::Ended;
                 return Some(DONE);
             }
-            State::Opening(opening) => match opening.await {
+            State::PendingReply(opening) => match opening.await {
                 Err(error) => return Some(last(state, error)),
                 Ok(reply) => match reply.answer {
                     Answer::Stream(pieces) => *state = State::Open(pieces),
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::http::budget::{Budget, Holder, Limits};
 
-    fn places() -> Arc<Budget> {
+    fn slots() -> Arc<Budget> {
         Budget::of_units(Limits {
             process: 1,
             tenant: 1,
@@ -158,7 +158,7 @@ mod tests {
         (Arc::default(), "acme".parse().unwrap())
     }
 
-    fn reply(answer: Answer) -> Opening {
+    fn reply(answer: Answer) -> PendingReply {
         let reply = Reply {
             model: "main/m".into(),
             attempts: 1,
@@ -177,8 +177,8 @@ mod tests {
         })
     }
 
-    async fn all(opening: Opening) -> String {
-        let mut state = State::Opening(opening);
+    async fn all(opening: PendingReply) -> String {
+        let mut state = State::PendingReply(opening);
         let mut text = String::new();
         while let Some(bytes) = next(&mut state).await {
             text.push_str(std::str::from_utf8(&bytes).unwrap());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_dies_ends_with_an_error_and_without_done() {
+    async fn a_failed_answer_ends_with_an_error_and_without_done() {
         let error = GatewayError::new(GatewayErrorKind::Cut, "it broke off");
         let pieces = stream::iter([piece("{}"), Err(error.clone())]);
         let text = all(reply(Answer::Stream(pieces.boxed()))).await;
@@ -217,14 +217,14 @@ mod tests {
     #[tokio::test]
     async fn a_revoked_credential_ends_it_in_mid_answer() {
         let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
-        let places = places();
-        let place = places.try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
+        let slots = slots();
+        let slot = slots.try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
         let pieces = stream::iter([piece("{}")]).chain(stream::pending());
         let cut = async move {
             let _ = revoked.await;
             GatewayError::new(GatewayErrorKind::Cut, "the credential has expired or was revoked")
         };
-        let response = response(reply(Answer::Stream(pieces.boxed())), acme(), place, cut);
+        let response = response(reply(Answer::Stream(pieces.boxed())), acme(), slot, cut);
         let mut body = response.into_body().into_data_stream();
         assert_eq!(body.next().await.unwrap().unwrap(), "data: {}\n\n");
         revoke.send(()).unwrap();
@@ -232,12 +232,12 @@ mod tests {
         assert!(error.starts_with(b"data: {\"error\":{"), "{error:?}");
         assert!(body.next().await.is_none());
         drop(body);
-        assert_eq!(places.in_use(), 0);
+        assert_eq!(slots.in_use(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_filled_with_comments_also_while_pieces_come_that_have_no_bytes() {
-        let slow: Opening = Box::pin(async {
+    async fn comments_are_sent_while_no_bytes_arrive() {
+        let slow: PendingReply = Box::pin(async {
             tokio::time::sleep(Duration::from_secs(25)).await;
             // Reasoning that is not forwarded, every second for half a minute.
             let empty = stream::iter(0..30).then(|_| async {
@@ -246,8 +246,8 @@ mod tests {
             });
             reply(Answer::Stream(empty.chain(stream::iter([piece("{}")])).boxed())).await
         });
-        let place = places().try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
-        let mut body = response(slow, acme(), place, std::future::pending())
+        let slot = slots().try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
+        let mut body = response(slow, acme(), slot, std::future::pending())
             .into_body()
             .into_data_stream();
         let (mut text, mut last) = (String::new(), Instant::now());

@@ -53,7 +53,7 @@ pub(super) fn components() -> Map<String, Value> {
             schema.remove("$schema");
             schema.remove("$id");
         }
-        turn_inwards(&mut schema, directory);
+        rewrite_references(&mut schema, directory);
         (component(directory, name), schema)
     };
     FILES.iter().map(read).collect()
@@ -67,7 +67,7 @@ pub(super) fn events() -> Value {
 }
 
 /// Rewrites references to files as references to components.
-fn turn_inwards(value: &mut Value, directory: &str) {
+fn rewrite_references(value: &mut Value, directory: &str) {
     match value {
         Value::Object(members) => {
             if let Some(Value::String(target)) = members.get_mut("$ref") {
@@ -75,9 +75,11 @@ fn turn_inwards(value: &mut Value, directory: &str) {
                 let (directory, file) = path.split_once('/').unwrap_or((directory, path));
                 *target = reference(directory, file.strip_suffix(".json").unwrap_or(file));
             }
-            members.values_mut().for_each(|member| turn_inwards(member, directory));
+            members
+                .values_mut()
+                .for_each(|member| rewrite_references(member, directory));
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| turn_inwards(item, directory)),
+        Value::Array(items) => items.iter_mut().for_each(|item| rewrite_references(item, directory)),
         _ => {}
     }
 }

@@ -13,7 +13,7 @@ use crate::surfaces::state::AppState;
 use crate::telemetry::MetricsView;
 
 /// Timeout for each dependency check.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 problems!(SmallProblems: &[Code::RateLimited]);
 problems!(LargeProblems: &[Code::RateLimited, Code::Overloaded]);
@@ -46,9 +46,12 @@ pub async fn healthz() -> Response {
     ),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let answers = matches!(tokio::time::timeout(PATIENCE, state.log().ready()).await, Ok(Ok(())));
+    let answers = matches!(
+        tokio::time::timeout(CHECK_TIMEOUT, state.log().ready()).await,
+        Ok(Ok(()))
+    );
     let writes = if answers {
-        let looked = tokio::time::timeout(PATIENCE, state.probe.look_again(state.log())).await;
+        let looked = tokio::time::timeout(CHECK_TIMEOUT, state.probe.retry_if_failed(state.log())).await;
         looked.unwrap_or_else(|_| state.probe.seen())
     } else {
         state.probe.seen()

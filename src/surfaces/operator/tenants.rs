@@ -12,10 +12,10 @@ use utoipa::IntoParams;
 use crate::http::bodies::Json;
 use crate::http::credentials::{Caller, Operator};
 use crate::http::extract::{Ids, Query, invalid};
-use crate::http::page::{self, Page, Wanted};
+use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, FieldError, Problem};
 use crate::http::request_id::RequestId;
-use crate::http::response_memory::PageRoom;
+use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::admin::jobs;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
@@ -111,7 +111,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/operator/tenants",
     operation_id = "list_tenants",
     tag = "tenants",
-    params(Wanted),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of tenants", body = ref("#/components/schemas/TenantPage")),
         ListProblems,
@@ -121,8 +121,8 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Operator(_): Operator,
-    Query(query): Query<Wanted>,
-    _room: PageRoom,
+    Query(query): Query<PageQuery>,
+    _room: PageMemory,
 ) -> Result<axum::Json<Page<TenantView>>, Problem> {
     const LIST: &str = "tenants";
     let after = match &query.cursor {

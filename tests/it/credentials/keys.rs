@@ -54,7 +54,10 @@ fn a_user_token_acts_for_nobody_else() {
     // Both on first use and when it is cached.
     for _ in 0..2 {
         assert!(verifier.verify(&token, Some("ada"), now()).is_ok());
-        assert_eq!(verifier.verify(&token, Some("bob"), now()), Err(Refusal::NotAKey));
+        assert_eq!(
+            verifier.verify(&token, Some("bob"), now()),
+            Err(Refusal::OnBehalfNotAllowed)
+        );
     }
 }
 

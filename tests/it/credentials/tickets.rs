@@ -86,15 +86,15 @@ fn a_ticket_is_opened_within_a_minute_and_resumed_until_the_token_ends() {
     let sent = signed(&tickets, &issued.ticket, "17.4");
     let sent = Some(sent.as_str());
     for (seconds, resume_from, expected) in [
-        (-61, None, Some(Refusal::TicketNotOpened)),
+        (-61, None, Some(Refusal::TicketTooOld)),
         (-60, None, None),
         (0, None, None),
         (60, None, None),
         (60, Some("17.4"), None),
         (60, Some("17.4~nonsense"), None),
-        (61, None, Some(Refusal::TicketNotOpened)),
-        (61, Some("17.4"), Some(Refusal::TicketNotOpened)),
-        (61, Some("0"), Some(Refusal::TicketNotOpened)),
+        (61, None, Some(Refusal::TicketTooOld)),
+        (61, Some("17.4"), Some(Refusal::TicketTooOld)),
+        (61, Some("0"), Some(Refusal::TicketTooOld)),
         (61, sent, None),
         (3_599, sent, None),
         (3_600, sent, Some(Refusal::Expired)),

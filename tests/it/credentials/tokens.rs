@@ -117,9 +117,9 @@ fn a_claim_that_is_given_twice_is_refused() {
     for (more, expected) in [
         ("", None),
         (r#","extra":1"#, None),
-        (r#","sub":"eve""#, Some(Refusal::ClaimTwice)),
-        (r#","roles":["lead"]"#, Some(Refusal::ClaimTwice)),
-        (r#","role\u0073":["lead"]"#, Some(Refusal::ClaimTwice)),
+        (r#","sub":"eve""#, Some(Refusal::DuplicateClaim)),
+        (r#","roles":["lead"]"#, Some(Refusal::DuplicateClaim)),
+        (r#","role\u0073":["lead"]"#, Some(Refusal::DuplicateClaim)),
     ] {
         let payload = URL_SAFE_NO_PAD.encode(format!("{}{more}}}", text.trim_end_matches('}')));
         let signed = format!("{head}.{payload}");
@@ -195,7 +195,7 @@ fn claims_are_held_against_the_clock_the_issuer_and_us() {
         (json!({ "exp": 1e300 }), Some(Refusal::TooLong)),
         (json!({ "exp": at(10) as f64 + 0.5 }), None),
         (json!({ "nbf": at(59) }), None),
-        (json!({ "nbf": at(61) }), Some(Refusal::NotYet)),
+        (json!({ "nbf": at(61) }), Some(Refusal::NotYetValid)),
         (json!({ "aud": ["other", "copilotd"] }), None),
         (json!({ "aud": "other" }), Some(Refusal::Audience)),
         (json!({ "aud": [] }), Some(Refusal::Audience)),
@@ -208,7 +208,7 @@ fn claims_are_held_against_the_clock_the_issuer_and_us() {
         (json!({ "scope": null }), None),
         (json!({ "iat": at(0) }), None),
         (json!({ "iat": at(59) }), None),
-        (json!({ "iat": at(61) }), Some(Refusal::NotYet)),
+        (json!({ "iat": at(61) }), Some(Refusal::NotYetValid)),
         (json!({ "iat": at(-23 * 3_600) }), None),
         (json!({ "iat": at(-24 * 3_600) }), Some(Refusal::TooLong)),
         (json!({ "iat": "yesterday" }), None),
@@ -343,7 +343,7 @@ fn what_is_remembered_still_ends() {
     assert!(verifier.verify(&token, None, now()).is_ok());
     assert!(verifier.verify(&token, None, later(69)).is_ok());
     assert_eq!(verifier.verify(&token, None, later(70)), Err(Refusal::Expired));
-    assert_eq!(verifier.verify(&token, None, later(-61)), Err(Refusal::NotYet));
+    assert_eq!(verifier.verify(&token, None, later(-61)), Err(Refusal::NotYetValid));
 }
 
 #[tokio::test]

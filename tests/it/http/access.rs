@@ -130,7 +130,7 @@ async fn every_route_refuses_wrong_credentials() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_belongs_to_others_does_not_exist() {
+async fn other_users_resources_are_not_found() {
     with_app(async |app| {
         let ids = waiting(app).await;
         let nowhere = Ids {
@@ -162,7 +162,7 @@ async fn what_belongs_to_others_does_not_exist() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_is_none_does_not_exist() {
+async fn a_malformed_id_is_not_found() {
     with_app(async |app| {
         let zeros = "0".repeat(32);
         let bad = [

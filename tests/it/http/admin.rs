@@ -64,7 +64,7 @@ async fn usage_is_summed_up_for_the_tenants_own_administrators() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn usage_is_given_as_csv_to_who_asks_for_it() {
+async fn usage_is_available_as_csv() {
     with_app(async |app| {
         let mut odd = record("2026-11-02T10:00:00Z", "=cmd()", "large", 1_500_000_000);
         odd.api_key = Some("backend".to_owned());
@@ -157,7 +157,7 @@ async fn an_operator_sees_the_usage_of_all_tenants_and_no_user() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn kept_answers_are_forgotten_by_the_tenants_own_administrators() {
+async fn administrators_delete_their_tenants_cached_answers() {
     with_app(async |app| {
         let admin = app.token_of("acme", "root", Scopes::ADMIN);
         let forget = async |by: &str, query: &str| {

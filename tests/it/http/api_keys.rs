@@ -32,7 +32,7 @@ async fn listed(app: &TestApp) -> Vec<Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_of_which_nobody_knows_whether_it_was_created_is_not_told_to_be_safe_to_create_again() {
+async fn an_unknown_outcome_of_a_key_creation_is_not_safe_to_retry() {
     with_app(async |app| {
         app.tenants.away.store(true, Ordering::Relaxed);
         let body = json!({ "name": "ci", "scopes": ["chat"] });
@@ -50,7 +50,7 @@ async fn a_key_of_which_nobody_knows_whether_it_was_created_is_not_told_to_be_sa
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_made_used_and_taken_back_at_once() {
+async fn a_key_is_created_used_and_revoked_at_once() {
     with_app(async |app| {
         let (key, id) = made(app, json!({ "name": "ci", "scopes": ["chat"] })).await;
         let created = app
@@ -101,7 +101,7 @@ async fn a_key_is_made_used_and_taken_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_of_the_file_is_taken_back_too() {
+async fn a_key_of_the_file_can_be_revoked() {
     with_app(async |app| {
         app.call("GET", "/v1/conversations").by(KEY).send().await.expect(200);
         let id = listed(app).await[0]["id"].as_str().unwrap().to_owned();
@@ -154,7 +154,7 @@ async fn when_a_key_was_used_is_noted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_made() {
+async fn invalid_keys_are_refused() {
     with_app(async |app| {
         let ask = async |by: &str, body: Value| app.call("POST", KEYS).by(by).json(&body).send().await;
         let root = admin(app);

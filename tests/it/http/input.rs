@@ -293,7 +293,7 @@ async fn queries_and_cursors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn positions_that_never_were() {
+async fn positions_that_were_never_sent_are_not_resumable() {
     with_app(async |app| {
         let text = "näh, ok";
         app.model.on("hi", &[says(&["näh", ", ok"], Duration::ZERO)]);
@@ -593,7 +593,7 @@ async fn keys_of_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_at_once_are_one() {
+async fn concurrent_copies_have_one_effect() {
     with_app(async |app| {
         let create = || {
             app.ada("POST", "/v1/conversations")

@@ -158,7 +158,7 @@ async fn suspended_meanwhile_its_open_turns_are_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_known_to_be_its_credential_is_told_why() {
+async fn a_known_credential_of_the_tenant_gets_the_reason() {
     with_secret(async |app, secret| {
         let eve = Eve::new(app);
         let conversation = eve.post("/v1/conversations", json!({})).await.expect(201).text("/id");

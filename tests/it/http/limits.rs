@@ -6,7 +6,7 @@ use serde_json::json;
 use super::app::with_globex;
 
 #[tokio::test]
-async fn a_budget_that_cannot_be_checked_is_said_and_not_guessed() {
+async fn a_budget_that_cannot_be_checked_refuses_the_call() {
     // Nothing listens there.
     let change = r#"
         [tenants.limits]

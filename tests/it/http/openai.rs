@@ -16,7 +16,7 @@ use super::client::Answer;
 use super::wire;
 
 /// Time after which a test has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The OpenAI-compatible routes of the description.
 pub const ROUTES: [(&str, &str); 4] = [
@@ -155,7 +155,7 @@ async fn limits_are_told_in_the_headers_of_both_worlds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn turns_are_counted_at_the_door() {
+async fn turns_count_against_request_limits() {
     let limits = "[tenants.limits.per_user]\nrequests_per_minute = 2\n";
     with_globex(limits, async |app| {
         app.model.on("hi", &[says(&["hello"], Duration::ZERO)]);
@@ -211,7 +211,7 @@ async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr, &str)) {
     );
     with_globex(&route, async |app| {
         let server = Server {
-            header_timeout: PATIENCE,
+            header_timeout: DEADLINE,
             ..Server::default()
         };
         wire::serve(app, &server, async |wire| test(app, wire.address, url).await).await;
@@ -251,7 +251,7 @@ async fn a_client_that_leaves_takes_the_providers_work_along() {
                 assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0, "{}", String::from_utf8_lossy(&read));
             }
             let waits = async |done: &dyn Fn(&Value) -> bool| {
-                tokio::time::timeout(PATIENCE, async { while !done(&state().await) {} }).await
+                tokio::time::timeout(DEADLINE, async { while !done(&state().await) {} }).await
             };
             waits(&|state| state["open_streams"] == 1).await.expect("the provider is asked");
             drop(socket);

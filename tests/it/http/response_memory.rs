@@ -108,7 +108,7 @@ async fn unread_page(app: &TestApp, router: &Router) -> (String, String, Respons
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_route_forgets_to_reserve_room() {
+async fn every_route_reserves_memory() {
     with_app(async |app| {
         let (router, state) = narrow(app);
         let (token, _, page) = unread_page(app, &router).await;

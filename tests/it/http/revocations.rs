@@ -240,7 +240,7 @@ async fn it_is_in_the_audit_log_before_it_takes_effect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_of_the_tenants_is_needed_for_it() {
+async fn revoking_does_not_depend_on_the_tenants_settings() {
     with_app(async |app| {
         let old = app.token("ada");
         app.tenants.away.store(true, Ordering::Relaxed);

@@ -13,14 +13,14 @@ use super::app::{TestApp, with_app};
 use super::wire;
 
 /// Timeouts for slow clients, short enough for a test.
-const PATIENCE: Duration = Duration::from_millis(300);
+const DEADLINE: Duration = Duration::from_millis(300);
 
 /// Serves the application on a socket while `test` runs.
 async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr)) {
     with_app(async |app| {
         let server = Server {
-            header_timeout: PATIENCE,
-            body_timeout: PATIENCE,
+            header_timeout: DEADLINE,
+            body_timeout: DEADLINE,
             ..Server::default()
         };
         wire::serve(app, &server, async |wire| test(app, wire.address).await).await;
@@ -34,7 +34,7 @@ async fn exchange(address: SocketAddr, request: &str) -> String {
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // A reset connection has ended too.
-    let _ = tokio::time::timeout(PATIENCE * 20, socket.read_to_end(&mut answer))
+    let _ = tokio::time::timeout(DEADLINE * 20, socket.read_to_end(&mut answer))
         .await
         .expect("the server never closed the connection");
     String::from_utf8_lossy(&answer).into_owned()
@@ -86,7 +86,7 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
             let begun = std::time::Instant::now();
             let answer = exchange(address, head).await;
             assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
-            assert!(begun.elapsed() >= PATIENCE / 2, "not at once");
+            assert!(begun.elapsed() >= DEADLINE / 2, "not at once");
         }
         let garbage = exchange(address, "\x16\x03\x01 not http\r\n\r\n").await;
         assert!(garbage.is_empty() || garbage.starts_with("HTTP/1.1 400 "), "{garbage}");

@@ -440,7 +440,7 @@ async fn approvals_are_decided_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_door_is_closed_when_too_much_is_open() {
+async fn turns_are_refused_when_too_many_are_open() {
     use copilotd_actors::actors::shared::Bounds;
     let tenant = Bounds {
         tenant_turns: 1,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::collector::Collector;
-use super::{Options, World, eventually};
+use super::{Options, TestEnvironment, eventually};
 
 fn lines(log: &str) -> Vec<Value> {
     log.lines()
@@ -15,8 +15,8 @@ fn lines(log: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn content_is_logged_only_for_tenants_that_ask_for_it_and_at_debug() {
-    let (world, collector) = (World::start().await, Collector::start().await);
-    let server = world
+    let (environment, collector) = (TestEnvironment::start().await, Collector::start().await);
+    let server = environment
         .serve(Options {
             otlp: Some(&collector.url),
             log_level: "info,copilotd=debug",
@@ -28,7 +28,7 @@ async fn content_is_logged_only_for_tenants_that_ask_for_it_and_at_debug() {
     let (_, globex) = server.turn(&server.globex, &input("globex")).await;
     assert_eq!([&acme["status"], &globex["status"]], ["completed", "completed"]);
     server.stop().await;
-    let log = world.log();
+    let log = environment.log();
     let lines = lines(&log);
     let content: Vec<&Value> = lines
         .iter()
@@ -60,14 +60,14 @@ async fn content_is_logged_only_for_tenants_that_ask_for_it_and_at_debug() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_is_said_once_and_holds_nobody_up() {
-    let world = World::start().await;
+async fn an_unreachable_collector_is_logged_once_and_blocks_nothing() {
+    let environment = TestEnvironment::start().await;
     // A reserved port on loopback where nothing listens.
     let options = Options {
         otlp: Some("http://127.0.0.1:1"),
         ..Options::default()
     };
-    let server = world.serve(options).await;
+    let server = environment.serve(options).await;
     let lost = || async {
         let page = reqwest::get(format!("{}/metrics", server.base)).await.unwrap();
         let page = page.text().await.unwrap();
@@ -82,7 +82,7 @@ async fn a_collector_that_is_away_is_said_once_and_holds_nobody_up() {
     let more = || async { lost().await.filter(|lost| *lost > first) };
     eventually("a second loss", Duration::from_secs(30), more).await;
     server.stop().await;
-    let lines = lines(&world.log());
+    let lines = lines(&environment.log());
     let said = lines.iter().filter(|line| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("trace export to the collector failed")

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::page::Page;
-use super::{Copilotd, Options, World, eventually};
+use super::{Copilotd, Options, TestEnvironment, eventually};
 
 async fn page(server: &Copilotd) -> Page {
     let answer = reqwest::get(format!("{}/metrics", server.base)).await.unwrap();
@@ -22,8 +22,8 @@ async fn page(server: &Copilotd) -> Page {
 
 #[tokio::test]
 async fn the_page_counts_what_happened() {
-    let world = World::start().await;
-    let server = world.serve(Options::default()).await;
+    let environment = TestEnvironment::start().await;
+    let server = environment.serve(Options::default()).await;
     let token = server.acme.clone();
     let (_, first) = server
         .turn(&token, "Summarise the unread tickets and alert #support")
@@ -160,8 +160,8 @@ async fn the_page_counts_what_happened() {
 
 #[tokio::test]
 async fn model_calls_of_every_kind_are_counted_and_nothing_that_a_caller_names_is_a_label() {
-    let world = World::start().await;
-    let server = world.serve(Options::default()).await;
+    let environment = TestEnvironment::start().await;
+    let server = environment.serve(Options::default()).await;
     let ask = async |path: &str, body: serde_json::Value| {
         let asked = server
             .request(&server.gateway, Method::POST, path)
@@ -227,8 +227,8 @@ async fn model_calls_of_every_kind_are_counted_and_nothing_that_a_caller_names_i
 
 #[tokio::test]
 async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_and_its_runtime() {
-    let world = World::start().await;
-    let server = world.serve(Options::default()).await;
+    let environment = TestEnvironment::start().await;
+    let server = environment.serve(Options::default()).await;
     let page = page(&server).await;
     for (name, labels) in [
         ("copilotd_turns_total", vec![("state", "failed")]),

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Polls until there is a result.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, patience: Duration, ask: impl Fn() -> F) -> T {
@@ -40,7 +40,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, patience: 
 }
 
 /// The simulated services and a data directory.
-struct World {
+struct TestEnvironment {
     openai: Running,
     zendesk: Running,
     slack: Running,
@@ -55,7 +55,7 @@ struct Options<'a> {
     log_content: bool,
 }
 
-impl World {
+impl TestEnvironment {
     async fn start() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -171,7 +171,7 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
                 .filter(|line: &Value| line["message"] == "copilotd is ready")
                 .find_map(|line| line["address"].as_str().map(str::to_owned))
         };
-        let address = eventually("the address", PATIENCE, served).await;
+        let address = eventually("the address", DEADLINE, served).await;
         let config = Config::parse(&text, &Env::default(), &app::context().known_tools).unwrap();
         let token = |tenant: &str, scopes| {
             let grant = Grant {
@@ -255,7 +255,7 @@ impl Copilotd {
         let pid = self.child.id().unwrap().to_string();
         let signalled = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(signalled.success());
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait())
+        let ended = tokio::time::timeout(DEADLINE, self.child.wait())
             .await
             .unwrap()
             .unwrap();

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::collector::{Collector, Span};
-use super::{Options, PATIENCE, World, eventually};
+use super::{DEADLINE, Options, TestEnvironment, eventually};
 
 /// Content of users, models and tools, and secrets. None of it may appear in a log line or span.
 const PRIVATE: [&str; 7] = [
@@ -28,8 +28,8 @@ const CLIENT: i32 = 3;
 
 #[tokio::test]
 async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
-    let (world, collector) = (World::start().await, Collector::start().await);
-    let server = world
+    let (environment, collector) = (TestEnvironment::start().await, Collector::start().await);
+    let server = environment
         .serve(Options {
             otlp: Some(&collector.url),
             // The most verbose level: no level may log content.
@@ -191,7 +191,7 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
         .unwrap();
     assert_eq!((nowhere.name.as_str(), nowhere.attribute("url.path")), ("GET", ""));
     assert!(!nowhere.failed, "a client's mistake is no error of the server");
-    let (sent, log) = (collector.text(), world.log());
+    let (sent, log) = (collector.text(), environment.log());
     for private in PRIVATE.iter().copied().chain([ticket.as_str(), token.as_str()]) {
         assert!(!sent.contains(private), "{private} is in a span");
         let line = log.lines().find(|line| line.contains(private));
@@ -201,13 +201,13 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
 
 #[tokio::test]
 async fn a_turn_that_is_taken_up_after_a_kill_stays_in_its_trace() {
-    let (world, collector) = (World::start().await, Collector::start().await);
+    let (environment, collector) = (TestEnvironment::start().await, Collector::start().await);
     let options = || Options {
         otlp: Some(&collector.url),
         ..Options::default()
     };
-    world.knob(json!({ "hold": true })).await;
-    let server = world.serve(options()).await;
+    environment.knob(json!({ "hold": true })).await;
+    let server = environment.serve(options()).await;
     let token = server.acme.clone();
     let conversation = server.conversation(&token).await;
     let path = format!("/v1/conversations/{conversation}/turns");
@@ -218,16 +218,16 @@ async fn a_turn_that_is_taken_up_after_a_kill_stays_in_its_trace() {
             span.name == "POST /v1/conversations/{id}/turns"
         })
         .await;
-    let requests = format!("{}/_sim/requests", world.openai.base_url());
-    eventually("the model call", PATIENCE, || async {
+    let requests = format!("{}/_sim/requests", environment.openai.base_url());
+    eventually("the model call", DEADLINE, || async {
         let text = reqwest::get(&requests).await.unwrap().text().await.unwrap();
         text.contains("Hello").then_some(())
     })
     .await;
     server.kill().await;
-    world.knob(json!({ "hold": false })).await;
+    environment.knob(json!({ "hold": false })).await;
 
-    let server = world.serve(options()).await;
+    let server = environment.serve(options()).await;
     let ended = server.ended(&token, &turn).await;
     assert_eq!(
         (&ended["status"], &ended["attempt"]),
