@@ -11,7 +11,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::demo_origin::DemoAddress;
-use super::store::WhenTaken;
+use super::store::IfInUse;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, KeyHash, Source};
@@ -28,7 +28,7 @@ const OPERATOR: &str = "ops";
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
 /// The simulated provider and systems.
-struct World {
+struct Simulators {
     openai: Running,
     zendesk: Running,
     slack: Running,
@@ -58,7 +58,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     private_files::create_directory(&args.data_dir)
         .with_context(|| format!("cannot create the directory {}", args.data_dir.display()))?;
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let world = World {
+    let simulators = Simulators {
         openai: copilotd_sim::openai::start(loopback).await?,
         zendesk: copilotd_sim::zendesk::start_accounts(
             loopback,
@@ -69,7 +69,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
         slack: copilotd_sim::slack::start_accounts(loopback, args.data_dir.join("slack.json"), accounts(slack_token))
             .await?,
     };
-    let text = configuration(args, context, &world)?;
+    let text = configuration(args, context, &simulators)?;
     let read = || {
         let source = Source::parse(&text, &context.env, &context.known_tools);
         source.map_err(|faults| Failure::failed(format!("demo: {faults}")))
@@ -77,7 +77,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let source = read().map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let config = source.config().map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
     let _telemetry = telemetry::start(&config.telemetry)?;
-    let mut about = about(&config, context, &args.data_dir, &world)?;
+    let mut about = about(&config, context, &args.data_dir, &simulators)?;
     let directory = args.data_dir.clone();
     let real = context.env.get("OPENAI_API_KEY").is_some();
     about["simulated_model"] = json!(!real);
@@ -86,7 +86,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let own_address = DemoAddress::default();
     let guarded = own_address.clone();
     let routes = move |state| router(state).merge(demo_page::routes(served, guarded));
-    serve::run_with(source, read, WhenTaken::Refuse, routes, move |address| {
+    serve::run_with(source, read, IfInUse::Refuse, routes, move |address| {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
         let guide = guide(&about, &directory, real);
@@ -100,9 +100,9 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
 }
 
 /// Writes the demo's configuration as TOML. Secrets are generated once per data directory.
-fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::Result<String> {
+fn configuration(args: &DemoArgs, context: &Context, simulators: &Simulators) -> anyhow::Result<String> {
     let env = |name: &str, default: &str| context.env.get(name).unwrap_or(default).to_owned();
-    let simulated = format!("{}/v1", world.openai.base_url());
+    let simulated = format!("{}/v1", simulators.openai.base_url());
     let (base_url, key, model, small) = match context.env.get("OPENAI_API_KEY") {
         Some(key) => (
             env("OPENAI_BASE_URL", "https://api.openai.com/v1"),
@@ -197,8 +197,8 @@ id = "{tenant}"
   bot_token = {{ value = "{slack_token}" }}"#,
             zendesk_token = zendesk_token(tenant),
             slack_token = slack_token(tenant),
-            zendesk = world.zendesk.base_url(),
-            slack = world.slack.base_url(),
+            zendesk = simulators.zendesk.base_url(),
+            slack = simulators.slack.base_url(),
         )?;
     }
     Ok(text)
@@ -220,7 +220,7 @@ fn gateway_key(directory: &Path, tenant: &str) -> anyhow::Result<String> {
 }
 
 /// Returns the content of `demo.json`; the address is added once it is known.
-fn about(config: &Config, context: &Context, directory: &Path, world: &World) -> anyhow::Result<Value> {
+fn about(config: &Config, context: &Context, directory: &Path, simulators: &Simulators) -> anyhow::Result<Value> {
     let token = |tenant: &str, user: &str, scopes: Scopes| -> anyhow::Result<String> {
         let grant = Grant {
             tenant: tenant.parse()?,
@@ -248,9 +248,9 @@ fn about(config: &Config, context: &Context, directory: &Path, world: &World) ->
         "pid": std::process::id(),
         "tenants": tenants,
         "sim": {
-            "openai": world.openai.base_url(),
-            "zendesk": world.zendesk.base_url(),
-            "slack": world.slack.base_url(),
+            "openai": simulators.openai.base_url(),
+            "zendesk": simulators.zendesk.base_url(),
+            "slack": simulators.slack.base_url(),
         },
     }))
 }

@@ -46,27 +46,27 @@ impl DemoAddress {
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stranger {
+pub(super) enum OriginError {
     /// The server does not know its own address yet.
-    Early,
+    Starting,
     /// The request names another host, or none.
-    Host,
+    WrongHost,
     /// The request comes from a page that is not ours.
-    Page,
+    ForeignPage,
 }
 
-impl IntoResponse for Stranger {
+impl IntoResponse for OriginError {
     fn into_response(self) -> Response {
         let (status, text) = match self {
-            Self::Early => (
+            Self::Starting => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The demo is starting. Try again in a second.\n",
             ),
-            Self::Host => (
+            Self::WrongHost => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "The demo answers only to its own address. Open the one that it printed, such as http://127.0.0.1:8080/\n",
             ),
-            Self::Page => (
+            Self::ForeignPage => (
                 StatusCode::FORBIDDEN,
                 "The demo does not answer requests from other pages. Type its address into the browser.\n",
             ),
@@ -76,7 +76,7 @@ impl IntoResponse for Stranger {
             (header::CACHE_CONTROL, "no-store"),
         ];
         let mut response = (status, headers, text).into_response();
-        if self == Self::Early {
+        if self == Self::Starting {
             let second = header::HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, second);
         }
@@ -86,8 +86,8 @@ impl IntoResponse for Stranger {
 
 /// Middleware that answers only requests to our own address, from our own page or from no page.
 pub async fn guard(State(address): State<DemoAddress>, request: Request, next: Next) -> Response {
-    if let Err(stranger) = admit(&address, request.uri(), request.headers()) {
-        return stranger.into_response();
+    if let Err(error) = admit(&address, request.uri(), request.headers()) {
+        return error.into_response();
     }
     let mut response = next.run(request).await;
     let same_origin = header::HeaderValue::from_static("same-origin");
@@ -96,24 +96,24 @@ pub async fn guard(State(address): State<DemoAddress>, request: Request, next: N
     response
 }
 
-fn admit(address: &DemoAddress, uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+fn admit(address: &DemoAddress, uri: &Uri, headers: &HeaderMap) -> Result<(), OriginError> {
     if address.0.get().is_none() {
-        return Err(Stranger::Early);
+        return Err(OriginError::Starting);
     }
     // The request target may contain a host too: in absolute form, or as HTTP/2's `:authority`.
     let of_target = uri.authority().map(Authority::as_str);
     let mut of_header = headers.get_all(header::HOST).iter().map(|value| value.to_str().ok());
     let (first, another) = (of_header.next(), of_header.next());
     if another.is_some() || (of_target.is_none() && first.is_none()) {
-        return Err(Stranger::Host);
+        return Err(OriginError::WrongHost);
     }
     let is_ours = |host: Option<&str>| host.is_some_and(|host| address.is_ours(host));
     if !first.is_none_or(is_ours) || !of_target.is_none_or(|host| address.is_ours(host)) {
-        return Err(Stranger::Host);
+        return Err(OriginError::WrongHost);
     }
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
     if !sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none")) {
-        return Err(Stranger::Page);
+        return Err(OriginError::ForeignPage);
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let own = |origin: &header::HeaderValue| {
@@ -121,7 +121,7 @@ fn admit(address: &DemoAddress, uri: &Uri, headers: &HeaderMap) -> Result<(), St
         is_ours(host)
     };
     if !origins.all(own) {
-        return Err(Stranger::Page);
+        return Err(OriginError::ForeignPage);
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ mod tests {
         address
     }
 
-    fn admitted(port: u16, target: &str, headers: &[(&str, &str)]) -> Result<(), Stranger> {
+    fn admitted(port: u16, target: &str, headers: &[(&str, &str)]) -> Result<(), OriginError> {
         let mut request = Request::get(target);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -195,12 +195,15 @@ mod tests {
         ] {
             let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
             let found = admitted(8080, target, &headers);
-            let expected = if expected { Ok(()) } else { Err(Stranger::Host) };
+            let expected = if expected { Ok(()) } else { Err(OriginError::WrongHost) };
             assert_eq!(found, expected, "{target} {hosts:?}");
         }
         assert_eq!(admitted(80, "/", &[("host", "localhost")]), Ok(()));
         assert_eq!(admitted(80, "/", &[("host", "localhost:80")]), Ok(()));
-        assert_eq!(admitted(8080, "/", &[("host", "localhost:80")]), Err(Stranger::Host));
+        assert_eq!(
+            admitted(8080, "/", &[("host", "localhost:80")]),
+            Err(OriginError::WrongHost)
+        );
     }
 
     #[test]
@@ -210,19 +213,19 @@ mod tests {
             (&[][..], Ok(())),
             (&[("sec-fetch-site", "same-origin")], Ok(())),
             (&[("sec-fetch-site", "none")], Ok(())),
-            (&[("sec-fetch-site", "cross-site")], Err(Stranger::Page)),
-            (&[("sec-fetch-site", "same-site")], Err(Stranger::Page)),
-            (&[("sec-fetch-site", "")], Err(Stranger::Page)),
-            (&[("sec-fetch-site", "None")], Err(Stranger::Page)),
+            (&[("sec-fetch-site", "cross-site")], Err(OriginError::ForeignPage)),
+            (&[("sec-fetch-site", "same-site")], Err(OriginError::ForeignPage)),
+            (&[("sec-fetch-site", "")], Err(OriginError::ForeignPage)),
+            (&[("sec-fetch-site", "None")], Err(OriginError::ForeignPage)),
             (
                 &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
-                Err(Stranger::Page),
+                Err(OriginError::ForeignPage),
             ),
             (&[("origin", "http://127.0.0.1:8080")], Ok(())),
-            (&[("origin", "http://127.0.0.1:3000")], Err(Stranger::Page)),
-            (&[("origin", "https://127.0.0.1:8080")], Err(Stranger::Page)),
-            (&[("origin", "http://evil.example")], Err(Stranger::Page)),
-            (&[("origin", "null")], Err(Stranger::Page)),
+            (&[("origin", "http://127.0.0.1:3000")], Err(OriginError::ForeignPage)),
+            (&[("origin", "https://127.0.0.1:8080")], Err(OriginError::ForeignPage)),
+            (&[("origin", "http://evil.example")], Err(OriginError::ForeignPage)),
+            (&[("origin", "null")], Err(OriginError::ForeignPage)),
         ] {
             let headers = [&[own], more].concat();
             assert_eq!(admitted(8080, "/demo.json", &headers), expected, "{more:?}");

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::demo_origin::{self, DemoAddress, Stranger};
+use super::demo_origin::{self, DemoAddress, OriginError};
 
 /// The page's files: path, media type, content.
 const FILES: [(&str, &str, &str); 13] = [
@@ -44,7 +44,7 @@ pub fn routes(about: Arc<OnceLock<Value>>, address: DemoAddress) -> Router {
     let about = move || async move {
         match about.get() {
             Some(about) => ([(header::CACHE_CONTROL, "no-store")], Json(about)).into_response(),
-            None => Stranger::Early.into_response(),
+            None => OriginError::Starting.into_response(),
         }
     };
     FILES

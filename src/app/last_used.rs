@@ -7,46 +7,46 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::http::credentials::Authenticator;
-use crate::tenants::Roster;
+use crate::tenants::TenantRegistry;
 
 /// Interval between two writes.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// What the task reads from and writes to.
-pub struct Uses {
-    pub roster: Arc<Roster>,
+pub struct LastUses {
+    pub registry: Arc<TenantRegistry>,
     pub auth: Arc<Authenticator>,
 }
 
 /// The running task.
-pub struct Keeper {
+pub struct LastUsedRecorder {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl Uses {
+impl LastUses {
     /// Starts the task, which runs until it is stopped.
-    pub fn keep(self) -> Keeper {
+    pub fn keep(self) -> LastUsedRecorder {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             while tokio::time::timeout(EVERY, &mut stopped).await.is_err() {
-                self.note().await;
+                self.record().await;
             }
-            self.note().await;
+            self.record().await;
         });
-        Keeper { stop, task }
+        LastUsedRecorder { stop, task }
     }
 
-    async fn note(&self) {
+    async fn record(&self) {
         let uses = self.auth.verifier.uses();
         let uses = uses.into_iter().map(|(_, hash, at)| (hash, at)).collect();
-        if let Err(error) = self.roster.note_uses(uses).await {
+        if let Err(error) = self.registry.record_last_uses(uses).await {
             tracing::warn!(%error, "could not store when API keys were last used; trying again with the next use");
         }
     }
 }
 
-impl Keeper {
+impl LastUsedRecorder {
     /// Stores the last uses and stops.
     pub async fn stop(self) {
         // The task may have ended already.

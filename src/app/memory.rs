@@ -12,20 +12,20 @@ const GROWTH: u64 = 10;
 
 /// Checks the process's size periodically and makes the allocator return free memory when the process has grown. Ends
 /// with the runtime.
-pub async fn keep_small() {
+pub async fn trim_periodically() {
     // Measured before the first request: a size measured during a burst would keep memory from ever being returned.
     let Some(mut smallest) = resident() else { return };
     loop {
         tokio::time::sleep(EVERY).await;
         // Walks the whole heap, which takes some milliseconds; not on a thread that serves.
-        let looked = tokio::task::spawn_blocking(move || look(smallest)).await;
+        let looked = tokio::task::spawn_blocking(move || trim_if_grown(smallest)).await;
         let Ok(Some(pages)) = looked else { return };
         smallest = smallest.min(pages);
     }
 }
 
 /// Trims the process if it has grown. Returns its size in pages after that; none where that is unknown.
-fn look(smallest: u64) -> Option<u64> {
+fn trim_if_grown(smallest: u64) -> Option<u64> {
     let pages = resident()?;
     if pages <= smallest.saturating_add(smallest / GROWTH) {
         return Some(pages);
@@ -63,7 +63,7 @@ mod tests {
         let pin = vec![1_u8; 600];
         let Some(before) = resident() else { return };
         drop(pieces);
-        let after = look(1).unwrap();
+        let after = trim_if_grown(1).unwrap();
         assert!(after < before, "{after} of {before} pages");
         drop(pin);
     }

@@ -54,7 +54,7 @@ use crate::revocations::Revocations;
 use crate::surfaces::state::{AppState, Shutdown};
 use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
-use crate::tenants::Roster;
+use crate::tenants::TenantRegistry;
 use standby::HandOver;
 
 /// Everything stored besides the conversations' log.
@@ -82,47 +82,47 @@ pub struct App {
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::actors::reconcile::StartScan>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
-    uses: crate::app::last_used::Keeper,
+    uses: crate::app::last_used::LastUsedRecorder,
 }
 
 impl App {
     /// Builds the gateway to all configured models. One per process, because it tracks their health. `meter` is called
     /// for every attempt; `spent` is the initial state of budgets, and `ledger` is where more of it can be looked up.
     pub fn gateway(
-        roster: &Roster,
+        registry: &TenantRegistry,
         meter: Option<Arc<dyn Meter>>,
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Self::gateway_with_keys(roster, meter, spent, ledger, AnswerStatistics::default())?.0)
+        Ok(Self::gateway_with_keys(registry, meter, spent, ledger, AnswerStatistics::default())?.0)
     }
 
     /// Like [`App::gateway`], with statistics `learned` from earlier answers; also returns the handle that changes
     /// providers' keys while the process runs.
     fn gateway_with_keys(
-        roster: &Roster,
+        registry: &TenantRegistry,
         meter: Option<Arc<dyn Meter>>,
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
         learned: AnswerStatistics,
     ) -> anyhow::Result<(Arc<Gateway>, Arc<models::GatewayTenants>)> {
-        let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
-        roster.follow(Arc::clone(&tenancy) as _);
+        let (gateway, tenancy) = models::gateway(&registry.config(), Arc::new(system::SystemClock), spent, ledger)?;
+        registry.register(Arc::clone(&tenancy) as _);
         let gateway = gateway.with_learned(learned);
         let gateway = gateway.with_meter(telemetry::CallMetrics::around(meter));
         Ok((Arc::new(gateway), tenancy))
     }
 
     /// Builds the ports to the outside world from the configuration, around an open log.
-    pub fn ports(roster: &Roster, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
-        let config = roster.config();
+    pub fn ports(registry: &TenantRegistry, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
+        let config = registry.config();
         let clock = Arc::new(system::SystemClock);
-        let policies = Arc::new(parts::PresentPolicies::new(&config, Arc::clone(roster.standings()))?);
-        let systems = Arc::new(parts::PresentSystems::new(&config, clock.clone())?);
+        let policies = Arc::new(parts::LivePolicies::new(&config, Arc::clone(registry.standings()))?);
+        let systems = Arc::new(parts::LiveSystems::new(&config, clock.clone())?);
         let logged = Arc::new(ContentTenants::from_pointee(parts::content_tenants(&config)));
-        roster.follow(Arc::clone(&policies) as _);
-        roster.follow(Arc::clone(&systems) as _);
-        roster.follow(Arc::new(parts::LoggedTenants(Arc::clone(&logged))));
+        registry.register(Arc::clone(&policies) as _);
+        registry.register(Arc::clone(&systems) as _);
+        registry.register(Arc::new(parts::LoggedTenants(Arc::clone(&logged))));
         Ok(Ports {
             log,
             model: ContentLogger::around(Arc::clone(gateway) as _, logged),
@@ -140,7 +140,7 @@ impl App {
 
     /// Starts the actors on `ports`. `ticket_key` has to stay the same across restarts.
     pub async fn start(
-        roster: Arc<Roster>,
+        registry: Arc<TenantRegistry>,
         ports: Ports,
         gateway: Arc<Gateway>,
         records: Records,
@@ -155,7 +155,7 @@ impl App {
             eraser,
             ledger,
         } = records;
-        let config = roster.config();
+        let config = registry.config();
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
@@ -175,10 +175,10 @@ impl App {
         let _ = shared.connectors.set(connectors.clone());
         let budgets = Budgets::new(&config.server);
         let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
-        let jobs = Jobs::new(jobs::Parts {
+        let jobs = Jobs::new(jobs::Dependencies {
             store: jobs,
             eraser,
-            roster: Arc::clone(&roster),
+            registry: Arc::clone(&registry),
             audit: Arc::clone(&audit),
             revocations: Arc::clone(&revocations),
             gateway: Arc::clone(&gateway),
@@ -215,10 +215,10 @@ impl App {
             clock,
         };
         let auth = Arc::new(auth);
-        roster.follow(Arc::new(parts::Credentials(Arc::clone(&auth))));
-        roster.follow(Arc::new(parts::Writes(Arc::clone(&auth))));
+        registry.register(Arc::new(parts::Credentials(Arc::clone(&auth))));
+        registry.register(Arc::new(parts::Writes(Arc::clone(&auth))));
         let told = directory.clone();
-        roster
+        registry
             .standings()
             .listen(move |before, after| told.notify_standing_changed(|tenant| before.of(tenant) != after.of(tenant)));
         let fetching = Arc::clone(&auth);
@@ -226,8 +226,8 @@ impl App {
         drop(tokio::spawn(
             async move { fetching.jwks.keep(&fetching.verifier).await },
         ));
-        let uses = crate::app::last_used::Uses {
-            roster: Arc::clone(&roster),
+        let uses = crate::app::last_used::LastUses {
+            registry: Arc::clone(&registry),
             auth: Arc::clone(&auth),
         };
         let uses = uses.keep();
@@ -249,7 +249,7 @@ impl App {
             usage,
             audit,
             gateway,
-            tenants: roster,
+            tenants: registry,
             jobs,
             revocations,
             directory,

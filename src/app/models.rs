@@ -19,7 +19,7 @@ use super::upstream::upstream;
 use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
-use crate::tenants::Part;
+use crate::tenants::Reloadable;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(
@@ -144,7 +144,7 @@ impl LiveLimits {
     }
 }
 
-impl Part for GatewayTenants {
+impl Reloadable for GatewayTenants {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
         let (model_access, limits) = (self.upstreams.model_access(config)?, limits(config));
         Ok(Box::new(move || {

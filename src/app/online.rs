@@ -17,33 +17,33 @@ use crate::cli::Failure;
 use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
 
 /// Longest time for one check.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Most checks that run at the same time.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 /// The oldest version of Anthropic's protocol that lists models.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// What was checked, its line in the file, and the outcome.
-struct Reached {
+struct CheckResult {
     what: String,
     line: Option<usize>,
     outcome: Result<String, String>,
 }
 
 /// The checks to be made.
-struct Questions<'a> {
+struct Checks<'a> {
     source: &'a Source,
-    all: Vec<BoxFuture<'a, Reached>>,
+    all: Vec<BoxFuture<'a, CheckResult>>,
 }
 
-impl<'a> Questions<'a> {
+impl<'a> Checks<'a> {
     /// Adds a check; `path` is the configuration path of its address.
-    fn ask(&mut self, path: &str, what: String, outcome: impl Future<Output = Result<String, String>> + Send + 'a) {
+    fn add(&mut self, path: &str, what: String, outcome: impl Future<Output = Result<String, String>> + Send + 'a) {
         let line = self.source.line(path);
         let asked = async move {
-            let outcome = tokio::time::timeout(PATIENCE, outcome).await;
-            let late = || Err(format!("no answer within {} s", PATIENCE.as_secs()));
-            Reached {
+            let outcome = tokio::time::timeout(TIMEOUT, outcome).await;
+            let late = || Err(format!("no answer within {} s", TIMEOUT.as_secs()));
+            CheckResult {
                 what,
                 line,
                 outcome: outcome.unwrap_or_else(|_elapsed| late()),
@@ -60,34 +60,34 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
         .redirect(reqwest::redirect::Policy::none())
         .build();
     let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
-    let mut questions = Questions {
+    let mut checks = Checks {
         source,
         all: Vec::new(),
     };
-    questions.ask("store", "store".to_owned(), store(config));
+    checks.add("store", "store".to_owned(), store(config));
     if let LimitStore::Redis { url, .. } = &config.limits {
         let redis = async {
             redis_limiter::ping(url.expose_secret())
                 .await
                 .map(|()| "reachable".to_owned())
         };
-        questions.ask("limits.url", "limits (Redis)".to_owned(), redis);
+        checks.add("limits.url", "limits (Redis)".to_owned(), redis);
     }
     if let Some(endpoint) = &config.telemetry.otlp_endpoint {
         let what = format!("trace collector at {endpoint}");
-        questions.ask("telemetry.otlp_endpoint", what, systems::collector(&client, endpoint));
+        checks.add("telemetry.otlp_endpoint", what, systems::collector(&client, endpoint));
     }
     for (index, provider) in config.providers.iter().enumerate() {
         let path = format!("providers[{index}].base_url");
         let what = |which: &str| format!("provider {}{which} at {}", provider.name, provider.base_url);
-        providers(&mut questions, &client, provider, provider.keys(), &path, what);
+        providers(&mut checks, &client, provider, provider.keys(), &path, what);
     }
     for (index, tenant) in config.tenants.iter().enumerate() {
-        of_tenant(&mut questions, &client, config, tenant, &format!("tenants[{index}]"));
+        of_tenant(&mut checks, &client, config, tenant, &format!("tenants[{index}]"));
     }
     let mut failed = 0;
-    let mut answers = stream::iter(questions.all).buffered(AT_ONCE);
-    while let Some(Reached { what, line, outcome }) = answers.next().await {
+    let mut answers = stream::iter(checks.all).buffered(MAX_CONCURRENT);
+    while let Some(CheckResult { what, line, outcome }) = answers.next().await {
         let place = line.map(|line| format!(" (line {line})")).unwrap_or_default();
         match outcome {
             Ok(how) => println!("ok    {what}: {how}{place}"),
@@ -107,7 +107,7 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
 
 /// Adds the checks of a tenant's own issuers, keys and systems.
 fn of_tenant<'a>(
-    questions: &mut Questions<'a>,
+    checks: &mut Checks<'a>,
     client: &'a reqwest::Client,
     config: &'a Config,
     tenant: &'a Tenant,
@@ -118,7 +118,7 @@ fn of_tenant<'a>(
         if let Some(url) = &issuer.jwks_url {
             let what = format!("JWKS of the issuer {} of tenant {id} at {url}", issuer.iss);
             let path = format!("{path}.issuers[{index}].jwks_url");
-            questions.ask(&path, what, published(client, url));
+            checks.add(&path, what, published(client, url));
         }
     }
     for (index, own) in tenant.provider_keys.iter().enumerate() {
@@ -131,11 +131,11 @@ fn of_tenant<'a>(
             let (name, base) = (&provider.name, &provider.base_url);
             format!("provider {name} with the keys of tenant {id}{which} at {base}")
         };
-        providers(questions, client, provider, own.keys(), &path, what);
+        providers(checks, client, provider, own.keys(), &path, what);
     }
     if let Some(zendesk) = &tenant.zendesk {
         let what = format!("Zendesk of tenant {id} at {}", zendesk.base_url);
-        questions.ask(
+        checks.add(
             &format!("{path}.zendesk.base_url"),
             what,
             systems::zendesk(client, zendesk),
@@ -143,13 +143,13 @@ fn of_tenant<'a>(
     }
     if let Some(slack) = &tenant.slack {
         let what = format!("Slack of tenant {id} at {}", slack.base_url);
-        questions.ask(&format!("{path}.slack.base_url"), what, systems::slack(client, slack));
+        checks.add(&format!("{path}.slack.base_url"), what, systems::slack(client, slack));
     }
 }
 
 /// Adds a check of a provider with each of `keys`, or without a key if there is none.
 fn providers<'a>(
-    questions: &mut Questions<'a>,
+    checks: &mut Checks<'a>,
     client: &'a reqwest::Client,
     provider: &'a Provider,
     keys: impl Iterator<Item = &'a SecretString>,
@@ -166,7 +166,7 @@ fn providers<'a>(
             true => format!(", key {}", index + 1),
             false => String::new(),
         };
-        questions.ask(path, what(&which), models(client, provider, key));
+        checks.add(path, what(&which), models(client, provider, key));
     }
 }
 

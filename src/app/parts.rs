@@ -21,20 +21,20 @@ use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;
 use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
-use crate::tenants::{Part, PresentStandings};
+use crate::tenants::{LiveServingStates, Reloadable};
 
 /// Applies a prepared change.
 type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 
 /// The live policies of all copilots.
-pub struct PresentPolicies {
+pub struct LivePolicies {
     policies: ArcSwap<ConfiguredPolicies>,
-    standings: Arc<PresentStandings>,
+    standings: Arc<LiveServingStates>,
 }
 
-impl PresentPolicies {
+impl LivePolicies {
     /// Builds the policies of a configuration.
-    pub fn new(config: &Config, standings: Arc<PresentStandings>) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, standings: Arc<LiveServingStates>) -> anyhow::Result<Self> {
         Ok(Self {
             policies: ArcSwap::from_pointee(policies(config)?),
             standings,
@@ -42,7 +42,7 @@ impl PresentPolicies {
     }
 }
 
-impl Policies for PresentPolicies {
+impl Policies for LivePolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
         self.policies.load().policy(scope, copilot)
     }
@@ -56,7 +56,7 @@ impl Policies for PresentPolicies {
     }
 }
 
-impl Part for PresentPolicies {
+impl Reloadable for LivePolicies {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let policies = Arc::new(policies(config)?);
         Ok(Box::new(move || self.policies.store(policies)))
@@ -69,65 +69,65 @@ fn policies(config: &Config) -> anyhow::Result<ConfiguredPolicies> {
 }
 
 /// The live external systems of all tenants. A system whose settings did not change is kept, with all it has learned.
-pub struct PresentSystems {
+pub struct LiveSystems {
     client: reqwest::Client,
     clock: Arc<dyn Clock>,
-    made: Mutex<HashMap<SystemKey, Made>>,
+    built: Mutex<HashMap<SystemKey, BuiltSystem>>,
     systems: ArcSwap<TenantSystems>,
 }
 
 /// A system, and the fingerprint of the settings it was built from.
-type Made = ([u8; 32], Arc<dyn ToolBox>);
+type BuiltSystem = ([u8; 32], Arc<dyn ToolBox>);
 
-impl PresentSystems {
+impl LiveSystems {
     /// Builds the systems of a configuration.
     pub fn new(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let systems = Self {
             client: http::client()?,
             clock,
-            made: Mutex::default(),
+            built: Mutex::default(),
             systems: ArcSwap::default(),
         };
-        let made = systems.make(config)?;
-        systems.take(made);
+        let built = systems.make(config)?;
+        systems.take(built);
         Ok(systems)
     }
 
-    fn make(&self, config: &Config) -> anyhow::Result<HashMap<SystemKey, Made>> {
-        let known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+    fn make(&self, config: &Config) -> anyhow::Result<HashMap<SystemKey, BuiltSystem>> {
+        let known = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = HashMap::new();
         for tenant in &config.tenants {
-            let mut keep = |name: &str, print: [u8; 32], make: &dyn Fn() -> anyhow::Result<Arc<dyn ToolBox>>| {
+            let mut keep = |name: &str, digest: [u8; 32], make: &dyn Fn() -> anyhow::Result<Arc<dyn ToolBox>>| {
                 let key = (tenant.id.clone(), name.to_owned());
                 let system = match known.get(&key) {
-                    Some((same, system)) if *same == print => Arc::clone(system),
+                    Some((same, system)) if *same == digest => Arc::clone(system),
                     _ => make().with_context(|| format!("tenant {}", tenant.id))?,
                 };
-                all.insert(key, (print, system));
+                all.insert(key, (digest, system));
                 anyhow::Ok(())
             };
             if let Some(zendesk) = &tenant.zendesk {
                 let secrets = [&zendesk.oauth_token, &zendesk.token];
                 let [oauth, token] = secrets.map(exposed);
                 let email = zendesk.email.as_deref().unwrap_or_default();
-                let print = fingerprint(&[&zendesk.base_url, email, oauth, token]);
-                keep("zendesk", print, &|| self.zendesk(tenant))?;
+                let digest = fingerprint(&[&zendesk.base_url, email, oauth, token]);
+                keep("zendesk", digest, &|| self.zendesk(tenant))?;
             }
             if let Some(slack) = &tenant.slack {
-                let print = fingerprint(&[&slack.base_url, slack.bot_token.expose_secret()]);
-                keep("slack", print, &|| self.slack(tenant))?;
+                let digest = fingerprint(&[&slack.base_url, slack.bot_token.expose_secret()]);
+                keep("slack", digest, &|| self.slack(tenant))?;
             }
         }
         Ok(all)
     }
 
-    fn take(&self, made: HashMap<SystemKey, Made>) {
+    fn take(&self, built: HashMap<SystemKey, BuiltSystem>) {
         let mut systems = TenantSystems::default();
-        for ((tenant, name), (_, system)) in &made {
+        for ((tenant, name), (_, system)) in &built {
             systems.insert(tenant.clone(), name, Arc::clone(system));
         }
         self.systems.store(Arc::new(systems));
-        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = made;
+        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = built;
     }
 
     fn zendesk(&self, tenant: &Tenant) -> anyhow::Result<Arc<dyn ToolBox>> {
@@ -162,23 +162,23 @@ fn exposed(secret: &Option<SecretString>) -> &str {
     secret.as_ref().map_or("", |secret| secret.expose_secret())
 }
 
-impl Systems for PresentSystems {
+impl Systems for LiveSystems {
     fn system(&self, scope: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>> {
         self.systems.load().system(scope, system)
     }
 }
 
-impl Part for PresentSystems {
+impl Reloadable for LiveSystems {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
-        let made = self.make(config)?;
-        Ok(Box::new(move || self.take(made)))
+        let built = self.make(config)?;
+        Ok(Box::new(move || self.take(built)))
     }
 }
 
 /// The credentials that are accepted.
 pub struct Credentials(pub Arc<Authenticator>);
 
-impl Part for Credentials {
+impl Reloadable for Credentials {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let keys = Verifier::prepare(config)?;
         Ok(Box::new(move || self.0.verifier.take(keys)))
@@ -188,7 +188,7 @@ impl Part for Credentials {
 /// The limits of writes.
 pub struct Writes(pub Arc<Authenticator>);
 
-impl Part for Writes {
+impl Reloadable for Writes {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let limits = WriteLimits::prepare(config);
         Ok(Box::new(move || self.0.writes.take(limits)))
@@ -198,7 +198,7 @@ impl Part for Writes {
 /// The tenants whose prompts and answers are logged.
 pub struct LoggedTenants(pub Arc<ContentTenants>);
 
-impl Part for LoggedTenants {
+impl Reloadable for LoggedTenants {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let tenants = Arc::new(content_tenants(config));
         Ok(Box::new(move || self.0.store(tenants)))

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use super::models::GatewayTenants;
 use crate::cli::Failure;
-use crate::config::{Prints, Source};
-use crate::tenants::Roster;
+use crate::config::{Fingerprints, Source};
+use crate::tenants::TenantRegistry;
 
 /// Reloads the configuration of a running process.
 pub(super) struct Reloader {
-    pub roster: Arc<Roster>,
+    pub registry: Arc<TenantRegistry>,
     pub providers: Arc<GatewayTenants>,
     /// Fingerprints of the live configuration.
-    pub prints: Prints,
+    pub fingerprints: Fingerprints,
 }
 
 impl Reloader {
@@ -29,14 +29,14 @@ impl Reloader {
 
     async fn apply(&mut self, again: &impl Fn() -> Result<Source, Failure>) -> anyhow::Result<String> {
         let source = again().map_err(|failure| anyhow::anyhow!("{failure}"))?;
-        let prints = source.prints();
+        let fingerprints = source.fingerprints();
         let globals = source.globals()?;
         let keys = self.providers.prepare_keys(globals.config())?;
-        self.roster.reload(source).await?;
+        self.registry.reload(source).await?;
         keys();
-        let changes = self.prints.changes(&prints);
+        let changes = self.fingerprints.changes(&fingerprints);
         // What needs a restart is still reported at the next reload.
-        self.prints = self.prints.with_applied(prints);
+        self.fingerprints = self.fingerprints.with_applied(fingerprints);
         Ok(changes.summary())
     }
 }

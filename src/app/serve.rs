@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::reload::Reloader;
-use super::standby::{HandOver, Listeners, Serving, Waiting};
-use super::store::{self, WhenTaken};
+use super::standby::{HandOver, Listeners, RunningServer, StandbyServer};
+use super::store::{self, IfInUse};
 use super::{App, Records, files, memory, service, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
@@ -25,7 +25,7 @@ use crate::http::server;
 use crate::revocations::Revocations;
 use crate::surfaces::router::{admin_router, router};
 use crate::surfaces::state::AppState;
-use crate::tenants::{Roster, Seal};
+use crate::tenants::{Cipher, TenantRegistry};
 use crate::{private_files, telemetry};
 
 /// Longest time for closing the store at the end.
@@ -44,8 +44,8 @@ pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, st
     for warning in source.report(&warnings) {
         tracing::warn!(warning, "configuration warning");
     }
-    let when_taken = if standby { WhenTaken::Wait } else { WhenTaken::Refuse };
-    run_with(source, again, when_taken, router, |address| {
+    let if_in_use = if standby { IfInUse::Wait } else { IfInUse::Refuse };
+    run_with(source, again, if_in_use, router, |address| {
         tracing::info!(%address, "copilotd is ready");
         Ok(())
     })
@@ -57,35 +57,35 @@ pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, st
 pub async fn run_with(
     source: Source,
     again: impl Fn() -> Result<Source, Failure>,
-    when_taken: WhenTaken,
+    if_in_use: IfInUse,
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let open_files = system::raise_open_files();
-    compute::start(compute::default_threads(), system::give_way).context("starting the compute threads")?;
+    compute::start(compute::default_threads(), system::lower_priority).context("starting the compute threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     // Tenants are read later: one with a fault is left out and must not keep the process from starting.
     let globals = source.globals()?;
-    let prints = source.prints();
+    let fingerprints = source.fingerprints();
     let file = globals.config();
     let most = server::max_connections(file.server.max_connections, open_files);
     // A standby listens before it has the store. Otherwise the store is opened first, so that a second process is
     // refused before it does anything.
-    let waiting = match when_taken {
-        WhenTaken::Refuse => None,
-        WhenTaken::Wait => Some(Waiting::start(&file.server, most).await?),
+    let waiting = match if_in_use {
+        IfInUse::Refuse => None,
+        IfInUse::Wait => Some(StandbyServer::start(&file.server, most).await?),
     };
     if waiting.is_some() {
         service::standing_by();
     }
     let opened = tokio::select! {
-        opened = store::open(file, when_taken) => Some(opened?),
+        opened = store::open(file, if_in_use) => Some(opened?),
         _ = terminate.recv(), if waiting.is_some() => None,
         _ = interrupt.recv(), if waiting.is_some() => None,
     };
-    let store::Opened {
+    let store::OpenStore {
         log,
         usage,
         tenants,
@@ -116,7 +116,7 @@ pub async fn run_with(
     private_files::tighten_directory(&file.server.data_dir);
     let sealing_key = sealing_key(file)?;
     let ticket_key = ticket_key(file, &sealing_key)?;
-    let seal = Seal::new(&sealing_key);
+    let seal = Cipher::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
     let audit = Arc::new(audit);
     // Before any request is accepted: a revoked token must not work even for a moment after a restart.
@@ -124,8 +124,8 @@ pub async fn run_with(
         .await
         .context("reading the token revocations")?;
     let clock = Arc::new(system::SystemClock);
-    let roster = Roster::open(source.clone(), tenants, Arc::clone(&audit), seal, clock).await?;
-    let config = &roster.config();
+    let registry = TenantRegistry::open(source.clone(), tenants, Arc::clone(&audit), seal, clock).await?;
+    let config = &registry.config();
     let bounds = Bounds {
         idle: config.server.idle,
         node_turns: config.server.max_turns,
@@ -174,8 +174,8 @@ pub async fn run_with(
         learned.clone(),
     );
     let meter = Arc::clone(&ledger) as _;
-    let (gateway, providers) = App::gateway_with_keys(&roster, Some(meter), &spent, &usage, learned)?;
-    let ports = App::ports(&roster, log, &gateway)?;
+    let (gateway, providers) = App::gateway_with_keys(&registry, Some(meter), &spent, &usage, learned)?;
+    let ports = App::ports(&registry, log, &gateway)?;
     let records = Records {
         usage,
         audit,
@@ -184,9 +184,9 @@ pub async fn run_with(
         eraser,
         ledger: Some(Arc::clone(&ledger)),
     };
-    let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
+    let mut app = App::start(Arc::clone(&registry), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
-    drop(tokio::spawn(memory::keep_small()));
+    drop(tokio::spawn(memory::trim_periodically()));
     tracing::info!(
         open_files,
         max_connections = most,
@@ -198,13 +198,13 @@ pub async fn run_with(
     let admin = admin_router(app.state.clone());
     let serving = match (waiting, listeners) {
         (Some(waiting), _) => waiting.take_over(routes, admin),
-        (None, Some(listeners)) => Serving::start(listeners, &config.server, most, routes, admin)?,
+        (None, Some(listeners)) => RunningServer::start(listeners, &config.server, most, routes, admin)?,
         (None, None) => anyhow::bail!("internal error: no port is open"),
     };
     let mut reloader = Reloader {
-        roster,
+        registry,
         providers,
-        prints,
+        fingerprints,
     };
     ready(serving.address)?;
     service::ready();

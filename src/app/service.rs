@@ -4,18 +4,18 @@ use sd_notify::NotifyState;
 
 /// Notifies that requests are served.
 pub(super) fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
 /// Notifies that the process is up as a standby of another process.
 pub(super) fn standing_by() {
-    tell(&[NotifyState::Ready, NotifyState::Status("standing by")]);
+    notify(&[NotifyState::Ready, NotifyState::Status("standing by")]);
 }
 
 /// Notifies that the configuration is being reloaded; [`ready`] has to follow.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => {
             tracing::debug!(%error, "could not notify the service manager of the reload: no monotonic clock")
         }
@@ -24,10 +24,10 @@ pub(super) fn reloading() {
 
 /// Notifies that the process is stopping, however long its drain takes.
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "could not notify the service manager (sd_notify) of a state change");
     }

@@ -78,7 +78,7 @@ impl Listeners {
 }
 
 /// Both ports being served, until they are stopped.
-pub struct Serving {
+pub struct RunningServer {
     /// Address of the public port.
     pub address: SocketAddr,
     stop: watch::Sender<bool>,
@@ -86,7 +86,7 @@ pub struct Serving {
     admin: Option<JoinHandle<()>>,
 }
 
-impl Serving {
+impl RunningServer {
     /// Serves `public` and `admin` on their ports, with at most `most` connections on the public one.
     pub fn start(
         listeners: Listeners,
@@ -142,7 +142,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Like [`Serving::stop`], but returns at `end` at the latest.
+    /// Like [`RunningServer::stop`], but returns at `end` at the latest.
     pub async fn stop_until(self, end: Instant) {
         // Whatever is left ends with the process.
         let _ = tokio::time::timeout_at(end, self.stop()).await;
@@ -150,24 +150,24 @@ impl Serving {
 }
 
 /// A standby's ports, where requests wait until it has taken over.
-pub struct Waiting {
+pub struct StandbyServer {
     public: Arc<Standby>,
     admin: Arc<Standby>,
-    serving: Serving,
+    serving: RunningServer,
 }
 
-impl Waiting {
+impl StandbyServer {
     /// Opens the ports and lets requests wait.
     pub async fn start(server: &config::Server, most: usize) -> anyhow::Result<Self> {
         let listeners = Listeners::bind(server).await?;
         let (public, admin) = (Arc::new(Standby::default()), Arc::new(Standby::default()));
-        let serving = Serving::start(listeners, server, most, public.routes(), admin.routes())?;
+        let serving = RunningServer::start(listeners, server, most, public.routes(), admin.routes())?;
         tracing::info!(address = %serving.address, "standing by until the store is free; requests wait for the takeover");
         Ok(Self { public, admin, serving })
     }
 
     /// Serves requests from now on, including those that wait.
-    pub fn take_over(self, public: Router, admin: Router) -> Serving {
+    pub fn take_over(self, public: Router, admin: Router) -> RunningServer {
         self.public.serve(public);
         self.admin.serve(admin);
         self.serving

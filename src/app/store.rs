@@ -18,7 +18,7 @@ use crate::revocations::RevocationStore;
 use crate::tenants::TenantStore;
 
 /// An open store, as the ports it implements.
-pub struct Opened {
+pub struct OpenStore {
     /// The conversations' log.
     pub log: Arc<dyn EventLog>,
     /// Usage records.
@@ -51,7 +51,7 @@ pub fn name(store: &Store) -> &'static str {
 
 /// What to do while another process has the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenTaken {
+pub enum IfInUse {
     /// Fail.
     Refuse,
     /// Wait as a standby until it is free.
@@ -59,13 +59,13 @@ pub enum WhenTaken {
 }
 
 /// Opens the configured store for this process alone.
-pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Opened> {
+pub async fn open(config: &Config, if_in_use: IfInUse) -> anyhow::Result<OpenStore> {
     match &config.store {
         Store::Sqlite => {
             let directory = config.server.data_dir.clone();
-            let free = match when_taken {
-                WhenTaken::Refuse => None,
-                WhenTaken::Wait => Some(standby::wait(&directory).await.context("cannot open the store")?),
+            let free = match if_in_use {
+                IfInUse::Refuse => None,
+                IfInUse::Wait => Some(standby::wait(&directory).await.context("cannot open the store")?),
             };
             let own = directory.clone();
             let open = move || match free {
@@ -75,7 +75,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
             let opened = tokio::task::spawn_blocking(open).await;
             let log = opened?.context("cannot open the store")?;
             let log = Arc::new(log);
-            Ok(Opened {
+            Ok(OpenStore {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
@@ -93,7 +93,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
             let usual = MongoOptions::default();
             let options = MongoOptions {
                 lease_life: lease.unwrap_or(usual.lease_life),
-                standby: when_taken == WhenTaken::Wait,
+                standby: if_in_use == IfInUse::Wait,
                 ..usual
             };
             let opened = MongoLog::connect(url.expose_secret(), database, options).await;
@@ -101,7 +101,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
             let lost = log.lease_lost().boxed();
             let log = Arc::new(log);
             let (closing, asked) = (Arc::clone(&log), Arc::clone(&log));
-            Ok(Opened {
+            Ok(OpenStore {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
@@ -119,7 +119,7 @@ pub async fn open(config: &Config, when_taken: WhenTaken) -> anyhow::Result<Open
 
 /// Rebuilds all projections from the log.
 pub async fn rebuild(config: &Config) -> anyhow::Result<()> {
-    let Opened { log, close, .. } = open(config, WhenTaken::Refuse).await?;
+    let OpenStore { log, close, .. } = open(config, IfInUse::Refuse).await?;
     let count = log.rebuild().await?;
     close.await;
     println!("rebuilt the projections of {count} conversations");

@@ -50,7 +50,7 @@ const COMPUTE_NICE: i32 = 10;
 
 /// Lowers the priority of the calling compute thread below that of serving threads.
 #[cfg(target_os = "linux")]
-pub fn give_way() {
+pub fn lower_priority() {
     // On Linux each thread has its own priority.
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), COMPUTE_NICE) {
         tracing::debug!(%error, "could not lower the priority of a compute thread");
@@ -59,7 +59,7 @@ pub fn give_way() {
 
 /// Does nothing: threads have no priority of their own on this system.
 #[cfg(not(target_os = "linux"))]
-pub fn give_way() {}
+pub fn lower_priority() {}
 
 /// Raises the soft limit of open files to the hard limit. A streaming turn needs two files, one to its reader and one
 /// to the provider, and the usual soft limit of 1,024 exists only for programs that use `select`.

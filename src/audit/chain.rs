@@ -121,7 +121,7 @@ impl Fault {
 
 /// The first fault of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bad {
+pub struct DamagedEntry {
     /// Number of the first damaged entry.
     pub n: i64,
     /// What is wrong with it.
@@ -134,7 +134,7 @@ pub struct Verification {
     /// Number of intact entries before the first fault.
     pub entries: u64,
     /// The first fault.
-    pub first_bad: Option<Bad>,
+    pub first_bad: Option<DamagedEntry>,
 }
 
 /// Verifies a log from its first entry on, page by page.
@@ -145,7 +145,7 @@ pub(super) struct Checker<'a> {
     anchor: Option<Head>,
     n: i64,
     hash: Digest,
-    bad: Option<Bad>,
+    bad: Option<DamagedEntry>,
 }
 
 impl<'a> Checker<'a> {
@@ -191,7 +191,7 @@ impl<'a> Checker<'a> {
     }
 
     fn fail(&mut self, n: i64, fault: Fault) -> bool {
-        self.bad = Some(Bad { n, fault });
+        self.bad = Some(DamagedEntry { n, fault });
         false
     }
 
@@ -439,7 +439,7 @@ mod tests {
         let bad = check(&other, &entries, Some(head)).first_bad.unwrap();
         assert_eq!(
             bad,
-            Bad {
+            DamagedEntry {
                 n: 1,
                 fault: Fault::Altered
             }

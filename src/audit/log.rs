@@ -35,13 +35,13 @@ pub struct AuditLog {
     store: Arc<dyn AuditStore>,
     key: AuditKey,
     clock: Arc<dyn Clock>,
-    ends: Mutex<HashMap<TenantId, Arc<End>>>,
+    ends: Mutex<HashMap<TenantId, Arc<LogEnd>>>,
     verifying: Semaphore,
 }
 
 /// The end of one tenant's log.
 #[derive(Default)]
-struct End {
+struct LogEnd {
     /// Queue of ordinary entries, which urgent ones (revoking and suspending) bypass.
     ordinary: tokio::sync::Mutex<()>,
     /// Locked while the log is verified, so that each tenant has one verification at a time.
@@ -55,7 +55,7 @@ struct End {
 
 /// A listed entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedEntry {
     /// Number of the entry.
     pub n: i64,
     /// Content of the entry.
@@ -200,7 +200,7 @@ impl AuditLog {
         scope: &TenantScope,
         before: Option<i64>,
         limit: usize,
-    ) -> Result<(Vec<Listed>, Option<i64>), LogError> {
+    ) -> Result<(Vec<ListedEntry>, Option<i64>), LogError> {
         let tenant = scope.tenant();
         let mut found = self
             .store
@@ -270,7 +270,7 @@ impl AuditLog {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
 
-    fn end(&self, tenant: &TenantId) -> Arc<End> {
+    fn end(&self, tenant: &TenantId) -> Arc<LogEnd> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if ends.len() >= MAX_TENANTS && !ends.contains_key(tenant) {
             ends.retain(|_, end| Arc::strong_count(end) > 1);
@@ -279,9 +279,9 @@ impl AuditLog {
     }
 }
 
-fn listed(tenant: &TenantId, entry: StoredEntry) -> Option<Listed> {
+fn listed(tenant: &TenantId, entry: StoredEntry) -> Option<ListedEntry> {
     match serde_json::from_slice(&entry.body) {
-        Ok(body) => Some(Listed { n: entry.n, body }),
+        Ok(body) => Some(ListedEntry { n: entry.n, body }),
         Err(_) => {
             counter!("copilotd_unreadable_rows_total", "what" => "audit").increment(1);
             tracing::error!(%tenant, n = entry.n, "unreadable audit entry; it is missing from the list");

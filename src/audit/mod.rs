@@ -13,7 +13,7 @@ mod entry;
 mod log;
 mod store;
 
-pub use chain::{AuditKey, Bad, Fault, Verification};
+pub use chain::{AuditKey, DamagedEntry, Fault, Verification};
 pub use entry::{Action, Body, Entry};
-pub use log::{AuditLog, Listed, VerifyError};
+pub use log::{AuditLog, ListedEntry, VerifyError};
 pub use store::{AuditStore, Head, StoredEntry};

@@ -1,7 +1,7 @@
 //! `copilotd check`: lists all errors and warnings of a configuration.
 
 use super::args::CheckArgs;
-use super::{Context, Failure, print, tell, unusable};
+use super::{Context, Failure, print, print_stderr, unusable};
 use crate::config::{Config, Source};
 
 /// Checks the file itself; `--online` checks what it refers to.
@@ -17,7 +17,7 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<(Config, Source), Fa
     let mut warnings = config.warnings(context.now);
     warnings.extend(source.warnings());
     for warning in source.report(&warnings) {
-        tell(&format!("warning: {warning}"));
+        print_stderr(&format!("warning: {warning}"));
     }
     let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
     let secrets = match args.no_secrets {

@@ -16,7 +16,7 @@ pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<()
     let globals = source.globals();
     let globals = globals.map_err(|faults| Failure::usage(source.report_all(&faults)))?;
     let path = if args.live { "/healthz" } else { "/readyz" };
-    let address = format!("http://{}{path}", asked(&globals.config().server));
+    let address = format!("http://{}{path}", probe_address(&globals.config().server));
     let client = reqwest::Client::builder().timeout(wait).no_proxy().build();
     let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let answer = client.get(&address).send().await;
@@ -41,7 +41,7 @@ pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<()
 
 /// Returns the address to ask: the admin port if there is one, because clients cannot crowd it; loopback if the server
 /// listens on all addresses.
-fn asked(server: &Server) -> SocketAddr {
+fn probe_address(server: &Server) -> SocketAddr {
     let mut address = server.admin_listen.unwrap_or(server.listen);
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -69,7 +69,7 @@ mod tests {
                 admin_listen: admin.map(|admin| admin.parse().unwrap()),
                 ..Server::default()
             };
-            assert_eq!(asked(&server).to_string(), expected, "{listen}");
+            assert_eq!(probe_address(&server).to_string(), expected, "{listen}");
         }
     }
 }

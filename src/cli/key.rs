@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::args::Scope;
-use super::{Failure, print, tell};
+use super::{Failure, print, print_stderr};
 use crate::http::credentials::{Scopes, new_api_key};
 use crate::private_files;
 
@@ -51,7 +51,7 @@ pub(super) fn create(
                 key.expose_secret()
             ));
         }
-        None => tell(&format!("The key; it is not shown again:\n{}", key.expose_secret())),
+        None => print_stderr(&format!("The key; it is not shown again:\n{}", key.expose_secret())),
     }
     print(&table)
 }

@@ -131,7 +131,7 @@ pub fn run(
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tell(&format!("error: {}", failure.message));
+            print_stderr(&format!("error: {}", failure.message));
             ExitCode::from(if failure.usage { 2 } else { 1 })
         }
     }
@@ -150,7 +150,7 @@ pub async fn remote(command: &Command) -> Result<(), Failure> {
 }
 
 /// Writes a line to standard error; ignores a closed one.
-fn tell(line: &str) {
+fn print_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -13,7 +13,7 @@ use super::key::SecretFile;
 use super::{Failure, print};
 
 /// Longest time to wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest settings file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -22,15 +22,15 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
     let path = |id: &TenantId| format!("/v1/operator/tenants/{id}");
     match command {
         TenantCommand::List(server) => list(server, "/v1/operator/tenants", tenant_line).await,
-        TenantCommand::Show { id, server } => show(&ask(server, Method::GET, &path(id), None, false).await?),
+        TenantCommand::Show { id, server } => show(&send(server, Method::GET, &path(id), None, false).await?),
         TenantCommand::Create { id, settings, server } => {
             let body = json!({ "settings": read(settings)? });
-            let made = ask(server, Method::PUT, &path(id), Some(body), true).await?;
+            let made = send(server, Method::PUT, &path(id), Some(body), true).await?;
             print(&format!("{}\n", tenant_line(&made)))
         }
         TenantCommand::Update { id, patch, server } => {
             let body = json!({ "settings": read(patch)? });
-            let changed = ask(server, Method::PATCH, &path(id), Some(body), false).await?;
+            let changed = send(server, Method::PATCH, &path(id), Some(body), false).await?;
             print(&format!("{}\n", tenant_line(&changed)))
         }
         TenantCommand::Suspend { id, force, server } => {
@@ -46,7 +46,7 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
             server,
         } => {
             let forced = if *force { "?force=true" } else { "" };
-            let started = ask(server, Method::DELETE, &format!("{}{forced}", path(id)), None, false).await;
+            let started = send(server, Method::DELETE, &format!("{}{forced}", path(id)), None, false).await;
             // The server's message names its query parameter; name the flag instead.
             let job =
                 started.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))?;
@@ -57,15 +57,15 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
 }
 
 /// How often a job is polled.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prints a job, after waiting for its end if `wait` is set.
 async fn follow(server: &ServerArgs, mut job: Value, wait: bool) -> Result<(), Failure> {
     let text = |job: &Value, member: &str| job[member].as_str().unwrap_or_default().to_owned();
     let id = text(&job, "id");
     while wait && !["completed", "failed"].contains(&text(&job, "status").as_str()) {
-        tokio::time::sleep(LOOK).await;
-        job = ask(server, Method::GET, &format!("/v1/jobs/{id}"), None, false).await?;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        job = send(server, Method::GET, &format!("/v1/jobs/{id}"), None, false).await?;
     }
     let (done, total) = (&job["progress"]["done"], &job["progress"]["total"]);
     print(&format!("{id} {} {done}/{total}\n", text(&job, "status")))?;
@@ -92,14 +92,14 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
         } => {
             let server = ServerArgs {
                 server: server.clone(),
-                credential: given(credential.as_ref())?,
+                credential: required_credential(credential.as_ref())?,
             };
             let mut body = json!({ "name": name, "scopes": Scope::set(scopes) });
             if let Some(end) = expires {
                 body["expires_at"] = json!(end);
             }
             let file = secret_file.as_deref().map(SecretFile::create).transpose()?;
-            let made = ask(&server, Method::POST, KEYS, Some(body), false).await?;
+            let made = send(&server, Method::POST, KEYS, Some(body), false).await?;
             let text = |member: &str| made[member].as_str().unwrap_or_default();
             if let (Some(file), Some(path)) = (file, secret_file) {
                 file.write(&text("key").into())?;
@@ -114,7 +114,7 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
         KeyCommand::Create { .. } => Err(Failure::failed("internal error: this command needs no server")),
         KeyCommand::List(server) => list(server, KEYS, key_line).await,
         KeyCommand::Revoke { id, server } => {
-            ask(server, Method::DELETE, &format!("{KEYS}/{id}"), None, false).await?;
+            send(server, Method::DELETE, &format!("{KEYS}/{id}"), None, false).await?;
             print(&format!("{id} revoked\n"))
         }
     }
@@ -133,13 +133,13 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
             if let Some(reason) = reason {
                 body["reason"] = json!(reason);
             }
-            let made = ask(server, Method::POST, REVOCATIONS, Some(body), false).await?;
+            let made = send(server, Method::POST, REVOCATIONS, Some(body), false).await?;
             print(&format!("{}\n", revocation_line(&made)))
         }
         TokenCommand::Verify(_) => Err(Failure::failed("internal error: this command needs no server")),
         TokenCommand::Revocations(server) => list(server, REVOCATIONS, revocation_line).await,
         TokenCommand::Lift { id, server } => {
-            ask(server, Method::DELETE, &format!("{REVOCATIONS}/{id}"), None, false).await?;
+            send(server, Method::DELETE, &format!("{REVOCATIONS}/{id}"), None, false).await?;
             print(&format!("{id} lifted\n"))
         }
     }
@@ -158,14 +158,14 @@ fn revocation_line(revocation: &Value) -> String {
     )
 }
 
-fn given(credential: Option<&SecretString>) -> Result<SecretString, Failure> {
+fn required_credential(credential: Option<&SecretString>) -> Result<SecretString, Failure> {
     let missing = || Failure::usage("set COPILOTD_CREDENTIAL to a credential for the server, or pass --credential");
     credential.cloned().ok_or_else(missing)
 }
 
 async fn status(server: &ServerArgs, path: &str, status: &str) -> Result<(), Failure> {
     let body = json!({ "status": status });
-    let changed = ask(server, Method::PATCH, path, Some(body), false).await?;
+    let changed = send(server, Method::PATCH, path, Some(body), false).await?;
     print(&format!("{}\n", tenant_line(&changed)))
 }
 
@@ -173,7 +173,7 @@ async fn status(server: &ServerArgs, path: &str, status: &str) -> Result<(), Fai
 async fn list(server: &ServerArgs, path: &str, line: impl Fn(&Value) -> String) -> Result<(), Failure> {
     let mut next = String::new();
     loop {
-        let page = ask(server, Method::GET, &format!("{path}?limit=100{next}"), None, false).await?;
+        let page = send(server, Method::GET, &format!("{path}?limit=100{next}"), None, false).await?;
         for entry in page["data"].as_array().into_iter().flatten() {
             print(&format!("{}\n", line(entry)))?;
         }
@@ -234,14 +234,14 @@ fn read(path: &Path) -> Result<Value, Failure> {
 }
 
 /// Sends a request; a problem in the answer becomes the failure's message.
-async fn ask(
+async fn send(
     server: &ServerArgs,
     method: Method,
     path: &str,
     body: Option<Value>,
     only_new: bool,
 ) -> Result<Value, Failure> {
-    let client = reqwest::Client::builder().timeout(PATIENCE).build();
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build();
     let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let address = format!("{}{path}", server.server.trim_end_matches('/'));
     let mut request = client
@@ -267,10 +267,10 @@ async fn ask(
     if status.is_success() {
         return Ok(value);
     }
-    Err(Failure::failed(told(status, &value)))
+    Err(Failure::failed(problem_text(status, &value)))
 }
 
-fn told(status: StatusCode, problem: &Value) -> String {
+fn problem_text(status: StatusCode, problem: &Value) -> String {
     let title = problem["detail"].as_str().or_else(|| problem["title"].as_str());
     let mut text = title.map_or_else(|| format!("the server answered {status}"), str::to_owned);
     for error in problem["errors"].as_array().into_iter().flatten() {

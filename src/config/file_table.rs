@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::secret_place::{Place, secrets};
+use super::secret_place::{SecretPlace, secrets};
 
 /// A tenant's table of the configuration file, with unresolved secrets.
 ///
@@ -34,7 +34,7 @@ impl FileTable {
     }
 
     /// Lists the secrets, each with its place.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = (Place, &Value)> {
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (SecretPlace, &Value)> {
         secrets(&self.0).into_iter().map(|(_, place, leaf)| (place, leaf))
     }
 }

@@ -11,7 +11,7 @@ use crate::fingerprint::fingerprint;
 
 /// Fingerprints of the parts of a configuration, including its secrets as they were when it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prints {
+pub struct Fingerprints {
     tenants: BTreeMap<String, [u8; 32]>,
     /// Keys and headers, by provider.
     provider_keys: BTreeMap<String, [u8; 32]>,
@@ -41,8 +41,8 @@ const MAX_NAMED: usize = 10;
 
 impl Source {
     /// Resolves the secrets and hashes all parts. Secrets that cannot be resolved are skipped; the checks report them.
-    pub fn prints(&self) -> Prints {
-        let mut prints = Prints::default();
+    pub fn fingerprints(&self) -> Fingerprints {
+        let mut fingerprints = Fingerprints::default();
         let read = |value: &Value| {
             let mut value = value.clone();
             secret::resolve_of_file(&mut value, "", self.env(), &mut Faults::default());
@@ -50,7 +50,7 @@ impl Source {
         };
         for (index, table) in self.tenants().iter().enumerate() {
             let id = table.id().map_or_else(|| format!("tenants[{index}]"), str::to_owned);
-            prints.tenants.insert(id, print(&read(table.value())));
+            fingerprints.tenants.insert(id, hash(&read(table.value())));
         }
         let globals = read(self.written_globals());
         for (name, value) in globals.as_object().into_iter().flatten() {
@@ -69,27 +69,27 @@ impl Source {
                                     .unwrap_or_default(),
                             );
                         }
-                        prints.rest.insert(format!("providers ({name})"), print(&rest));
-                        prints.provider_keys.insert(name, print(&Value::Array(keys)));
+                        fingerprints.rest.insert(format!("providers ({name})"), hash(&rest));
+                        fingerprints.provider_keys.insert(name, hash(&Value::Array(keys)));
                     }
                 }
                 (_, Value::Object(members)) => {
                     for (member, value) in members {
-                        prints.rest.insert(format!("{name}.{member}"), print(value));
+                        fingerprints.rest.insert(format!("{name}.{member}"), hash(value));
                     }
                 }
-                _ => _ = prints.rest.insert(name.clone(), print(value)),
+                _ => _ = fingerprints.rest.insert(name.clone(), hash(value)),
             }
         }
-        prints
+        fingerprints
     }
 }
 
-fn print(value: &Value) -> [u8; 32] {
+fn hash(value: &Value) -> [u8; 32] {
     fingerprint(&[&value.to_string()])
 }
 
-impl Prints {
+impl Fingerprints {
     /// Returns the fingerprints after the tenants and keys of `new` were applied, and nothing else.
     pub fn with_applied(&self, new: Self) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Prints {
             let gone = old.keys().filter(|name| !new.contains_key(*name));
             let others = new
                 .iter()
-                .filter(|(name, print)| old.get(*name) != Some(print))
+                .filter(|(name, hash)| old.get(*name) != Some(hash))
                 .map(|(name, _)| name);
             let mut all: Vec<String> = others.chain(gone).cloned().collect();
             all.sort();
@@ -168,11 +168,11 @@ mod tests {
     use crate::config::Env;
 
     fn summary(old: &str, new: &str, env: [&str; 2]) -> String {
-        let prints = |text: &str, key: &str| {
+        let fingerprints = |text: &str, key: &str| {
             let env = Env::from_iter([("KEY", key)]);
-            Source::parse(text, &env, &BTreeSet::new()).unwrap().prints()
+            Source::parse(text, &env, &BTreeSet::new()).unwrap().fingerprints()
         };
-        prints(old, env[0]).changes(&prints(new, env[1])).summary()
+        fingerprints(old, env[0]).changes(&fingerprints(new, env[1])).summary()
     }
 
     #[test]

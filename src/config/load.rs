@@ -64,20 +64,20 @@ pub struct Source {
     by_id: HashMap<String, Vec<usize>>,
     env: Env,
     known_tools: BTreeSet<String>,
-    secrets: Secrets,
+    secrets: SecretMode,
 }
 
 /// How references to the environment and to files are treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Secrets {
+enum SecretMode {
     /// They are resolved; one that cannot be is a fault.
-    Needed,
+    Resolve,
     /// They are replaced by a placeholder, so the configuration can only be inspected.
-    Passed,
+    Skip,
 }
 
 /// Placeholder for a secret that was not resolved.
-const NO_SECRET: &str = "not fetched";
+const PLACEHOLDER: &str = "not fetched";
 
 /// The checked global part of a configuration: everything but tenants, which are checked within it.
 #[derive(Clone)]
@@ -123,14 +123,14 @@ impl Source {
             by_id,
             env: env.clone(),
             known_tools: known_tools.clone(),
-            secrets: Secrets::Needed,
+            secrets: SecretMode::Resolve,
         })
     }
 
     /// Returns the same file, whose secrets in the environment and in files are not resolved.
     pub fn without_secrets(self) -> Self {
         Self {
-            secrets: Secrets::Passed,
+            secrets: SecretMode::Skip,
             ..self
         }
     }
@@ -232,8 +232,8 @@ impl Source {
             *tenants = json!([]);
         }
         let passed = match self.secrets {
-            Secrets::Passed => secret::pass_over(&mut root),
-            Secrets::Needed => {
+            SecretMode::Skip => secret::skip_secrets(&mut root),
+            SecretMode::Resolve => {
                 secret::resolve_of_file(&mut root, "", &self.env, faults);
                 Vec::new()
             }
@@ -246,7 +246,7 @@ impl Source {
             }
         }
         check::globals(&Node::root(&root), faults);
-        secret::stand_in(&mut root, &passed, NO_SECRET);
+        secret::fill_placeholders(&mut root, &passed, PLACEHOLDER);
         root
     }
 
@@ -266,11 +266,11 @@ impl Source {
         }
         let mut passed = Vec::new();
         match origin {
-            Origin::File(_) if self.secrets == Secrets::Passed => passed = secret::pass_over(&mut table),
+            Origin::File(_) if self.secrets == SecretMode::Skip => passed = secret::skip_secrets(&mut table),
             Origin::File(_) => secret::resolve_of_file(&mut table, path, &self.env, &mut found),
             Origin::Stored(stored) => {
                 let file = stored["id"].as_str().and_then(|id| self.tenant(id));
-                operator::keep_to_file(&mut table, file);
+                operator::restrict_to_file(&mut table, file);
                 secret::resolve_stored(&mut table, path, file, &self.env, &mut found);
             }
         }
@@ -280,7 +280,7 @@ impl Source {
             &self.known_tools,
             &mut found,
         );
-        secret::stand_in(&mut table, &passed, NO_SECRET);
+        secret::fill_placeholders(&mut table, &passed, PLACEHOLDER);
         let tenant = if found.is_empty() {
             // Schema and structs agree; if they ever do not, that is a fault, not a panic.
             let read = serde_json::from_value(table);

@@ -8,7 +8,7 @@ use super::file_table::FileTable;
 /// Limits the scope `operator` in a table that did not come from the file to what the file grants: the tenant is marked
 /// as it is there, and an issuer or key may grant the scope only if the file has the same one and lets it. Returns the
 /// JSON Pointers of what was removed.
-pub(crate) fn keep_to_file(table: &mut Value, file: Option<&FileTable>) -> Vec<String> {
+pub(crate) fn restrict_to_file(table: &mut Value, file: Option<&FileTable>) -> Vec<String> {
     let mut taken = Vec::new();
     let Some(members) = table.as_object_mut() else {
         return taken;
@@ -105,7 +105,7 @@ mod tests {
             ),
         ] {
             let mut table = stored.clone();
-            assert_eq!(keep_to_file(&mut table, known.as_ref()), taken);
+            assert_eq!(restrict_to_file(&mut table, known.as_ref()), taken);
             assert_eq!(table.get("operator").is_some(), marked);
             assert_eq!(table["issuers"][1]["scopes"], json!(["admin"]));
         }

@@ -11,13 +11,13 @@ use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
 use copilotd_actors::ports::{Policies, ServingState};
 use copilotd_actors::tenancy::TenantScope;
 
-use super::{Config, Copilot, Faults, Standings};
+use super::{Config, Copilot, Faults, ServingStates};
 
 /// The policies of one configuration.
 #[derive(Debug, Clone, Default)]
 pub struct ConfiguredPolicies {
     of_tenants: HashMap<TenantId, OfTenant>,
-    standings: Standings,
+    standings: ServingStates,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -80,7 +80,7 @@ impl Config {
         faults.into_result()?;
         Ok(ConfiguredPolicies {
             of_tenants: all,
-            standings: Standings::of_config(self),
+            standings: ServingStates::of_config(self),
         })
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: the environment and the files of this machine are read only for references that the configuration file
 //! itself contains. A [`FileReference`] can come from a [`FileTable`] or the global part of the file, never from
 //! settings that came over HTTP or from the store. Those resolve only `value`; a reference in them works only if the
-//! file has the same one for the same tenant at the same [`Place`].
+//! file has the same one for the same tenant at the same [`SecretPlace`].
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::env::Env;
 use super::faults::Faults;
 use super::file_table::FileTable;
 use super::load::path_of;
-use super::secret_place::{Place, visit_secrets_mut};
+use super::secret_place::{SecretPlace, visit_secrets_mut};
 
 /// Largest secret file, in bytes, so that a wrong path does not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -59,7 +59,7 @@ pub(super) fn resolve_of_file(value: &mut Value, path: &str, env: &Env, faults: 
 }
 
 /// Replaces references to the environment and to files by null, which checks ignore. Returns their pointers.
-pub(super) fn pass_over(value: &mut Value) -> Vec<String> {
+pub(super) fn skip_secrets(value: &mut Value) -> Vec<String> {
     let mut passed = Vec::new();
     visit_secrets_mut(value, &mut |pointer, _, leaf| {
         let literal = match reference(leaf) {
@@ -75,8 +75,8 @@ pub(super) fn pass_over(value: &mut Value) -> Vec<String> {
     passed
 }
 
-/// Puts the placeholder `text` where references were replaced by [`pass_over`].
-pub(super) fn stand_in(value: &mut Value, passed: &[String], text: &str) {
+/// Puts the placeholder `text` where references were replaced by [`skip_secrets`].
+pub(super) fn fill_placeholders(value: &mut Value, passed: &[String], text: &str) {
     for pointer in passed {
         if let Some(leaf) = value.pointer_mut(pointer) {
             *leaf = text.into();
@@ -116,7 +116,7 @@ fn put(leaf: &mut Value, found: Result<String, Unavailable>, path: &str, faults:
 
 impl FileTable {
     /// Returns this table's reference that equals `wanted`, at the same place.
-    pub(super) fn reference(&self, place: &Place, wanted: &Value) -> Option<FileReference<'_>> {
+    pub(super) fn reference(&self, place: &SecretPlace, wanted: &Value) -> Option<FileReference<'_>> {
         let known = self.secrets().find(|(known, leaf)| known == place && *leaf == wanted);
         let (kind, argument) = reference(known?.1).filter(|(kind, _)| matches!(*kind, "env" | "file"))?;
         Some(FileReference { kind, argument })

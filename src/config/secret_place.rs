@@ -14,7 +14,7 @@ const DEFAULTS: [(&str, &str, &str); 1] = [("/slack", "base_url", super::tenant:
 
 /// The place that a secret is bound to. Two places are equal when a secret at either is sent to the same destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SecretPlace {
     /// The pointer of the secret without list indexes, so that a list may be reordered.
     slot: String,
     /// Every binding member beside it and above it, with its value. Sibling secrets share it, which keeps the work
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 }
 
 /// Returns the secrets of `settings`, each with its pointer and place.
-pub(crate) fn secrets(settings: &Value) -> Vec<(String, Place, &Value)> {
+pub(crate) fn secrets(settings: &Value) -> Vec<(String, SecretPlace, &Value)> {
     let mut found = Vec::new();
     walk(settings, &Walk::default(), &mut |walk, leaf| {
         found.push((walk.pointer.clone(), walk.place(), leaf));
@@ -32,7 +32,7 @@ pub(crate) fn secrets(settings: &Value) -> Vec<(String, Place, &Value)> {
 }
 
 /// Calls `visit` with the pointer, place and value of every secret; it may change the value.
-pub(crate) fn visit_secrets_mut(settings: &mut Value, visit: &mut dyn FnMut(&str, &Place, &mut Value)) {
+pub(crate) fn visit_secrets_mut(settings: &mut Value, visit: &mut dyn FnMut(&str, &SecretPlace, &mut Value)) {
     walk_mut(settings, &Walk::default(), visit);
 }
 
@@ -55,8 +55,8 @@ struct Walk {
 }
 
 impl Walk {
-    fn place(&self) -> Place {
-        Place {
+    fn place(&self) -> SecretPlace {
+        SecretPlace {
             slot: self.slot.clone(),
             bound_to: Arc::clone(&self.bound_to),
         }
@@ -133,7 +133,7 @@ fn walk<'a>(value: &'a Value, at: &Walk, visit: &mut dyn FnMut(&Walk, &'a Value)
     }
 }
 
-fn walk_mut(value: &mut Value, at: &Walk, visit: &mut dyn FnMut(&str, &Place, &mut Value)) {
+fn walk_mut(value: &mut Value, at: &Walk, visit: &mut dyn FnMut(&str, &SecretPlace, &mut Value)) {
     if is_secret(value) {
         visit(&at.pointer, &at.place(), value);
         return;
@@ -165,7 +165,7 @@ mod tests {
         json!({ "zendesk": { "base_url": base_url, "token": { "value": "x" } } })
     }
 
-    fn place(settings: &Value) -> Place {
+    fn place(settings: &Value) -> SecretPlace {
         secrets(settings).remove(0).1
     }
 

@@ -9,12 +9,12 @@ use super::Config;
 
 /// The standing of every tenant of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standings {
+pub struct ServingStates {
     known: HashMap<TenantId, ServingState>,
     unknown: ServingState,
 }
 
-impl Standings {
+impl ServingStates {
     /// Reads the standings of a configuration.
     pub fn of_config(config: &Config) -> Self {
         let tenants = config.tenants.iter();
@@ -36,7 +36,7 @@ impl Standings {
     }
 
     /// Returns the standings while `next` replaces these: a tenant is served only if both serve it.
-    pub fn while_replaced_by(&self, next: &Self) -> Self {
+    pub fn while_changing_to(&self, next: &Self) -> Self {
         let ids: HashSet<&TenantId> = self.known.keys().chain(next.known.keys()).collect();
         let stricter = |id: &TenantId| self.of(id).max(next.of(id));
         Self {
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_tenant_is_served_only_by_two_that_both_serve_it() {
         use ServingState::{LeftOut, Served, Suspended};
-        let one = |id: &str, standing, unknown| Standings {
+        let one = |id: &str, standing, unknown| ServingStates {
             known: [(id.parse().unwrap(), standing)].into(),
             unknown,
         };
@@ -67,7 +67,7 @@ mod tests {
             (one("a", Served, Served), one("b", Served, LeftOut), LeftOut),
             (one("b", Served, LeftOut), one("a", Served, Served), LeftOut),
         ] {
-            assert_eq!(before.while_replaced_by(&after).of(&"a".parse().unwrap()), between);
+            assert_eq!(before.while_changing_to(&after).of(&"a".parse().unwrap()), between);
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn near<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// Returns the message for an unknown name, with a suggestion.
-pub(super) fn there_is_no<'a>(what: &str, written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn unknown_name<'a>(what: &str, written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let meant = near(written, known).map(|name| format!("; did you mean {name:?}?"));
     format!("there is no {what} {written:?}{}", meant.unwrap_or_default())
 }
@@ -42,11 +42,11 @@ mod tests {
         }
         assert_eq!(near("x", []), None);
         assert_eq!(
-            there_is_no("route", "defualt", ["default"]),
+            unknown_name("route", "defualt", ["default"]),
             "there is no route \"defualt\"; did you mean \"default\"?"
         );
         assert_eq!(
-            there_is_no("route", "nowhere", ["default"]),
+            unknown_name("route", "nowhere", ["default"]),
             "there is no route \"nowhere\""
         );
     }

@@ -10,15 +10,15 @@ use copilotd_actors::crash;
 use copilotd_actors::domain::ids::TenantId;
 
 use super::record::Job;
-use super::runner::Parts;
+use super::runner::Dependencies;
 use super::store::TenantData;
 
 /// How long to wait for conversations to end before logging that they have not.
 const STOPPING: Duration = Duration::from_secs(20);
 /// How often to check whether requests are still in flight. They end by their own timeouts.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Checks after which a warning is logged: every minute.
-const LONG: u32 = 600;
+const CHECKS_PER_WARNING: u32 = 600;
 /// Most passes over all stores; each one after the first should find nothing.
 const PASSES: usize = 10;
 
@@ -26,8 +26,8 @@ const PASSES: usize = 10;
 const OTHER_STORES: [&str; 3] = ["cache", "limits", "definition"];
 
 /// Runs the remaining steps of a deletion.
-pub(super) async fn run(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
-    if parts.roster.is_marked(tenant, job.id).await? {
+pub(super) async fn run(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
+    if parts.registry.is_marked(tenant, job.id).await? {
         erase(parts, job, tenant).await?;
     } else if job.state.receipt.is_empty() {
         let why = "the server stopped before the deletion started; request it again";
@@ -50,12 +50,12 @@ pub(super) async fn run(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyh
 }
 
 /// Allows a tenant with this id to be created again: no work of the old one is in flight.
-fn reopen(parts: &Parts, tenant: &TenantId) {
+fn reopen(parts: &Dependencies, tenant: &TenantId) {
     parts.eraser.reopen_tenant(tenant);
     parts.directory.reopen_tenant(tenant);
 }
 
-async fn erase(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
+async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
     job.state.progress.total = (TenantData::ALL.len() + OTHER_STORES.len()) as u64;
     parts.store.put_job(job).await?;
     crash::point("tenant.before:stop");
@@ -94,14 +94,16 @@ async fn erase(parts: &Parts, job: &mut Job, tenant: &TenantId) -> anyhow::Resul
         // Its row has to be overwritten too, like all others.
         parts.eraser.scrub().await
     };
-    let finished = parts.roster.finish_deletion(tenant, removed, || reopen(parts, tenant));
+    let finished = parts
+        .registry
+        .finish_deletion(tenant, removed, || reopen(parts, tenant));
     finished.await?;
     job.erased("definition", 1, parts.clock.now());
     Ok(())
 }
 
 /// Stops all work of the tenant and keeps new work from starting.
-async fn stop(parts: &Parts, tenant: &TenantId) -> anyhow::Result<()> {
+async fn stop(parts: &Dependencies, tenant: &TenantId) -> anyhow::Result<()> {
     // The tenant's standing has already cancelled its open turns; no conversation is started any more.
     parts.directory.close_tenant(tenant);
     while parts.directory.stop_tenant(tenant, STOPPING).await > 0 {
@@ -112,10 +114,10 @@ async fn stop(parts: &Parts, tenant: &TenantId) -> anyhow::Result<()> {
         if !(parts.is_busy)(tenant) {
             break;
         }
-        if look.is_multiple_of(LONG) {
+        if look.is_multiple_of(CHECKS_PER_WARNING) {
             tracing::warn!(%tenant, "tenant deletion: requests are still in flight; waiting for them to end");
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     // Conversations that such requests have started.
     while parts.directory.stop_tenant(tenant, STOPPING).await > 0 {}

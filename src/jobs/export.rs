@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::line::{Line, LineError};
 use super::record::{Job, JobStatus};
-use super::runner::Parts;
+use super::runner::Dependencies;
 use super::store::{Piece, PieceOutcome};
 
 /// Longest result, in bytes.
@@ -25,7 +25,7 @@ const PAGE: usize = 50;
 /// Messages per read; each may be long.
 const MESSAGES: usize = 4;
 /// Conversations between two updates of the job's stored progress.
-const NOTED: u64 = 25;
+const PROGRESS_INTERVAL: u64 = 25;
 /// Most attempts to write an export when the store does not answer; each starts from the beginning.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ enum ExportError {
 }
 
 /// Writes the export and ends the job.
-pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to: Option<Timestamp>) {
+pub(super) async fn run(parts: &Dependencies, mut job: Job, from: Option<Timestamp>, to: Option<Timestamp>) {
     let mut attempt = 1;
     let error = loop {
         let error = match write(parts, &mut job, from, to).await {
@@ -89,7 +89,7 @@ pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to
 }
 
 async fn write(
-    parts: &Parts,
+    parts: &Dependencies,
     job: &mut Job,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -99,7 +99,7 @@ async fn write(
     job.state.progress.done = 0;
     job.state.progress.total = expected(parts, job).await?;
     parts.store.put_job(job).await?;
-    let mut written = Written {
+    let mut written = ResultWriter {
         parts,
         job: job.clone(),
         n: 0,
@@ -122,7 +122,7 @@ async fn write(
             crash::point("export.after:conversation");
             job.state.progress.done += 1;
             job.state.progress.total = job.state.progress.total.max(job.state.progress.done);
-            if job.state.progress.done.is_multiple_of(NOTED) {
+            if job.state.progress.done.is_multiple_of(PROGRESS_INTERVAL) {
                 parts.store.put_job(job).await?;
             }
         }
@@ -134,7 +134,7 @@ async fn write(
 }
 
 /// Returns how many conversations the tenant has: the most that will be exported.
-async fn expected(parts: &Parts, job: &Job) -> Result<u64, LogError> {
+async fn expected(parts: &Dependencies, job: &Job) -> Result<u64, LogError> {
     let Ok(nobody) = "nobody".parse::<UserId>() else {
         return Ok(0);
     };
@@ -143,14 +143,14 @@ async fn expected(parts: &Parts, job: &Job) -> Result<u64, LogError> {
 }
 
 /// The part of a result that has been written.
-struct Written<'a> {
-    parts: &'a Parts,
+struct ResultWriter<'a> {
+    parts: &'a Dependencies,
     job: Job,
     n: u64,
     bytes: u64,
 }
 
-impl Written<'_> {
+impl ResultWriter<'_> {
     /// Writes the lines of a conversation, unless it was erased meanwhile.
     async fn conversation(&mut self, header: &Header) -> Result<(), ExportError> {
         let (log, scope) = (&self.parts.log, &self.job.scope.clone());

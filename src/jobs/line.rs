@@ -34,7 +34,7 @@ pub(super) struct Line {
 
 /// The encoded form of a line.
 #[derive(Serialize)]
-struct Written<'a> {
+struct EncodedLine<'a> {
     conversation: &'a ConversationView,
     part: u64,
     messages: &'a [Box<serde_json::value::RawValue>],
@@ -92,7 +92,7 @@ impl Line {
 
     /// Returns the encoded line with a line break, and starts the next one.
     pub(super) fn take(&mut self) -> Result<Vec<u8>, LineError> {
-        let mut line = serde_json::to_vec(&Written {
+        let mut line = serde_json::to_vec(&EncodedLine {
             conversation: &self.conversation,
             part: self.part,
             messages: &self.messages,

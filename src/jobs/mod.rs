@@ -15,6 +15,6 @@ mod store;
 
 pub use export::MAX_RESULT_BYTES;
 pub use record::{Job, JobStatus, Progress, Receipt, Work};
-pub use retention::Retention;
-pub use runner::{Jobs, Parts, ResultPage, StartError};
+pub use retention::RetentionSweeper;
+pub use runner::{Dependencies, Jobs, ResultPage, StartError};
 pub use store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};

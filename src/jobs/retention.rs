@@ -22,60 +22,60 @@ use uuid::Uuid;
 
 use crate::audit::{Action, AuditLog, Entry};
 use crate::config::Tenant;
-use crate::tenants::Roster;
+use crate::tenants::TenantRegistry;
 
 /// Most conversations of a tenant that a round checks.
-const LOOKED_AT: usize = 200;
+const PAGE: usize = 200;
 /// Failures after which a tenant's round is given up: the store does not answer.
 const MOST_FAILURES: usize = 5;
 /// Actor name in the audit log and in the tombstone.
 const ACTOR: &str = "retention";
 /// Pause after a tenant's last conversation before starting again with its first.
-const REST: SignedDuration = SignedDuration::from_hours(1);
+const ROUND_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Erases conversations whose retention has ended; see the module.
-pub struct Retention {
-    roster: Arc<Roster>,
+pub struct RetentionSweeper {
+    registry: Arc<TenantRegistry>,
     audit: Arc<AuditLog>,
     log: Arc<dyn EventLog>,
     directory: Directory,
     clock: Arc<dyn Clock>,
-    places: Mutex<HashMap<TenantId, Place>>,
+    positions: Mutex<HashMap<TenantId, Position>>,
 }
 
 /// Where the next round of a tenant starts.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Position {
     /// After this conversation.
-    Behind(Timestamp, ConversationId),
+    After(Timestamp, ConversationId),
     /// From the beginning, not before this time.
-    Again(Timestamp),
+    NotBefore(Timestamp),
 }
 
-impl Retention {
+impl RetentionSweeper {
     pub(super) fn new(
-        roster: Arc<Roster>,
+        registry: Arc<TenantRegistry>,
         audit: Arc<AuditLog>,
         log: Arc<dyn EventLog>,
         directory: Directory,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            roster,
+            registry,
             audit,
             log,
             directory,
             clock,
-            places: Mutex::default(),
+            positions: Mutex::default(),
         }
     }
 
     /// Runs one round over all tenants.
-    pub async fn look(&self) {
-        let config = self.roster.config();
-        let mut places = self.places.lock().await;
+    pub async fn run_round(&self) {
+        let config = self.registry.config();
+        let mut positions = self.positions.lock().await;
         let kept = |tenant: &Tenant| tenant.retention.conversations_days.is_some();
-        places.retain(|id, _| config.tenants.iter().any(|tenant| tenant.id == *id && kept(tenant)));
+        positions.retain(|id, _| config.tenants.iter().any(|tenant| tenant.id == *id && kept(tenant)));
         for tenant in &config.tenants {
             let Some(days) = tenant.retention.conversations_days else {
                 continue;
@@ -85,14 +85,14 @@ impl Retention {
                 continue;
             }
             let now = self.clock.now();
-            let place = places.get(&tenant.id).copied();
-            if let Some(Place::Again(at)) = place
+            let position = positions.get(&tenant.id).copied();
+            if let Some(Position::NotBefore(at)) = position
                 && now < at
             {
                 continue;
             }
-            match self.tenant(&tenant.id, days, place, now).await {
-                Ok(next) => _ = places.insert(tenant.id.clone(), next),
+            match self.tenant(&tenant.id, days, position, now).await {
+                Ok(next) => _ = positions.insert(tenant.id.clone(), next),
                 Err(error) => {
                     tracing::warn!(tenant = %tenant.id, %error, "retention: a tenant's round failed; trying again in a minute");
                 }
@@ -105,22 +105,22 @@ impl Retention {
         &self,
         tenant: &TenantId,
         days: u32,
-        place: Option<Place>,
+        position: Option<Position>,
         now: Timestamp,
-    ) -> Result<Place, LogError> {
-        let again = Place::Again(now.saturating_add(REST).unwrap_or(now));
+    ) -> Result<Position, LogError> {
+        let again = Position::NotBefore(now.saturating_add(ROUND_PAUSE).unwrap_or(now));
         let Ok(since) = now.checked_sub(SignedDuration::from_hours(24 * i64::from(days))) else {
             return Ok(again);
         };
         let scope = scope(tenant);
         // Only conversations created before `since` can be due.
-        let before = match place {
-            Some(Place::Behind(created_at, id)) => (created_at, id),
+        let before = match position {
+            Some(Position::After(created_at, id)) => (created_at, id),
             _ => (since, ConversationId::new(Uuid::max())),
         };
         let query = ListQuery {
             before: Some(before),
-            limit: LOOKED_AT,
+            limit: PAGE,
             ..ListQuery::default()
         };
         let page = self.log.list(&scope, &query).await?;
@@ -139,7 +139,7 @@ impl Retention {
             }
         }
         Ok(match page.last() {
-            Some(last) if page.len() == LOOKED_AT => Place::Behind(last.created_at, last.id),
+            Some(last) if page.len() == PAGE => Position::After(last.created_at, last.id),
             _ => again,
         })
     }

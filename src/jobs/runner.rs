@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::record::{Job, JobStatus, Work};
-use super::retention::{self, Retention};
+use super::retention::{self, RetentionSweeper};
 use super::store::{JobStore, Piece, TenantEraser};
 use super::{deletion, export};
 use crate::audit::AuditLog;
 use crate::revocations::Revocations;
-use crate::tenants::{ChangeError, Requester, Roster};
+use crate::tenants::{ChangeError, Requester, TenantRegistry};
 
 /// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;
@@ -44,13 +44,13 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEPT_AT_ONCE: usize = 100;
 
 /// What jobs need.
-pub struct Parts {
+pub struct Dependencies {
     /// Store of jobs.
     pub store: Arc<dyn JobStore>,
     /// Erases tenants from the store.
     pub eraser: Arc<dyn TenantEraser>,
     /// The tenants.
-    pub roster: Arc<Roster>,
+    pub registry: Arc<TenantRegistry>,
     /// The audit logs.
     pub audit: Arc<AuditLog>,
     /// The revocations in memory.
@@ -73,8 +73,8 @@ pub struct Parts {
 
 /// Runs jobs; see the module.
 pub struct Jobs {
-    pub(super) parts: Parts,
-    retention: Retention,
+    pub(super) parts: Dependencies,
+    retention: RetentionSweeper,
     deletions: Semaphore,
     exports: Semaphore,
     /// Held while an export is started, because each tenant may have one at a time.
@@ -110,10 +110,10 @@ pub struct ResultPage {
 
 impl Jobs {
     /// Creates the runner; nothing runs yet.
-    pub fn new(parts: Parts) -> Arc<Self> {
+    pub fn new(parts: Dependencies) -> Arc<Self> {
         Arc::new(Self {
-            retention: Retention::new(
-                Arc::clone(&parts.roster),
+            retention: RetentionSweeper::new(
+                Arc::clone(&parts.registry),
                 Arc::clone(&parts.audit),
                 Arc::clone(&parts.log),
                 parts.directory.clone(),
@@ -132,7 +132,7 @@ impl Jobs {
     /// # Errors
     /// When the store fails.
     pub async fn close_deleted(&self) -> Result<(), LogError> {
-        for (tenant, _) in self.parts.roster.deletions() {
+        for (tenant, _) in self.parts.registry.deletions() {
             self.parts.directory.close_tenant(&tenant);
             self.parts.eraser.close_tenant(&tenant).await?;
         }
@@ -145,7 +145,7 @@ impl Jobs {
     /// When the store cannot be read.
     pub async fn resume(self: &Arc<Self>) -> Result<(), LogError> {
         let open = self.parts.store.open_jobs().await?;
-        for (tenant, id) in self.parts.roster.deletions() {
+        for (tenant, id) in self.parts.registry.deletions() {
             if !open.iter().any(|job| job.id == id) {
                 self.replace_lost(tenant, id);
             }
@@ -163,7 +163,7 @@ impl Jobs {
     fn replace_lost(self: &Arc<Self>, tenant: TenantId, id: JobId) {
         let operator = self
             .parts
-            .roster
+            .registry
             .config()
             .tenants
             .iter()
@@ -203,7 +203,7 @@ impl Jobs {
         tenant: &TenantId,
         by: &Requester,
     ) -> Result<Job, StartError> {
-        if let Some(known) = self.parts.roster.deletable(tenant)? {
+        if let Some(known) = self.parts.registry.deletable(tenant)? {
             return self.known(scope, known).await;
         }
         let work = Work::TenantDeletion { tenant: tenant.clone() };
@@ -211,8 +211,8 @@ impl Jobs {
         let job = Job::new(id, scope.clone(), work, self.parts.clock.now());
         // Before the tenant is marked: a mark without a job would stay forever.
         self.parts.store.put_job(&job).await?;
-        let roster = &self.parts.roster;
-        let begun = roster.begin_deletion(tenant, job.id, scope.tenant(), by).await;
+        let registry = &self.parts.registry;
+        let begun = registry.begin_deletion(tenant, job.id, scope.tenant(), by).await;
         match begun {
             Ok(marked) if marked == job.id => {
                 self.spawn(job.clone());
@@ -257,7 +257,7 @@ impl Jobs {
         let now = self.parts.clock.now();
         let mut id = JobId::new(self.parts.ids.uuid());
         if let Some(asked) = &idempotency {
-            match self.copy_of(scope, user, asked, now).await? {
+            match self.find_duplicate(scope, user, asked, now).await? {
                 Ok(copy) => return Ok(copy),
                 Err(fresh) => id = fresh,
             }
@@ -288,7 +288,7 @@ impl Jobs {
     }
 
     /// Returns the job that an earlier copy of the request started, or else the id for the job of this one.
-    async fn copy_of(
+    async fn find_duplicate(
         &self,
         scope: &TenantScope,
         user: &UserId,
@@ -320,9 +320,9 @@ impl Jobs {
         Ok(Some(ResultPage { after: n, lines }))
     }
 
-    /// Erases conversations whose retention has ended; see [`Retention`].
+    /// Erases conversations whose retention has ended; see [`RetentionSweeper`].
     pub async fn retain(&self) {
-        self.retention.look().await;
+        self.retention.run_round().await;
     }
 
     /// Deletes expired jobs and their results.

@@ -9,30 +9,30 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::record::{Revocation, RevocationId, Subject};
-use super::token_identity::{JtiDigest, TokenMark};
+use super::token_identity::{JtiDigest, TokenIdentity};
 
 /// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
 /// other tenants' streams.
 #[derive(Debug, Default)]
-pub struct RevocationList(DashMap<TenantId, Arc<OfTenant>>);
+pub struct RevocationList(DashMap<TenantId, Arc<TenantEntry>>);
 
 #[derive(Debug)]
-struct OfTenant {
-    held: RwLock<Held>,
+struct TenantEntry {
+    revocations: RwLock<TenantRevocations>,
     changed: watch::Sender<()>,
 }
 
-impl Default for OfTenant {
+impl Default for TenantEntry {
     fn default() -> Self {
         Self {
-            held: RwLock::default(),
+            revocations: RwLock::default(),
             changed: watch::Sender::new(()),
         }
     }
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct TenantRevocations {
     all: HashMap<RevocationId, Revocation>,
     /// Tokens of a user issued up to this time are revoked.
     users: HashMap<UserId, Timestamp>,
@@ -69,7 +69,7 @@ fn hash_in(credential: &str) -> Option<&str> {
     Some(hash)
 }
 
-impl Held {
+impl TenantRevocations {
     fn insert(&mut self, revocation: Revocation) {
         let id = revocation.id();
         match &revocation.subject {
@@ -89,7 +89,7 @@ impl Held {
         }
     }
 
-    fn hits(&self, user: &UserId, token: &TokenMark, credential: &str) -> bool {
+    fn hits(&self, user: &UserId, token: &TokenIdentity, credential: &str) -> bool {
         let of_user = self
             .users
             .get(user)
@@ -112,14 +112,14 @@ impl RevocationList {
     /// Records that a valid token's `iat` is later than now.
     pub fn issued_ahead(&self, tenant: &TenantId, user: &UserId, issued_at: Timestamp, now: Timestamp) {
         let of_tenant = self.of(tenant);
-        let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
-        if held.ahead.len() >= MAX_AHEAD {
-            held.ahead.retain(|_, at| *at > now);
-            if held.ahead.len() >= MAX_AHEAD {
-                held.ahead.clear();
+        let mut revocations = of_tenant.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        if revocations.ahead.len() >= MAX_AHEAD {
+            revocations.ahead.retain(|_, at| *at > now);
+            if revocations.ahead.len() >= MAX_AHEAD {
+                revocations.ahead.clear();
             }
         }
-        let latest = held.ahead.entry(user.clone()).or_insert(issued_at);
+        let latest = revocations.ahead.entry(user.clone()).or_insert(issued_at);
         *latest = issued_at.max(*latest);
     }
 
@@ -127,14 +127,14 @@ impl RevocationList {
     /// it.
     pub(super) fn reach(&self, tenant: &TenantId, subject: &Subject, now: Timestamp) -> Timestamp {
         let Subject::User(user) = subject else { return now };
-        let ahead = self.of(tenant).read(|held| held.ahead.get(user).copied());
+        let ahead = self.of(tenant).read(|revocations| revocations.ahead.get(user).copied());
         ahead.map_or(now, |ahead| ahead.max(now))
     }
 
     /// Whether a token is revoked.
-    pub fn hits(&self, tenant: &TenantId, user: &UserId, token: &TokenMark, credential: &str) -> bool {
+    pub fn hits(&self, tenant: &TenantId, user: &UserId, token: &TokenIdentity, credential: &str) -> bool {
         let of_tenant = self.0.get(tenant).map(|found| Arc::clone(&found));
-        of_tenant.is_some_and(|of_tenant| of_tenant.read(|held| held.hits(user, token, credential)))
+        of_tenant.is_some_and(|of_tenant| of_tenant.read(|revocations| revocations.hits(user, token, credential)))
     }
 
     /// Returns a receiver of every change of a tenant's revocations.
@@ -143,27 +143,27 @@ impl RevocationList {
     }
 
     /// Puts a revocation in force, in place of an earlier one of the same subject.
-    pub(super) fn hold(&self, revocation: Revocation) {
+    pub(super) fn enforce(&self, revocation: Revocation) {
         let of_tenant = self.of(&revocation.tenant);
-        of_tenant.write(|held| held.insert(revocation));
+        of_tenant.write(|revocations| revocations.insert(revocation));
     }
 
     /// Removes a revocation.
-    pub(super) fn release(&self, tenant: &TenantId, id: RevocationId) {
-        self.of(tenant).write(|held| held.remove(id));
+    pub(super) fn remove(&self, tenant: &TenantId, id: RevocationId) {
+        self.of(tenant).write(|revocations| revocations.remove(id));
     }
 
     /// Removes a tenant's expired revocations.
     pub(super) fn forget_expired(&self, tenant: &TenantId, now: Timestamp) {
         let of_tenant = self.of(tenant);
-        let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
-        let expired: Vec<RevocationId> = held
+        let mut revocations = of_tenant.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        let expired: Vec<RevocationId> = revocations
             .all
             .iter()
             .filter(|(_, revocation)| revocation.expires_at <= now)
             .map(|(id, _)| *id)
             .collect();
-        expired.into_iter().for_each(|id| held.remove(id));
+        expired.into_iter().for_each(|id| revocations.remove(id));
     }
 
     /// Removes everything of a tenant.
@@ -173,22 +173,24 @@ impl RevocationList {
 
     /// Finds a tenant's revocation.
     pub(super) fn get(&self, tenant: &TenantId, id: RevocationId) -> Option<Revocation> {
-        self.of(tenant).read(|held| held.all.get(&id).cloned())
+        self.of(tenant).read(|revocations| revocations.all.get(&id).cloned())
     }
 
     /// Counts a tenant's revocations.
     pub(super) fn count(&self, tenant: &TenantId) -> usize {
-        self.of(tenant).read(|held| held.all.len())
+        self.of(tenant).read(|revocations| revocations.all.len())
     }
 
     /// Lists a tenant's revocations, newest first.
     pub(super) fn all(&self, tenant: &TenantId) -> Vec<Revocation> {
-        let mut all: Vec<Revocation> = self.of(tenant).read(|held| held.all.values().cloned().collect());
+        let mut all: Vec<Revocation> = self
+            .of(tenant)
+            .read(|revocations| revocations.all.values().cloned().collect());
         all.sort_by_key(|revocation| (std::cmp::Reverse(revocation.revoked_at), revocation.id()));
         all
     }
 
-    fn of(&self, tenant: &TenantId) -> Arc<OfTenant> {
+    fn of(&self, tenant: &TenantId) -> Arc<TenantEntry> {
         if let Some(found) = self.0.get(tenant) {
             return Arc::clone(&found);
         }
@@ -196,13 +198,13 @@ impl RevocationList {
     }
 }
 
-impl OfTenant {
-    fn read<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
-        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+impl TenantEntry {
+    fn read<T>(&self, look: impl FnOnce(&TenantRevocations) -> T) -> T {
+        look(&self.revocations.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, change: impl FnOnce(&mut Held)) {
-        change(&mut self.held.write().unwrap_or_else(PoisonError::into_inner));
+    fn write(&self, change: impl FnOnce(&mut TenantRevocations)) {
+        change(&mut self.revocations.write().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
     }
 }
@@ -210,7 +212,7 @@ impl OfTenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revocations::record::KEPT;
+    use crate::revocations::record::STORED_FOR;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -221,7 +223,7 @@ mod tests {
             tenant: tenant.parse().unwrap(),
             subject,
             revoked_at,
-            expires_at: revoked_at + KEPT,
+            expires_at: revoked_at + STORED_FOR,
             revoked_by: "root".to_owned(),
             reason: None,
         }
@@ -235,7 +237,7 @@ mod tests {
         jti: &str,
         credential: &str,
     ) -> bool {
-        let token = TokenMark {
+        let token = TokenIdentity {
             issued_at: issued_at.map(at),
             jti: (!jti.is_empty()).then(|| JtiDigest::of(jti)),
         };
@@ -246,7 +248,7 @@ mod tests {
     fn a_user_s_tokens_up_to_the_moment_are_hit_and_nobody_else_s() {
         let list = RevocationList::default();
         let moment = at(10) + jiff::SignedDuration::from_millis(400);
-        list.hold(revocation("acme", Subject::User("ada".parse().unwrap()), moment));
+        list.enforce(revocation("acme", Subject::User("ada".parse().unwrap()), moment));
         for (tenant, user, issued_at, hit) in [
             ("acme", "ada", Some(-3_600), true),
             ("acme", "ada", Some(10), true),
@@ -268,8 +270,8 @@ mod tests {
     #[test]
     fn a_token_is_hit_by_its_jti_or_its_credential_whatever_key_signed_it() {
         let list = RevocationList::default();
-        list.hold(revocation("acme", Subject::Token("j-1".into()), at(0)));
-        list.hold(revocation("acme", Subject::Token("jwt:oldkey:cafe".into()), at(0)));
+        list.enforce(revocation("acme", Subject::Token("j-1".into()), at(0)));
+        list.enforce(revocation("acme", Subject::Token("jwt:oldkey:cafe".into()), at(0)));
         for (tenant, jti, credential, hit) in [
             ("acme", "j-1", "jwt:k:h", true),
             ("acme", "j-2", "jwt:k:h", false),
@@ -286,7 +288,7 @@ mod tests {
             );
         }
         let acme = "acme".parse().unwrap();
-        list.release(&acme, RevocationId::of(&acme, &Subject::Token("j-1".into())));
+        list.remove(&acme, RevocationId::of(&acme, &Subject::Token("j-1".into())));
         assert!(!hits(&list, "acme", "ada", Some(0), "j-1", "jwt:k:h"));
         assert!(hits(&list, "acme", "ada", Some(0), "", "jwt:k:cafe"));
     }
@@ -296,9 +298,9 @@ mod tests {
         let list = RevocationList::default();
         let acme: TenantId = "acme".parse().unwrap();
         for (user, seconds) in [("ada", 0), ("bob", 100)] {
-            list.hold(revocation("acme", Subject::User(user.parse().unwrap()), at(seconds)));
+            list.enforce(revocation("acme", Subject::User(user.parse().unwrap()), at(seconds)));
         }
-        list.forget_expired(&acme, at(50) + KEPT);
+        list.forget_expired(&acme, at(50) + STORED_FOR);
         assert_eq!(list.count(&acme), 1);
         assert!(!hits(&list, "acme", "ada", None, "", "jwt:k:h") && hits(&list, "acme", "bob", None, "", "jwt:k:h"));
     }
@@ -308,7 +310,7 @@ mod tests {
         let list = RevocationList::default();
         let watch = |tenant: &str| list.watch(&tenant.parse().unwrap());
         let (acme, globex) = (watch("acme"), watch("globex"));
-        list.hold(revocation("acme", Subject::User("ada".parse().unwrap()), at(0)));
+        list.enforce(revocation("acme", Subject::User("ada".parse().unwrap()), at(0)));
         assert!(acme.has_changed().unwrap() && !globex.has_changed().unwrap());
     }
 
@@ -328,6 +330,6 @@ mod tests {
         for n in 0..3 * MAX_AHEAD {
             list.issued_ahead(&acme, &format!("user-{n}").parse().unwrap(), at(50), at(0));
         }
-        assert!(list.of(&acme).read(|held| held.ahead.len()) <= MAX_AHEAD);
+        assert!(list.of(&acme).read(|revocations| revocations.ahead.len()) <= MAX_AHEAD);
     }
 }

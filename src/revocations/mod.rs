@@ -14,7 +14,7 @@ mod service;
 mod store;
 pub(crate) mod token_identity;
 
-pub use crate::revocations::token_identity::{InvalidDigest, JtiDigest, TokenMark};
+pub use crate::revocations::token_identity::{InvalidDigest, JtiDigest, TokenIdentity};
 pub use list::RevocationList;
 pub use record::{InvalidRevocationId, Revocation, RevocationId, Subject};
 pub use service::{MAX_PER_TENANT, Revocations, RevokeError};

@@ -11,7 +11,7 @@ use crate::fingerprint::fingerprint;
 /// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
 /// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has
 /// expired.
-pub const KEPT: SignedDuration = SignedDuration::from_secs(24 * 60 * 60 + 2 * 60);
+pub const STORED_FOR: SignedDuration = SignedDuration::from_secs(24 * 60 * 60 + 2 * 60);
 
 /// The revoked user or token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

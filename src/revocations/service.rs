@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use tokio::sync::Mutex;
 
 use super::list::RevocationList;
-use super::record::{KEPT, Revocation, RevocationId, Subject};
+use super::record::{Revocation, RevocationId, STORED_FOR, Subject};
 use super::store::RevocationStore;
 
 /// Most revocations in force per tenant. A tenant that needs more replaces the issuer's key, which invalidates all its
@@ -56,7 +56,7 @@ impl Revocations {
         let list = Arc::new(RevocationList::default());
         for revocation in store.revocations().await? {
             if revocation.expires_at > now {
-                list.hold(revocation);
+                list.enforce(revocation);
             }
         }
         if let Err(error) = store.delete_expired_revocations(now).await {
@@ -108,14 +108,14 @@ impl Revocations {
             tenant: tenant.clone(),
             subject,
             revoked_at,
-            expires_at: revoked_at + KEPT,
+            expires_at: revoked_at + STORED_FOR,
             revoked_by: by,
             reason,
         };
         let stored = self.store.put_revocation(&revocation).await;
         // In force even if it was not stored, or might not have been: revoking is safer. The caller gets an error,
         // because it may not survive a restart.
-        self.list.hold(revocation.clone());
+        self.list.enforce(revocation.clone());
         stored.map_err(RevokeError::Store)?;
         tracing::info!(
             %tenant, revocation = %revocation.id(), kind = revocation.subject.kind(), by = revocation.revoked_by,
@@ -144,7 +144,7 @@ impl Revocations {
             .delete_revocation(tenant, &known.subject)
             .await
             .map_err(RevokeError::Store)?;
-        self.list.release(tenant, id);
+        self.list.remove(tenant, id);
         tracing::info!(%tenant, revocation = %id, by, "revocation of user tokens lifted");
         Ok(())
     }

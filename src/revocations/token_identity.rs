@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 /// A user token's time of issue and id, if it has them. A stream ticket has those of the token it was issued for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TokenMark {
+pub struct TokenIdentity {
     /// The `iat` claim.
     pub issued_at: Option<Timestamp>,
     /// Digest of the `jti` claim, which may have any length.

@@ -19,7 +19,7 @@ use crate::http::probe::StoreProbe;
 use crate::jobs::Jobs;
 use crate::revocations::Revocations;
 use crate::telemetry::Render;
-use crate::tenants::Roster;
+use crate::tenants::TenantRegistry;
 
 /// The router's state. Cheap to clone.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct AppState {
     /// The gateway to models.
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.
-    pub tenants: Arc<Roster>,
+    pub tenants: Arc<TenantRegistry>,
     /// Long-running work that outlives its request.
     pub jobs: Arc<Jobs>,
     pub revocations: Arc<Revocations>,

@@ -13,7 +13,7 @@ const MARK: usize = 4;
 const NONCE: usize = 12;
 
 /// The key that encrypts stored settings.
-pub struct Seal {
+pub struct Cipher {
     key: RandomizedNonceKey,
     mark: [u8; MARK],
     /// Separate key for fingerprints: each key has one purpose.
@@ -22,7 +22,7 @@ pub struct Seal {
 
 /// Why a ciphertext could not be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum DecryptError {
     /// It was encrypted with another key.
     #[error(
         "the stored settings were encrypted with another key (server.seal_key, or tenants.key in the data directory)"
@@ -30,10 +30,10 @@ pub enum Unreadable {
     OtherKey,
     /// It was changed, or belongs to another tenant.
     #[error("the stored settings are corrupt: they cannot be decrypted")]
-    Broken,
+    Corrupt,
 }
 
-impl Seal {
+impl Cipher {
     /// Derives the keys from a key of 32 random bytes.
     pub fn new(key: &[u8; 32]) -> Self {
         let derived = |purpose: &str| -> [u8; 32] {
@@ -70,17 +70,17 @@ impl Seal {
     }
 
     /// Decrypts what was encrypted for `whom`.
-    pub fn open(&self, whom: &str, sealed: &[u8]) -> Result<Vec<u8>, Unreadable> {
-        let rest = sealed.strip_prefix(&[VERSION]).ok_or(Unreadable::Broken)?;
-        let (mark, rest) = rest.split_at_checked(MARK).ok_or(Unreadable::Broken)?;
+    pub fn decrypt(&self, whom: &str, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        let rest = sealed.strip_prefix(&[VERSION]).ok_or(DecryptError::Corrupt)?;
+        let (mark, rest) = rest.split_at_checked(MARK).ok_or(DecryptError::Corrupt)?;
         if mark != self.mark {
-            return Err(Unreadable::OtherKey);
+            return Err(DecryptError::OtherKey);
         }
-        let (nonce, text) = rest.split_at_checked(NONCE).ok_or(Unreadable::Broken)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_error| Unreadable::Broken)?;
+        let (nonce, text) = rest.split_at_checked(NONCE).ok_or(DecryptError::Corrupt)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_error| DecryptError::Corrupt)?;
         let mut text = text.to_vec();
         let plain = self.key.open_in_place(nonce, Aad::from(whom), &mut text);
-        Ok(plain.map_err(|_error| Unreadable::Broken)?.to_vec())
+        Ok(plain.map_err(|_error| DecryptError::Corrupt)?.to_vec())
     }
 
     /// Returns a short fingerprint of a secret, which reveals nothing about it without the key.
@@ -91,9 +91,9 @@ impl Seal {
     }
 }
 
-impl std::fmt::Debug for Seal {
+impl std::fmt::Debug for Cipher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seal").finish_non_exhaustive()
+        f.debug_struct("Cipher").finish_non_exhaustive()
     }
 }
 
@@ -103,24 +103,27 @@ mod tests {
 
     #[test]
     fn what_is_sealed_is_opened_by_its_key_for_its_tenant_alone() {
-        let seal = Seal::new(&[1; 32]);
+        let seal = Cipher::new(&[1; 32]);
         let sealed = seal.seal("acme", b"a secret");
-        assert_eq!(seal.open("acme", &sealed).unwrap(), b"a secret");
+        assert_eq!(seal.decrypt("acme", &sealed).unwrap(), b"a secret");
         assert_ne!(sealed, seal.seal("acme", b"a secret"), "each has its own nonce");
         assert!(!sealed.windows(6).any(|part| part == b"secret"));
-        assert_eq!(seal.open("globex", &sealed), Err(Unreadable::Broken));
-        assert_eq!(Seal::new(&[2; 32]).open("acme", &sealed), Err(Unreadable::OtherKey));
+        assert_eq!(seal.decrypt("globex", &sealed), Err(DecryptError::Corrupt));
+        assert_eq!(
+            Cipher::new(&[2; 32]).decrypt("acme", &sealed),
+            Err(DecryptError::OtherKey)
+        );
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
-            assert!(seal.open("acme", &changed).is_err(), "byte {at}");
-            assert!(seal.open("acme", &sealed[..at]).is_err(), "{at} bytes");
+            assert!(seal.decrypt("acme", &changed).is_err(), "byte {at}");
+            assert!(seal.decrypt("acme", &sealed[..at]).is_err(), "{at} bytes");
         }
     }
 
     #[test]
     fn a_fingerprint_names_a_secret() {
-        let (one, other) = (Seal::new(&[1; 32]), Seal::new(&[2; 32]));
+        let (one, other) = (Cipher::new(&[1; 32]), Cipher::new(&[2; 32]));
         assert_eq!(one.fingerprint("a"), one.fingerprint("a"));
         assert_ne!(one.fingerprint("a"), one.fingerprint("b"));
         assert_ne!(one.fingerprint("a"), other.fingerprint("a"));

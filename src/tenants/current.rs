@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::cipher::Seal;
-use super::entry::{Entry, Surroundings};
+use super::cipher::Cipher;
+use super::entry::{CheckContext, Entry};
 use super::error::SettingsFault;
 use super::record::{StoredKey, StoredTenant, TenantStatus};
 use crate::config::{ApiKey, Config, Globals, KeyHash, LeftOut, Tenant, conflicts};
@@ -75,7 +75,7 @@ pub struct TenantView {
 
 /// The live tenants and their configuration; see the module.
 #[derive(Debug)]
-pub(super) struct Present {
+pub(super) struct LiveTenants {
     pub config: Arc<Config>,
     pub tenants: BTreeMap<TenantId, Arc<Entry>>,
     pub keys: Vec<StoredKey>,
@@ -89,18 +89,18 @@ pub(super) struct Present {
     order: Vec<TenantId>,
 }
 
-impl Present {
+impl LiveTenants {
     /// Combines the file with the store.
     pub(super) fn build(
-        around: Surroundings<'_>,
+        check_context: CheckContext<'_>,
         stored: Vec<StoredTenant>,
         keys: Vec<StoredKey>,
         now: Timestamp,
     ) -> Self {
         let mut stored: HashMap<TenantId, StoredTenant> =
             stored.into_iter().map(|record| (record.id.clone(), record)).collect();
-        let mut present = Self {
-            config: Arc::new(around.globals.config().clone()),
+        let mut current = Self {
+            config: Arc::new(check_context.globals.config().clone()),
             tenants: BTreeMap::new(),
             keys,
             faults: BTreeMap::new(),
@@ -108,34 +108,34 @@ impl Present {
             nameless: Vec::new(),
             order: Vec::new(),
         };
-        for (index, table) in around.source.tenants().iter().enumerate() {
+        for (index, table) in check_context.source.tenants().iter().enumerate() {
             let Some(id) = table.id().and_then(|id| id.parse::<TenantId>().ok()) else {
-                present.nameless.push(format!("tenants[{index}].id"));
+                current.nameless.push(format!("tenants[{index}].id"));
                 continue;
             };
-            if present.tenants.contains_key(&id) {
+            if current.tenants.contains_key(&id) {
                 continue;
             }
             let entry = match stored.remove(&id) {
-                Some(record) => Entry::stored(around, Some(table), record),
-                None => Entry::of_file(around, &id, table),
+                Some(record) => Entry::stored(check_context, Some(table), record),
+                None => Entry::of_file(check_context, &id, table),
             };
-            present.order.push(id.clone());
-            present.tenants.insert(id, Arc::new(entry));
+            current.order.push(id.clone());
+            current.tenants.insert(id, Arc::new(entry));
         }
         for (id, record) in stored {
-            present
+            current
                 .tenants
-                .insert(id, Arc::new(Entry::stored(around, None, record)));
+                .insert(id, Arc::new(Entry::stored(check_context, None, record)));
         }
-        present.assembled(around.globals, now)
+        current.assembled(check_context.globals, now)
     }
 
     /// Updates the records from the store. Only tenants whose records changed are checked again, so that a change of
     /// one tenant does not pick up faults that others have developed meanwhile.
     pub(super) fn refreshed(
         &self,
-        around: Surroundings<'_>,
+        check_context: CheckContext<'_>,
         stored: Vec<StoredTenant>,
         keys: Vec<StoredKey>,
         now: Timestamp,
@@ -150,16 +150,16 @@ impl Present {
         }
         next.keys = keys;
         for record in others {
-            next.put(around, record);
+            next.put(check_context, record);
         }
-        next.assembled(around.globals, now)
+        next.assembled(check_context.globals, now)
     }
 
     /// Returns the same with a new record of one tenant, whose settings are checked.
-    pub(super) fn with_tenant(&self, around: Surroundings<'_>, record: StoredTenant, now: Timestamp) -> Self {
+    pub(super) fn with_tenant(&self, check_context: CheckContext<'_>, record: StoredTenant, now: Timestamp) -> Self {
         let mut next = self.copied();
-        next.put(around, record);
-        next.assembled(around.globals, now)
+        next.put(check_context, record);
+        next.assembled(check_context.globals, now)
     }
 
     /// Returns the same with a new status of one tenant. Depends only on its record.
@@ -183,10 +183,11 @@ impl Present {
         self.order.contains(id)
     }
 
-    fn put(&mut self, around: Surroundings<'_>, record: StoredTenant) {
+    fn put(&mut self, check_context: CheckContext<'_>, record: StoredTenant) {
         let id = record.id.clone();
-        let file = around.source.tenant(id.as_str());
-        self.tenants.insert(id, Arc::new(Entry::stored(around, file, record)));
+        let file = check_context.source.tenant(id.as_str());
+        self.tenants
+            .insert(id, Arc::new(Entry::stored(check_context, file, record)));
     }
 
     pub(super) fn copied(&self) -> Self {
@@ -264,7 +265,7 @@ impl Present {
             .collect()
     }
 
-    pub(super) fn view(&self, id: &TenantId, seal: &Seal) -> Option<TenantView> {
+    pub(super) fn view(&self, id: &TenantId, seal: &Cipher) -> Option<TenantView> {
         let faults = self.faults.get(id).map_or(&[][..], Vec::as_slice);
         let warnings = self.warnings.get(id).map_or(&[][..], Vec::as_slice);
         Some(self.tenants.get(id)?.view(id, faults, warnings, seal))

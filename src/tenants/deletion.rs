@@ -9,21 +9,21 @@ use std::sync::PoisonError;
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::LogError;
 
-use super::current::Present;
+use super::current::LiveTenants;
 use super::error::ChangeError;
 use super::record::{Requester, TenantStatus};
-use super::registry::Roster;
+use super::registry::TenantRegistry;
 use crate::audit::{Action, Entry as AuditEntry};
 
-impl Roster {
+impl TenantRegistry {
     /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.
     pub fn deletable(&self, id: &TenantId) -> Result<Option<JobId>, ChangeError> {
-        let present = self.present();
-        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        let current = self.current();
+        let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         if let Some(job) = entry.deletion() {
             return Ok(Some(job));
         }
-        if present.is_of_file(id) {
+        if current.is_of_file(id) {
             let message =
                 "the tenant is in the configuration file: remove it there and reload, then delete its stored data";
             return Err(ChangeError::Conflict(message.to_owned()));
@@ -42,12 +42,12 @@ impl Roster {
         by: &Requester,
     ) -> Result<JobId, ChangeError> {
         let source = self.source.lock().await;
-        let present = self.read_or_remembered(&source).await;
-        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        let current = self.read_or_cached(&source).await;
+        let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         if let Some(other) = entry.deletion() {
             return Ok(other);
         }
-        if source.tenant(id.as_str()).is_some() || present.is_of_file(id) {
+        if source.tenant(id.as_str()).is_some() || current.is_of_file(id) {
             let message =
                 "the tenant is in the configuration file: remove it there and reload, then delete its stored data";
             return Err(ChangeError::Conflict(message.to_owned()));
@@ -69,15 +69,15 @@ impl Roster {
         };
         self.audit.record(recorded_in, recorded).await?;
         self.store.put_tenant(&record).await?;
-        let after = present.with_status(&self.globals, record, self.clock.now());
-        self.take_despite_parts(after);
+        let after = current.with_status(&self.globals, record, self.clock.now());
+        self.apply_despite_failures(after);
         Ok(job)
     }
 
     /// Lists the tenants that are being deleted, with their deletion jobs.
     pub fn deletions(&self) -> Vec<(TenantId, JobId)> {
-        let present = self.present();
-        let marked = present.tenants.iter();
+        let current = self.current();
+        let marked = current.tenants.iter();
         marked
             .filter_map(|(id, entry)| Some((id.clone(), entry.deletion()?)))
             .collect()
@@ -90,11 +90,11 @@ impl Roster {
         let tenants = self.store.tenants().await?;
         let stored = tenants.iter().find(|record| record.id == *id);
         let marked = stored.is_some_and(|record| record.deletion == Some(job));
-        let remembered = self.present().tenants.get(id).and_then(|entry| entry.deletion()) == Some(job);
+        let remembered = self.current().tenants.get(id).and_then(|entry| entry.deletion()) == Some(job);
         if marked != remembered {
             let keys = self.store.keys().await?;
-            let after = Present::build(self.around(&source), tenants, keys, self.clock.now());
-            self.take_despite_parts(after);
+            let after = LiveTenants::build(self.check_context(&source), tenants, keys, self.clock.now());
+            self.apply_despite_failures(after);
         }
         Ok(marked)
     }
@@ -109,8 +109,8 @@ impl Roster {
         before: impl FnOnce(),
     ) -> Result<(), ChangeError> {
         let source = self.source.lock().await;
-        let present = self.present();
-        if let Some(entry) = present.tenants.get(id) {
+        let current = self.current();
+        if let Some(entry) = current.tenants.get(id) {
             // Keys of its table have no stored record, but their last use may be stored.
             let hashes: Vec<_> = entry.table_keys().map(|key| key.hash).collect();
             if !hashes.is_empty() {
@@ -118,14 +118,14 @@ impl Roster {
             }
             let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
             hashes.iter().for_each(|hash| _ = uses.remove(hash));
-            let stored = present.keys.iter().filter(|key| key.tenant == *id);
+            let stored = current.keys.iter().filter(|key| key.tenant == *id);
             stored.for_each(|key| _ = uses.remove(&key.hash));
         }
         removed.await?;
         let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
-        let after = Present::build(self.around(&source), tenants, keys, self.clock.now());
+        let after = LiveTenants::build(self.check_context(&source), tenants, keys, self.clock.now());
         before();
-        self.take_despite_parts(after);
+        self.apply_despite_failures(after);
         self.turns.remove(id);
         Ok(())
     }

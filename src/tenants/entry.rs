@@ -3,7 +3,7 @@
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use serde_json::{Value, json};
 
-use super::cipher::Seal;
+use super::cipher::Cipher;
 use super::current::{Origin, ShownStatus, TenantView};
 use super::error::SettingsFault;
 use super::patch;
@@ -12,10 +12,10 @@ use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
 
 /// What is needed to check a tenant.
 #[derive(Clone, Copy)]
-pub(super) struct Surroundings<'a> {
+pub(super) struct CheckContext<'a> {
     pub globals: &'a Globals,
     pub source: &'a Source,
-    pub seal: &'a Seal,
+    pub seal: &'a Cipher,
 }
 
 /// A tenant, checked by itself. Conflicts with other tenants are found when all are assembled.
@@ -37,36 +37,36 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Checks a tenant's table of the file.
-    pub(super) fn of_file(around: Surroundings<'_>, id: &TenantId, table: &FileTable) -> Self {
-        let checked = if around.source.is_ambiguous(id.as_str()) {
+    pub(super) fn of_file(check_context: CheckContext<'_>, id: &TenantId, table: &FileTable) -> Self {
+        let checked = if check_context.source.is_ambiguous(id.as_str()) {
             // It is unknown which of them is meant.
             Err(Faults::of(
                 "",
                 format!("the configuration file has several tenants with the id {id}"),
             ))
         } else {
-            around.source.file_tenant(around.globals, table)
+            check_context.source.file_tenant(check_context.globals, table)
         };
         Self::new(table.value().clone(), Origin::File, None, checked)
     }
 
     /// Checks a stored tenant. `file` is the file's table of the same tenant, if there is one.
-    pub(super) fn stored(around: Surroundings<'_>, file: Option<&FileTable>, record: StoredTenant) -> Self {
+    pub(super) fn stored(check_context: CheckContext<'_>, file: Option<&FileTable>, record: StoredTenant) -> Self {
         let Some(sealed) = &record.sealed else {
             let mut entry = match file {
-                Some(table) => Self::of_file(around, &record.id, table),
+                Some(table) => Self::of_file(check_context, &record.id, table),
                 None => {
                     let table = json!({ "id": record.id });
-                    let checked = around.source.stored_tenant(around.globals, &table);
+                    let checked = check_context.source.stored_tenant(check_context.globals, &table);
                     Self::new(table, Origin::File, None, checked)
                 }
             };
             entry.stored = Some(record);
             return entry.with_status_of_record();
         };
-        let opened = around
+        let opened = check_context
             .seal
-            .open(record.id.as_str(), sealed)
+            .decrypt(record.id.as_str(), sealed)
             .map_err(|error| error.to_string())
             .and_then(|plain| {
                 let settings: Value = serde_json::from_slice(&plain).map_err(|_| "the stored settings are not JSON")?;
@@ -84,7 +84,7 @@ impl Entry {
                     members.shift_remove("operator");
                 }
                 table["id"] = json!(record.id);
-                let checked = around.source.stored_tenant(around.globals, &table);
+                let checked = check_context.source.stored_tenant(check_context.globals, &table);
                 Self::new(table, Origin::Stored, Some(record), checked)
             }
             Err(message) => {
@@ -150,11 +150,11 @@ impl Entry {
         self.stored.as_ref()?.deletion
     }
 
-    /// Returns the settings: the table without the members in [`NOT_SETTINGS`].
+    /// Returns the settings: the table without the members in [`RESERVED_MEMBERS`].
     pub(super) fn settings(&self) -> Value {
         let mut settings = self.table.clone();
         if let Value::Object(members) = &mut settings {
-            for name in NOT_SETTINGS {
+            for name in RESERVED_MEMBERS {
                 members.shift_remove(name);
             }
         }
@@ -172,7 +172,7 @@ impl Entry {
         id: &TenantId,
         faults: &[SettingsFault],
         warnings: &[SettingsFault],
-        seal: &Seal,
+        seal: &Cipher,
     ) -> TenantView {
         let mut settings = if self.has_shape { self.settings() } else { json!({}) };
         patch::redact(&mut settings, seal);
@@ -195,4 +195,4 @@ impl Entry {
 }
 
 /// Members of a table that are not settings, so that requests cannot change them there.
-pub(super) const NOT_SETTINGS: [&str; 3] = ["id", "suspended", "operator"];
+pub(super) const RESERVED_MEMBERS: [&str; 3] = ["id", "suspended", "operator"];

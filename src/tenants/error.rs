@@ -54,5 +54,5 @@ pub enum ChangeError {
     Store(#[from] LogError),
     /// A part of the process could not apply the change.
     #[error("a part of the process cannot apply the change: {0:#}")]
-    Part(anyhow::Error),
+    Reload(anyhow::Error),
 }

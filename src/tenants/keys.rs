@@ -7,10 +7,10 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 
-use super::current::{Origin, Present};
+use super::current::{LiveTenants, Origin};
 use super::error::ChangeError;
 use super::record::{KeyId, Requester, StoredKey};
-use super::registry::{Roster, prepare};
+use super::registry::{TenantRegistry, prepare};
 use crate::audit::Action;
 use crate::config::{ApiKey, KeyHash};
 use crate::scopes::Scopes;
@@ -58,15 +58,15 @@ pub struct KeyView {
     pub last_used_at: Option<Timestamp>,
 }
 
-impl Roster {
+impl TenantRegistry {
     /// Lists a tenant's keys, newest first, those of the file last, with their effective scopes.
     pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
-        let present = self.present();
+        let current = self.current();
         let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let tenant = scope.tenant();
-        let known = present.config.tenants.iter().find(|known| known.id == *tenant);
+        let known = current.config.tenants.iter().find(|known| known.id == *tenant);
         let grantable = known.map_or(Scopes::NONE, |known| known.grantable());
-        let stored = present.keys.iter().filter(|key| key.tenant == *tenant);
+        let stored = current.keys.iter().filter(|key| key.tenant == *tenant);
         let mut views: Vec<KeyView> = stored.clone().map(|key| view_of(key, grantable, &uses)).collect();
         for key in known.into_iter().flat_map(|known| &known.api_keys) {
             if !stored.clone().any(|known| known.hash == key.hash) {
@@ -89,10 +89,10 @@ impl Roster {
     pub async fn create_key(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
-        let present = self.read(&source).await?;
+        let current = self.read(&source).await?;
         let now = self.clock.now();
         let tenant = scope.tenant();
-        let known = present.config.tenants.iter().find(|known| known.id == *tenant);
+        let known = current.config.tenants.iter().find(|known| known.id == *tenant);
         let live = known.map_or(&[][..], |known| &known.api_keys);
         if live.iter().any(|key| key.name == new.name) {
             return Err(ChangeError::Exists(format!("a key named {:?}", new.name)));
@@ -112,14 +112,14 @@ impl Roster {
             expires_at: new.expires_at,
             revoked_at: None,
         };
-        let forgotten = forgotten(&present.keys, tenant, now);
-        let kept = present
+        let forgotten = forgotten(&current.keys, tenant, now);
+        let kept = current
             .keys
             .iter()
             .filter(|key| !forgotten.contains(&key.hash))
             .cloned();
         let keys = std::iter::once(key.clone()).chain(kept).collect();
-        let after = present.with_keys(&self.globals, keys, now);
+        let after = current.with_keys(&self.globals, keys, now);
         let parts = self.parts();
         let commits = prepare(&parts, &after.config)?;
         let id = KeyId::of(&key.hash).to_string();
@@ -130,7 +130,7 @@ impl Roster {
             let forgotten: Vec<KeyHash> = forgotten.into_iter().collect();
             self.store.delete_keys(&forgotten).await?;
         }
-        self.take(after, commits);
+        self.apply(after, commits);
         Ok(view_of(&key, grantable, &HashMap::new()))
     }
 
@@ -138,20 +138,20 @@ impl Roster {
     pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
-        let present = self.read_or_remembered(&source).await;
+        let current = self.read_or_cached(&source).await;
         let now = self.clock.now();
         let tenant = scope.tenant();
         let is_it = |key: &&StoredKey| key.tenant == *tenant && KeyId::of(&key.hash) == id;
-        let stored = present.keys.iter().find(is_it).cloned();
-        let known = stored.or_else(|| key_of_table(&present, scope, id, now));
+        let stored = current.keys.iter().find(is_it).cloned();
+        let known = stored.or_else(|| key_of_table(&current, scope, id, now));
         let mut key = known.ok_or(ChangeError::Missing)?;
         if key.revoked_at.is_some() {
             return Ok(());
         }
         key.revoked_at = Some(now);
-        let others = present.keys.iter().filter(|known| known.hash != key.hash).cloned();
+        let others = current.keys.iter().filter(|known| known.hash != key.hash).cloned();
         let keys = std::iter::once(key.clone()).chain(others).collect();
-        let after = present.with_keys(&self.globals, keys, now);
+        let after = current.with_keys(&self.globals, keys, now);
         self.record(
             tenant,
             Action::KeyRevoked,
@@ -161,14 +161,14 @@ impl Roster {
         )
         .await?;
         self.store.put_key(&key).await?;
-        self.take_despite_parts(after);
+        self.apply_despite_failures(after);
         Ok(())
     }
 }
 
 /// Finds a key in the tenant's table, even if the tenant is left out.
-fn key_of_table(present: &Present, scope: &TenantScope, id: KeyId, now: Timestamp) -> Option<StoredKey> {
-    let entry = present.tenants.get(scope.tenant())?;
+fn key_of_table(current: &LiveTenants, scope: &TenantScope, id: KeyId, now: Timestamp) -> Option<StoredKey> {
+    let entry = current.tenants.get(scope.tenant())?;
     let key: ApiKey = entry.table_keys().find(|key| KeyId::of(&key.hash) == id)?;
     Some(StoredKey {
         tenant: scope.tenant().clone(),

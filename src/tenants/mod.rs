@@ -20,10 +20,10 @@ pub(crate) mod registry;
 pub(crate) mod serving_states;
 mod store;
 
-pub use crate::tenants::cipher::Seal;
+pub use crate::tenants::cipher::Cipher;
 pub use crate::tenants::current::{Origin, ShownStatus, TenantView};
-pub use crate::tenants::registry::{Change, Part, Roster, SettingsChange};
-pub use crate::tenants::serving_states::PresentStandings;
+pub use crate::tenants::registry::{Change, Reloadable, SettingsChange, TenantRegistry};
+pub use crate::tenants::serving_states::LiveServingStates;
 pub use error::{ChangeError, SettingsFault};
 pub use keys::{KeyView, NewKey};
 pub use record::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};

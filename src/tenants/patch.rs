@@ -3,32 +3,42 @@
 //! A secret is shown as `{"kept": "<fingerprint>"}`. Sent back like that, or untouched by a patch, it stays the same,
 //! as long as the place it is bound to does: its address, provider or issuer.
 //!
-//! Invariant: only [`settle`] carries over secrets of the old settings, and it works on the result of all other steps.
+//! Invariant: only [`resolve_kept`] carries over secrets of the old settings, and it works on the result of all other steps.
 //! Patched settings contain no secrets but those in the patch, so no order of steps can move one to another place.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::cipher::Seal;
+use super::cipher::Cipher;
 use super::error::SettingsFault;
-use crate::config::{FileTable, NOT_FROM_FILE, Place, is_secret, reference, secrets, visit_secrets_mut};
+use crate::config::{FileTable, NOT_FROM_FILE, SecretPlace, is_secret, reference, secrets, visit_secrets_mut};
 
 /// The message for a secret that would be used at another place than before.
 const OTHER_PLACE: &str = "the address, provider or issuer that this secret belongs to has changed: \
     give the secret again as { \"value\": … }";
 
 /// Returns `old` with a merge patch applied. `file` is the table of the same tenant in the configuration file.
-pub fn patched(old: &Value, patch: &Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
+pub fn patched(
+    old: &Value,
+    patch: &Value,
+    file: Option<&FileTable>,
+    seal: &Cipher,
+) -> Result<Value, Vec<SettingsFault>> {
     let mut settings = old.clone();
     redact(&mut settings, seal);
     merge(&mut settings, patch);
-    settle(settings, old, file, seal)
+    resolve_kept(settings, old, file, seal)
 }
 
 /// Returns the settings that replace `old`, with the kept secrets filled in.
-pub fn replaced(old: &Value, given: Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
-    settle(given, old, file, seal)
+pub fn replaced(
+    old: &Value,
+    given: Value,
+    file: Option<&FileTable>,
+    seal: &Cipher,
+) -> Result<Value, Vec<SettingsFault>> {
+    resolve_kept(given, old, file, seal)
 }
 
 /// Applies a merge patch. A secret counts as a single value: it is replaced, never merged.
@@ -51,7 +61,7 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 /// Replaces secrets by their fingerprints.
-pub fn redact(settings: &mut Value, seal: &Seal) {
+pub fn redact(settings: &mut Value, seal: &Cipher) {
     visit_secrets_mut(settings, &mut |_, _, leaf| {
         if leaf.get("value").is_some() {
             let secret = leaf["value"].as_str().unwrap_or_default();
@@ -62,19 +72,19 @@ pub fn redact(settings: &mut Value, seal: &Seal) {
 
 /// Replaces fingerprints by the secrets of `old`, each only at its old place. References to the environment and to
 /// files are allowed only where the file has the same one at the same place.
-fn settle(
+fn resolve_kept(
     mut settings: Value,
     old: &Value,
     file: Option<&FileTable>,
-    seal: &Seal,
+    seal: &Cipher,
 ) -> Result<Value, Vec<SettingsFault>> {
-    let mut known: HashMap<String, Vec<(Place, &str)>> = HashMap::new();
+    let mut known: HashMap<String, Vec<(SecretPlace, &str)>> = HashMap::new();
     for (_, place, leaf) in secrets(old) {
         if let Some(("value", secret)) = reference(leaf) {
             known.entry(seal.fingerprint(secret)).or_default().push((place, secret));
         }
     }
-    let mut of_file: HashMap<(&str, &str), Vec<Place>> = HashMap::new();
+    let mut of_file: HashMap<(&str, &str), Vec<SecretPlace>> = HashMap::new();
     for (place, leaf) in file.into_iter().flat_map(FileTable::secrets) {
         if let Some(written) = reference(leaf) {
             of_file.entry(written).or_default().push(place);
@@ -154,8 +164,8 @@ mod tests {
 
     const HOST: &str = "https://acme.zendesk.com";
 
-    fn seal() -> Seal {
-        Seal::new(&[1; 32])
+    fn seal() -> Cipher {
+        Cipher::new(&[1; 32])
     }
 
     /// Settings with a secret of each kind.

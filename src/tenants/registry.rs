@@ -16,22 +16,22 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::changes;
-use super::cipher::Seal;
-use super::current::{Origin, Present, TenantView};
-use super::entry::{Entry, NOT_SETTINGS, Surroundings};
+use super::cipher::Cipher;
+use super::current::{LiveTenants, Origin, TenantView};
+use super::entry::{CheckContext, Entry, RESERVED_MEMBERS};
 use super::error::{ChangeError, SettingsFault};
 use super::patch;
 use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
-use super::serving_states::PresentStandings;
+use super::serving_states::LiveServingStates;
 use super::store::TenantStore;
 use crate::audit::{Action, AuditLog, Entry as AuditEntry};
-use crate::config::{Config, Faults, Globals, KeyHash, Source, keep_operator_to_file};
+use crate::config::{Config, Faults, Globals, KeyHash, Source, restrict_operator_to_file};
 
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;
 
 /// A part of the process that follows configuration changes.
-pub trait Part: Send + Sync {
+pub trait Reloadable: Send + Sync {
     /// Prepares for `config` and returns the function that applies it. Must change nothing before that is called.
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 }
@@ -55,16 +55,16 @@ pub struct Change {
 }
 
 /// The tenant registry; see the module.
-pub struct Roster {
+pub struct TenantRegistry {
     pub(super) store: Arc<dyn TenantStore>,
     pub(super) audit: Arc<AuditLog>,
-    seal: Seal,
+    seal: Cipher,
     pub(super) clock: Arc<dyn Clock>,
     /// The global part of the configuration as it was at start; only a restart changes it.
     pub(super) globals: Globals,
-    parts: Mutex<Vec<Arc<dyn Part>>>,
-    present: RwLock<Arc<Present>>,
-    standings: Arc<PresentStandings>,
+    parts: Mutex<Vec<Arc<dyn Reloadable>>>,
+    current: RwLock<Arc<LiveTenants>>,
+    standings: Arc<LiveServingStates>,
     pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
     /// One lock per tenant, so that its administrators wait for each other and not for those of other tenants.
     pub(super) turns: DashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
@@ -72,7 +72,7 @@ pub struct Roster {
     pub(super) source: tokio::sync::Mutex<Source>,
 }
 
-impl Roster {
+impl TenantRegistry {
     /// Reads the stored tenants and combines them with the file. Tenants with a fault are left out and logged.
     ///
     /// # Errors
@@ -81,33 +81,33 @@ impl Roster {
         source: Source,
         store: Arc<dyn TenantStore>,
         audit: Arc<AuditLog>,
-        seal: Seal,
+        seal: Cipher,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Self>> {
         let globals = source.globals()?;
         let (tenants, keys) = (store.tenants().await?, store.keys().await?);
         let uses = store.key_uses().await?;
-        let around = Surroundings {
+        let check_context = CheckContext {
             globals: &globals,
             source: &source,
             seal: &seal,
         };
-        let present = Present::build(around, tenants, keys, clock.now());
-        let roster = Arc::new(Self {
+        let current = LiveTenants::build(check_context, tenants, keys, clock.now());
+        let registry = Arc::new(Self {
             store,
             audit,
             seal,
             clock,
             globals,
             parts: Mutex::default(),
-            standings: Arc::new(PresentStandings::new(&present.config)),
-            present: RwLock::new(Arc::new(present)),
+            standings: Arc::new(LiveServingStates::new(&current.config)),
+            current: RwLock::new(Arc::new(current)),
             uses: Mutex::new(uses.into_iter().map(|used| (used.hash, used.at)).collect()),
             turns: DashMap::new(),
             source: tokio::sync::Mutex::new(source.clone()),
         });
-        roster.report(&source);
-        Ok(roster)
+        registry.report(&source);
+        Ok(registry)
     }
 
     /// Waits until no other administrator of the tenant is making a change. Operators do not wait here: suspending a
@@ -119,45 +119,45 @@ impl Roster {
 
     /// Returns the live configuration.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.present().config)
+        Arc::clone(&self.current().config)
     }
 
     /// Returns the live standings of tenants.
-    pub fn standings(&self) -> &Arc<PresentStandings> {
+    pub fn standings(&self) -> &Arc<LiveServingStates> {
         &self.standings
     }
 
     /// Registers a part, which is prepared for and told of every later change.
-    pub fn follow(&self, part: Arc<dyn Part>) {
+    pub fn register(&self, part: Arc<dyn Reloadable>) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     }
 
     /// Lists the tenants, ordered by id.
     pub fn tenants(&self) -> Vec<TenantView> {
-        let present = self.present();
-        present
+        let current = self.current();
+        current
             .tenants
             .keys()
-            .filter_map(|id| present.view(id, &self.seal))
+            .filter_map(|id| current.view(id, &self.seal))
             .collect()
     }
 
     /// Finds a tenant.
     pub fn tenant(&self, id: &TenantId) -> Option<TenantView> {
-        self.present().view(id, &self.seal)
+        self.current().view(id, &self.seal)
     }
 
     /// Lists what is left out because of a fault: ids of tenants, and paths of the file's tenant tables without a valid
     /// id.
     pub fn left_out(&self) -> Vec<String> {
-        let present = self.present();
-        let tenants = present.faults.keys().map(ToString::to_string);
-        tenants.chain(present.nameless.iter().cloned()).collect()
+        let current = self.current();
+        let tenants = current.faults.keys().map(ToString::to_string);
+        tenants.chain(current.nameless.iter().cloned()).collect()
     }
 
     /// Whether any tenant has a warning.
     pub fn has_warnings(&self) -> bool {
-        !self.present().warnings.is_empty()
+        !self.current().warnings.is_empty()
     }
 
     /// Replaces a tenant's settings, or creates it. Returns it and whether it was created. Without `status`, it keeps
@@ -171,18 +171,18 @@ impl Roster {
         by: &Requester,
     ) -> Result<(TenantView, bool), ChangeError> {
         let source = self.source.lock().await;
-        let present = self.read(&source).await?;
-        let known = present.tenants.get(&id);
+        let current = self.read(&source).await?;
+        let known = current.tenants.get(&id);
         not_deleting(known.map(AsRef::as_ref))?;
         if known.is_some() && only_new {
             return Err(ChangeError::Exists(format!("a tenant {id}")));
         }
-        if known.is_none() && present.tenants.len() >= MAX_TENANTS {
+        if known.is_none() && current.tenants.len() >= MAX_TENANTS {
             return Err(ChangeError::Conflict(format!(
                 "there are already {MAX_TENANTS} tenants, the limit of one process"
             )));
         }
-        let mut faults = not_settings(&settings);
+        let mut faults = reserved_faults(&settings);
         let old = known.map_or(Value::Null, |entry| entry.settings());
         let settings = patch::replaced(&old, settings, source.tenant(id.as_str()), &self.seal);
         let settings = settings.unwrap_or_else(|found| {
@@ -204,7 +204,7 @@ impl Roster {
             id,
         };
         let is_new = known.is_none();
-        let view = self.check_and_take(&source, &present, record, &settings, by).await?;
+        let view = self.check_and_apply(&source, &current, record, &settings, by).await?;
         Ok((view, is_new))
     }
 
@@ -214,8 +214,8 @@ impl Roster {
         let Some(settings_change) = change.settings else {
             return self.set_status(&source, id, change.status, by).await;
         };
-        let present = self.read(&source).await?;
-        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        let current = self.read(&source).await?;
+        let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         not_deleting(Some(entry))?;
         let file = source.tenant(id.as_str());
         let mut record = self.record_of(id, entry);
@@ -229,7 +229,7 @@ impl Roster {
                 file.value().clone()
             }
             SettingsChange::Patch(patch) => {
-                let mut faults = not_settings(&patch);
+                let mut faults = reserved_faults(&patch);
                 let settings = patch::patched(&entry.settings(), &patch, file, &self.seal);
                 let settings = settings.unwrap_or_else(|found| {
                     faults.extend(found);
@@ -242,7 +242,7 @@ impl Roster {
                 settings
             }
         };
-        self.check_and_take(&source, &present, record, &settings, by).await
+        self.check_and_apply(&source, &current, record, &settings, by).await
     }
 
     /// Sets only a tenant's status. Works even if settings of this or other tenants have faults.
@@ -253,12 +253,12 @@ impl Roster {
         status: Option<TenantStatus>,
         by: &Requester,
     ) -> Result<TenantView, ChangeError> {
-        let present = self.read_or_remembered(source).await;
-        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        let current = self.read_or_cached(source).await;
+        let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         not_deleting(Some(entry))?;
         let mut record = self.record_of(id, entry);
         let Some(status) = status.filter(|status| *status != entry.status()) else {
-            return present.view(id, &self.seal).ok_or(ChangeError::Missing);
+            return current.view(id, &self.seal).ok_or(ChangeError::Missing);
         };
         record.status = status;
         let action = match status {
@@ -268,9 +268,9 @@ impl Roster {
         self.record(id, action, id.to_string(), vec!["/status".to_owned()], by)
             .await?;
         self.store.put_tenant(&record).await?;
-        let after = present.with_status(&self.globals, record, self.clock.now());
+        let after = current.with_status(&self.globals, record, self.clock.now());
         let view = after.view(id, &self.seal);
-        self.take_despite_parts(after);
+        self.apply_despite_failures(after);
         view.ok_or(ChangeError::Missing)
     }
 
@@ -284,27 +284,27 @@ impl Roster {
         let broken = |faults: Faults| ChangeError::Conflict(format!("the configuration file is not valid: {faults}"));
         source.globals().map_err(broken)?;
         let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
-        let present = Present::build(self.around(&source), tenants, keys, self.clock.now());
+        let current = LiveTenants::build(self.check_context(&source), tenants, keys, self.clock.now());
         let parts = self.parts();
-        let commits = prepare(&parts, &present.config)?;
-        self.take(present, commits);
+        let commits = prepare(&parts, &current.config)?;
+        self.apply(current, commits);
         self.report(&source);
         *held = source;
         Ok(())
     }
 
     /// Checks a tenant's new settings together with all others, then records, stores and applies the change.
-    async fn check_and_take(
+    async fn check_and_apply(
         &self,
         source: &Source,
-        before: &Present,
+        before: &LiveTenants,
         record: StoredTenant,
         settings: &Value,
         by: &Requester,
     ) -> Result<TenantView, ChangeError> {
         let id = record.id.clone();
         let mut faults = operator_faults(source, &id, &record, settings);
-        let after = before.with_tenant(self.around(source), record.clone(), self.clock.now());
+        let after = before.with_tenant(self.check_context(source), record.clone(), self.clock.now());
         faults.extend(new_faults(&id, before, &after));
         if !faults.is_empty() {
             return Err(ChangeError::Invalid(faults));
@@ -330,7 +330,7 @@ impl Roster {
         for warning in after.warnings.get(&id).into_iter().flatten() {
             tracing::warn!(tenant = %id, %warning, "tenant settings accepted with a warning");
         }
-        self.take(after, commits);
+        self.apply(after, commits);
         view.ok_or(ChangeError::Missing)
     }
 
@@ -368,7 +368,7 @@ impl Roster {
     }
 
     /// Records when keys were last used, in memory and in the store.
-    pub async fn note_uses(&self, uses: Vec<(KeyHash, Timestamp)>) -> Result<(), LogError> {
+    pub async fn record_last_uses(&self, uses: Vec<(KeyHash, Timestamp)>) -> Result<(), LogError> {
         let fresh: Vec<KeyUse> = {
             let mut known = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
             let mut fresh = Vec::new();
@@ -404,8 +404,8 @@ impl Roster {
         self.seal.seal(id.as_str(), settings.to_string().as_bytes())
     }
 
-    pub(super) fn around<'a>(&'a self, source: &'a Source) -> Surroundings<'a> {
-        Surroundings {
+    pub(super) fn check_context<'a>(&'a self, source: &'a Source) -> CheckContext<'a> {
+        CheckContext {
             globals: &self.globals,
             source,
             seal: &self.seal,
@@ -413,31 +413,31 @@ impl Roster {
     }
 
     /// Reads the store again, because a change whose outcome was unknown may have been made.
-    pub(super) async fn read(&self, source: &Source) -> Result<Present, ChangeError> {
+    pub(super) async fn read(&self, source: &Source) -> Result<LiveTenants, ChangeError> {
         let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
         let now = self.clock.now();
-        Ok(self.present().refreshed(self.around(source), tenants, keys, now))
+        Ok(self.current().refreshed(self.check_context(source), tenants, keys, now))
     }
 
-    /// Like [`Roster::read`], but falls back to the state in memory if the store cannot be read.
-    pub(super) async fn read_or_remembered(&self, source: &Source) -> Present {
+    /// Like [`TenantRegistry::read`], but falls back to the state in memory if the store cannot be read.
+    pub(super) async fn read_or_cached(&self, source: &Source) -> LiveTenants {
         match self.read(source).await {
-            Ok(present) => present,
+            Ok(current) => current,
             Err(error) => {
                 tracing::warn!(%error, "could not read tenants and API keys from the store; using those in memory");
-                self.present().copied()
+                self.current().copied()
             }
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Arc<dyn Part>> {
+    pub(super) fn parts(&self) -> Vec<Arc<dyn Reloadable>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn take(&self, present: Present, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
-        let config = Arc::clone(&present.config);
+    pub(super) fn apply(&self, current: LiveTenants, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
+        let config = Arc::clone(&current.config);
         self.standings.change(&config, || {
-            *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(present);
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
             for commit in commits {
                 commit();
             }
@@ -445,11 +445,11 @@ impl Roster {
     }
 
     /// Applies a change that only revokes access. A part that cannot apply it is logged and keeps its state.
-    pub(super) fn take_despite_parts(&self, present: Present) {
+    pub(super) fn apply_despite_failures(&self, current: LiveTenants) {
         let parts = self.parts();
         let mut commits = Vec::new();
         for part in &parts {
-            match part.prepare(&present.config) {
+            match part.prepare(&current.config) {
                 Ok(commit) => commits.push(commit),
                 Err(error) => tracing::error!(
                     error = format!("{error:#}"),
@@ -457,23 +457,23 @@ impl Roster {
                 ),
             }
         }
-        self.take(present, commits);
+        self.apply(current, commits);
     }
 
-    pub(super) fn present(&self) -> Arc<Present> {
-        Arc::clone(&self.present.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn current(&self) -> Arc<LiveTenants> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Logs faults and warnings; those of the file with their lines.
     fn report(&self, source: &Source) {
-        let present = self.present();
+        let current = self.current();
         let is_of_file = |id: &TenantId| {
-            present
+            current
                 .tenants
                 .get(id)
                 .is_some_and(|entry| entry.origin == Origin::File)
         };
-        for (id, faults) in &present.faults {
+        for (id, faults) in &current.faults {
             let told = faults.iter().map(|fault| {
                 let line = source.line_of_settings(id.as_str(), &fault.pointer);
                 match line.filter(|_| is_of_file(id)) {
@@ -481,7 +481,7 @@ impl Roster {
                     None => fault.to_string(),
                 }
             });
-            let causes = present.tenants.get(id).map(|entry| entry.causes.join("; "));
+            let causes = current.tenants.get(id).map(|entry| entry.causes.join("; "));
             tracing::error!(
                 tenant = %id,
                 faults = told.collect::<Vec<_>>().join("; "),
@@ -489,13 +489,13 @@ impl Roster {
                 "tenant left out because its settings have faults: its credentials are refused; other tenants are served"
             );
         }
-        for place in &present.nameless {
+        for place in &current.nameless {
             tracing::error!(
                 place,
                 "tenant of the configuration file left out: its id is missing or invalid"
             );
         }
-        for (id, warnings) in &present.warnings {
+        for (id, warnings) in &current.warnings {
             let told = warnings.iter().map(|warning| {
                 let SettingsFault { pointer, message } = warning;
                 let told = source.report_settings(id.as_str(), pointer, message);
@@ -518,16 +518,16 @@ fn not_deleting(entry: Option<&Entry>) -> Result<(), ChangeError> {
 }
 
 pub(super) fn prepare<'a>(
-    parts: &'a [Arc<dyn Part>],
+    parts: &'a [Arc<dyn Reloadable>],
     config: &Arc<Config>,
 ) -> Result<Vec<Box<dyn FnOnce() + Send + 'a>>, ChangeError> {
     let prepared: anyhow::Result<_> = parts.iter().map(|part| part.prepare(config)).collect();
-    prepared.map_err(ChangeError::Part)
+    prepared.map_err(ChangeError::Reload)
 }
 
 /// Returns a fault for each member that is not a setting.
-fn not_settings(settings: &Value) -> Vec<SettingsFault> {
-    let members = NOT_SETTINGS.into_iter().filter(|name| settings.get(name).is_some());
+fn reserved_faults(settings: &Value) -> Vec<SettingsFault> {
+    let members = RESERVED_MEMBERS.into_iter().filter(|name| settings.get(name).is_some());
     let fault = |name: &str| SettingsFault {
         pointer: format!("/{name}"),
         message: match name {
@@ -543,7 +543,7 @@ fn operator_faults(source: &Source, id: &TenantId, record: &StoredTenant, settin
     if record.sealed.is_none() {
         return Vec::new();
     }
-    let taken = keep_operator_to_file(&mut settings.clone(), source.tenant(id.as_str()));
+    let taken = restrict_operator_to_file(&mut settings.clone(), source.tenant(id.as_str()));
     let fault = |pointer| SettingsFault {
         pointer,
         message: "only the configuration file can grant the scope operator".to_owned(),
@@ -552,7 +552,7 @@ fn operator_faults(source: &Source, id: &TenantId, record: &StoredTenant, settin
 }
 
 /// Returns the faults that a change would cause: those of the changed tenant, and new ones of others.
-fn new_faults(id: &TenantId, before: &Present, after: &Present) -> Vec<SettingsFault> {
+fn new_faults(id: &TenantId, before: &LiveTenants, after: &LiveTenants) -> Vec<SettingsFault> {
     let mut found = Vec::new();
     for (other, faults) in &after.faults {
         if other == id {
@@ -569,8 +569,8 @@ fn new_faults(id: &TenantId, before: &Present, after: &Present) -> Vec<SettingsF
     found
 }
 
-impl fmt::Debug for Roster {
+impl fmt::Debug for TenantRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roster").finish_non_exhaustive()
+        f.debug_struct("TenantRegistry").finish_non_exhaustive()
     }
 }

@@ -10,42 +10,42 @@ use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::ServingState;
 
-use crate::config::{Config, Standings};
+use crate::config::{Config, ServingStates};
 
 /// Called after a change with the standings before and after it.
-type Listener = Box<dyn Fn(&Standings, &Standings) + Send + Sync>;
+type Listener = Box<dyn Fn(&ServingStates, &ServingStates) + Send + Sync>;
 
 /// The live standings; see the module.
-pub struct PresentStandings {
-    present: ArcSwap<Standings>,
+pub struct LiveServingStates {
+    current: ArcSwap<ServingStates>,
     listeners: Mutex<Vec<Listener>>,
 }
 
-impl PresentStandings {
+impl LiveServingStates {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            present: ArcSwap::from_pointee(Standings::of_config(config)),
+            current: ArcSwap::from_pointee(ServingStates::of_config(config)),
             listeners: Mutex::default(),
         }
     }
 
     /// Returns the standing of a tenant.
     pub fn of(&self, tenant: &TenantId) -> ServingState {
-        self.present.load().of(tenant)
+        self.current.load().of(tenant)
     }
 
     /// Calls `listener` after every change from now on.
-    pub fn listen(&self, listener: impl Fn(&Standings, &Standings) + Send + Sync + 'static) {
+    pub fn listen(&self, listener: impl Fn(&ServingStates, &ServingStates) + Send + Sync + 'static) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Box::new(listener));
     }
 
     /// Changes to the standings of `config`, calling `commit` in between, which applies the change to all parts.
     pub(super) fn change(&self, config: &Config, commit: impl FnOnce()) {
-        let (before, next) = (self.present.load_full(), Arc::new(Standings::of_config(config)));
-        self.present.store(Arc::new(before.while_replaced_by(&next)));
+        let (before, next) = (self.current.load_full(), Arc::new(ServingStates::of_config(config)));
+        self.current.store(Arc::new(before.while_changing_to(&next)));
         commit();
-        self.present.store(Arc::clone(&next));
+        self.current.store(Arc::clone(&next));
         if before != next {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             for listener in listeners.iter() {

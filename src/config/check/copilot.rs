@@ -6,7 +6,7 @@ use copilotd_actors::domain::guardrail as guard;
 
 use super::{Faults, Node, members, unique};
 use crate::config::MemoryOverrides;
-use crate::config::suggest::there_is_no;
+use crate::config::suggest::unknown_name;
 
 /// External systems with a table of their own. A tool's name begins with its system's name.
 const SYSTEMS: [&str; 2] = ["zendesk", "slack"];
@@ -21,7 +21,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
             {
                 faults.add(
                     route.path(),
-                    there_is_no(
+                    unknown_name(
                         "route",
                         name,
                         members(&root.get("routes"), "name").filter_map(|known| known.text()),
@@ -77,7 +77,7 @@ fn tools(tenant: &Node<'_>, copilot: &Node<'_>, known_tools: &BTreeSet<String>, 
         if !known_tools.contains(name) {
             faults.add(
                 tool.path(),
-                there_is_no("tool", name, known_tools.iter().map(String::as_str)),
+                unknown_name("tool", name, known_tools.iter().map(String::as_str)),
             );
         }
         let system = name.split_once('_').map(|(system, _)| system);

@@ -2,7 +2,7 @@
 
 use super::{Faults, Node, members, unique};
 use crate::config::TenantModels;
-use crate::config::suggest::there_is_no;
+use crate::config::suggest::unknown_name;
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
     own_keys(root, tenant, faults);
@@ -94,7 +94,7 @@ fn own_keys(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
         {
             faults.add(
                 provider.path(),
-                there_is_no(
+                unknown_name(
                     "provider",
                     name,
                     members(&root.get("providers"), "name").filter_map(|known| known.text()),

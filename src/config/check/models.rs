@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::civil::Date;
 
 use super::{Faults, Node, members, unique, url};
-use crate::config::suggest::there_is_no;
+use crate::config::suggest::unknown_name;
 
 pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
     let (providers, routes, prices) = (root.get("providers"), root.get("routes"), root.get("prices"));
@@ -36,7 +36,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
             if let Some(text) = name.text()
                 && !known.contains(text)
             {
-                faults.add(name.path(), there_is_no("provider", text, known.iter().copied()));
+                faults.add(name.path(), unknown_name("provider", text, known.iter().copied()));
             }
         }
         let (first, total) = (
@@ -82,7 +82,7 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
     let Some(route) = routes.items().find(|route| route.get("name").text() == Some(name)) else {
         faults.add(
             by.path(),
-            there_is_no("route", name, members(&routes, "name").filter_map(|known| known.text())),
+            unknown_name("route", name, members(&routes, "name").filter_map(|known| known.text())),
         );
         return;
     };

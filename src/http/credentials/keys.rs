@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 
-use crate::config::{Alg, Config, Issuer, KeyHash, Standings};
+use crate::config::{Alg, Config, Issuer, KeyHash, ServingStates};
 use crate::fingerprint::fingerprint;
 use crate::scopes::Scopes;
 
@@ -26,7 +26,7 @@ pub(super) struct Keys {
     published: Vec<JwksIssuer>,
     /// What credentials are verified by; removing a source invalidates its credentials.
     sources: HashMap<Arc<str>, SourceGrant>,
-    standings: Standings,
+    standings: ServingStates,
     /// API keys of tenants that are left out because of a fault in their settings; these grant no access.
     left_out: HashMap<KeyHash, LeftOutKey>,
 }
@@ -114,7 +114,7 @@ impl Keys {
     /// Collects the keys of all tenants.
     pub fn of(config: &Config) -> Result<Self, UnusableKey> {
         let mut keys = Self {
-            standings: Standings::of_config(config),
+            standings: ServingStates::of_config(config),
             ..Self::default()
         };
         for tenant in &config.tenants {

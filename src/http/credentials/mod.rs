@@ -40,7 +40,7 @@ pub(crate) use writes::is_protective;
 
 use copilotd_gateway::request::role::Role;
 
-use crate::revocations::TokenMark;
+use crate::revocations::TokenIdentity;
 pub use crate::scopes::Scopes;
 
 /// Tolerated clock skew.
@@ -64,7 +64,7 @@ pub struct Caller {
     pub expires_at: Option<Timestamp>,
     pub kind: CredentialKind,
     /// What revocations match on; `None` for an API key and its tickets, which are revoked with the key.
-    pub token: Option<TokenMark>,
+    pub token: Option<TokenIdentity>,
 }
 
 /// A kind of credential.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, open_scope};
-use crate::revocations::TokenMark;
+use crate::revocations::TokenIdentity;
 use crate::scopes::Scopes;
 
 /// Time within which a ticket must be used to open a stream.
@@ -180,7 +180,7 @@ impl Tickets {
         let jti = payload
             .j
             .map(|digest| digest.parse().map_err(|_invalid| Refusal::Unknown));
-        let token = TokenMark {
+        let token = TokenIdentity {
             issued_at: optional(payload.n)?,
             jti: jti.transpose()?,
         };

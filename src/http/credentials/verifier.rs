@@ -14,7 +14,7 @@ use super::jwt::{self, Fault, Times};
 use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
-use crate::revocations::{RevocationList, TokenMark};
+use crate::revocations::{RevocationList, TokenIdentity};
 use crate::scopes::Scopes;
 
 /// Maximum number of cached tokens. An evicted token is verified again.
@@ -194,7 +194,7 @@ impl Verifier {
                 credential: CredentialId::new(&verified.key.source, Some(&name)),
                 expires_at: Some(verified.times.expires_at),
                 kind: CredentialKind::UserToken,
-                token: Some(TokenMark {
+                token: Some(TokenIdentity {
                     issued_at: verified.times.issued_at,
                     jti: verified.jti,
                 }),
@@ -293,7 +293,7 @@ impl Verifier {
 
     fn is_revoked(&self, caller: &Caller) -> bool {
         let (tenant, credential) = (caller.scope.tenant(), caller.credential.as_str());
-        let hits = |token: &TokenMark| self.revocations.hits(tenant, &caller.user, token, credential);
+        let hits = |token: &TokenIdentity| self.revocations.hits(tenant, &caller.user, token, credential);
         caller.token.as_ref().is_some_and(hits)
     }
 

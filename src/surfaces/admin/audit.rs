@@ -4,7 +4,7 @@ use axum::extract::State;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::audit::{Action, Entry, Listed, Verification, VerifyError};
+use crate::audit::{Action, Entry, ListedEntry, Verification, VerifyError};
 use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::Query;
 use crate::http::page::{self, Page, PageQuery};
@@ -27,8 +27,8 @@ pub struct AuditEntryView {
     reason: Option<String>,
 }
 
-impl From<Listed> for AuditEntryView {
-    fn from(Listed { n, body }: Listed) -> Self {
+impl From<ListedEntry> for AuditEntryView {
+    fn from(ListedEntry { n, body }: ListedEntry) -> Self {
         Self {
             n,
             at: body.at,

@@ -56,7 +56,7 @@ impl From<ChangeError> for Problem {
                 message: fault.message,
             })),
             ChangeError::Store(error) => error.into(),
-            ChangeError::Part(_) => {
+            ChangeError::Reload(_) => {
                 tracing::error!(error = text, "tenant change could not be applied; answered 500");
                 Self::new(Code::Internal)
             }

@@ -12,7 +12,7 @@ use copilotd::config::{Config, Env, KeyHash, Source};
 use copilotd::http::credentials::{Grant, Scopes, mint};
 use copilotd::revocations::Revocations;
 use copilotd::surfaces::router::router;
-use copilotd::tenants::{Roster, Seal};
+use copilotd::tenants::{Cipher, TenantRegistry};
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -119,7 +119,7 @@ pub struct TestApp {
     pub tenants: Arc<MemoryTenants>,
     pub audit: Arc<MemoryAudit>,
     pub revocations: Arc<MemoryRevocations>,
-    pub roster: Arc<Roster>,
+    pub roster: Arc<TenantRegistry>,
     pub config: Config,
 }
 
@@ -174,9 +174,9 @@ impl TestApp {
         let key = AuditKey::derive(&[8; 32]);
         let recorded = Arc::new(AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _));
         let revocations = Arc::new(MemoryRevocations::default());
-        let seal = Seal::new(&[8; 32]);
+        let seal = Cipher::new(&[8; 32]);
         let store = Arc::clone(&tenants) as _;
-        let roster = Roster::open(source, store, Arc::clone(&recorded), seal, Arc::clone(&clock) as _);
+        let roster = TenantRegistry::open(source, store, Arc::clone(&recorded), seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
         let config = (*roster.config()).clone();
         let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();

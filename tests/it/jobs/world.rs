@@ -16,7 +16,7 @@ use copilotd::http::credentials::{Grant, Scopes, mint};
 use copilotd::jobs::{JobStore, TenantEraser};
 use copilotd::revocations::{RevocationStore, Revocations};
 use copilotd::surfaces::router::router;
-use copilotd::tenants::{Roster, Seal, TenantStore};
+use copilotd::tenants::{Cipher, TenantRegistry, TenantStore};
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::schema::FakeChecker;
@@ -180,7 +180,7 @@ pub struct World {
     pub router: Router,
     pub model: FakeModel,
     pub clock: Arc<PausedClock>,
-    pub roster: Arc<Roster>,
+    pub registry: Arc<TenantRegistry>,
     pub stores: Stores,
 }
 
@@ -195,16 +195,16 @@ impl World {
         let key = AuditKey::derive(&[8; 32]);
         let audit = AuditLog::new(Arc::clone(&stores.audit), key, Arc::clone(&clock) as _);
         let audit = Arc::new(audit);
-        let roster = Roster::open(
+        let registry = TenantRegistry::open(
             source,
             Arc::clone(&stores.tenants),
             Arc::clone(&audit),
-            Seal::new(&[8; 32]),
+            Cipher::new(&[8; 32]),
             Arc::clone(&clock) as _,
         );
-        let roster = roster.await.unwrap();
-        let gateway = App::gateway(&roster, None, &[], &stores.usage).unwrap();
-        let mut ports = App::ports(&roster, Arc::clone(&stores.log), &gateway).unwrap();
+        let registry = registry.await.unwrap();
+        let gateway = App::gateway(&registry, None, &[], &stores.usage).unwrap();
+        let mut ports = App::ports(&registry, Arc::clone(&stores.log), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(FakeSystems::default());
         ports.schemas = Arc::new(FakeChecker::default());
@@ -224,14 +224,14 @@ impl World {
             reconcile: Duration::from_millis(200),
             ..Bounds::default()
         };
-        let app = App::start(Arc::clone(&roster), ports, gateway, records, &[7; 32], bounds).await;
+        let app = App::start(Arc::clone(&registry), ports, gateway, records, &[7; 32], bounds).await;
         let app = app.unwrap();
         Self {
             router: router(app.state.clone()),
             app,
             model,
             clock,
-            roster,
+            registry,
             stores,
         }
     }
@@ -250,7 +250,7 @@ impl World {
             scopes,
             life: SignedDuration::from_hours(1),
         };
-        let minted = mint(&self.roster.config(), &grant, self.clock.now()).unwrap();
+        let minted = mint(&self.registry.config(), &grant, self.clock.now()).unwrap();
         minted.expose_secret().to_owned()
     }
 

@@ -7,7 +7,9 @@ use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd::audit::{AuditKey, AuditLog, AuditStore};
 use copilotd::config::{Env, KeyHash, Source};
 use copilotd::http::credentials::{Scopes, Verifier};
-use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, ShownStatus, StoredTenant, TenantStatus, TenantStore};
+use copilotd::tenants::{
+    Change, Cipher, KeyId, NewKey, ShownStatus, StoredTenant, TenantRegistry, TenantStatus, TenantStore,
+};
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::{Clock as _, ServingState};
 use serde_json::json;
@@ -41,8 +43,8 @@ fn status(status: TenantStatus) -> Change {
     }
 }
 
-fn accepts(roster: &Roster, key: &str) -> bool {
-    let verifier = Verifier::new(&roster.config()).unwrap();
+fn accepts(registry: &TenantRegistry, key: &str) -> bool {
+    let verifier = Verifier::new(&registry.config()).unwrap();
     verifier.verify(key, None, PausedClock::default().now()).is_ok()
 }
 
@@ -107,57 +109,57 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
         let fine = open(&file_with(""), &store, 1).await;
         assert!(accepts(&fine, FAULTY));
         fine.reload(source(&text)).await.unwrap();
-        for roster in [open(&text, &store, 1).await, fine] {
-            assert_eq!(roster.left_out(), ["faulty"], "{table}");
-            let view = tenant(&roster, "faulty");
+        for registry in [open(&text, &store, 1).await, fine] {
+            assert_eq!(registry.left_out(), ["faulty"], "{table}");
+            let view = tenant(&registry, "faulty");
             assert!(
                 view.faults.iter().any(|found| found.starts_with(fault)),
                 "{table}: {:?}",
                 view.faults
             );
             assert!(!view.faults.join("").contains("os error"), "{:?}", view.faults);
-            assert!(accepts(&roster, ACME) && !accepts(&roster, FAULTY), "{table}");
-            let config = roster.config();
+            assert!(accepts(&registry, ACME) && !accepts(&registry, FAULTY), "{table}");
+            let config = registry.config();
             let left_out = config.tenant("faulty").unwrap();
             assert_eq!(left_out.standing(), ServingState::LeftOut, "{table}");
             assert!(left_out.api_keys.is_empty() && left_out.copilots.is_empty());
             // Other tenants, and this one, can be changed and suspended, and their keys revoked, meanwhile.
             let acme = KeyId::of(&KeyHash::of(ACME));
-            roster.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
-            assert!(!accepts(&roster, ACME));
+            registry.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
+            assert!(!accepts(&registry, ACME));
             let acme = "acme".parse().unwrap();
-            roster
+            registry
                 .change(&acme, status(TenantStatus::Suspended), &root())
                 .await
                 .unwrap();
-            assert!(roster.config().tenant("acme").unwrap().suspended);
-            roster
+            assert!(registry.config().tenant("acme").unwrap().suspended);
+            registry
                 .change(&acme, status(TenantStatus::Active), &root())
                 .await
                 .unwrap();
-            put(&roster, "hooli", copilot("default")).await;
+            put(&registry, "hooli", copilot("default")).await;
             let key = KeyId::of(&KeyHash::of(FAULTY));
-            roster.revoke_key(&scope("faulty"), key, &root()).await.unwrap();
+            registry.revoke_key(&scope("faulty"), key, &root()).await.unwrap();
             let faulty = "faulty".parse().unwrap();
-            roster
+            registry
                 .change(&faulty, status(TenantStatus::Suspended), &root())
                 .await
                 .unwrap();
-            assert_eq!(tenant(&roster, "faulty").status, ShownStatus::Suspended);
-            let config = roster.config();
+            assert_eq!(tenant(&registry, "faulty").status, ShownStatus::Suspended);
+            let config = registry.config();
             assert_eq!(
                 config.tenant("faulty").unwrap().standing(),
                 ServingState::Suspended,
                 "{table}"
             );
             // Once fixed, it is still suspended and its key is still revoked.
-            roster.reload(source(&file_with(""))).await.unwrap();
-            assert!(roster.left_out().is_empty() && !accepts(&roster, FAULTY));
-            roster
+            registry.reload(source(&file_with(""))).await.unwrap();
+            assert!(registry.left_out().is_empty() && !accepts(&registry, FAULTY));
+            registry
                 .change(&faulty, status(TenantStatus::Active), &root())
                 .await
                 .unwrap();
-            assert!(!accepts(&roster, FAULTY) && !accepts(&roster, ACME));
+            assert!(!accepts(&registry, FAULTY) && !accepts(&registry, ACME));
             // For the next of the two.
             for record in store.tenants().await.unwrap() {
                 assert_ne!(record.status, TenantStatus::Suspended);
@@ -176,33 +178,33 @@ async fn a_table_without_an_id_is_left_out_by_its_place() {
         "[[tenants]]\nid = 5",
     ] {
         let store = Arc::new(MemoryTenants::default());
-        let roster = open(&file_with(table), &store, 1).await;
-        assert_eq!(roster.left_out(), ["tenants[2].id"], "{table}");
-        assert!(accepts(&roster, ACME) && accepts(&roster, FAULTY));
+        let registry = open(&file_with(table), &store, 1).await;
+        assert_eq!(registry.left_out(), ["tenants[2].id"], "{table}");
+        assert!(accepts(&registry, ACME) && accepts(&registry, FAULTY));
     }
     let text = file_with("").replace("id = \"faulty\"", "id = \"acme\"");
-    let roster = open(&text, &Arc::default(), 1).await;
-    assert_eq!(roster.left_out(), ["acme"], "nobody knows which of the two is meant");
-    assert!(!accepts(&roster, ACME) && !accepts(&roster, FAULTY));
+    let registry = open(&text, &Arc::default(), 1).await;
+    assert_eq!(registry.left_out(), ["acme"], "nobody knows which of the two is meant");
+    assert!(!accepts(&registry, ACME) && !accepts(&registry, FAULTY));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_a_tenants_still_refuses_the_start_and_a_file_that_is_read_again() {
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(FILE, &store, 1).await;
+    let registry = open(FILE, &store, 1).await;
     let broken = format!("colour = 1\n{FILE}");
-    let refused = roster.reload(source(&broken)).await.unwrap_err();
+    let refused = registry.reload(source(&broken)).await.unwrap_err();
     assert!(refused.to_string().contains("colour"), "{refused}");
     let audit = AuditLog::new(
         Arc::new(MemoryAudit::default()),
         AuditKey::derive(&[1; 32]),
         Arc::new(PausedClock::default()),
     );
-    let opened = Roster::open(
+    let opened = TenantRegistry::open(
         source(&broken),
         store,
         Arc::new(audit),
-        Seal::new(&[1; 32]),
+        Cipher::new(&[1; 32]),
         Arc::new(PausedClock::default()),
     );
     assert!(opened.await.is_err());
@@ -218,15 +220,18 @@ async fn a_change_notices_nothing_that_went_wrong_around_others() {
         secret.to_str().unwrap()
     );
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(&file_with(&table), &store, 1).await;
+    let registry = open(&file_with(&table), &store, 1).await;
     std::fs::remove_file(&secret).unwrap();
-    put(&roster, "hooli", copilot("default")).await;
+    put(&registry, "hooli", copilot("default")).await;
     let change = status(TenantStatus::Suspended);
-    roster.change(&"acme".parse().unwrap(), change, &root()).await.unwrap();
-    assert!(roster.left_out().is_empty() && accepts(&roster, FAULTY));
+    registry
+        .change(&"acme".parse().unwrap(), change, &root())
+        .await
+        .unwrap();
+    assert!(registry.left_out().is_empty() && accepts(&registry, FAULTY));
     // After a reload the fault of the file shows.
-    roster.reload(source(&file_with(&table))).await.unwrap();
-    assert_eq!(roster.left_out(), ["faulty"]);
+    registry.reload(source(&file_with(&table))).await.unwrap();
+    assert_eq!(registry.left_out(), ["faulty"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,9 +247,9 @@ async fn of_two_tenants_with_one_issuer_the_later_is_left_out_and_no_third_takes
         issuer("HTTPS://A.example/")
     );
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(&text, &store, 1).await;
-    assert_eq!(roster.left_out(), ["late"]);
-    let faults = tenant(&roster, "late").faults;
+    let registry = open(&text, &store, 1).await;
+    assert_eq!(registry.left_out(), ["late"]);
+    let faults = tenant(&registry, "late").faults;
     assert_eq!(
         faults,
         ["/issuers/0/iss: is another spelling of issuers[0].iss of tenant acme, which belongs to another tenant"]
@@ -254,10 +259,10 @@ async fn of_two_tenants_with_one_issuer_the_later_is_left_out_and_no_third_takes
         "{FILE}\n[[tenants]]\nid = \"late\"\nlimits = 5\n{}",
         issuer("https://b.example")
     );
-    let roster = open(&broken, &store, 1).await;
-    assert_eq!(roster.left_out(), ["late"]);
+    let registry = open(&broken, &store, 1).await;
+    assert_eq!(registry.left_out(), ["late"]);
     let theirs = json!({ "issuers": [{ "iss": "https://b.example", "alg": "HS256", "secret": { "value": "at least thirty-two bytes of secret" } }] });
-    let refused = roster
+    let refused = registry
         .put("initech".parse().unwrap(), theirs, None, false, &root())
         .await;
     assert!(refused.is_err());
@@ -266,17 +271,17 @@ async fn of_two_tenants_with_one_issuer_the_later_is_left_out_and_no_third_takes
 #[tokio::test(start_paused = true)]
 async fn revoking_and_suspending_work_while_the_store_cannot_be_listed() {
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(&file_with(""), &store, 1).await;
+    let registry = open(&file_with(""), &store, 1).await;
     store.unlisted.store(true, std::sync::atomic::Ordering::Relaxed);
-    roster
+    registry
         .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
         .await
         .unwrap();
-    roster
+    registry
         .change(&"faulty".parse().unwrap(), status(TenantStatus::Suspended), &root())
         .await
         .unwrap();
-    assert!(!accepts(&roster, ACME) && !accepts(&roster, FAULTY));
+    assert!(!accepts(&registry, ACME) && !accepts(&registry, FAULTY));
 }
 
 /// Everything across a restart, on one store. `open` opens it.
@@ -284,8 +289,8 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     let clock = Arc::new(PausedClock::default());
     let start = async |text: &str| {
         let log = AuditLog::new(Arc::clone(&audit), AuditKey::derive(&[1; 32]), Arc::clone(&clock) as _);
-        let seal = Seal::new(&[1; 32]);
-        Roster::open(
+        let seal = Cipher::new(&[1; 32]);
+        TenantRegistry::open(
             source(text),
             Arc::clone(&tenants),
             Arc::new(log),
@@ -295,8 +300,8 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
         .await
         .unwrap()
     };
-    let roster = start(&file_with("")).await;
-    put(&roster, "initech", copilot("default")).await;
+    let registry = start(&file_with("")).await;
+    put(&registry, "initech", copilot("default")).await;
     // An older release could have stored these: a reference to this machine, and scopes that nobody granted.
     let smuggled = json!({
         "operator": true,
@@ -305,7 +310,7 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     let record = StoredTenant {
         id: "evil".parse().unwrap(),
         status: TenantStatus::Active,
-        sealed: Some(Seal::new(&[1; 32]).seal("evil", smuggled.to_string().as_bytes())),
+        sealed: Some(Cipher::new(&[1; 32]).seal("evil", smuggled.to_string().as_bytes())),
         created_at: clock.now(),
         updated_at: clock.now(),
         deletion: None,
@@ -324,32 +329,32 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
         by: "root".to_owned(),
         expires_at: None,
     };
-    let made = roster.create_key(&scope("acme"), new, &root()).await.unwrap();
+    let made = registry.create_key(&scope("acme"), new, &root()).await.unwrap();
     assert_eq!(made.scopes.to_string(), "chat gateway knowledge admin");
 
     let text = file_with(FAULTS[0].0);
-    let roster = start(&text).await;
-    assert_eq!(roster.left_out(), ["broken", "evil", "faulty"]);
-    assert!(!roster.config().tenant("evil").unwrap().operator);
-    assert!(tenant(&roster, "evil").faults[0].starts_with("/zendesk/oauth_token: "));
-    assert!(accepts(&roster, ACME));
-    roster
+    let registry = start(&text).await;
+    assert_eq!(registry.left_out(), ["broken", "evil", "faulty"]);
+    assert!(!registry.config().tenant("evil").unwrap().operator);
+    assert!(tenant(&registry, "evil").faults[0].starts_with("/zendesk/oauth_token: "));
+    assert!(accepts(&registry, ACME));
+    registry
         .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
         .await
         .unwrap();
     for id in ["evil", "broken", "faulty", "initech"] {
-        roster
+        registry
             .change(&id.parse().unwrap(), status(TenantStatus::Suspended), &root())
             .await
             .unwrap();
     }
-    let roster = start(&text).await;
-    assert!(!accepts(&roster, ACME));
+    let registry = start(&text).await;
+    assert!(!accepts(&registry, ACME));
     for id in ["evil", "broken", "faulty", "initech"] {
-        assert_eq!(tenant(&roster, id).status, ShownStatus::Suspended, "{id}");
+        assert_eq!(tenant(&registry, id).status, ShownStatus::Suspended, "{id}");
     }
-    put(&roster, "broken", copilot("default")).await;
-    assert_eq!(roster.left_out(), ["evil", "faulty"]);
+    put(&registry, "broken", copilot("default")).await;
+    assert_eq!(registry.left_out(), ["evil", "faulty"]);
 }
 
 #[tokio::test]
@@ -371,8 +376,8 @@ async fn on_mongodb() {
 async fn settings_that_are_not_fit_to_be_shown_are_not() {
     // A secret where none belongs: the table does not fit the schema, so the places of its secrets are unknown.
     let text = file_with("[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = \"hunter2\"");
-    let roster = open_source(source(&text), &Arc::default(), 1).await;
-    let view = tenant(&roster, "faulty");
+    let registry = open_source(source(&text), &Arc::default(), 1).await;
+    let view = tenant(&registry, "faulty");
     assert_eq!(view.settings, json!({}));
     assert!(!format!("{view:?}").contains("hunter2"));
 }

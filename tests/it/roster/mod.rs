@@ -8,7 +8,8 @@ use std::sync::Arc;
 use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Env, Source};
 use copilotd::tenants::{
-    Change, Origin, Requester, Roster, Seal, SettingsChange, ShownStatus, TenantStatus, TenantStore as _, TenantView,
+    Change, Cipher, Origin, Requester, SettingsChange, ShownStatus, TenantRegistry, TenantStatus, TenantStore as _,
+    TenantView,
 };
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::ServingState;
@@ -45,19 +46,21 @@ fn source(text: &str) -> Source {
     Source::parse(text, &Env::default(), &[].into()).unwrap()
 }
 
-async fn open(text: &str, store: &Arc<MemoryTenants>, key: u8) -> Arc<Roster> {
+async fn open(text: &str, store: &Arc<MemoryTenants>, key: u8) -> Arc<TenantRegistry> {
     open_source(source(text), store, key).await
 }
 
-async fn open_source(source: Source, store: &Arc<MemoryTenants>, key: u8) -> Arc<Roster> {
+async fn open_source(source: Source, store: &Arc<MemoryTenants>, key: u8) -> Arc<TenantRegistry> {
     let clock = Arc::new(PausedClock::default());
     let audit = AuditLog::new(
         Arc::new(MemoryAudit::default()),
         AuditKey::derive(&[key; 32]),
         Arc::clone(&clock) as _,
     );
-    let (store, seal) = (Arc::clone(store) as _, Seal::new(&[key; 32]));
-    Roster::open(source, store, Arc::new(audit), seal, clock).await.unwrap()
+    let (store, seal) = (Arc::clone(store) as _, Cipher::new(&[key; 32]));
+    TenantRegistry::open(source, store, Arc::new(audit), seal, clock)
+        .await
+        .unwrap()
 }
 
 fn root() -> Requester {
@@ -69,77 +72,80 @@ fn copilot(route: &str) -> Value {
         "base_url": "https://x.zendesk.example", "oauth_token": { "value": "hunter2" } } })
 }
 
-async fn put(roster: &Roster, id: &str, settings: Value) {
-    roster
+async fn put(registry: &TenantRegistry, id: &str, settings: Value) {
+    registry
         .put(id.parse().unwrap(), settings, None, false, &root())
         .await
         .unwrap();
 }
 
-fn tenant(roster: &Roster, id: &str) -> TenantView {
-    roster.tenant(&id.parse().unwrap()).unwrap()
+fn tenant(registry: &TenantRegistry, id: &str) -> TenantView {
+    registry.tenant(&id.parse().unwrap()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_changed_is_there_after_a_restart() {
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(FILE, &store, 1).await;
-    put(&roster, "initech", copilot("default")).await;
+    let registry = open(FILE, &store, 1).await;
+    put(&registry, "initech", copilot("default")).await;
     let acme = "acme".parse().unwrap();
     let suspended = Change {
         settings: None,
         status: Some(TenantStatus::Suspended),
     };
-    roster.change(&acme, suspended, &root()).await.unwrap();
+    registry.change(&acme, suspended, &root()).await.unwrap();
     for record in store.tenants().await.unwrap() {
         let sealed = record.sealed.unwrap_or_default();
         assert!(!sealed.windows(7).any(|part| part == b"hunter2"), "secrets are sealed");
     }
-    drop(roster);
+    drop(registry);
 
-    let roster = open(FILE, &store, 1).await;
-    assert_eq!(tenant(&roster, "initech").origin, Origin::Stored);
-    let known = roster.config();
+    let registry = open(FILE, &store, 1).await;
+    assert_eq!(tenant(&registry, "initech").origin, Origin::Stored);
+    let known = registry.config();
     let initech = known.tenant("initech").unwrap();
     assert!(initech.zendesk.is_some() && !initech.suspended);
     // Suspended by the operator, but still with the settings of the file: a change of the file applies to it.
     let renamed = FILE.replace("name = \"support\"", "name = \"help\"");
-    roster.reload(source(&renamed)).await.unwrap();
-    let acme = tenant(&roster, "acme");
+    registry.reload(source(&renamed)).await.unwrap();
+    let acme = tenant(&registry, "acme");
     assert_eq!((acme.status, acme.origin), (ShownStatus::Suspended, Origin::File));
     assert_eq!(acme.settings["copilots"][0]["name"], "help");
-    assert!(roster.config().tenant("acme").unwrap().suspended);
+    assert!(registry.config().tenant("acme").unwrap().suspended);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(FILE, &store, 1).await;
-    put(&roster, "initech", copilot("extra")).await;
-    put(&roster, "hooli", copilot("default")).await;
+    let registry = open(FILE, &store, 1).await;
+    put(&registry, "initech", copilot("extra")).await;
+    put(&registry, "hooli", copilot("default")).await;
     let (begin, rest) = FILE.split_once("    [[routes]]\n    name = \"extra\"").unwrap();
     let without = format!("{begin}{}", rest.split_once("}]\n").unwrap().1);
 
-    let roster = open(&without, &store, 1).await;
-    assert_eq!(roster.left_out(), ["initech"]);
-    let faults = tenant(&roster, "initech").faults;
+    let registry = open(&without, &store, 1).await;
+    assert_eq!(registry.left_out(), ["initech"]);
+    let faults = tenant(&registry, "initech").faults;
     assert_eq!(faults, ["/copilots/0/route: there is no route \"extra\""]);
     assert_eq!(
-        roster.config().tenant("initech").unwrap().standing(),
+        registry.config().tenant("initech").unwrap().standing(),
         ServingState::LeftOut
     );
-    assert!(!roster.config().tenant("hooli").unwrap().suspended);
+    assert!(!registry.config().tenant("hooli").unwrap().suspended);
     // Others can be changed meanwhile, and a fixed tenant is served again.
-    put(&roster, "hooli", json!({})).await;
+    put(&registry, "hooli", json!({})).await;
     let mend = Change {
         settings: Some(SettingsChange::Patch(
             json!({ "copilots": copilot("default")["copilots"] }),
         )),
         status: None,
     };
-    roster.change(&"initech".parse().unwrap(), mend, &root()).await.unwrap();
-    assert!(roster.left_out().is_empty());
-    let config = roster.config();
+    registry
+        .change(&"initech".parse().unwrap(), mend, &root())
+        .await
+        .unwrap();
+    assert!(registry.left_out().is_empty());
+    let config = registry.config();
     let initech = config.tenant("initech").unwrap();
     assert!(initech.zendesk.is_some(), "what was not mended is as it was");
 }
@@ -148,30 +154,32 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
 async fn without_its_key_nothing_sealed_is_served_and_nothing_of_the_file_in_its_place() {
     let store = Arc::new(MemoryTenants::default());
     put(&*open(FILE, &store, 1).await, "acme", json!({})).await;
-    let roster = open(FILE, &store, 2).await;
-    assert_eq!(roster.left_out(), ["acme"]);
-    let config = roster.config();
+    let registry = open(FILE, &store, 2).await;
+    assert_eq!(registry.left_out(), ["acme"]);
+    let config = registry.config();
     let acme = config.tenant("acme").unwrap();
     assert!(acme.standing() == ServingState::LeftOut && acme.copilots.is_empty());
-    put(&roster, "acme", copilot("default")).await;
-    assert!(roster.left_out().is_empty());
+    put(&registry, "acme", copilot("default")).await;
+    assert!(registry.left_out().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_self_hosted_models_is_one_line() {
     let store = Arc::new(MemoryTenants::default());
-    let roster = open(
+    let registry = open(
         &format!("{FILE}\n    [tenants.models]\n    regions = [\"self-hosted\"]\n"),
         &store,
         1,
     )
     .await;
-    let config = roster.config();
+    let config = registry.config();
     let models = &config.tenant("acme").unwrap().models;
     assert!(models.allows("local", "small", Some("self-hosted")));
     assert!(!models.allows("main", "large", None));
     // A copilot that may use no model is a fault, at start and later.
     let only = json!({ "models": { "allow": ["local/*"] }, "copilots": [{ "name": "x", "route": "extra" }] });
-    let refused = roster.put("initech".parse().unwrap(), only, None, false, &root()).await;
+    let refused = registry
+        .put("initech".parse().unwrap(), only, None, false, &root())
+        .await;
     assert!(refused.is_err());
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use copilotd::config::{Config, Env, Source, Tenant};
-use copilotd::tenants::{Change, Roster, SettingsChange};
+use copilotd::tenants::{Change, SettingsChange, TenantRegistry};
 use proptest::prelude::*;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
@@ -215,12 +215,12 @@ fn assert_bound(tenant: &Tenant) {
 
 async fn run(acts: Vec<(bool, Act)>) -> usize {
     let store = Arc::default();
-    let mut roster: Arc<Roster> = open_source(source(), &store, 1).await;
+    let mut registry: Arc<TenantRegistry> = open_source(source(), &store, 1).await;
     let settings = json!({
         "zendesk": { "base_url": STORED_HOST, "oauth_token": { "value": GIVEN } },
         "provider_keys": [{ "provider": "main", "api_key": { "value": GIVEN_KEY } }],
     });
-    roster
+    registry
         .put("initech".parse().unwrap(), settings, None, false, &root())
         .await
         .unwrap();
@@ -228,7 +228,7 @@ async fn run(acts: Vec<(bool, Act)>) -> usize {
     for (of_file, act) in acts {
         let id = if of_file { "acme" } else { "initech" }.parse().unwrap();
         let mut shown = Vec::new();
-        for tenant in roster.tenants() {
+        for tenant in registry.tenants() {
             let text = serde_json::to_string(&tenant).unwrap();
             for secret in [OF_FILE, GIVEN, CANARY, CANARY_TEXT] {
                 assert!(!text.contains(secret), "{text}");
@@ -245,17 +245,17 @@ async fn run(acts: Vec<(bool, Act)>) -> usize {
             status: None,
         };
         let done = match &act {
-            Act::Patch(steps) => roster
+            Act::Patch(steps) => registry
                 .change(&id, change(SettingsChange::Patch(body(steps))), &root())
                 .await
                 .map(|_| ()),
-            Act::Put(steps) => roster.put(id, body(steps), None, false, &root()).await.map(|_| ()),
-            Act::Reset => roster
+            Act::Put(steps) => registry.put(id, body(steps), None, false, &root()).await.map(|_| ()),
+            Act::Reset => registry
                 .change(&id, change(SettingsChange::Reset), &root())
                 .await
                 .map(|_| ()),
             Act::Restart => {
-                roster = open_source(source(), &store, 1).await;
+                registry = open_source(source(), &store, 1).await;
                 Ok(())
             }
         };
@@ -267,9 +267,9 @@ async fn run(acts: Vec<(bool, Act)>) -> usize {
                 "{text}"
             );
         }
-        let config: Arc<Config> = roster.config();
+        let config: Arc<Config> = registry.config();
         config.tenants.iter().for_each(assert_bound);
-        assert!(roster.left_out().is_empty(), "what was accepted is fit");
+        assert!(registry.left_out().is_empty(), "what was accepted is fit");
     }
     accepted
 }
