@@ -25,6 +25,11 @@ var Api = class {
     this.token = token;
     this.renew = renew;
   }
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {Options} options
+   */
   async call(method, path, { body, key, signal } = {}) {
     let response = await this.#send(method, path, body, key, signal);
     if (response.status === 401) {
@@ -42,6 +47,10 @@ var Api = class {
   /**
    * Calls until there is an answer. Only for what may be repeated: reads, and what bears an idempotency key.
    * `waiting` hears of each attempt that failed.
+   * @param {string} method
+   * @param {string} path
+   * @param {Options} options
+   * @param {(error: ApiError) => void} waiting
    */
   async insist(method, path, options2 = {}, waiting = () => {
   }) {
@@ -122,7 +131,7 @@ function clock(time) {
   return date.toLocaleString([], today ? hours : { ...hours, month: "short", day: "numeric" });
 }
 function left(until) {
-  const seconds = Math.max(0, Math.round((new Date(until) - Date.now()) / 1e3));
+  const seconds = Math.max(0, Math.round((new Date(until).getTime() - Date.now()) / 1e3));
   const pad = (number) => String(number).padStart(2, "0");
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
   return (hours ? `${hours}:${pad(minutes)}` : `${minutes}`) + `:${pad(seconds % 60)}`;
@@ -135,7 +144,16 @@ var List = class {
   #timer;
   /** `parent` and `more` are nodes; `address` gives a link, `isOpen` tells which is open, `chosen` hears of a click. */
   constructor({ parent, more, address: address2, isOpen, chosen }) {
-    Object.assign(this, { parent, more, address: address2, isOpen, chosen, data: [], deleted: /* @__PURE__ */ new Set() });
+    this.parent = parent;
+    this.more = more;
+    this.address = address2;
+    this.isOpen = isOpen;
+    this.chosen = chosen;
+    this.api = null;
+    this.data = [];
+    this.cursor = null;
+    this.extended = false;
+    this.deleted = /* @__PURE__ */ new Set();
   }
   /** Begins anew with another caller. */
   of(api2) {
@@ -165,7 +183,7 @@ var List = class {
   async older() {
     const page = await this.api.insist(
       "GET",
-      `/v1/conversations?${new URLSearchParams({ limit: PAGE, cursor: this.cursor })}`
+      `/v1/conversations?${new URLSearchParams({ limit: String(PAGE), cursor: this.cursor })}`
     );
     this.data.push(...page.data);
     Object.assign(this, { cursor: page.next_cursor, extended: true });
@@ -681,7 +699,9 @@ var Outbox = class {
   #delivering = false;
   /** `apiOf` makes a caller; `changed` hears of every change; `began` of a conversation that a message began. */
   constructor(apiOf2, { changed, began }) {
-    Object.assign(this, { apiOf: apiOf2, changed, began });
+    this.apiOf = apiOf2;
+    this.changed = changed;
+    this.began = began;
     this.entries = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
   }
   /** Takes `{who, conversation | null, draft, text, whenBusy}`. */
@@ -795,7 +815,12 @@ function words(content) {
 }
 var Turn = class _Turn {
   constructor(id, seq, input, metadata = {}) {
-    Object.assign(this, { id, seq, input: words(input), metadata, status: "queued", attempt: 0 });
+    this.id = id;
+    this.seq = seq;
+    this.input = words(input);
+    this.metadata = metadata;
+    this.status = "queued";
+    this.attempt = 0;
     this.items = [];
     this.error = this.usage = this.waiting = this.firstTokenMs = this.rating = this.finishedAt = null;
   }
@@ -943,13 +968,11 @@ function guardrail(rule, action) {
 }
 var History = class {
   constructor(api2, conversation) {
-    Object.assign(this, {
-      api: api2,
-      path: `/v1/conversations/${conversation}/messages`,
-      cursor: null,
-      rest: [],
-      lastSeq: 0
-    });
+    this.api = api2;
+    this.path = `/v1/conversations/${conversation}/messages`;
+    this.cursor = null;
+    this.rest = [];
+    this.lastSeq = 0;
     this.more = true;
   }
   /** Reads on, towards the beginning. */
@@ -979,7 +1002,15 @@ var History = class {
 var PERIOD = 1e3;
 var Pane = class {
   constructor({ body, state, where, moved, draw: draw2 }) {
-    Object.assign(this, { body, state, where, moved, draw: draw2, version: 0, origin: null, account: null });
+    this.body = body;
+    this.state = state;
+    this.where = where;
+    this.moved = moved;
+    this.draw = draw2;
+    this.changed = null;
+    this.version = 0;
+    this.origin = null;
+    this.account = null;
   }
   /** Shows another tenant's account; what is shown of the one before goes at once. */
   show(account) {
@@ -1001,7 +1032,7 @@ var Pane = class {
     if (origin !== this.origin) Object.assign(this, { origin, version: 0 });
     const { version } = this;
     try {
-      const query = new URLSearchParams({ account, after: version });
+      const query = new URLSearchParams({ account, after: String(version) });
       const answer = await fetch(`${origin}/_sim/changes?${query}`, { signal: AbortSignal.timeout(5e3) });
       const news = await answer.json();
       if (account !== this.account || version !== this.version || !answer.ok) return;
@@ -1135,6 +1166,7 @@ var SUGGESTIONS = [
   }
 ];
 var $ = (id) => document.getElementById(id);
+var $$ = (selector) => document.querySelectorAll(selector);
 var about;
 var who;
 var api;
@@ -1146,10 +1178,7 @@ var outbox = new Outbox(apiOf, {
     if (session.draft?.key === draft.key) location.replace(address(conversation.id));
   }
 });
-var panes = [
-  ["slack", drawSlack],
-  ["zendesk", drawZendesk]
-].map(
+var panes = Object.entries({ slack: drawSlack, zendesk: drawZendesk }).map(
   ([name, draw2]) => new Pane({ body: $(name), state: $(`${name}-state`), where: () => about.sim[name], moved: readAbout, draw: draw2 })
 );
 var list2 = new List({
@@ -1242,7 +1271,7 @@ async function sync(mine) {
     );
     if (signal.aborted) return;
     Object.assign(mine, { title: conversation.title, history, turns: new Map(turns.map((turn) => [turn.id, turn])) });
-    follow(mine, `${path}/events?${new URLSearchParams({ after: history.lastSeq, ticket })}`);
+    follow(mine, `${path}/events?${new URLSearchParams({ after: String(history.lastSeq), ticket })}`);
     drawAll();
   } catch (error) {
     if (signal.aborted) return;
@@ -1478,18 +1507,18 @@ function listen() {
   };
   new ResizeObserver(() => atEnd && (scroll.scrollTop = scroll.scrollHeight)).observe(scroll);
   $("latest").onclick = () => scroll.scrollTo({ top: scroll.scrollHeight });
-  for (const button of document.querySelectorAll("[data-to]")) {
+  for (const button of $$("[data-to]")) {
     button.onclick = () => view(button.dataset.to);
   }
   setInterval(() => {
-    for (const node of document.querySelectorAll(".timer"))
+    for (const node of $$(".timer"))
       setText(node, (node.dataset.before ?? "") + left(node.dataset.until));
   }, 1e3);
   setInterval(() => document.hidden || list2.refresh(), 15e3);
 }
 function view(name) {
   document.body.dataset.view = name;
-  for (const button of document.querySelectorAll("[data-to]")) {
+  for (const button of $$("[data-to]")) {
     button.setAttribute("aria-pressed", String(button.dataset.to === name));
     if (button.dataset.to === name) button.querySelector(".dot")?.setAttribute("hidden", "");
   }
