@@ -235,8 +235,8 @@ mod tests {
     #[tokio::test]
     async fn every_route_of_the_demo_is_guarded() {
         let about = Arc::new(OnceLock::from(serde_json::json!({ "admin": "a token" })));
-        let mut paths: Vec<&str> = demo_page::paths().collect();
-        paths.push("/demo.json");
+        let mut paths: Vec<String> = demo_page::paths().collect();
+        paths.push("/demo.json".to_owned());
         let ask = async |router: &axum::Router, method: &str, path: &str, host: &str| {
             let request = Request::builder().method(method).uri(path).header("host", host);
             let request = request.body(Body::empty()).unwrap();

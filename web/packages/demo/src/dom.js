@@ -57,13 +57,14 @@ export function keyed(parent, items, key, create, update) {
 export function clock(time) {
   const date = new Date(time);
   const today = date.toDateString() === new Date().toDateString();
+  /** @type {Intl.DateTimeFormatOptions} */
   const hours = { hour: "2-digit", minute: "2-digit" };
   return date.toLocaleString([], today ? hours : { ...hours, month: "short", day: "numeric" });
 }
 
 /** Says how long it is until a time: `59:12`. */
 export function left(until) {
-  const seconds = Math.max(0, Math.round((new Date(until) - Date.now()) / 1000));
+  const seconds = Math.max(0, Math.round((new Date(until).getTime() - Date.now()) / 1000));
   const pad = (number) => String(number).padStart(2, "0");
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
   return (hours ? `${hours}:${pad(minutes)}` : `${minutes}`) + `:${pad(seconds % 60)}`;

@@ -39,7 +39,12 @@ export function words(content) {
 
 export class Turn {
   constructor(id, seq, input, metadata = {}) {
-    Object.assign(this, { id, seq, input: words(input), metadata, status: "queued", attempt: 0 });
+    this.id = id;
+    this.seq = seq;
+    this.input = words(input);
+    this.metadata = metadata;
+    this.status = "queued";
+    this.attempt = 0;
     /** Messages (`{kind: "message", id, text, done, finish}`), calls and notes, in the order in which they came. */
     this.items = [];
     this.error = this.usage = this.waiting = this.firstTokenMs = this.rating = this.finishedAt = null;
@@ -206,13 +211,11 @@ function guardrail(rule, action) {
 /** Gathers messages, newest page first, until their turns are whole: those whose first message is here. */
 export class History {
   constructor(api, conversation) {
-    Object.assign(this, {
-      api,
-      path: `/v1/conversations/${conversation}/messages`,
-      cursor: null,
-      rest: [],
-      lastSeq: 0,
-    });
+    this.api = api;
+    this.path = `/v1/conversations/${conversation}/messages`;
+    this.cursor = null;
+    this.rest = [];
+    this.lastSeq = 0;
     this.more = true;
   }
 

@@ -11,7 +11,15 @@ const PERIOD = 1000;
  */
 export class Pane {
   constructor({ body, state, where, moved, draw }) {
-    Object.assign(this, { body, state, where, moved, draw, version: 0, origin: null, account: null });
+    this.body = body;
+    this.state = state;
+    this.where = where;
+    this.moved = moved;
+    this.draw = draw;
+    this.changed = null;
+    this.version = 0;
+    this.origin = null;
+    this.account = null;
   }
 
   /** Shows another tenant's account; what is shown of the one before goes at once. */
@@ -37,7 +45,7 @@ export class Pane {
     if (origin !== this.origin) Object.assign(this, { origin, version: 0 });
     const { version } = this;
     try {
-      const query = new URLSearchParams({ account, after: version });
+      const query = new URLSearchParams({ account, after: String(version) });
       const answer = await fetch(`${origin}/_sim/changes?${query}`, { signal: AbortSignal.timeout(5000) });
       const news = await answer.json();
       // Meanwhile another tenant may have been chosen, or the same news drawn.

@@ -25,6 +25,11 @@ export function pause(ms, signal) {
   });
 }
 
+/**
+ * What may come with a call: a body, an idempotency key, and a signal that ends it.
+ * @typedef {{ body?: unknown, key?: string, signal?: AbortSignal }} Options
+ */
+
 /** A caller. */
 export class Api {
   /** `renew` gives a fresh token once the old one has expired. */
@@ -33,6 +38,11 @@ export class Api {
     this.renew = renew;
   }
 
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {Options} options
+   */
   async call(method, path, { body, key, signal } = {}) {
     let response = await this.#send(method, path, body, key, signal);
     if (response.status === 401) {
@@ -51,6 +61,10 @@ export class Api {
   /**
    * Calls until there is an answer. Only for what may be repeated: reads, and what bears an idempotency key.
    * `waiting` hears of each attempt that failed.
+   * @param {string} method
+   * @param {string} path
+   * @param {Options} options
+   * @param {(error: ApiError) => void} waiting
    */
   async insist(method, path, options = {}, waiting = () => {}) {
     for (let attempt = 0; ; attempt++) {

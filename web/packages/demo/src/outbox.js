@@ -13,7 +13,9 @@ export class Outbox {
 
   /** `apiOf` makes a caller; `changed` hears of every change; `began` of a conversation that a message began. */
   constructor(apiOf, { changed, began }) {
-    Object.assign(this, { apiOf, changed, began });
+    this.apiOf = apiOf;
+    this.changed = changed;
+    this.began = began;
     this.entries = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
   }
 

@@ -12,7 +12,16 @@ export class List {
 
   /** `parent` and `more` are nodes; `address` gives a link, `isOpen` tells which is open, `chosen` hears of a click. */
   constructor({ parent, more, address, isOpen, chosen }) {
-    Object.assign(this, { parent, more, address, isOpen, chosen, data: [], deleted: new Set() });
+    this.parent = parent;
+    this.more = more;
+    this.address = address;
+    this.isOpen = isOpen;
+    this.chosen = chosen;
+    this.api = null;
+    this.data = [];
+    this.cursor = null;
+    this.extended = false;
+    this.deleted = new Set();
   }
 
   /** Begins anew with another caller. */
@@ -46,7 +55,7 @@ export class List {
   async older() {
     const page = await this.api.insist(
       "GET",
-      `/v1/conversations?${new URLSearchParams({ limit: PAGE, cursor: this.cursor })}`,
+      `/v1/conversations?${new URLSearchParams({ limit: String(PAGE), cursor: this.cursor })}`,
     );
     this.data.push(...page.data);
     Object.assign(this, { cursor: page.next_cursor, extended: true });

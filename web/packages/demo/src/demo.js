@@ -29,7 +29,13 @@ const SUGGESTIONS = [
   },
 ];
 
+/**
+ * Finds an element of index.html. Of which kind it is, only the HTML says.
+ * @type {(id: string) => any}
+ */
 const $ = (id) => document.getElementById(id);
+/** @type {(selector: string) => NodeListOf<HTMLElement>} */
+const $$ = (selector) => document.querySelectorAll(selector);
 
 /** What `/demo.json` says: tokens and the simulators' addresses. */
 let about;
@@ -46,10 +52,7 @@ const outbox = new Outbox(apiOf, {
   },
 });
 /** The tenant's own Slack and Zendesk. */
-const panes = [
-  ["slack", drawSlack],
-  ["zendesk", drawZendesk],
-].map(
+const panes = Object.entries({ slack: drawSlack, zendesk: drawZendesk }).map(
   ([name, draw]) =>
     new Pane({ body: $(name), state: $(`${name}-state`), where: () => about.sim[name], moved: readAbout, draw }),
 );
@@ -159,7 +162,7 @@ async function sync(mine) {
     );
     if (signal.aborted) return;
     Object.assign(mine, { title: conversation.title, history, turns: new Map(turns.map((turn) => [turn.id, turn])) });
-    follow(mine, `${path}/events?${new URLSearchParams({ after: history.lastSeq, ticket })}`);
+    follow(mine, `${path}/events?${new URLSearchParams({ after: String(history.lastSeq), ticket })}`);
     drawAll();
   } catch (error) {
     if (signal.aborted) return;
@@ -440,11 +443,11 @@ function listen() {
   new ResizeObserver(() => atEnd && (scroll.scrollTop = scroll.scrollHeight)).observe(scroll);
   $("latest").onclick = () => scroll.scrollTo({ top: scroll.scrollHeight });
 
-  for (const button of document.querySelectorAll("[data-to]")) {
+  for (const button of $$("[data-to]")) {
     button.onclick = () => view(button.dataset.to);
   }
   setInterval(() => {
-    for (const node of document.querySelectorAll(".timer"))
+    for (const node of $$(".timer"))
       setText(node, (node.dataset.before ?? "") + left(node.dataset.until));
   }, 1000);
   setInterval(() => document.hidden || list.refresh(), 15000);
@@ -453,7 +456,7 @@ function listen() {
 /** Chooses what a narrow screen shows. */
 function view(name) {
   document.body.dataset.view = name;
-  for (const button of document.querySelectorAll("[data-to]")) {
+  for (const button of $$("[data-to]")) {
     button.setAttribute("aria-pressed", String(button.dataset.to === name));
     if (button.dataset.to === name) button.querySelector(".dot")?.setAttribute("hidden", "");
   }
