@@ -48,13 +48,15 @@ use crate::http::account::Budgets;
 use crate::http::bodies::BodyLimits;
 use crate::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::probe::StoreProbe;
-use crate::jobs::{self, JobStore, Jobs, TenantEraser};
+use crate::jobs;
+use crate::jobs::Jobs;
 use crate::private_files;
 use crate::revocations::Revocations;
 use crate::surfaces::state::{AppState, Shutdown};
 use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::TenantRegistry;
+use copilotd_actors::ports::{JobStore, TenantEraser};
 use standby::HandOver;
 
 /// Everything stored besides the conversations' log.

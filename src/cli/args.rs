@@ -7,9 +7,9 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
-use crate::revocations::RevocationId;
-use crate::scopes::Scopes;
-use crate::tenants::KeyId;
+use copilotd_actors::domain::access::revocation::RevocationId;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::tenant::KeyId;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COPILOTD_COMMIT"), ")");

@@ -223,7 +223,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
     let mut served = Served::start().await;
     let file = served.path("copilotd.toml");
     let text = std::fs::read_to_string(&file).unwrap();
-    let hash = copilotd::config::KeyHash::of(KEY);
+    let hash = copilotd_actors::domain::access::key_hash::KeyHash::of(KEY);
     let key = format!("[[tenants.api_keys]]\nname = \"new\"\nhash = \"{hash}\"\nscopes = [\"gateway\"]\n");
     assert_eq!(served.status("/v1/models", KEY).await, 401);
     std::fs::write(&file, format!("{text}{key}")).unwrap();
