@@ -183,5 +183,5 @@ fn what_is_started_can_be_started() {
     ] {
         assert!(service.lines().any(|line| line.starts_with(setting)), "{setting}");
     }
-    assert!(dockerfile.contains("HEALTHCHECK") && dockerfile.contains("STRIP=symbols"));
+    assert!(dockerfile.contains("HEALTHCHECK") && dockerfile.contains("--profile dist"));
 }
