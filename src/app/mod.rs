@@ -1,7 +1,10 @@
 //! Wires the parts of the process together; the only module that knows all of them.
 
+#[cfg(feature = "demo")]
 mod demo;
+#[cfg(feature = "demo")]
 mod demo_origin;
+#[cfg(feature = "demo")]
 mod demo_page;
 mod embed;
 mod files;
@@ -327,6 +330,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         private_files::restrict_new_files();
     }
     match command {
+        #[cfg(feature = "demo")]
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {
             let source = context.source(&args.config)?;

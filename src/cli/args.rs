@@ -27,6 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything in one process with simulated models and systems, without a configuration
+    #[cfg(feature = "demo")]
     Demo(DemoArgs),
     /// Run the server
     Serve(ServeArgs),
@@ -53,6 +54,7 @@ pub enum Command {
 }
 
 /// Arguments of `demo`.
+#[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Port on 127.0.0.1; 0 picks a free one

@@ -405,7 +405,7 @@ async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
         ])
         .await;
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && told.contains("disk full"), "{told}");
+    assert!(!refused.status.success() && told.contains("disk is full"), "{told}");
     served.ask(&["key", "revoke", &id]).await;
     served.ask(&["tenant", "suspend", "initech"]).await;
 
