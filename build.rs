@@ -1,7 +1,7 @@
 //! Passes the git commit to the program as `COPILOTD_COMMIT`: from the environment variable of that name, else from the
 //! checkout, else `unknown`.
 //!
-//! Also makes cargo compile the program again when a built page is added to or removed from `web/dist`.
+//! Also makes cargo compile the program again when an embedded page is added to or removed from its directory.
 #![expect(
     clippy::disallowed_methods,
     reason = "Cargo configures build scripts through the environment"
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     // The compiler tracks the embedded files, but not the directory: without this, a new file would be missed.
     println!("cargo::rerun-if-changed=web/dist");
+    println!("cargo::rerun-if-changed=docs/problems");
     println!("cargo::rerun-if-env-changed=COPILOTD_COMMIT");
     let given = std::env::var("COPILOTD_COMMIT")
         .ok()

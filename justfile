@@ -29,6 +29,10 @@ doc:
 deny:
     cargo deny check licenses bans sources
 
+# Builds what is shipped: the program, licences, bill of materials and checksums.
+dist:
+    scripts/dist
+
 # Runs real third-party clients against the real binary.
 clients:
     scripts/test clients

@@ -14,10 +14,11 @@ use super::demo_origin::DemoAddress;
 use super::store::IfInUse;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
-use crate::config::{Config, KeyHash, Source};
+use crate::config::{Config, Source};
 use crate::http::credentials::{Grant, Scopes, mint};
 use crate::surfaces::router::router;
 use crate::{private_files, telemetry};
+use copilotd_actors::domain::access::key_hash::KeyHash;
 
 /// The demo's tenants; each has these two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];

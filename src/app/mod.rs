@@ -1,7 +1,10 @@
 //! Wires the parts of the process together; the only module that knows all of them.
 
+#[cfg(feature = "demo")]
 mod demo;
+#[cfg(feature = "demo")]
 mod demo_origin;
+#[cfg(feature = "demo")]
 mod demo_page;
 mod embed;
 mod files;
@@ -48,13 +51,15 @@ use crate::http::account::Budgets;
 use crate::http::bodies::BodyLimits;
 use crate::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::probe::StoreProbe;
-use crate::jobs::{self, JobStore, Jobs, TenantEraser};
+use crate::jobs;
+use crate::jobs::Jobs;
 use crate::private_files;
 use crate::revocations::Revocations;
 use crate::surfaces::state::{AppState, Shutdown};
 use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::TenantRegistry;
+use copilotd_actors::ports::{JobStore, TenantEraser};
 use standby::HandOver;
 
 /// Everything stored besides the conversations' log.
@@ -325,6 +330,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         private_files::restrict_new_files();
     }
     match command {
+        #[cfg(feature = "demo")]
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {
             let source = context.source(&args.config)?;

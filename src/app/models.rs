@@ -18,8 +18,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::upstream::upstream;
 use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
-use crate::fingerprint::fingerprint;
 use crate::tenants::Reloadable;
+use copilotd_actors::domain::access::fingerprint::fingerprint;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(

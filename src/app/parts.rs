@@ -18,10 +18,10 @@ use crate::adapters::systems::slack::{Slack, SlackConfig};
 use crate::adapters::systems::tools::{self, http};
 use crate::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
-use crate::fingerprint::fingerprint;
 use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{LiveServingStates, Reloadable};
+use copilotd_actors::domain::access::fingerprint::fingerprint;
 
 /// Applies a prepared change.
 type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;

@@ -11,11 +11,11 @@ use secrecy::ExposeSecret as _;
 
 use crate::adapters::store::mongo::{MongoLog, MongoOptions};
 use crate::adapters::store::sqlite::{SqliteLog, standby};
-use crate::audit::AuditStore;
 use crate::config::{Config, Store};
-use crate::jobs::{JobStore, TenantEraser};
-use crate::revocations::RevocationStore;
-use crate::tenants::TenantStore;
+use copilotd_actors::ports::AuditStore;
+use copilotd_actors::ports::RevocationStore;
+use copilotd_actors::ports::TenantStore;
+use copilotd_actors::ports::{JobStore, TenantEraser};
 
 /// An open store, as the ports it implements.
 pub struct OpenStore {

@@ -4,7 +4,7 @@ use copilotd_actors::domain::ids::TenantId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-use super::store::{Digest, Head, StoredEntry};
+use copilotd_actors::ports::{Digest, Head, StoredEntry};
 
 /// Hash before the first entry.
 const GENESIS: Digest = [0; 32];

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::chain::{AuditKey, Checker, Verification};
 use super::entry::{Body, Entry};
-use super::store::{AuditStore, Head, StoredEntry};
+use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 /// Longest time for recording one entry, including the wait for earlier entries of the tenant.
 const RECORD_WITHIN: Duration = Duration::from_secs(30);

@@ -11,9 +11,8 @@
 mod chain;
 mod entry;
 mod log;
-mod store;
 
 pub use chain::{AuditKey, DamagedEntry, Fault, Verification};
+pub use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 pub use entry::{Action, Body, Entry};
 pub use log::{AuditLog, ListedEntry, VerifyError};
-pub use store::{AuditStore, Head, StoredEntry};

@@ -7,9 +7,9 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
-use crate::revocations::RevocationId;
-use crate::scopes::Scopes;
-use crate::tenants::KeyId;
+use copilotd_actors::domain::access::revocation::RevocationId;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::tenant::KeyId;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COPILOTD_COMMIT"), ")");
@@ -27,6 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything in one process with simulated models and systems, without a configuration
+    #[cfg(feature = "demo")]
     Demo(DemoArgs),
     /// Run the server
     Serve(ServeArgs),
@@ -53,6 +54,7 @@ pub enum Command {
 }
 
 /// Arguments of `demo`.
+#[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Port on 127.0.0.1; 0 picks a free one

@@ -12,10 +12,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+#[cfg(feature = "demo")]
+pub use args::DemoArgs;
 pub use args::{
-    CheckArgs, Cli, Command, ConfigArgs, DemoArgs, HealthcheckArgs, KeyCommand, MintArgs, ModelsCommand,
-    ProjectionsCommand, PullArgs, RevokeArgs, Scope, ServeArgs, ServerArgs, TenantCommand, TokenArgs, TokenCommand,
-    VerifyArgs,
+    CheckArgs, Cli, Command, ConfigArgs, HealthcheckArgs, KeyCommand, MintArgs, ModelsCommand, ProjectionsCommand,
+    PullArgs, RevokeArgs, Scope, ServeArgs, ServerArgs, TenantCommand, TokenArgs, TokenCommand, VerifyArgs,
 };
 use clap::Parser;
 use jiff::Timestamp;

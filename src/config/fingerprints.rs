@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::faults::Faults;
 use super::load::Source;
 use super::secret;
-use crate::fingerprint::fingerprint;
+use copilotd_actors::domain::access::fingerprint::fingerprint;
 
 /// Fingerprints of the parts of a configuration, including its secrets as they were when it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

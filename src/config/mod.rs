@@ -42,7 +42,7 @@ pub use env::Env;
 pub use faults::{Fault, Faults};
 pub use file_table::FileTable;
 pub use ipnet::IpNet;
-pub use key::{Alg, KeyHash};
+pub use key::Alg;
 pub use limits::LimitStore;
 pub use load::{Globals, Source};
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};

@@ -11,10 +11,11 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::copilot::rules;
-use super::key::{Alg, KeyHash};
+use super::key::Alg;
 use super::models::nano_usd;
 use super::{Copilot, DenyRule};
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// A tenant: one customer company.
 #[derive(Debug, Clone, Deserialize)]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::load::path_of;
 use super::suggest::near;
 use super::{Config, Copilot, Fault, Source, Target, Tenant, TenantLimits, reference, secrets};
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// Most models that one warning names.
 const MAX_NAMED: usize = 5;

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::line::{Line, LineError};
-use super::record::{Job, JobStatus};
 use super::runner::Dependencies;
-use super::store::{Piece, PieceOutcome};
+use copilotd_actors::domain::job::{Job, JobStatus};
+use copilotd_actors::ports::{Piece, PieceOutcome};
 
 /// Longest result, in bytes.
 pub const MAX_RESULT_BYTES: u64 = 1 << 30;

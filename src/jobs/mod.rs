@@ -8,13 +8,11 @@
 mod deletion;
 mod export;
 mod line;
-mod record;
 mod retention;
 mod runner;
-mod store;
 
+pub use copilotd_actors::domain::job::{Job, JobStatus, Progress, Receipt, Work};
+pub use copilotd_actors::ports::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use export::MAX_RESULT_BYTES;
-pub use record::{Job, JobStatus, Progress, Receipt, Work};
 pub use retention::RetentionSweeper;
 pub use runner::{Dependencies, Jobs, ResultPage, StartError};
-pub use store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};

@@ -15,13 +15,14 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::record::{Job, JobStatus, Work};
 use super::retention::{self, RetentionSweeper};
-use super::store::{JobStore, Piece, TenantEraser};
 use super::{deletion, export};
 use crate::audit::AuditLog;
 use crate::revocations::Revocations;
-use crate::tenants::{ChangeError, Requester, TenantRegistry};
+use crate::tenants::{ChangeError, TenantRegistry};
+use copilotd_actors::domain::job::{Job, JobStatus, Work};
+use copilotd_actors::domain::tenant::Requester;
+use copilotd_actors::ports::{JobStore, Piece, TenantEraser};
 
 /// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;

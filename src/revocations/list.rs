@@ -8,8 +8,8 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::record::{Revocation, RevocationId, Subject};
-use super::token_identity::{JtiDigest, TokenIdentity};
+use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
+use copilotd_actors::domain::access::token_identity::{JtiDigest, TokenIdentity};
 
 /// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
 /// other tenants' streams.
@@ -212,7 +212,7 @@ impl TenantEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revocations::record::STORED_FOR;
+    use copilotd_actors::domain::access::revocation::STORED_FOR;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()

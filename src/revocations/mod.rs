@@ -9,13 +9,10 @@
 //! number is bounded.
 
 mod list;
-mod record;
 mod service;
-mod store;
-pub(crate) mod token_identity;
 
-pub use crate::revocations::token_identity::{InvalidDigest, JtiDigest, TokenIdentity};
+pub use copilotd_actors::domain::access::revocation::{InvalidRevocationId, Revocation, RevocationId, Subject};
+pub use copilotd_actors::domain::access::token_identity::{InvalidDigest, JtiDigest, TokenIdentity};
+pub use copilotd_actors::ports::RevocationStore;
 pub use list::RevocationList;
-pub use record::{InvalidRevocationId, Revocation, RevocationId, Subject};
 pub use service::{MAX_PER_TENANT, Revocations, RevokeError};
-pub use store::RevocationStore;

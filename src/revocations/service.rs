@@ -10,8 +10,8 @@ use dashmap::DashMap;
 use tokio::sync::Mutex;
 
 use super::list::RevocationList;
-use super::record::{Revocation, RevocationId, STORED_FOR, Subject};
-use super::store::RevocationStore;
+use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, STORED_FOR, Subject};
+use copilotd_actors::ports::RevocationStore;
 
 /// Most revocations in force per tenant. A tenant that needs more replaces the issuer's key, which invalidates all its
 /// tokens.

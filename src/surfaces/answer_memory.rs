@@ -47,6 +47,8 @@ impl RouteMemory {
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")
             | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Deferred,
+            // Pages of a few KiB, written by us.
+            (_, "/problems/{code}") => Self::Deferred,
             (_, "/healthz" | "/readyz") => Self::Deferred,
             (_, "/metrics") => Self::Bytes(METRICS_BYTES),
             (_, "/openapi.json") => Self::Bytes(openapi::size()),

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, revocations, tenant_usage as admin, usage};
 use super::api::{approvals, conversations, events, messages, tickets, turns};
-use super::operator::{operations, tenants};
+use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, error_documents, fair_share, hand_over, openai};
 use crate::http::account::{Account, Budgets};
@@ -113,6 +113,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(streams)
         .merge(gateway)
         .routes(routes!(operations::metrics))
+        .routes(routes!(problem_pages::problem_page))
 }
 
 /// Passes the body limits to the extractors, and accounts for the request's resources until its response is sent.

@@ -14,8 +14,9 @@ use serde_json::Value;
 use super::cipher::Cipher;
 use super::entry::{CheckContext, Entry};
 use super::error::SettingsFault;
-use super::record::{StoredKey, StoredTenant, TenantStatus};
-use crate::config::{ApiKey, Config, Globals, KeyHash, LeftOut, Tenant, conflicts};
+use crate::config::{ApiKey, Config, Globals, LeftOut, Tenant, conflicts};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::tenant::{StoredKey, StoredTenant, TenantStatus};
 
 /// Where a tenant's settings come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -11,9 +11,9 @@ use copilotd_actors::ports::LogError;
 
 use super::current::LiveTenants;
 use super::error::ChangeError;
-use super::record::{Requester, TenantStatus};
 use super::registry::TenantRegistry;
 use crate::audit::{Action, Entry as AuditEntry};
+use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 
 impl TenantRegistry {
     /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.

@@ -7,8 +7,8 @@ use super::cipher::Cipher;
 use super::current::{Origin, ShownStatus, TenantView};
 use super::error::SettingsFault;
 use super::patch;
-use super::record::{StoredTenant, TenantStatus};
 use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
+use copilotd_actors::domain::tenant::{StoredTenant, TenantStatus};
 
 /// What is needed to check a tenant.
 #[derive(Clone, Copy)]

@@ -9,11 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::current::{LiveTenants, Origin};
 use super::error::ChangeError;
-use super::record::{KeyId, Requester, StoredKey};
 use super::registry::{TenantRegistry, prepare};
 use crate::audit::Action;
-use crate::config::{ApiKey, KeyHash};
-use crate::scopes::Scopes;
+use crate::config::ApiKey;
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::tenant::{KeyId, Requester, StoredKey};
 
 /// Most keys of a tenant that are neither revoked nor expired.
 const MAX_KEYS: usize = 500;

@@ -15,16 +15,14 @@ mod entry;
 mod error;
 mod keys;
 mod patch;
-mod record;
 pub(crate) mod registry;
 pub(crate) mod serving_states;
-mod store;
 
 pub use crate::tenants::cipher::Cipher;
 pub use crate::tenants::current::{Origin, ShownStatus, TenantView};
 pub use crate::tenants::registry::{Change, Reloadable, SettingsChange, TenantRegistry};
 pub use crate::tenants::serving_states::LiveServingStates;
+pub use copilotd_actors::domain::tenant::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
+pub use copilotd_actors::ports::TenantStore;
 pub use error::{ChangeError, SettingsFault};
 pub use keys::{KeyView, NewKey};
-pub use record::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
-pub use store::TenantStore;

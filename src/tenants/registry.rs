@@ -21,11 +21,12 @@ use super::current::{LiveTenants, Origin, TenantView};
 use super::entry::{CheckContext, Entry, RESERVED_MEMBERS};
 use super::error::{ChangeError, SettingsFault};
 use super::patch;
-use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
 use super::serving_states::LiveServingStates;
-use super::store::TenantStore;
 use crate::audit::{Action, AuditLog, Entry as AuditEntry};
-use crate::config::{Config, Faults, Globals, KeyHash, Source, restrict_operator_to_file};
+use crate::config::{Config, Faults, Globals, Source, restrict_operator_to_file};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::tenant::{KeyUse, Requester, StoredTenant, TenantStatus};
+use copilotd_actors::ports::TenantStore;
 
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use copilotd::config::KeyHash;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 
 use crate::schedule::TENANTS;
 

@@ -76,7 +76,7 @@ fn read_by_the_build() -> BTreeSet<PathBuf> {
     for entry in std::fs::read_dir(&built).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let ours = ["copilotd-", "copilotd_actors-", "copilotd_sim-"]
+        let ours = ["copilotd-", "copilotd_actors-", "copilotd_gateway-", "copilotd_sim-"]
             .iter()
             .any(|start| name.starts_with(start));
         if !ours || !name.ends_with(".d") {
@@ -183,5 +183,5 @@ fn what_is_started_can_be_started() {
     ] {
         assert!(service.lines().any(|line| line.starts_with(setting)), "{setting}");
     }
-    assert!(dockerfile.contains("HEALTHCHECK") && dockerfile.contains("STRIP=symbols"));
+    assert!(dockerfile.contains("HEALTHCHECK") && dockerfile.contains("--profile dist"));
 }

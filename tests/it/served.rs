@@ -223,7 +223,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
     let mut served = Served::start().await;
     let file = served.path("copilotd.toml");
     let text = std::fs::read_to_string(&file).unwrap();
-    let hash = copilotd::config::KeyHash::of(KEY);
+    let hash = copilotd_actors::domain::access::key_hash::KeyHash::of(KEY);
     let key = format!("[[tenants.api_keys]]\nname = \"new\"\nhash = \"{hash}\"\nscopes = [\"gateway\"]\n");
     assert_eq!(served.status("/v1/models", KEY).await, 401);
     std::fs::write(&file, format!("{text}{key}")).unwrap();
@@ -405,7 +405,7 @@ async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
         ])
         .await;
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && told.contains("disk full"), "{told}");
+    assert!(!refused.status.success() && told.contains("disk is full"), "{told}");
     served.ask(&["key", "revoke", &id]).await;
     served.ask(&["tenant", "suspend", "initech"]).await;
 

@@ -1,5 +1,6 @@
 //! The pure core. Nothing here awaits, reads a clock, generates an id or does I/O.
 
+pub mod access;
 pub mod content;
 pub mod context;
 pub mod conversation;
@@ -7,10 +8,12 @@ pub mod event;
 pub mod failure;
 pub mod guardrail;
 pub mod ids;
+pub mod job;
 pub mod policy;
 pub mod prices;
 pub mod schema;
 pub mod surrogates;
+pub mod tenant;
 pub mod tool;
 pub mod usage;
 pub mod weight;

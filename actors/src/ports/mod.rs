@@ -1,25 +1,33 @@
 //! Traits for what the actors need from the outside world. Adapters implement them; tests use `fakes`.
 
+mod audit_store;
 mod clock;
 mod event_log;
 mod ids;
+mod job_store;
 mod model;
 mod policies;
+mod revocation_store;
 mod schema;
+mod tenant_store;
 mod tools;
 mod traces;
 
 use std::sync::Arc;
 
 pub use crate::domain::tool::rate::RateHint;
+pub use audit_store::{AuditStore, Digest, Head, StoredEntry};
 pub use clock::Clock;
 pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 pub use ids::Ids;
+pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, ToolOffer};
 pub use policies::{Policies, ServingState};
+pub use revocation_store::RevocationStore;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
+pub use tenant_store::TenantStore;
 pub use tools::{LookUp, SystemKey, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
 pub use traces::Traces;
 

@@ -3,10 +3,12 @@
 //!
 //! Invariant: waiting requests are bounded in number (`QUEUE`) and in size; beyond that a request is refused at once.
 
+mod bert;
 mod files;
 mod minilm;
 mod pull;
 mod table;
+mod tensors;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -1,10 +1,11 @@
 //! The static table of wordllama: a text is the mean of its word pieces' rows.
 
-use candle_core::{DType, Device, safetensors};
+use ndarray::{Array1, Array2, ArrayView1};
 use tokenizers::Tokenizer;
 
 use super::Encoder;
 use super::files::{FilesError, ModelFiles};
+use super::tensors::Tensors;
 
 /// Numbers in a row.
 const DIMENSION: usize = 256;
@@ -12,7 +13,7 @@ const DIMENSION: usize = 256;
 /// The loaded table.
 pub(super) struct Table {
     tokenizer: Tokenizer,
-    rows: Vec<f32>,
+    rows: Array2<f32>,
 }
 
 impl Table {
@@ -21,24 +22,19 @@ impl Table {
             Tokenizer::from_bytes(files.get("tokenizer.json")).map_err(|error| files.unusable(error))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| files.unusable(error))?;
-        let tensors = safetensors::load_buffer(files.get("l2_supercat_256.safetensors"), &Device::Cpu)
+        let rows = Tensors::read(files.get("l2_supercat_256.safetensors"))
+            .and_then(|tensors| tensors.rows("embedding.weight", DIMENSION))
             .map_err(|error| files.unusable(error))?;
-        let table = tensors
-            .get("embedding.weight")
-            .ok_or_else(|| files.unusable("the file contains no embedding table"))?;
-        let rows = table
-            .to_dtype(DType::F32)
-            .and_then(|table| table.flatten_all())
-            .and_then(|table| table.to_vec1())
-            .map_err(|error| files.unusable(error))?;
+        if rows.is_empty() {
+            return Err(files.unusable("the embedding table is empty"));
+        }
         Ok(Self { tokenizer, rows })
     }
 
-    fn row(&self, id: u32) -> &[f32] {
-        // An id beyond the table gets the last row, as in the reference implementation.
-        let last = self.rows.len() / DIMENSION - 1;
-        let row = usize::try_from(id).unwrap_or(last).min(last);
-        &self.rows[row * DIMENSION..(row + 1) * DIMENSION]
+    fn row(&self, id: u32) -> ArrayView1<'_, f32> {
+        // An id past the table is its last row's, as in the reference.
+        let last = self.rows.nrows() - 1;
+        self.rows.row(usize::try_from(id).unwrap_or(last).min(last))
     }
 }
 
@@ -46,13 +42,11 @@ impl Encoder for Table {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String> {
         let one = |text: &&str| {
             let encoded = self.tokenizer.encode(*text, false).map_err(|error| error.to_string())?;
-            let mut sum = vec![0.0; DIMENSION];
+            let mut sum = Array1::zeros(DIMENSION);
             for id in encoded.get_ids() {
-                for (sum, value) in sum.iter_mut().zip(self.row(*id)) {
-                    *sum += value;
-                }
+                sum += &self.row(*id);
             }
-            Ok(sum)
+            Ok(sum.to_vec())
         };
         texts.iter().map(one).collect()
     }

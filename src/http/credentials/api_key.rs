@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
 use secrecy::SecretString;
 
-use crate::config::KeyHash;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 
 /// Prefix of every API key, so that leaked ones can be recognised.
 pub(super) const PREFIX: &str = "cpk_";

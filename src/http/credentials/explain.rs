@@ -10,7 +10,7 @@ use super::jwt::{self, AUDIENCE, Claims, TokenSigner};
 use super::keys::{ApiKey, Keys, UnusableKey};
 use super::{Jwks, Verifier, api_key};
 use crate::config::Config;
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::keys::{IssuerKey, KEY_USER, Keys};
 use super::{DAY, Refusal, SKEW};
-use crate::revocations::JtiDigest;
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::access::token_identity::JtiDigest;
 
 /// The required `aud` claim.
 pub(super) const AUDIENCE: &str = "copilotd";

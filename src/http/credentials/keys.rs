@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 
-use crate::config::{Alg, Config, Issuer, KeyHash, ServingStates};
-use crate::fingerprint::fingerprint;
-use crate::scopes::Scopes;
+use crate::config::{Alg, Config, Issuer, ServingStates};
+use copilotd_actors::domain::access::fingerprint::fingerprint;
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// Prefix of the users that API keys act as by default. No token and no header may claim such a user.
 pub(super) const KEY_USER: &str = "key:";

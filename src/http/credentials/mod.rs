@@ -40,8 +40,8 @@ pub(crate) use writes::is_protective;
 
 use copilotd_gateway::request::role::Role;
 
-use crate::revocations::TokenIdentity;
-pub use crate::scopes::Scopes;
+pub use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::access::token_identity::TokenIdentity;
 
 /// Tolerated clock skew.
 pub const SKEW: SignedDuration = SignedDuration::from_secs(60);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 
 use crate::http::problems::{Code, Problem, Retry};
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// Why a credential is refused. Everything up to the signature check gives the same answer, so that nobody can find out
 /// which issuers, keys or algorithms are configured.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, open_scope};
-use crate::revocations::TokenIdentity;
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::access::token_identity::TokenIdentity;
 
 /// Time within which a ticket must be used to open a stream.
 const OPEN_WITHIN: SignedDuration = SignedDuration::from_secs(60);

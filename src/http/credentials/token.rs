@@ -10,7 +10,7 @@ use super::DAY;
 use super::jwt::AUDIENCE;
 use super::keys::KEY_USER;
 use crate::config::{Alg, Config, Issuer};
-use crate::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
 
 /// What a minted token grants.
 #[derive(Debug, Clone)]

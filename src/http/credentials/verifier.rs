@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use super::jwt::{self, Fault, Times};
 use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
-use crate::config::{Config, KeyHash};
-use crate::revocations::{RevocationList, TokenIdentity};
-use crate::scopes::Scopes;
+use crate::config::Config;
+use crate::revocations::RevocationList;
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::access::token_identity::TokenIdentity;
 
 /// Maximum number of cached tokens. An evicted token is verified again.
 const MAX_CACHED_TOKENS: u64 = 20_000;

@@ -17,8 +17,10 @@ use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
+use crate::surfaces::operator::tenants::requester;
 use crate::surfaces::state::AppState;
-use crate::tenants::{ChangeError, KeyId, KeyView, NewKey, Origin, Requester};
+use crate::tenants::{ChangeError, KeyView, NewKey, Origin};
+use copilotd_actors::domain::tenant::{KeyId, Requester};
 
 /// Body of `POST /v1/admin/api-keys`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -108,7 +110,7 @@ pub async fn create(
         by: who(&caller),
         expires_at: body.expires_at,
     };
-    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    let by = requester(&caller, caller.scope.tenant(), &request);
     let view = match state.tenants.create_key(&caller.scope, new, &by).await {
         // The client would never see that key, and a retry would create another one.
         Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
@@ -189,7 +191,7 @@ pub async fn revoke(
     request: RequestId,
     Ids((id,)): Ids<(KeyId,)>,
 ) -> Result<StatusCode, Problem> {
-    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    let by = requester(&caller, caller.scope.tenant(), &request);
     state.tenants.revoke_key(&caller.scope, id, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -24,10 +24,11 @@ use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::{IdempotencyKeyParam, Ids, Reason, ReasonParam, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
-use crate::jobs::{Job, JobStatus, Jobs, Progress, Receipt, StartError, Work};
+use crate::jobs::{Jobs, StartError};
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
+use copilotd_actors::domain::job::{Job, JobStatus, Progress, Receipt, Work};
 
 /// Memory reserved for a chunk of a result before its size is known.
 const CHUNK_MEMORY: usize = 512 * 1024;

@@ -17,10 +17,11 @@ use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
 use crate::request_body;
-use crate::revocations::{Revocation, RevocationId, RevokeError, Subject};
+use crate::revocations::RevokeError;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::tenants::KeyId;
+use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
+use copilotd_actors::domain::tenant::KeyId;
 
 /// Length of an API key: `cpk_` and 32 bytes in Base64.
 const API_KEY_LENGTH: usize = 47;

@@ -107,6 +107,7 @@ fn ids(path: &str) -> Vec<Value> {
                 "models" => (".", "A route name or `provider/model`."),
                 "tenants" => ("^[a-z0-9_-]{1,64}$", "The tenant."),
                 "api-keys" => ("^key_[0-9a-f]{32}$", "The key."),
+                "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
                 "revocations" => ("^rev_[0-9a-f]{32}$", "The revocation."),
                 _ => ("^call_[0-9a-f]{32}$", "The call."),
             };

@@ -20,7 +20,8 @@ use crate::request_body;
 use crate::surfaces::admin::jobs;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::tenants::{Change, ChangeError, Requester, SettingsChange, TenantStatus, TenantView};
+use crate::tenants::{Change, ChangeError, SettingsChange, TenantView};
+use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 
 /// Body of `PUT /v1/operator/tenants/{id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -87,19 +88,17 @@ impl Force {
     }
 }
 
-impl Requester {
-    /// The requester of a change to `tenant`.
-    pub(crate) fn of(caller: &Caller, tenant: &TenantId, request: &RequestId) -> Self {
-        let (own, user) = (caller.scope.tenant(), &caller.user);
-        Self {
-            actor: if own == tenant {
-                user.to_string()
-            } else {
-                format!("{own}/{user}")
-            },
-            credential: caller.credential.to_string(),
-            request_id: Some(request.as_str().to_owned()),
-        }
+/// The requester of a change to `tenant`.
+pub(crate) fn requester(caller: &Caller, tenant: &TenantId, request: &RequestId) -> Requester {
+    let (own, user) = (caller.scope.tenant(), &caller.user);
+    Requester {
+        actor: if own == tenant {
+            user.to_string()
+        } else {
+            format!("{own}/{user}")
+        },
+        credential: caller.credential.to_string(),
+        request_id: Some(request.as_str().to_owned()),
     }
 }
 
@@ -202,7 +201,7 @@ pub async fn put(
         Some(_) => return Err(invalid("", "If-None-Match: only * is supported")),
     };
     force.allow(&caller, &id, body.status)?;
-    let by = Requester::of(&caller, &id, &request);
+    let by = requester(&caller, &id, &request);
     let put = state.tenants.put(id.clone(), body.settings, body.status, only_new, &by);
     let (tenant, is_new) = put.await?;
     Ok(if is_new {
@@ -248,7 +247,7 @@ pub async fn update(
         status: body.status,
     };
     force.allow(&caller, &id, change.status)?;
-    let by = Requester::of(&caller, &id, &request);
+    let by = requester(&caller, &id, &request);
     Ok(axum::Json(state.tenants.change(&id, change, &by).await?))
 }
 
@@ -285,7 +284,7 @@ pub async fn delete(
         return Err(Problem::new(Code::Conflict).detail(detail));
     }
     // Recorded in the audit log of the operator's own tenant.
-    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    let by = requester(&caller, caller.scope.tenant(), &request);
     // In its own task: a client that disconnects must not stop it between the audit log and the store.
     let started =
         tokio::spawn(async move { state.jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use copilotd::config::KeyHash;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -13,8 +13,9 @@ use axum::routing::get;
 use copilotd::http::credentials::{
     Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier, WriteLimits,
 };
-use copilotd::revocations::{Revocations, Subject};
+use copilotd::revocations::Revocations;
 use copilotd::surfaces::error_documents;
+use copilotd_actors::domain::access::revocation::Subject;
 use copilotd_actors::domain::conversation::stream::PositionSuffix as _;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::Clock;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use copilotd::config::{Config, Env, KeyHash};
+use copilotd::config::{Config, Env};
 use copilotd::http::credentials::{Grant, MintError, Scopes, Verifier, mint};
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use jiff::SignedDuration;
 use serde_json::json;
 

@@ -6,7 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use copilotd::config::Alg;
 use copilotd::http::credentials::{Caller, CredentialKind, Refusal, Scopes, Verifier};
-use copilotd::revocations::{Revocations, Subject};
+use copilotd::revocations::Revocations;
+use copilotd_actors::domain::access::revocation::Subject;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use copilotd::config::KeyHash;
 use copilotd::http::credentials::Scopes;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::Answer as Told;
 use serde_json::{Value, json};

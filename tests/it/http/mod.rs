@@ -19,6 +19,7 @@ mod left_out;
 mod limits;
 mod openai;
 mod operators;
+mod problem_pages;
 mod quotas;
 mod refused_bodies;
 mod response_memory;

@@ -1,8 +1,9 @@
 //! Operators: who is one, what they may do, and what no request can do.
 
-use copilotd::config::KeyHash;
 use copilotd::http::credentials::Scopes;
-use copilotd::tenants::{StoredKey, TenantStore as _};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::tenant::StoredKey;
+use copilotd_actors::ports::TenantStore as _;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, with_app, with_globex};

@@ -21,13 +21,14 @@ use tower::ServiceExt as _;
 use super::app::{TestApp, with_app};
 
 /// Operations whose responses are small or built from the request, or that reserve memory later: see `http::room`.
-const OWN: [&str; 22] = [
+const OWN: [&str; 23] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
     "DELETE /v1/admin/revocations/{id}",
     "DELETE /v1/conversations/{id}",
     "DELETE /v1/operator/tenants/{id}",
     "GET /healthz",
+    "GET /problems/{code}",
     "GET /readyz",
     "GET /v1/conversations/{id}/events",
     "GET /v1/jobs/{id}",

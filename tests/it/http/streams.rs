@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use copilotd::http::account::USER_STREAMS;
 use copilotd::http::credentials::Scopes;
-use copilotd::revocations::Subject;
+use copilotd_actors::domain::access::revocation::Subject;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use jiff::SignedDuration;
 use serde_json::json;

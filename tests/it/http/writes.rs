@@ -143,7 +143,7 @@ async fn all_users_of_a_tenant_share_a_wider_bucket_and_administrators_are_apart
             post("globex", user).await.expect(201);
         }
         let problem = post("globex", "eve").await.problem(429, "rate_limited");
-        assert_eq!(problem["detail"], "the tenant's limit writes_per_minute is reached");
+        assert_eq!(problem["detail"], "the tenant has reached its writes_per_minute limit");
         post("acme", "eve").await.expect(201);
         // Protective requests are not blocked by the users' flood.
         let admin = app.token_of("globex", "ada", Scopes::ADMIN);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use copilotd::http::credentials::Scopes;
-use copilotd::jobs::{Job, JobStatus, Work};
 use copilotd_actors::domain::ids::JobId;
+use copilotd_actors::domain::job::{Job, JobStatus, Work};
 use copilotd_actors::fakes::model::says;
 use copilotd_actors::ports::Clock as _;
 use serde_json::{Value, json};

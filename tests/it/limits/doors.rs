@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use copilotd::config::KeyHash;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use serde_json::{Value, json};
 
 use crate::gateway::Provider;

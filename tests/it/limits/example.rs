@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use copilotd::config::{Env, Source};
-use copilotd::scopes::Scopes;
+use copilotd_actors::domain::access::scopes::Scopes;
 use serde_json::json;
 
 use crate::gateway::Provider;

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd::audit::{AuditKey, AuditLog, AuditStore};
-use copilotd::config::{Env, KeyHash, Source};
+use copilotd::audit::{AuditKey, AuditLog};
+use copilotd::config::{Env, Source};
 use copilotd::http::credentials::{Scopes, Verifier};
-use copilotd::tenants::{
-    Change, Cipher, KeyId, NewKey, ShownStatus, StoredTenant, TenantRegistry, TenantStatus, TenantStore,
-};
+use copilotd::tenants::{Change, Cipher, NewKey, ShownStatus, TenantRegistry};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::tenant::{KeyId, StoredTenant, TenantStatus};
 use copilotd_actors::fakes::world::PausedClock;
+use copilotd_actors::ports::AuditStore;
+use copilotd_actors::ports::TenantStore;
 use copilotd_actors::ports::{Clock as _, ServingState};
 use serde_json::json;
 

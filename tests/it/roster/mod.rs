@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Env, Source};
-use copilotd::tenants::{
-    Change, Cipher, Origin, Requester, SettingsChange, ShownStatus, TenantRegistry, TenantStatus, TenantStore as _,
-    TenantView,
-};
+use copilotd::tenants::{Change, Cipher, Origin, SettingsChange, ShownStatus, TenantRegistry, TenantView};
+use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::ServingState;
+use copilotd_actors::ports::TenantStore as _;
 use serde_json::{Value, json};
 
 use crate::support::audit::MemoryAudit;

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd::audit::{Action, AuditKey, AuditLog, AuditStore, Entry, Verification};
+use copilotd::audit::{Action, AuditKey, AuditLog, Entry, Verification};
 use copilotd_actors::fakes::world::PausedClock;
+use copilotd_actors::ports::AuditStore;
 use copilotd_actors::ports::{EventLog as _, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use mongodb::bson::spec::BinarySubtype;

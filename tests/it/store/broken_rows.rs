@@ -1,10 +1,11 @@
 //! One unreadable row: it is left out of lists, and everything else is read.
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd::config::KeyHash;
-use copilotd::scopes::Scopes;
-use copilotd::tenants::{StoredKey, StoredTenant, TenantStatus, TenantStore as _};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::tenant::{StoredKey, StoredTenant, TenantStatus};
+use copilotd_actors::ports::TenantStore as _;
 use copilotd_actors::ports::{EventLog, ListQuery, LogError};
 use jiff::Timestamp;
 use mongodb::bson::{Document, doc};

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use copilotd::audit::{Action, AuditKey, AuditLog, Entry};
-use copilotd::config::KeyHash;
-use copilotd::scopes::Scopes;
-use copilotd::tenants::{StoredKey, StoredTenant, TenantStatus, TenantStore as _};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::tenant::{StoredKey, StoredTenant, TenantStatus};
 use copilotd_actors::fakes::world::{CountingIds, PausedClock};
+use copilotd_actors::ports::TenantStore as _;
 use copilotd_actors::ports::{EventLog, LogError};
 use copilotd_gateway::ledger::{GroupBy, Ledger, UsageQuery, UsageStore as _};
 use copilotd_gateway::meter::{Meter as _, Outcome};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd::revocations::{Revocation, RevocationStore, Subject};
+use copilotd_actors::domain::access::revocation::{Revocation, Subject};
+use copilotd_actors::ports::RevocationStore;
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 

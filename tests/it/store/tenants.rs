@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd::config::KeyHash;
-use copilotd::scopes::Scopes;
-use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant, TenantStatus};
+use copilotd_actors::ports::TenantStore;
 use jiff::Timestamp;
 use tempfile::TempDir;
 

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use copilotd::audit::{AuditStore, Head, StoredEntry};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 /// An audit log store in memory.
 #[derive(Default)]

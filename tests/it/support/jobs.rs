@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use copilotd::jobs::{Job, JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::job::Job;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::ports::{EventLog as _, LogError};
+use copilotd_actors::ports::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 

@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use copilotd::revocations::{Revocation, RevocationId, RevocationStore, Subject};
+use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::RevocationStore;
 use jiff::Timestamp;
 
 /// A revocation store in memory.

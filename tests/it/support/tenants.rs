@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use copilotd::config::KeyHash;
-use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStore};
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant};
 use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::TenantStore;
 
 /// A tenant store in memory.
 #[derive(Default)]

@@ -21,7 +21,7 @@ use super::MongoLog;
 use super::failure::Failure;
 use super::usage::as_future;
 use crate::adapters::store::backoff::Backoff;
-use crate::audit::{AuditStore, Head, StoredEntry};
+use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 /// How long one entry is tried; shorter than its caller waits.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -16,7 +16,8 @@ use super::usage::{as_future, date};
 use super::{MongoLog, append};
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
-use crate::jobs::{Job, JobStore, Piece, PieceOutcome};
+use copilotd_actors::domain::job::Job;
+use copilotd_actors::ports::{JobStore, Piece, PieceOutcome};
 
 /// Pieces that one call deletes.
 const PIECES_AT_ONCE: i64 = 16;

@@ -8,7 +8,8 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::MongoLog;
 use super::usage::date;
-use crate::revocations::{Revocation, RevocationId, RevocationStore, Subject};
+use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
+use copilotd_actors::ports::RevocationStore;
 
 #[async_trait]
 impl RevocationStore for MongoLog {

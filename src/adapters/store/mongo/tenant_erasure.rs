@@ -14,7 +14,7 @@ use super::MongoLog;
 use super::audit::anchor_id;
 use super::failure::Failure;
 use super::usage::as_future;
-use crate::jobs::{TenantData, TenantEraser};
+use copilotd_actors::ports::{TenantData, TenantEraser};
 
 /// Short documents that one call deletes.
 const AT_ONCE: i64 = 1_000;

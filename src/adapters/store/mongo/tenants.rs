@@ -13,9 +13,10 @@ use super::failure::Failure;
 use super::read::name_of;
 use super::usage::{as_future, date};
 use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
-use crate::config::KeyHash;
-use crate::scopes::Scopes;
-use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant, TenantStatus};
+use copilotd_actors::ports::TenantStore;
 
 #[async_trait]
 impl TenantStore for MongoLog {

@@ -18,8 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use copilotd_actors::domain::ids::TenantId;
 use sha2::{Digest as _, Sha256};
 
-use crate::audit::Head;
 use crate::private_files;
+use copilotd_actors::ports::Head;
 
 /// File name inside the data directory.
 const FILE: &str = "copilotd.audit";

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::SqliteLog;
 use super::failure::Failure;
 use super::reserve::Priority;
-use crate::audit::{AuditStore, Head, StoredEntry};
+use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 #[async_trait]
 impl AuditStore for SqliteLog {

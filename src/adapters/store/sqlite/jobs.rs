@@ -16,7 +16,8 @@ use super::reserve::Priority;
 use super::{SqliteLog, rows};
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
-use crate::jobs::{Job, JobStore, Piece, PieceOutcome};
+use copilotd_actors::domain::job::Job;
+use copilotd_actors::ports::{JobStore, Piece, PieceOutcome};
 
 /// The tables, and the mark of a tenant that is being deleted. Times are milliseconds since 1970; `state` is JSON.
 pub(super) const SCHEMA: &str = "

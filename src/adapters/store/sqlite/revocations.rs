@@ -8,7 +8,8 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
-use crate::revocations::{Revocation, RevocationStore, Subject};
+use copilotd_actors::domain::access::revocation::{Revocation, Subject};
+use copilotd_actors::ports::RevocationStore;
 
 #[async_trait]
 impl RevocationStore for SqliteLog {

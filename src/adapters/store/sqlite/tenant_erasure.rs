@@ -10,7 +10,7 @@ use super::SqliteLog;
 use super::failure::Failure;
 use super::jobs::PIECES_AT_ONCE;
 use super::reserve::Priority;
-use crate::jobs::{TenantData, TenantEraser};
+use copilotd_actors::ports::{TenantData, TenantEraser};
 
 /// Most rows that one transaction deletes from tables with short rows.
 const ROWS_AT_ONCE: i64 = 500;

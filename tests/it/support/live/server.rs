@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use copilotd::config::KeyHash;
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use tempfile::TempDir;
 use tokio::sync::watch;
 

@@ -1,12 +1,12 @@
 //! The ports to the store of jobs and to the erasure of tenants.
 
+use crate::domain::ids::{ConversationId, JobId, TenantId};
+use crate::ports::LogError;
+use crate::tenancy::TenantScope;
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::{ConversationId, JobId, TenantId};
-use copilotd_actors::ports::LogError;
-use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 
-use super::record::Job;
+use crate::domain::job::Job;
 
 /// Stores jobs and their results. One test suite checks every implementation.
 #[async_trait]

@@ -1,12 +1,12 @@
 //! The stored form of a job.
 
-use copilotd_actors::domain::event::Idempotency;
-use copilotd_actors::domain::ids::{JobId, TenantId};
-use copilotd_actors::tenancy::TenantScope;
+use crate::domain::event::Idempotency;
+use crate::domain::ids::{JobId, TenantId};
+use crate::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::scopes::Scopes;
+use super::access::scopes::Scopes;
 
 /// How long a finished deletion stays visible.
 const DELETION_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -165,7 +165,7 @@ impl Job {
         is_export && self.state.status == JobStatus::Completed && !self.is_expired(now)
     }
 
-    pub(super) fn finish(&mut self, error: Option<String>, now: Timestamp) {
+    pub fn finish(&mut self, error: Option<String>, now: Timestamp) {
         self.state.status = match error {
             Some(_) => JobStatus::Failed,
             None => JobStatus::Completed,
@@ -175,7 +175,7 @@ impl Job {
     }
 
     /// Adds what was erased in a store to the receipt; counts of the same store are summed.
-    pub(super) fn erased(&mut self, store: &str, count: u64, at: Timestamp) {
+    pub fn erased(&mut self, store: &str, count: u64, at: Timestamp) {
         match self.state.receipt.iter_mut().find(|line| line.store == store) {
             Some(line) if count > 0 => {
                 line.erased = line.erased.saturating_add(count);

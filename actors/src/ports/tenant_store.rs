@@ -1,10 +1,10 @@
 //! The port to the store of tenants and their API keys.
 
+use crate::ports::LogError;
 use async_trait::async_trait;
-use copilotd_actors::ports::LogError;
 
-use super::record::{KeyUse, StoredKey, StoredTenant};
-use crate::config::KeyHash;
+use crate::domain::access::key_hash::KeyHash;
+use crate::domain::tenant::{KeyUse, StoredKey, StoredTenant};
 
 /// Stores tenants and API keys. They are few and rarely written, so reads return all of them. One process has the store
 /// at a time, so nobody else writes. One test suite checks every implementation.

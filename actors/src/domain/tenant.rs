@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use copilotd_actors::domain::ids::{JobId, TenantId};
+use crate::domain::ids::{JobId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::KeyHash;
-use crate::scopes::Scopes;
+use super::access::key_hash::KeyHash;
+use super::access::scopes::Scopes;
 
 /// Who requests a change, for the log and the audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The port to the store of revocations.
 
+use crate::domain::ids::TenantId;
+use crate::ports::LogError;
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
 
-use super::record::{Revocation, Subject};
+use crate::domain::access::revocation::{Revocation, Subject};
 
 /// Stores revocations. One test suite checks every implementation.
 #[async_trait]

@@ -1,8 +1,8 @@
 //! The port to the store of audit entries.
 
+use crate::domain::ids::TenantId;
+use crate::ports::LogError;
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::LogError;
 
 /// A SHA-256 hash or an HMAC-SHA-256.
 pub type Digest = [u8; 32];
@@ -13,7 +13,7 @@ pub type Digest = [u8; 32];
 pub struct StoredEntry {
     /// Number of the entry; from 1, without gaps.
     pub n: i64,
-    /// The entry ([`Body`](super::Body)) as JSON: exactly the bytes that were hashed.
+    /// The entry ([`Body`](copilotd::audit::Body)) as JSON: exactly the bytes that were hashed.
     pub body: Vec<u8>,
     /// Hash over tenant, number, the previous entry's hash and body.
     pub hash: Vec<u8>,

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use copilotd_actors::domain::ids::{TenantId, UserId};
+use crate::domain::ids::{TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::fingerprint::fingerprint;
+use super::fingerprint::fingerprint;
 
 /// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
 /// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has

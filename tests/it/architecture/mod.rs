@@ -1,0 +1,244 @@
+//! Asserts who may import whom, that modules import each other in one direction, and that the pages name paths that exist.
+
+mod imports;
+mod pages;
+mod table;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use imports::Import;
+
+/// Crates that the inner crates must not depend on: frameworks, drivers and clients.
+const OUTSIDE: [&str; 7] = [
+    "axum",
+    "mongodb",
+    "redis",
+    "rusqlite",
+    "reqwest",
+    "hyper",
+    "candle-core",
+];
+/// The crates and their sources.
+const CRATES: [(&str, &str); 3] = [
+    ("copilotd_actors", "actors/src"),
+    ("copilotd_gateway", "gateway/src"),
+    ("copilotd", "src"),
+];
+
+#[test]
+fn the_inner_crates_know_no_web_framework_driver_or_provider_client() {
+    for (package, known) in [
+        ("copilotd-actors", "ractor v"),
+        ("copilotd-gateway", "copilotd-actors v"),
+    ] {
+        let tree = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--package",
+                package,
+                "--edges",
+                "normal",
+                "--prefix",
+                "none",
+                "--offline",
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs, since it runs this test");
+        assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+        let tree = String::from_utf8_lossy(&tree.stdout);
+        assert!(tree.contains(known), "this is not the tree: {tree}");
+        for line in tree.lines() {
+            let name = line.split(' ').next().unwrap_or_default();
+            assert!(!OUTSIDE.contains(&name), "{package} depends on {line}");
+        }
+    }
+}
+
+/// The table is exact: an import that it does not allow fails, and so does an allowance that nobody uses.
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let mut wrong = Vec::new();
+    for (package, root) in CRATES {
+        let imports = imports::of_crate(root);
+        assert!(imports.len() > 100, "{root} has imports");
+        let mut used: BTreeSet<(String, String)> = BTreeSet::new();
+        for import in &imports {
+            let Some(from) = import.from.first() else { continue };
+            let Some(to) = target(import) else { continue };
+            if *from != to && used.insert((from.clone(), to.clone())) && !table::allows(package, from, &to) {
+                wrong.push(format!("{}: {package}::{from} imports {to}", import.file));
+            }
+        }
+        for (from, to) in table::all(package) {
+            if !used.contains(&(from.to_owned(), to.to_owned())) {
+                wrong.push(format!(
+                    "the table lets {package}::{from} import {to}, which it does not"
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Names what an import leads to, as the table does; `None` for crates that are not ours and for the crate's own root.
+fn target(import: &Import) -> Option<String> {
+    let first = import.path.first()?;
+    match import.krate.as_str() {
+        "crate" => Some(first.clone()),
+        "copilotd_actors" => Some(format!("actors/{first}")),
+        "copilotd_gateway" => {
+            let is_module = first.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            Some(if is_module {
+                format!("gateway/{first}")
+            } else {
+                "gateway/dispatch".to_owned()
+            })
+        }
+        "copilotd_sim" => Some("sim".to_owned()),
+        _ => None,
+    }
+}
+
+#[test]
+fn no_modules_import_each_other() {
+    for (_, root) in CRATES {
+        let imports = imports::of_crate(root);
+        assert_eq!(
+            imports::cycle(&imports::graph(&imports, 1)),
+            None,
+            "{root}: between its modules"
+        );
+    }
+    let domain = imports::of_crate("actors/src/domain");
+    assert_eq!(
+        imports::cycle(&imports::graph(&as_root(domain, "domain"), 1)),
+        None,
+        "between the parts of the domain"
+    );
+}
+
+/// Looks at the modules below `module` as if it were a crate.
+fn as_root(imports: Vec<Import>, module: &str) -> Vec<Import> {
+    let below = imports.into_iter().filter_map(|mut import| {
+        if import.krate == "crate" {
+            if import.path.first().is_some_and(|first| first == module) {
+                import.path.remove(0);
+            } else if !import.file.is_empty() && import.path.first().is_some_and(|first| is_outside(first)) {
+                return None;
+            }
+        }
+        Some(import)
+    });
+    below.collect()
+}
+
+fn is_outside(module: &str) -> bool {
+    [
+        "ports", "actors", "compute", "live", "fairness", "tenancy", "crash", "fakes",
+    ]
+    .contains(&module)
+}
+
+#[test]
+fn no_adapter_imports_another() {
+    let groups = ["store", "llm", "systems", "limiter", "embedding", "schema_check"];
+    for import in imports::of_crate("src") {
+        let [adapters, own, ..] = import.from.as_slice() else {
+            continue;
+        };
+        if adapters != "adapters" || import.krate != "crate" {
+            continue;
+        }
+        if let [first, other, ..] = import.path.as_slice()
+            && first == "adapters"
+            && groups.contains(&other.as_str())
+        {
+            assert_eq!(own, other, "{} imports adapters::{other}", import.file);
+        }
+        for (one, two) in [("sqlite", "mongo"), ("openai", "anthropic"), ("zendesk", "slack")] {
+            for (here, there) in [(one, two), (two, one)] {
+                let (inside, reaches) = (
+                    import.from.contains(&here.to_owned()),
+                    import.path.contains(&there.to_owned()),
+                );
+                assert!(!(inside && reaches), "{} imports {there}", import.file);
+            }
+        }
+    }
+}
+
+/// A port is a trait that adapters implement; it belongs to the crate that calls it.
+#[test]
+fn ports_live_in_the_inner_crates() {
+    for path in imports::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "rs") {
+        let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+        assert!(
+            !text.contains("#[async_trait]\npub trait"),
+            "{} declares a port",
+            imports::relative(&path)
+        );
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let mut lengths = Vec::new();
+    for root in ["actors", "gateway", "src", "sim", "tests"] {
+        for path in imports::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root), "rs") {
+            let lines = std::fs::read_to_string(&path)
+                .expect("sources are UTF-8")
+                .lines()
+                .count();
+            assert!(lines <= 700, "{} has {lines} lines", imports::relative(&path));
+            lengths.push(lines);
+        }
+    }
+    lengths.sort_unstable();
+    let nine_in_ten = lengths[lengths.len() * 9 / 10];
+    assert!(nine_in_ten <= 400, "nine in ten files have up to {nine_in_ten} lines");
+}
+
+#[test]
+fn the_domain_awaits_nothing_and_reads_no_clock() {
+    for (file, text) in sources("actors/src/domain") {
+        for banned in [
+            "async fn",
+            ".await",
+            "tokio::",
+            "Timestamp::now",
+            "SystemTime",
+            "std::fs",
+            "std::env",
+        ] {
+            assert!(!text.contains(banned), "{file} has {banned}");
+        }
+    }
+}
+
+/// Assigning to `value["name"]` can panic on data from a vendor; `tools::member` reads and sets safely.
+#[test]
+fn systems_index_no_json() {
+    for (file, text) in sources("src/adapters/systems") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (at, _) in code.match_indices("[\"") {
+            let before = code[..at].chars().next_back().unwrap_or(' ');
+            let is_index = before.is_alphanumeric() || matches!(before, '_' | ')' | ']');
+            assert!(!is_index, "{file} indexes: {}", &code[at.saturating_sub(40)..at + 2]);
+        }
+    }
+}
+
+/// Returns every Rust file below a folder, without comment lines.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let files = imports::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), "rs");
+    assert!(files.len() > 5, "{folder} has sources");
+    let read = files.into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        (imports::relative(&path), lines.collect::<Vec<_>>().join("\n"))
+    });
+    read.collect()
+}
