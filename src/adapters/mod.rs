@@ -6,10 +6,6 @@ pub mod limiter;
 pub mod llm;
 pub mod schema_check;
 pub mod store;
+// Vendors may send anything: `systems::tools::member` reads it.
 #[deny(clippy::indexing_slicing, clippy::string_slice)]
-// What Slack sends may be anything: `crate::adapters::systems::tools::member` reads it.
 pub mod systems;
-#[deny(clippy::indexing_slicing, clippy::string_slice)] // As in the vendors' rooms.
-#[deny(clippy::indexing_slicing, clippy::string_slice)]
-// What Zendesk sends may be anything: `crate::adapters::systems::tools::member` reads it.
-pub use crate::adapters::store::text::MAX_APPEND_BYTES;

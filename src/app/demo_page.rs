@@ -7,10 +7,9 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::Value;
@@ -134,7 +133,6 @@ mod tests {
 
     use axum::body::Body;
     use axum::http::Request;
-    use http_body_util::BodyExt as _;
     use sha2::{Digest as _, Sha256};
     use tower::ServiceExt as _;
 
@@ -154,7 +152,11 @@ mod tests {
         let request = request.body(Body::empty()).unwrap();
         let response = routes(Arc::default(), address).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
+        (
+            parts.status,
+            parts.headers,
+            axum::body::to_bytes(body, usize::MAX).await.unwrap(),
+        )
     }
 
     /// If this fails, `web/dist` was edited by hand or committed only in part: run `scripts/web`.

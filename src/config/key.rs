@@ -1,11 +1,7 @@
 //! Keys that verify credentials: signature algorithms with their keys, and hashes of API keys.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::{Deserialize, Deserializer};
-use sha2::{Digest, Sha256};
+use serde::Deserialize;
 
 /// Shortest HS256 secret, in bytes: the length of its hash (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;

@@ -32,15 +32,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::config::fingerprints::{Changes, Fingerprints};
-pub(crate) use crate::config::secret_place::{SecretPlace, is_secret, secrets, visit_secrets_mut};
-pub use crate::config::serving_states::ServingStates;
 pub use cache::{CacheAudience, CacheMode, Embeddings, RouteCache};
 pub(crate) use check::{Claim, claims, conflicts};
 pub use copilot::{Copilot, DenyRule, LimitOverrides, MemoryOverrides, OnDeny};
 pub use env::Env;
 pub use faults::{Fault, Faults};
 pub use file_table::FileTable;
+pub use fingerprints::{Changes, Fingerprints};
 pub use ipnet::IpNet;
 pub use key::Alg;
 pub use limits::LimitStore;
@@ -50,7 +48,9 @@ pub(crate) use operator::restrict_to_file as restrict_operator_to_file;
 pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
 pub(crate) use secret::{NOT_FROM_FILE, reference};
+pub(crate) use secret_place::{SecretPlace, is_secret, secrets, visit_secrets_mut};
 use serde::{Deserialize, Deserializer};
+pub use serving_states::ServingStates;
 pub use tenant::{
     ApiKey, Issuer, LeftOut, OwnKeys, Retention, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits,
     Zendesk,

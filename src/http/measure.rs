@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::http::request_id::RequestId;
+use super::request_id::RequestId;
 
 /// Maximum length of a host name from a request.
 const MAX_HOST: usize = 255;

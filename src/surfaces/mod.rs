@@ -25,7 +25,7 @@ use copilotd_actors::ports::TurnRecords;
 use crate::http::credentials::{Caller, Scopes};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::response_memory::PageMemory;
-use crate::surfaces::state::AppState;
+use state::AppState;
 
 /// Refuses new work while the process is shutting down.
 fn ensure_accepting_work(state: &AppState) -> Result<(), Problem> {

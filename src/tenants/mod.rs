@@ -18,11 +18,11 @@ mod patch;
 pub(crate) mod registry;
 pub(crate) mod serving_states;
 
-pub use crate::tenants::cipher::Cipher;
-pub use crate::tenants::current::{Origin, ShownStatus, TenantView};
-pub use crate::tenants::registry::{Change, Reloadable, SettingsChange, TenantRegistry};
-pub use crate::tenants::serving_states::LiveServingStates;
+pub use cipher::Cipher;
 pub use copilotd_actors::domain::tenant::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
 pub use copilotd_actors::ports::TenantStore;
+pub use current::{Origin, ShownStatus, TenantView};
 pub use error::{ChangeError, SettingsFault};
 pub use keys::{KeyView, NewKey};
+pub use registry::{Change, Reloadable, SettingsChange, TenantRegistry};
+pub use serving_states::LiveServingStates;

@@ -8,7 +8,6 @@
 //! at most half of them, two get a third each, and some are always left for the next. An accepted turn is never refused
 //! later: recovery and expired approvals may exceed the limits, and then new turns are refused until enough work is
 //! done, except for tenants with few turns.
-//! approvals that run out can pass the bounds, and then the door is closed until the work is done, but to tenants with little.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,12 +1,12 @@
 //! The stored form of a job.
 
-use crate::domain::event::Idempotency;
-use crate::domain::ids::{JobId, TenantId};
-use crate::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::access::scopes::Scopes;
+use super::event::Idempotency;
+use super::ids::{JobId, TenantId};
+use crate::tenancy::TenantScope;
 
 /// How long a finished deletion stays visible.
 const DELETION_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -165,6 +165,7 @@ impl Job {
         is_export && self.state.status == JobStatus::Completed && !self.is_expired(now)
     }
 
+    /// Ends the job, with an error if it failed, and sets its expiry.
     pub fn finish(&mut self, error: Option<String>, now: Timestamp) {
         self.state.status = match error {
             Some(_) => JobStatus::Failed,

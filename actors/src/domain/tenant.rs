@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::ids::{JobId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::access::key_hash::KeyHash;
 use super::access::scopes::Scopes;
+use super::ids::{JobId, TenantId};
 
 /// Who requests a change, for the log and the audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! The port to the store of audit entries.
 
-use crate::domain::ids::TenantId;
-use crate::ports::LogError;
 use async_trait::async_trait;
+
+use super::LogError;
+use crate::domain::ids::TenantId;
 
 /// A SHA-256 hash or an HMAC-SHA-256.
 pub type Digest = [u8; 32];

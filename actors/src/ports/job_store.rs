@@ -1,12 +1,12 @@
 //! The ports to the store of jobs and to the erasure of tenants.
 
-use crate::domain::ids::{ConversationId, JobId, TenantId};
-use crate::ports::LogError;
-use crate::tenancy::TenantScope;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use super::LogError;
+use crate::domain::ids::{ConversationId, JobId, TenantId};
 use crate::domain::job::Job;
+use crate::tenancy::TenantScope;
 
 /// Stores jobs and their results. One test suite checks every implementation.
 #[async_trait]

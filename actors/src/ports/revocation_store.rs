@@ -1,11 +1,11 @@
 //! The port to the store of revocations.
 
-use crate::domain::ids::TenantId;
-use crate::ports::LogError;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use super::LogError;
 use crate::domain::access::revocation::{Revocation, Subject};
+use crate::domain::ids::TenantId;
 
 /// Stores revocations. One test suite checks every implementation.
 #[async_trait]

@@ -1,8 +1,8 @@
 //! The port to the store of tenants and their API keys.
 
-use crate::ports::LogError;
 use async_trait::async_trait;
 
+use super::LogError;
 use crate::domain::access::key_hash::KeyHash;
 use crate::domain::tenant::{KeyUse, StoredKey, StoredTenant};
 

@@ -31,8 +31,8 @@ pub use question::{Audience, Knowledge, Partition, Question, Rules, Skip, questi
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::cache::embedder::{EmbedError, Embedder, Vector};
-use crate::cache::tenant_cache::{Neighbour, TenantCache};
+use embedder::{EmbedError, Embedder, Vector};
+use tenant_cache::{Neighbour, TenantCache};
 
 /// Longest wait for an identical question that is already being answered.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -32,8 +32,6 @@ use crate::access::Access;
 pub use crate::access::TenantPolicy;
 use crate::answer::{Answer, Reply};
 use crate::cache::{Cache, Hit, Knowledge, Settings};
-use crate::dispatch::execution::{ExecutionRequest, ReadyAnswer};
-use crate::dispatch::resume::FallbackMemory;
 use crate::error::GatewayError;
 use crate::limit::{AnswerStatistics, CallPermits, Limiter};
 use crate::request::call::{CacheOutcome, Caller, GatewayCall, Mode};
@@ -41,8 +39,10 @@ use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::routing::Route;
 pub use cached::Embeddings;
 use cached::{LookupRequest, LookupResult, RouteCaches};
+use execution::{ExecutionRequest, ReadyAnswer};
 use limits::{CallLimits, Prompt};
 use plan::Planner;
+use resume::FallbackMemory;
 
 /// The gateway; one per process.
 #[derive(Debug)]

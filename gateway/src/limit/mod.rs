@@ -26,11 +26,11 @@ use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-pub use crate::limit::permits::{CallPermit, CallPermits};
 pub use account::Limits;
 pub use bucket::{MAX_LIMIT, Period};
 pub use learned::{AnswerStatistics, CompletedAnswer, InFlightCall, MAX_PAIRS, StoredStatistics};
 pub use local::{LocalLimiter, TenantLimits};
+pub use permits::{CallPermit, CallPermits};
 pub use shared::{AccountUsage, exhausted, judge, standings};
 
 use super::error::{GatewayError, GatewayErrorKind, LimitState};

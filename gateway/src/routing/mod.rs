@@ -8,7 +8,7 @@ pub mod rule;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::routing::failover_plan::{Candidate, FailoverPlan, MAX_ATTEMPTS, Next, TargetWithKeys};
+pub use failover_plan::{Candidate, FailoverPlan, MAX_ATTEMPTS, Next, TargetWithKeys};
 pub use hedge::HedgeBudget;
 pub use order::{Ranking, order};
 

@@ -20,7 +20,7 @@ use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::operator::tenants::requester;
 use crate::surfaces::state::AppState;
 use crate::tenants::{ChangeError, KeyView, NewKey, Origin};
-use copilotd_actors::domain::tenant::{KeyId, Requester};
+use copilotd_actors::domain::tenant::KeyId;
 
 /// Body of `POST /v1/admin/api-keys`.
 #[derive(Debug, Clone, Deserialize, Serialize)]

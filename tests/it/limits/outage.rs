@@ -27,7 +27,7 @@ impl<S: tracing::Subscriber> Layer<S> for LoggedLines {
                 }
             }
         }
-        if event.metadata().target().contains("redis_limiter") {
+        if event.metadata().target().contains("limiter::redis") {
             let mut message = Message(String::new());
             event.record(&mut message);
             self.0.lock().unwrap().push(message.0);

@@ -15,8 +15,7 @@ use super::failure::Failure;
 use super::fold;
 use super::quota::{self, CountedHeader};
 use super::read::typed;
-use crate::adapters::MAX_APPEND_BYTES;
-use crate::adapters::store::text;
+use crate::adapters::store::text::{self, MAX_APPEND_BYTES};
 
 /// Stores a snapshot unless a newer one exists or the conversation is erased: a snapshot stored after the tombstone
 /// would bring back what was erased.
