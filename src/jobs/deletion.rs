@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use copilotd_actors::crash;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::{Job, TenantData};
 
 use super::runner::Dependencies;
-use copilotd_actors::domain::job::Job;
-use copilotd_actors::ports::TenantData;
 
 /// How long to wait for conversations to end before logging that they have not.
 const STOPPING: Duration = Duration::from_secs(20);

@@ -9,14 +9,12 @@ use std::time::Duration;
 use copilotd_actors::crash;
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
-use copilotd_actors::ports::{ListQuery, LogError, Order};
+use copilotd_actors::ports::{Job, JobStatus, ListQuery, LogError, Order, Piece, PieceOutcome};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::line::{Line, LineError};
 use super::runner::Dependencies;
-use copilotd_actors::domain::job::{Job, JobStatus};
-use copilotd_actors::ports::{Piece, PieceOutcome};
 
 /// Longest result, in bytes.
 pub const MAX_RESULT_BYTES: u64 = 1 << 30;

@@ -11,7 +11,7 @@ mod line;
 mod retention;
 mod runner;
 
-pub use copilotd_actors::domain::job::{Job, JobStatus, Progress, Receipt, Work};
+pub use copilotd_actors::ports::{Job, JobStatus, Progress, Receipt, Work};
 pub use copilotd_actors::ports::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use export::MAX_RESULT_BYTES;
 pub use retention::RetentionSweeper;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId, UserId};
-use copilotd_actors::ports::{Clock, EventLog, Ids, LogError};
+use copilotd_actors::domain::tenant::Requester;
+use copilotd_actors::ports::{Clock, EventLog, Ids, Job, JobStatus, JobStore, LogError, Piece, TenantEraser, Work};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::Ledger;
@@ -20,9 +21,6 @@ use super::{deletion, export};
 use crate::audit::AuditLog;
 use crate::revocations::Revocations;
 use crate::tenants::{ChangeError, TenantRegistry};
-use copilotd_actors::domain::job::{Job, JobStatus, Work};
-use copilotd_actors::domain::tenant::Requester;
-use copilotd_actors::ports::{JobStore, Piece, TenantEraser};
 
 /// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;

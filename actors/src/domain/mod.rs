@@ -8,7 +8,6 @@ pub mod event;
 pub mod failure;
 pub mod guardrail;
 pub mod ids;
-pub mod job;
 pub mod policy;
 pub mod prices;
 pub mod schema;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::LogError;
 use crate::domain::ids::{ConversationId, JobId, TenantId};
-use crate::domain::job::Job;
+use crate::ports::Job;
 use crate::tenancy::TenantScope;
 
 /// Stores jobs and their results. One test suite checks every implementation.

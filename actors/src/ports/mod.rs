@@ -4,6 +4,7 @@ mod audit_store;
 mod clock;
 mod event_log;
 mod ids;
+mod job;
 mod job_store;
 mod model;
 mod policies;
@@ -22,6 +23,7 @@ pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 pub use ids::Ids;
+pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, ToolOffer};
 pub use policies::{Policies, ServingState};

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::ports::{Job, JobStatus, Progress, Receipt, Work};
 use copilotd_actors::tenancy::TenantScope;
 use futures::Stream;
 use jiff::Timestamp;
@@ -28,7 +29,6 @@ use crate::jobs::{Jobs, StartError};
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use copilotd_actors::domain::job::{Job, JobStatus, Progress, Receipt, Work};
 
 /// Memory reserved for a chunk of a result before its size is known.
 const CHUNK_MEMORY: usize = 512 * 1024;

@@ -87,6 +87,8 @@ fn modules_import_only_what_the_table_allows() {
 fn target(import: &Import) -> Option<String> {
     let first = import.path.first()?;
     match import.krate.as_str() {
+        // A macro is at the root of its crate, wherever it is written.
+        "crate" if first == "request_body" => Some("http".to_owned()),
         "crate" => Some(first.clone()),
         "copilotd_actors" => Some(format!("actors/{first}")),
         "copilotd_gateway" => {

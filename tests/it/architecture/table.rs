@@ -12,7 +12,6 @@ const ACTORS: &[Row] = &[
         &["compute", "crash", "domain", "fairness", "live", "ports", "tenancy"],
     ),
     ("compute", &["domain", "fairness"]),
-    ("domain", &["tenancy"]),
     ("fairness", &["domain"]),
     ("fakes", &["domain", "ports", "tenancy"]),
     ("live", &["domain"]),

@@ -7,10 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd::http::credentials::Scopes;
 use copilotd_actors::domain::ids::{JobId, TenantId};
-use copilotd_actors::domain::job::{Job, Work};
 use copilotd_actors::fakes::model::{Act, says};
-use copilotd_actors::ports::{Clock as _, LogError, Snapshot};
-use copilotd_actors::ports::{TenantData, TenantEraser};
+use copilotd_actors::ports::{Clock as _, Job, LogError, Snapshot, TenantData, TenantEraser, Work};
 use copilotd_gateway::ledger::{UsageEntries, UsageRecord};
 use serde_json::{Value, json};
 

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use copilotd::http::credentials::Scopes;
 use copilotd_actors::domain::ids::JobId;
-use copilotd_actors::domain::job::{Job, JobStatus, Work};
 use copilotd_actors::fakes::model::says;
-use copilotd_actors::ports::Clock as _;
+use copilotd_actors::ports::{Clock as _, Job, JobStatus, Work};
 use serde_json::{Value, json};
 
 use super::world::{Answer, Place, World, life, on_both, places};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use copilotd_actors::domain::ids::JobId;
-use copilotd_actors::domain::job::{Job, JobStatus, Progress, Work};
-use copilotd_actors::ports::{EventLog, LogError, Snapshot};
-use copilotd_actors::ports::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
+use copilotd_actors::ports::{
+    EventLog, Job, JobStatus, JobStore, LogError, Piece, PieceOutcome, Progress, Snapshot, TenantData, TenantEraser,
+    Work,
+};
 use copilotd_gateway::ledger::{GroupBy, UsageEntries, UsageQuery, UsageRecord};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;

@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{JobId, TenantId};
-use copilotd_actors::domain::job::Job;
 use copilotd_actors::fakes::log::MemoryLog;
-use copilotd_actors::ports::{EventLog as _, LogError};
-use copilotd_actors::ports::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
+use copilotd_actors::ports::{EventLog as _, Job, JobStore, LogError, Piece, PieceOutcome, TenantData, TenantEraser};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 

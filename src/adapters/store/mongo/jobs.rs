@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{ConversationId, JobId};
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{Job, JobStore, LogError, Piece, PieceOutcome};
 use copilotd_actors::tenancy::TenantScope;
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -16,8 +16,6 @@ use super::usage::{as_future, date};
 use super::{MongoLog, append};
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
-use copilotd_actors::domain::job::Job;
-use copilotd_actors::ports::{JobStore, Piece, PieceOutcome};
 
 /// Pieces that one call deletes.
 const PIECES_AT_ONCE: i64 = 16;

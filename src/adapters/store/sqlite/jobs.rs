@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{ConversationId, JobId, TenantId};
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{Job, JobStore, LogError, Piece, PieceOutcome};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,8 +16,6 @@ use super::reserve::Priority;
 use super::{SqliteLog, rows};
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
-use copilotd_actors::domain::job::Job;
-use copilotd_actors::ports::{JobStore, Piece, PieceOutcome};
 
 /// The tables, and the mark of a tenant that is being deleted. Times are milliseconds since 1970; `state` is JSON.
 pub(super) const SCHEMA: &str = "

@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::access::scopes::Scopes;
-use super::event::Idempotency;
-use super::ids::{JobId, TenantId};
+use crate::domain::access::scopes::Scopes;
+use crate::domain::event::Idempotency;
+use crate::domain::ids::{JobId, TenantId};
 use crate::tenancy::TenantScope;
 
 /// How long a finished deletion stays visible.
