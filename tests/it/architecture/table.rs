@@ -133,6 +133,7 @@ const COPILOTD: &[Row] = &[
             "gateway/request",
             "gateway/spending",
             "private_files",
+            "system_kind",
         ],
     ),
     (
@@ -179,6 +180,7 @@ const COPILOTD: &[Row] = &[
             "gateway/limit",
             "gateway/request",
             "shape",
+            "system_kind",
         ],
     ),
     (
@@ -216,6 +218,7 @@ const COPILOTD: &[Row] = &[
     ),
     ("revocations", &["actors/domain", "actors/ports", "actors/tenancy"]),
     ("shape", &["actors/domain"]),
+    ("system_kind", &[]),
     (
         "surfaces",
         &[
