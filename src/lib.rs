@@ -12,5 +12,6 @@ pub mod private_files;
 pub mod revocations;
 pub mod shape;
 pub mod surfaces;
+pub mod system_kind;
 pub mod telemetry;
 pub mod tenants;

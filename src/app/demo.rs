@@ -72,7 +72,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     };
     let text = configuration(args, context, &simulators)?;
     let read = || {
-        let source = Source::parse(&text, &context.env, &context.known_tools);
+        let source = Source::parse(&text, &context.env, &context.kinds);
         source.map_err(|faults| Failure::failed(format!("demo: {faults}")))
     };
     let source = read().map_err(|failure| anyhow::anyhow!("{failure}"))?;

@@ -13,7 +13,6 @@ mod limiter;
 mod memory;
 mod models;
 mod online;
-mod online_systems;
 mod parts;
 mod reload;
 mod serve;
@@ -43,10 +42,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::adapters::schema_check::{self, SchemaPool};
-use crate::adapters::systems::tools;
+use crate::adapters::systems::kinds::Kinds;
 use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs, TokenCommand};
-use crate::config::Env;
+use crate::config::{Env, SystemKinds};
 use crate::http::account::Budgets;
 use crate::http::bodies::BodyLimits;
 use crate::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
@@ -122,11 +121,11 @@ impl App {
     pub fn ports(registry: &TenantRegistry, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
         let config = registry.config();
         let clock = Arc::new(system::SystemClock);
-        let policies = Arc::new(parts::LivePolicies::new(&config, Arc::clone(registry.standings()))?);
-        let systems = Arc::new(parts::LiveSystems::new(&config, clock.clone())?);
+        let systems = Arc::new(parts::LiveSystems::new(&config, Kinds::built_in(), clock.clone())?);
+        let standings = Arc::clone(registry.standings());
+        let policies = Arc::new(parts::LivePolicies::new(&config, Arc::clone(&systems), standings)?);
         let logged = Arc::new(ContentTenants::from_pointee(parts::content_tenants(&config)));
         registry.register(Arc::clone(&policies) as _);
-        registry.register(Arc::clone(&systems) as _);
         registry.register(Arc::new(parts::LoggedTenants(Arc::clone(&logged))));
         Ok(Ports {
             log,
@@ -358,7 +357,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         }
         Command::Check(args) => {
             let (config, source) = cli::check(&args, context)?;
-            runtime()?.block_on(online::check(&config, &source))
+            runtime()?.block_on(online::check(&config, &source, &Kinds::built_in()))
         }
         Command::Healthcheck(args) => runtime()?.block_on(cli::healthcheck(&args, context)),
         Command::Token(_) => Err(Failure::failed("internal error: this command does not run here")),
@@ -374,7 +373,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub fn context() -> Context {
     Context {
         env: Env::of_process(),
-        known_tools: tools::definitions().keys().cloned().collect(),
+        kinds: SystemKinds::new(Kinds::built_in().for_config()),
         now: system::now(),
     }
 }

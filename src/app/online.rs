@@ -8,13 +8,15 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::online_systems as systems;
 use crate::adapters::limiter::redis as redis_limiter;
 use crate::adapters::llm::openai::Auth;
 use crate::adapters::llm::provider::endpoint;
 use crate::adapters::store::mongo::MongoLog;
+use crate::adapters::systems::kinds::Kinds;
+use crate::adapters::systems::tools::probe::{refused, silent};
 use crate::cli::Failure;
 use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
+use crate::telemetry::traces_url;
 
 /// Longest time for one check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ impl<'a> Checks<'a> {
 }
 
 /// Runs all checks and prints a line for each.
-pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
+pub async fn check(config: &Config, source: &Source, kinds: &Kinds) -> Result<(), Failure> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -75,7 +77,7 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
     }
     if let Some(endpoint) = &config.telemetry.otlp_endpoint {
         let what = format!("trace collector at {endpoint}");
-        checks.add("telemetry.otlp_endpoint", what, systems::collector(&client, endpoint));
+        checks.add("telemetry.otlp_endpoint", what, collector(&client, endpoint));
     }
     for (index, provider) in config.providers.iter().enumerate() {
         let path = format!("providers[{index}].base_url");
@@ -83,7 +85,14 @@ pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
         providers(&mut checks, &client, provider, provider.keys(), &path, what);
     }
     for (index, tenant) in config.tenants.iter().enumerate() {
-        of_tenant(&mut checks, &client, config, tenant, &format!("tenants[{index}]"));
+        of_tenant(
+            &mut checks,
+            &client,
+            config,
+            kinds,
+            tenant,
+            &format!("tenants[{index}]"),
+        );
     }
     let mut failed = 0;
     let mut answers = stream::iter(checks.all).buffered(MAX_CONCURRENT);
@@ -110,6 +119,7 @@ fn of_tenant<'a>(
     checks: &mut Checks<'a>,
     client: &'a reqwest::Client,
     config: &'a Config,
+    kinds: &Kinds,
     tenant: &'a Tenant,
     path: &str,
 ) {
@@ -133,17 +143,20 @@ fn of_tenant<'a>(
         };
         providers(checks, client, provider, own.keys(), &path, what);
     }
-    if let Some(zendesk) = &tenant.zendesk {
-        let what = format!("Zendesk of tenant {id} at {}", zendesk.base_url);
+    for system in &tenant.systems {
+        // In a checked configuration the kind exists.
+        let Some(kind) = kinds.find(&system.kind) else { continue };
+        let (vendor, address) = kind.describe(&system.settings);
+        let name = match system.name == system.kind {
+            true => String::new(),
+            false => format!(" {:?}", system.name),
+        };
+        let what = format!("{vendor}{name} of tenant {id} at {address}");
         checks.add(
-            &format!("{path}.zendesk.base_url"),
+            &format!("{path}.{}.base_url", system.path),
             what,
-            systems::zendesk(client, zendesk),
+            kind.probe(&system.settings, client),
         );
-    }
-    if let Some(slack) = &tenant.slack {
-        let what = format!("Slack of tenant {id} at {}", slack.base_url);
-        checks.add(&format!("{path}.slack.base_url"), what, systems::slack(client, slack));
     }
 }
 
@@ -266,12 +279,16 @@ async fn published(client: &reqwest::Client, url: &str) -> Result<String, String
     }
 }
 
-/// Describes why there is no answer by its root cause, without the address, which is printed beside it.
-pub(super) fn silent(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+/// Sends the collector an empty export, which it acknowledges.
+async fn collector(client: &reqwest::Client, endpoint: &str) -> Result<String, String> {
+    let request = client
+        .post(traces_url(endpoint))
+        .header("content-type", "application/x-protobuf")
+        .body(Vec::new());
+    let status = request.send().await.map_err(silent)?.status();
+    match status {
+        status if status.is_success() => Ok("accepts traces".to_owned()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused(status)),
+        status => Err(format!("answered with status {}", status.as_u16())),
     }
-    format!("no answer: {cause}")
 }

@@ -6,37 +6,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use copilotd_actors::domain::access::fingerprint::fingerprint;
 use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::ports::{Clock, Policies, ServingState, SystemKey, Systems, ToolBox};
+use copilotd_actors::ports::{
+    Clock, Policies, ServingState, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions,
+};
 use copilotd_actors::tenancy::TenantScope;
-use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::adapters::systems::TenantSystems;
-use crate::adapters::systems::slack::{Slack, SlackConfig};
-use crate::adapters::systems::tools::{self, http};
-use crate::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, ConfiguredPolicies, Tenant};
+use crate::adapters::systems::kinds::Kinds;
+use crate::adapters::systems::tools::http;
+use crate::adapters::systems::{Shared, System, TenantSystems};
+use crate::config::{self, Config, ConfiguredPolicies};
 use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{LiveServingStates, Reloadable};
-use copilotd_actors::domain::access::fingerprint::fingerprint;
 
 /// Applies a prepared change.
 type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 
-/// The live policies of all copilots.
+/// The live policies of all copilots. They offer tools of the tenant's systems only, so both change together.
 pub struct LivePolicies {
     policies: ArcSwap<ConfiguredPolicies>,
+    systems: Arc<LiveSystems>,
     standings: Arc<LiveServingStates>,
 }
 
 impl LivePolicies {
-    /// Builds the policies of a configuration.
-    pub fn new(config: &Config, standings: Arc<LiveServingStates>) -> anyhow::Result<Self> {
+    /// Builds the policies of a configuration, whose `systems` are built.
+    pub fn new(config: &Config, systems: Arc<LiveSystems>, standings: Arc<LiveServingStates>) -> anyhow::Result<Self> {
         Ok(Self {
-            policies: ArcSwap::from_pointee(policies(config)?),
+            policies: ArcSwap::from_pointee(policies(config, &*systems)?),
+            systems,
             standings,
         })
     }
@@ -58,108 +60,86 @@ impl Policies for LivePolicies {
 
 impl Reloadable for LivePolicies {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
-        let policies = Arc::new(policies(config)?);
-        Ok(Box::new(move || self.policies.store(policies)))
+        let built = self.systems.build(config)?;
+        let policies = Arc::new(policies(config, &built.systems)?);
+        Ok(Box::new(move || {
+            self.systems.replace(built);
+            self.policies.store(policies);
+        }))
     }
 }
 
-fn policies(config: &Config) -> anyhow::Result<ConfiguredPolicies> {
-    let policies = config.policies(tools::definitions());
+/// Builds the policies of a configuration, with the tools in `catalog`.
+fn policies(config: &Config, catalog: &dyn ToolCatalog) -> anyhow::Result<ConfiguredPolicies> {
+    // The tenant is one of the configuration itself, not one that a request claims to be.
+    let policies = config.policies(|tenant| catalog.catalog(&TenantScope::from_verified(tenant.clone())));
     policies.map_err(|faults| anyhow::anyhow!("{faults}"))
 }
 
 /// The live external systems of all tenants. A system whose settings did not change is kept, with all it has learned.
 pub struct LiveSystems {
-    client: reqwest::Client,
-    clock: Arc<dyn Clock>,
-    built: Mutex<HashMap<SystemKey, BuiltSystem>>,
+    kinds: Kinds,
+    shared: Shared,
+    known: Mutex<HashMap<SystemKey, KnownSystem>>,
     systems: ArcSwap<TenantSystems>,
 }
 
-/// A system, and the fingerprint of the settings it was built from.
-type BuiltSystem = ([u8; 32], Arc<dyn ToolBox>);
+/// A system, with its kind and the fingerprint of the settings it was built from.
+type KnownSystem = (String, [u8; 32], Arc<dyn System>);
+
+/// The systems of one configuration.
+struct BuiltSystems {
+    known: HashMap<SystemKey, KnownSystem>,
+    systems: TenantSystems,
+}
 
 impl LiveSystems {
     /// Builds the systems of a configuration.
-    pub fn new(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, kinds: Kinds, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let systems = Self {
-            client: http::client()?,
-            clock,
-            built: Mutex::default(),
+            kinds,
+            shared: Shared {
+                client: http::client()?,
+                clock,
+            },
+            known: Mutex::default(),
             systems: ArcSwap::default(),
         };
-        let built = systems.make(config)?;
-        systems.take(built);
+        let built = systems.build(config)?;
+        systems.replace(built);
         Ok(systems)
     }
 
-    fn make(&self, config: &Config) -> anyhow::Result<HashMap<SystemKey, BuiltSystem>> {
-        let known = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = HashMap::new();
+    fn build(&self, config: &Config) -> anyhow::Result<BuiltSystems> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut built, mut systems) = (HashMap::new(), TenantSystems::default());
         for tenant in &config.tenants {
-            let mut keep = |name: &str, digest: [u8; 32], make: &dyn Fn() -> anyhow::Result<Arc<dyn ToolBox>>| {
-                let key = (tenant.id.clone(), name.to_owned());
+            for configured in &tenant.systems {
+                let key = (tenant.id.clone(), configured.name.clone());
+                let digest = fingerprint(&[&configured.settings.canonical()]);
                 let system = match known.get(&key) {
-                    Some((same, system)) if *same == digest => Arc::clone(system),
-                    _ => make().with_context(|| format!("tenant {}", tenant.id))?,
+                    Some((kind, same, system)) if *kind == configured.kind && *same == digest => Arc::clone(system),
+                    _ => self
+                        .build_one(configured)
+                        .with_context(|| format!("tenant {}", tenant.id))?,
                 };
-                all.insert(key, (digest, system));
-                anyhow::Ok(())
-            };
-            if let Some(zendesk) = &tenant.zendesk {
-                let secrets = [&zendesk.oauth_token, &zendesk.token];
-                let [oauth, token] = secrets.map(exposed);
-                let email = zendesk.email.as_deref().unwrap_or_default();
-                let digest = fingerprint(&[&zendesk.base_url, email, oauth, token]);
-                keep("zendesk", digest, &|| self.zendesk(tenant))?;
-            }
-            if let Some(slack) = &tenant.slack {
-                let digest = fingerprint(&[&slack.base_url, slack.bot_token.expose_secret()]);
-                keep("slack", digest, &|| self.slack(tenant))?;
+                systems.insert(tenant.id.clone(), &configured.name, Arc::clone(&system));
+                built.insert(key, (configured.kind.clone(), digest, system));
             }
         }
-        Ok(all)
+        Ok(BuiltSystems { known: built, systems })
     }
 
-    fn take(&self, built: HashMap<SystemKey, BuiltSystem>) {
-        let mut systems = TenantSystems::default();
-        for ((tenant, name), (_, system)) in &built {
-            systems.insert(tenant.clone(), name, Arc::clone(system));
-        }
-        self.systems.store(Arc::new(systems));
-        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = built;
+    fn build_one(&self, system: &config::System) -> anyhow::Result<Arc<dyn System>> {
+        let kind = self.kinds.find(&system.kind);
+        let kind = kind.with_context(|| format!("there is no kind of system {:?}", system.kind))?;
+        Ok(kind.build(&system.name, &system.settings, &self.shared)?)
     }
 
-    fn zendesk(&self, tenant: &Tenant) -> anyhow::Result<Arc<dyn ToolBox>> {
-        let zendesk = tenant.zendesk.as_ref().context("zendesk is not configured")?;
-        let auth = match (&zendesk.oauth_token, &zendesk.email, &zendesk.token) {
-            (Some(token), _, _) => ZendeskAuth::OAuth(token.clone()),
-            (None, Some(email), Some(token)) => ZendeskAuth::Token {
-                email: email.clone(),
-                token: token.clone(),
-            },
-            _ => anyhow::bail!("zendesk needs oauth_token, or email and token"),
-        };
-        let settings = ZendeskConfig {
-            base_url: zendesk.base_url.clone(),
-            auth,
-        };
-        Ok(Arc::new(Zendesk::new(&settings, self.client.clone())?))
+    fn replace(&self, built: BuiltSystems) {
+        self.systems.store(Arc::new(built.systems));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = built.known;
     }
-
-    fn slack(&self, tenant: &Tenant) -> anyhow::Result<Arc<dyn ToolBox>> {
-        let slack = tenant.slack.as_ref().context("slack is not configured")?;
-        let settings = SlackConfig {
-            base_url: slack.base_url.clone(),
-            token: slack.bot_token.clone(),
-        };
-        let slack = Slack::new(&settings, self.client.clone(), Arc::clone(&self.clock))?;
-        Ok(Arc::new(slack))
-    }
-}
-
-fn exposed(secret: &Option<SecretString>) -> &str {
-    secret.as_ref().map_or("", |secret| secret.expose_secret())
 }
 
 impl Systems for LiveSystems {
@@ -168,10 +148,9 @@ impl Systems for LiveSystems {
     }
 }
 
-impl Reloadable for LiveSystems {
-    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
-        let built = self.make(config)?;
-        Ok(Box::new(move || self.take(built)))
+impl ToolCatalog for LiveSystems {
+    fn catalog(&self, scope: &TenantScope) -> ToolDefinitions {
+        self.systems.load().catalog(scope)
     }
 }
 

@@ -7,7 +7,6 @@ mod key;
 mod remote;
 mod token;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ pub use args::{
 use clap::Parser;
 use jiff::Timestamp;
 
-use crate::config::{Config, Env, Globals, Source};
+use crate::config::{Config, Env, Globals, Source, SystemKinds};
 pub use check::check;
 pub use healthcheck::healthcheck;
 pub use token::verify as verify_token;
@@ -31,8 +30,8 @@ pub use token::verify as verify_token;
 pub struct Context {
     /// Environment variables.
     pub env: Env,
-    /// Names that a copilot's `tools` may contain.
-    pub known_tools: BTreeSet<String>,
+    /// The kinds of external systems that tenants may have.
+    pub kinds: SystemKinds,
     /// The current time.
     pub now: Timestamp,
 }
@@ -54,7 +53,7 @@ impl Context {
 
     /// Reads the configuration that a command names, without checking it.
     pub fn source(&self, args: &ConfigArgs) -> Result<Source, Failure> {
-        let source = Source::load(&args.config, &self.env, &self.known_tools);
+        let source = Source::load(&args.config, &self.env, &self.kinds);
         source.map_err(|faults| unusable(args, &faults.to_string()))
     }
 }

@@ -73,6 +73,7 @@ impl<'a> Advice<'a> {
                 .as_str()
                 .and_then(|path| self.schema.pointer(path.trim_start_matches('#')));
             found.extend(reference);
+            found.extend(node.get("then"));
             for list in ["oneOf", "anyOf", "allOf"] {
                 found.extend(node[list].as_array().into_iter().flatten());
             }

@@ -162,15 +162,15 @@ fn named(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::config::Env;
+    use crate::config::{Env, SystemKinds};
 
     fn summary(old: &str, new: &str, env: [&str; 2]) -> String {
         let fingerprints = |text: &str, key: &str| {
             let env = Env::from_iter([("KEY", key)]);
-            Source::parse(text, &env, &BTreeSet::new()).unwrap().fingerprints()
+            Source::parse(text, &env, &SystemKinds::default())
+                .unwrap()
+                .fingerprints()
         };
         fingerprints(old, env[0]).changes(&fingerprints(new, env[1])).summary()
     }

@@ -3,7 +3,7 @@
 //! The file has two parts that are checked separately: the global part, without which nothing can run, and the tenants,
 //! where a fault in one does not keep the others from being served.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -16,7 +16,7 @@ use super::check::{self, Node};
 use super::env::Env;
 use super::faults::{Faults, MAX_FAULTS};
 use super::file_table::FileTable;
-use super::{Config, Tenant, operator, secret};
+use super::{Config, SystemKinds, Tenant, operator, secret, system};
 use crate::shape::Shape;
 
 /// The schema's text.
@@ -30,15 +30,6 @@ static GLOBALS_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     let mut schema = schema();
     schema["properties"]["tenants"]["items"] = true.into();
     compiled(&schema)
-});
-
-/// The schema of one tenant.
-static TENANT_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
-    let mut schema = schema();
-    let mut tenant = schema["properties"]["tenants"]["items"].take();
-    tenant["$schema"] = schema["$schema"].take();
-    tenant["$defs"] = schema["$defs"].take();
-    compiled(&tenant)
 });
 
 /// The whole schema, for advice about faults.
@@ -63,7 +54,7 @@ pub struct Source {
     /// Indexes of the tables with an id; more than one is a fault.
     by_id: HashMap<String, Vec<usize>>,
     env: Env,
-    known_tools: BTreeSet<String>,
+    kinds: SystemKinds,
     secrets: SecretMode,
 }
 
@@ -95,15 +86,15 @@ impl Globals {
 }
 
 impl Source {
-    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may contain.
-    pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+    /// Reads the file at `path`. `kinds` are the kinds of systems that tenants may have.
+    pub fn load(path: &Path, env: &Env, kinds: &SystemKinds) -> Result<Self, Faults> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Faults::one("", format!("cannot read {}: {error}", path.display())))?;
-        Self::parse(&text, env, known_tools)
+        Self::parse(&text, env, kinds)
     }
 
     /// Parses a configuration's text.
-    pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+    pub fn parse(text: &str, env: &Env, kinds: &SystemKinds) -> Result<Self, Faults> {
         let mut globals = read_toml(text)?;
         let tenants: Vec<FileTable> = match globals.get_mut("tenants").and_then(Value::as_array_mut) {
             // Nulls stay in their place, so that the schema can check the number of tenants.
@@ -122,7 +113,7 @@ impl Source {
             tenants,
             by_id,
             env: env.clone(),
-            known_tools: known_tools.clone(),
+            kinds: kinds.clone(),
             secrets: SecretMode::Resolve,
         })
     }
@@ -215,8 +206,8 @@ impl Source {
     }
 
     /// Whether a tenant's table is valid against the schema, so that its secrets can be found and redacted.
-    pub fn has_shape(table: &Value) -> bool {
-        TENANT_SHAPE.violations(table, 1).is_empty()
+    pub fn has_shape(&self, table: &Value) -> bool {
+        self.kinds.tenant_schema(schema).shape.violations(table, 1).is_empty()
     }
 
     fn root(&self, faults: &mut Faults) -> Value {
@@ -257,11 +248,12 @@ impl Source {
             Origin::File(table) => table.value().clone(),
             Origin::Stored(table) => table.clone(),
         };
+        let schema = self.kinds.tenant_schema(schema);
         let advice = Advice {
-            schema: &WRITTEN,
-            part: &WRITTEN["properties"]["tenants"]["items"],
+            schema: &schema.written,
+            part: &schema.written,
         };
-        for violation in TENANT_SHAPE.violations(&table, MAX_FAULTS + 1) {
+        for violation in schema.shape.violations(&table, MAX_FAULTS + 1) {
             found.add(path_of(path, &violation.pointer), advice.message(&table, &violation));
         }
         let mut passed = Vec::new();
@@ -274,14 +266,10 @@ impl Source {
                 secret::resolve_stored(&mut table, path, file, &self.env, &mut found);
             }
         }
-        check::tenant(
-            &Node::root(root),
-            &Node::at(path, &table),
-            &self.known_tools,
-            &mut found,
-        );
+        check::tenant(&Node::root(root), &Node::at(path, &table), &self.kinds, &mut found);
         secret::fill_placeholders(&mut table, &passed, PLACEHOLDER);
         let tenant = if found.is_empty() {
+            system::normalize(&mut table, &self.kinds);
             // Schema and structs agree; if they ever do not, that is a fault, not a panic.
             let read = serde_json::from_value(table);
             read.map_err(|error| found.add(path, error.to_string())).ok()
@@ -331,14 +319,14 @@ impl fmt::Debug for Source {
 }
 
 impl Config {
-    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may contain.
-    pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
-        Source::load(path, env, known_tools)?.config()
+    /// Reads the file at `path`. `kinds` are the kinds of systems that tenants may have.
+    pub fn load(path: &Path, env: &Env, kinds: &SystemKinds) -> Result<Self, Faults> {
+        Source::load(path, env, kinds)?.config()
     }
 
     /// Parses a configuration's text.
-    pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
-        Source::parse(text, env, known_tools)?.config()
+    pub fn parse(text: &str, env: &Env, kinds: &SystemKinds) -> Result<Self, Faults> {
+        Source::parse(text, env, kinds)?.config()
     }
 }
 

@@ -25,6 +25,8 @@ mod secret;
 pub(crate) mod secret_place;
 pub(crate) mod serving_states;
 mod suggest;
+mod system;
+mod system_kinds;
 mod tenant;
 mod warnings;
 
@@ -51,9 +53,10 @@ pub(crate) use secret::{NOT_FROM_FILE, reference};
 pub(crate) use secret_place::{SecretPlace, is_secret, secrets, visit_secrets_mut};
 use serde::{Deserialize, Deserializer};
 pub use serving_states::ServingStates;
+pub use system::System;
+pub use system_kinds::SystemKinds;
 pub use tenant::{
-    ApiKey, Issuer, LeftOut, OwnKeys, Retention, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits,
-    Zendesk,
+    ApiKey, Issuer, LeftOut, OwnKeys, Retention, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits,
 };
 
 /// The whole configuration, checked.

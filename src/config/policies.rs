@@ -7,11 +7,11 @@ use std::time::Duration;
 use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
-use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
-use copilotd_actors::ports::{Policies, ServingState};
+use copilotd_actors::domain::policy::{Policy, ToolPolicy};
+use copilotd_actors::ports::{Policies, ServingState, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
 
-use super::{Config, Copilot, Faults, ServingStates};
+use super::{Config, Copilot, Faults, ServingStates, Tenant};
 
 /// The policies of one configuration.
 #[derive(Debug, Clone, Default)]
@@ -60,16 +60,19 @@ impl ConfiguredPolicies {
 }
 
 impl Config {
-    /// Builds the policy of every copilot. `tools` are the definitions of all known tools.
-    pub fn policies(&self, tools: &BTreeMap<String, Arc<ToolDefinition>>) -> Result<ConfiguredPolicies, Faults> {
+    /// Builds the policy of every copilot. `catalog` returns the tools of a tenant's systems.
+    pub fn policies(&self, catalog: impl Fn(&TenantId) -> ToolDefinitions) -> Result<ConfiguredPolicies, Faults> {
         let mut faults = Faults::default();
         let mut all = HashMap::new();
         for (t, tenant) in self.tenants.iter().enumerate() {
-            let (mut policies, of_all) = (Vec::new(), tenant.rules());
+            let (mut policies, of_all, tools) = (Vec::new(), tenant.rules(), catalog(&tenant.id));
             for (c, copilot) in tenant.copilots.iter().enumerate() {
                 let path = format!("tenants[{t}].copilots[{c}]");
                 let rules = of_all.and(&copilot.rules());
-                policies.extend(self.policy(copilot, rules, tools, &path, &mut faults).map(Arc::new));
+                policies.extend(
+                    self.policy(tenant, copilot, rules, &tools, &path, &mut faults)
+                        .map(Arc::new),
+                );
             }
             let tenant_policies = OfTenant {
                 quotas: tenant.limits.quotas(),
@@ -86,16 +89,22 @@ impl Config {
 
     fn policy(
         &self,
+        tenant: &Tenant,
         copilot: &Copilot,
         rules: Rules,
-        tools: &BTreeMap<String, Arc<ToolDefinition>>,
+        tools: &ToolDefinitions,
         path: &str,
         faults: &mut Faults,
     ) -> Option<Policy> {
         let mut offered = BTreeMap::new();
         for (index, name) in copilot.tools.iter().enumerate() {
             let Some(tool) = tools.get(name) else {
-                faults.add(format!("{path}.tools[{index}]"), format!("there is no tool {name:?}"));
+                let mut systems = tenant.systems.iter();
+                let is_discovered = systems.any(|system| system.discovers_tools && system.owns(name));
+                // A system that has to be asked for its tools may not have answered yet.
+                if !is_discovered {
+                    faults.add(format!("{path}.tools[{index}]"), format!("there is no tool {name:?}"));
+                }
                 continue;
             };
             let policy = ToolPolicy {

@@ -9,8 +9,11 @@ use serde_json::{Map, Value};
 /// Members that say where a secret is sent, by their whole name or its end. New kinds of systems use the same names.
 const BINDING_NAMES: [&str; 4] = ["provider", "iss", "alg", "kind"];
 const BINDING_ENDS: [&str; 6] = ["url", "uri", "host", "endpoint", "address", "domain"];
-/// Default addresses where none is written.
-const DEFAULTS: [(&str, &str, &str); 1] = [("/slack", "base_url", super::tenant::SLACK_BASE_URL)];
+/// Default addresses where none is written: by slot, and by kind where a slot holds systems of several kinds.
+const DEFAULTS: [(&str, Option<&str>, &str, &str); 2] = [
+    ("/slack", None, "base_url", super::tenant::SLACK_BASE_URL),
+    ("/systems", Some("slack"), "base_url", super::tenant::SLACK_BASE_URL),
+];
 
 /// The place that a secret is bound to. Two places are equal when a secret at either is sent to the same destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +92,9 @@ impl Walk {
                 found.push((format!("{}/{lower}", self.slot), destination(text)));
             }
         }
-        for (slot, name, usual) in DEFAULTS {
-            if self.slot == slot && !members.contains_key(name) {
+        let kind = members.get("kind").and_then(Value::as_str);
+        for (slot, of_kind, name, usual) in DEFAULTS {
+            if self.slot == slot && (of_kind.is_none() || of_kind == kind) && !members.contains_key(name) {
                 found.push((format!("{slot}/{name}"), destination(usual)));
             }
         }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::copilot::rules;
 use super::key::Alg;
 use super::models::nano_usd;
-use super::{Copilot, DenyRule};
+use super::{Copilot, DenyRule, System};
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 
@@ -65,10 +65,9 @@ pub struct Tenant {
     /// Version of the knowledge behind its answers; cached answers of another version are dropped.
     #[serde(default)]
     pub knowledge_version: String,
-    /// Its Zendesk account.
-    pub zendesk: Option<Zendesk>,
-    /// Its Slack workspace.
-    pub slack: Option<Slack>,
+    /// Its external systems.
+    #[serde(default)]
+    pub systems: Vec<System>,
 }
 
 /// What is known about a tenant whose settings have a fault.
@@ -97,8 +96,7 @@ impl Tenant {
             deny_input: Vec::new(),
             deny_output: Vec::new(),
             knowledge_version: String::new(),
-            zendesk: None,
-            slack: None,
+            systems: Vec::new(),
         }
     }
 
@@ -405,39 +403,8 @@ impl TenantLimits {
     }
 }
 
-/// A Zendesk account: `email` and `token`, or `oauth_token`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Zendesk {
-    /// Base URL of the account.
-    pub base_url: String,
-    /// User that the API token belongs to.
-    pub email: Option<String>,
-    /// API token.
-    pub token: Option<SecretString>,
-    /// OAuth access token.
-    pub oauth_token: Option<SecretString>,
-}
-
-/// A Slack workspace.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Slack {
-    /// Base URL of the Web API.
-    #[serde(default = "slack_base_url")]
-    pub base_url: String,
-    /// Bot token.
-    pub bot_token: SecretString,
-    /// Secret that Slack signs its requests with.
-    pub signing_secret: Option<SecretString>,
-}
-
 /// Default base URL of Slack's Web API.
 pub(super) const SLACK_BASE_URL: &str = "https://slack.com/api/";
-
-fn slack_base_url() -> String {
-    SLACK_BASE_URL.to_owned()
-}
 
 #[cfg(test)]
 mod tests {

@@ -213,7 +213,7 @@ fn named(models: &BTreeSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Env;
+    use crate::config::{Env, SystemKinds};
 
     fn warnings(change: &str) -> Vec<String> {
         let all = all_warnings(change).into_iter();
@@ -256,7 +256,7 @@ mod tests {
             "#
         );
         let config =
-            Config::parse(&text, &Env::default(), &BTreeSet::new()).unwrap_or_else(|faults| panic!("{faults}"));
+            Config::parse(&text, &Env::default(), &SystemKinds::default()).unwrap_or_else(|faults| panic!("{faults}"));
         let now = "2026-12-01T00:00:00Z".parse().unwrap();
         config.warnings(now).iter().map(ToString::to_string).collect()
     }

@@ -47,7 +47,7 @@ impl Entry {
         } else {
             check_context.source.file_tenant(check_context.globals, table)
         };
-        Self::new(table.value().clone(), Origin::File, None, checked)
+        Self::new(check_context, table.value().clone(), Origin::File, None, checked)
     }
 
     /// Checks a stored tenant. `file` is the file's table of the same tenant, if there is one.
@@ -58,7 +58,7 @@ impl Entry {
                 None => {
                     let table = json!({ "id": record.id });
                     let checked = check_context.source.stored_tenant(check_context.globals, &table);
-                    Self::new(table, Origin::File, None, checked)
+                    Self::new(check_context, table, Origin::File, None, checked)
                 }
             };
             entry.stored = Some(record);
@@ -85,17 +85,29 @@ impl Entry {
                 }
                 table["id"] = json!(record.id);
                 let checked = check_context.source.stored_tenant(check_context.globals, &table);
-                Self::new(table, Origin::Stored, Some(record), checked)
+                Self::new(check_context, table, Origin::Stored, Some(record), checked)
             }
             Err(message) => {
                 let table = file.map_or_else(|| json!({ "id": record.id }), |file| file.value().clone());
-                Self::new(table, Origin::Stored, Some(record), Err(Faults::of("", message)))
+                Self::new(
+                    check_context,
+                    table,
+                    Origin::Stored,
+                    Some(record),
+                    Err(Faults::of("", message)),
+                )
             }
         };
         entry.with_status_of_record()
     }
 
-    fn new(table: Value, origin: Origin, stored: Option<StoredTenant>, checked: Result<Tenant, Faults>) -> Self {
+    fn new(
+        check_context: CheckContext<'_>,
+        table: Value,
+        origin: Origin,
+        stored: Option<StoredTenant>,
+        checked: Result<Tenant, Faults>,
+    ) -> Self {
         let mut causes = Vec::new();
         let checked = checked.map(Box::new).map_err(|faults| {
             let faults = faults.into_iter();
@@ -112,7 +124,7 @@ impl Entry {
         });
         Self {
             claims: claims(&table),
-            has_shape: Source::has_shape(&table),
+            has_shape: check_context.source.has_shape(&table),
             table,
             origin,
             stored,

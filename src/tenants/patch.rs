@@ -120,10 +120,8 @@ fn resolve_kept(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::config::{Env, Source};
+    use crate::config::{Env, Source, SystemKinds};
 
     #[test]
     fn merging() {
@@ -189,7 +187,7 @@ mod tests {
             "[[tenants]]\nid = \"acme\"\n[tenants.zendesk]\nbase_url = \"{HOST}\"\nemail = \"bot@acme.example\"\n\
              token = {{ env = \"ZENDESK\" }}\n"
         );
-        let source = Source::parse(&text, &Env::default(), &BTreeSet::new()).unwrap();
+        let source = Source::parse(&text, &Env::default(), &SystemKinds::default()).unwrap();
         source.tenant("acme").unwrap().clone()
     }
 

@@ -98,7 +98,7 @@ pub struct ToolDefinition {
     pub name: String,
     /// The description for the model.
     pub description: String,
-    /// The external system whose connector runs the tool, such as `zendesk`.
+    /// The name of the external system whose connector runs the tool, such as `zendesk`.
     pub system: String,
     /// Whether a call may be repeated.
     pub repeat: Repeat,

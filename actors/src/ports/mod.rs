@@ -30,7 +30,9 @@ pub use policies::{Policies, ServingState};
 pub use revocation_store::RevocationStore;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 pub use tenant_store::TenantStore;
-pub use tools::{LookUp, SystemKey, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
+pub use tools::{
+    LookUp, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions, ToolError, ToolErrorKind, ToolReply, ToolRequest,
+};
 pub use traces::Traces;
 
 /// All ports of the actors, passed down once.

@@ -1,5 +1,6 @@
 //! External systems and their tools.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::ids::{CallId, TenantId};
+use crate::domain::policy::ToolDefinition;
 use crate::domain::tool::rate::RateHint;
 use crate::tenancy::TenantScope;
 
@@ -87,9 +89,19 @@ pub trait ToolBox: Send + Sync {
 
 /// Finds the external systems of tenants.
 pub trait Systems: Send + Sync {
-    /// Returns the tenant's `system`, if it is configured.
+    /// Returns the tenant's system with this name, if it is configured.
     fn system(&self, scope: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>>;
 }
 
-/// A tenant and one of its external systems.
+/// Definitions of tools, by name.
+pub type ToolDefinitions = BTreeMap<String, Arc<ToolDefinition>>;
+
+/// Lists the tools of tenants' external systems.
+pub trait ToolCatalog: Send + Sync {
+    /// Returns the definitions of all tools that the tenant's systems have. Does no I/O: a system whose tools have to
+    /// be discovered reports those that it discovered last.
+    fn catalog(&self, scope: &TenantScope) -> ToolDefinitions;
+}
+
+/// A tenant and the name of one of its external systems.
 pub type SystemKey = (TenantId, String);

@@ -1,17 +1,14 @@
 //! Copilots: their routes, tools, memory and rules.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use copilotd_actors::domain::guardrail as guard;
 
-use super::{Faults, Node, members, unique};
-use crate::config::MemoryOverrides;
+use super::{Faults, Node, members, systems, unique};
 use crate::config::suggest::unknown_name;
+use crate::config::{MemoryOverrides, SystemKinds};
 
-/// External systems with a table of their own. A tool's name begins with its system's name.
-const SYSTEMS: [&str; 2] = ["zendesk", "slack"];
-
-pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
     let copilots = tenant.get("copilots");
     unique(members(&copilots, "name"), faults);
     for copilot in copilots.items() {
@@ -29,7 +26,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
                 );
             }
         }
-        tools(tenant, &copilot, known_tools, faults);
+        tools(tenant, &copilot, kinds, faults);
         memory(root, &copilot, faults);
         rules(&copilot, faults);
         for list in ["deny_input", "deny_output"] {
@@ -69,26 +66,11 @@ fn rules(of: &Node<'_>, faults: &mut Faults) {
     }
 }
 
-fn tools(tenant: &Node<'_>, copilot: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+fn tools(tenant: &Node<'_>, copilot: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
     let mut offered = HashSet::new();
     for tool in copilot.get("tools").items() {
-        let Some(name) = tool.text() else { continue };
-        offered.insert(name);
-        if !known_tools.contains(name) {
-            faults.add(
-                tool.path(),
-                unknown_name("tool", name, known_tools.iter().map(String::as_str)),
-            );
-        }
-        let system = name.split_once('_').map(|(system, _)| system);
-        if let Some(system) = system.filter(|system| SYSTEMS.contains(system))
-            && !tenant.get(system).exists()
-        {
-            faults.add(
-                tool.path(),
-                format!("this tool needs the table {}", tenant.get(system).path()),
-            );
-        }
+        offered.extend(tool.text());
+        systems::check_tool(tenant, &tool, kinds, faults);
     }
     for tool in copilot.get("approval").items() {
         if tool.text().is_some_and(|name| !offered.contains(name)) {

@@ -8,16 +8,18 @@ mod copilot;
 pub(crate) mod model_access;
 mod models;
 mod node;
+mod systems;
 mod tenant;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 pub(crate) use claims::{Claim, claims, conflicts};
 pub(super) use node::Node;
+pub(super) use systems::written as written_systems;
 use tracing_subscriber::EnvFilter;
 
 use super::faults::Faults;
-use super::network;
+use super::{SystemKinds, network};
 
 /// Adds every fault of the global part, which is everything but tenants.
 pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
@@ -30,8 +32,8 @@ pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
 
 /// Adds every fault of one tenant, within the global part at `root`. Conflicts with other tenants are found by
 /// [`conflicts`].
-pub(super) fn tenant(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
-    tenant::check(root, tenant, known_tools, faults);
+pub(super) fn tenant(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
+    tenant::check(root, tenant, kinds, faults);
 }
 
 fn server(server: &Node<'_>, faults: &mut Faults) {

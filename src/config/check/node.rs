@@ -51,6 +51,11 @@ impl<'a> Node<'a> {
         members.into_iter().flatten().map(|(name, _)| name.as_str())
     }
 
+    /// Returns the value as written.
+    pub fn value(&self) -> Option<&'a Value> {
+        self.value
+    }
+
     /// Returns the value as a string.
     pub fn text(&self) -> Option<&'a str> {
         self.value.and_then(Value::as_str)

@@ -1,11 +1,12 @@
 //! Tenants: their issuers, API keys and external systems.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
-use super::{Faults, Node, copilot, members, model_access, unique, url};
-use crate::config::Alg;
+use super::systems::fits_a_header;
+use super::{Faults, Node, copilot, members, model_access, systems, unique, url};
+use crate::config::{Alg, SystemKinds};
 
-pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
     for issuer in tenant.get("issuers").items() {
         key(&issuer, faults);
         role_claims(&issuer, faults);
@@ -19,8 +20,9 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
         }
     }
     model_access::check(root, tenant, faults);
-    systems(tenant, faults);
-    copilot::check(root, tenant, known_tools, faults);
+    provider_keys(tenant, faults);
+    systems::check(tenant, kinds, faults);
+    copilot::check(root, tenant, kinds, faults);
 }
 
 /// Several keys of one issuer are distinguished by `kid`; at most one may omit it.
@@ -106,51 +108,11 @@ fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
     }
 }
 
-fn systems(tenant: &Node<'_>, faults: &mut Faults) {
-    let zendesk = tenant.get("zendesk");
-    address(&zendesk.get("base_url"), faults);
-    for secret in ["token", "oauth_token"] {
-        fits_a_header(&zendesk.get(secret), faults);
-    }
-    fits_a_header(&tenant.get("slack").get("bot_token"), faults);
+fn provider_keys(tenant: &Node<'_>, faults: &mut Faults) {
     for keys in tenant.get("provider_keys").items() {
         fits_a_header(&keys.get("api_key"), faults);
         for key in keys.get("api_keys").items() {
             fits_a_header(&key, faults);
         }
-    }
-    let (email, token, oauth) = (zendesk.get("email"), zendesk.get("token"), zendesk.get("oauth_token"));
-    if zendesk.exists() {
-        match (email.exists(), token.exists(), oauth.exists()) {
-            (true, true, false) | (false, false, true) => {}
-            (_, _, true) => faults.add(oauth.path(), "give either oauth_token, or email and token, not both"),
-            (false, true, false) => faults.add(email.path(), "is required with token"),
-            (true, false, false) => faults.add(token.path(), "is required with email"),
-            (false, false, false) => faults.add(zendesk.path(), "give oauth_token, or email and token"),
-        }
-    }
-    address(&tenant.get("slack").get("base_url"), faults);
-}
-
-/// Checks the base URL of an external system.
-fn address(node: &Node<'_>, faults: &mut Faults) {
-    url(node, &["http", "https"], faults);
-    let address = node.text().and_then(|text| reqwest::Url::parse(text).ok());
-    if address.is_some_and(|url| url.query().is_some() || url.fragment().is_some()) {
-        faults.add(node.path(), "must not have a query or a fragment");
-    }
-}
-
-/// Checks a secret that is sent in a header. Found here, it is a fault of this tenant only; found when the client is
-/// built, it would affect all tenants.
-fn fits_a_header(secret: &Node<'_>, faults: &mut Faults) {
-    if secret
-        .text()
-        .is_some_and(|text| text.bytes().any(|byte| !(b' '..=b'~').contains(&byte)))
-    {
-        faults.add(
-            secret.path(),
-            "contains characters that are not allowed in an HTTP header: use printable ASCII only",
-        );
     }
 }

@@ -185,6 +185,22 @@ fn ports_live_in_the_inner_crates() {
     }
 }
 
+/// A new kind of system is one folder and one line in the registry: nothing else in the adapters names a kind.
+#[test]
+fn only_the_registry_knows_every_kind_of_system() {
+    for (folder, others) in [
+        ("tools", &["slack::", "zendesk::", "kinds::"][..]),
+        ("slack", &["zendesk::", "kinds::"]),
+        ("zendesk", &["slack::", "kinds::"]),
+    ] {
+        for (file, text) in sources(&format!("src/adapters/systems/{folder}")) {
+            for other in others {
+                assert!(!text.contains(other), "{file} names {other}");
+            }
+        }
+    }
+}
+
 #[test]
 fn no_file_is_too_long() {
     let mut lengths = Vec::new();

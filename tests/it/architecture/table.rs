@@ -132,6 +132,7 @@ const COPILOTD: &[Row] = &[
             "gateway/request",
             "gateway/spending",
             "private_files",
+            "system_kind",
         ],
     ),
     (
@@ -178,6 +179,7 @@ const COPILOTD: &[Row] = &[
             "gateway/limit",
             "gateway/request",
             "shape",
+            "system_kind",
         ],
     ),
     (
@@ -215,6 +217,7 @@ const COPILOTD: &[Row] = &[
     ),
     ("revocations", &["actors/domain", "actors/ports", "actors/tenancy"]),
     ("shape", &["actors/domain"]),
+    ("system_kind", &[]),
     (
         "surfaces",
         &[

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use copilotd::config::Config;
 
-use super::{FULL, env, known_tools, parse};
+use super::{FULL, env, parse};
+use crate::tools::kinds;
 
 /// Parses and returns the faults, sorted.
 fn faults(text: &str) -> Vec<String> {
@@ -334,7 +335,7 @@ fn broken_toml_is_named_by_line_and_not_quoted() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     for path in ["no/such/file.toml", "tests"] {
-        let faults = Config::load(Path::new(path), &env(), &known_tools()).unwrap_err();
+        let faults = Config::load(Path::new(path), &env(), &kinds()).unwrap_err();
         assert!(
             faults.to_string().starts_with(&format!("cannot read {path}: ")),
             "{faults}"

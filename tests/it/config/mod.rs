@@ -7,8 +7,8 @@
 
 mod faults;
 mod report;
+mod systems;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +16,15 @@ use copilotd::config::{
     CacheAudience, CacheMode, Config, Env, Faults, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
 };
 use copilotd_actors::domain::guardrail::OnMatch;
-use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
-use copilotd_actors::domain::schema::Schema;
-use copilotd_actors::ports::Policies;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::{Policies, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::tools::{definitions, kinds};
 
 pub const FULL: &str = include_str!("full.toml");
-
-pub fn known_tools() -> BTreeSet<String> {
-    ["zendesk_search_tickets", "zendesk_create_ticket", "slack_post_message"]
-        .map(str::to_owned)
-        .into()
-}
 
 pub fn env() -> Env {
     Env::from_iter([
@@ -44,26 +39,18 @@ pub fn env() -> Env {
 }
 
 pub fn parse(text: &str) -> Result<Config, Faults> {
-    Config::parse(text, &env(), &known_tools())
+    Config::parse(text, &env(), &kinds())
 }
 
 fn day(text: &str) -> jiff::Timestamp {
     format!("{text}T00:00:00Z").parse().unwrap()
 }
 
-fn tools() -> BTreeMap<String, Arc<ToolDefinition>> {
-    let definition = |name: String| {
-        let tool = ToolDefinition {
-            name: name.clone(),
-            description: String::new(),
-            system: String::new(),
-            repeat: Repeat::Read,
-            timeout: Duration::from_secs(30),
-            parameters: Schema::compile(json!({})).unwrap(),
-        };
-        (name, Arc::new(tool))
-    };
-    known_tools().into_iter().map(definition).collect()
+/// The tools of every tenant.
+fn tools(_tenant: &TenantId) -> ToolDefinitions {
+    ["zendesk_search_tickets", "zendesk_create_ticket", "slack_post_message"]
+        .map(|name| (name.to_owned(), Arc::clone(&definitions()[name])))
+        .into()
 }
 
 #[test]
@@ -152,16 +139,15 @@ fn every_key_is_read() {
         config.tenant("acme").unwrap().limits.limits().tenant.usd_per_month,
         Some(500_000_000_000)
     );
-    assert!(
-        config
-            .tenant("globex")
-            .unwrap()
-            .zendesk
-            .as_ref()
-            .unwrap()
-            .email
-            .is_none()
-    );
+    let systems = |tenant: &str| -> Vec<String> {
+        let systems = config.tenant(tenant).unwrap().systems.iter();
+        systems
+            .map(|system| format!("{} {}", system.kind, system.name))
+            .collect()
+    };
+    assert_eq!(systems("acme"), ["zendesk zendesk", "slack slack"]);
+    assert_eq!(systems("globex"), ["zendesk zendesk", "zendesk sales"]);
+    assert_eq!(config.tenant("globex").unwrap().systems[0].settings.text("email"), None);
 }
 
 #[test]
@@ -170,7 +156,7 @@ fn what_is_left_out_has_a_default() {
     assert!(matches!(config.store, Store::Sqlite));
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.max_body_bytes, 1024 * 1024);
-    assert!(config.policies(&BTreeMap::new()).unwrap().is_empty());
+    assert!(config.policies(|_| ToolDefinitions::new()).unwrap().is_empty());
 }
 
 #[test]
@@ -183,7 +169,7 @@ fn no_secret_is_shown() {
 #[test]
 fn a_policy_is_what_the_copilot_says() {
     let config = parse(FULL).unwrap();
-    let policies = config.policies(&tools()).unwrap();
+    let policies = config.policies(tools).unwrap();
     let scope = |tenant: &str| TenantScope::from_verified(tenant.parse().unwrap());
     let policy = policies.policy(&scope("acme"), None).unwrap();
     assert_eq!(policy.copilot.as_str(), "support");
@@ -246,7 +232,7 @@ fn a_policy_is_what_the_copilot_says() {
 fn the_filter_of_logs_can_be_given_by_the_environment_and_has_to_be_one() {
     let parse = |text: &str, filter: Option<&str>| {
         let env: Env = filter.map(|filter| ("RUST_LOG", filter)).into_iter().collect();
-        Config::parse(text, &env, &known_tools())
+        Config::parse(text, &env, &kinds())
     };
     let one = "[[tenants]]\nid = \"acme\"\n";
     let minimal = format!("{one}[telemetry]\nlog_level = \"warn\"");
@@ -285,7 +271,11 @@ fn each_property(schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
     match schema {
         Value::Object(members) => {
             if let Some(Value::Object(properties)) = members.get("properties") {
-                assert_eq!(members["additionalProperties"], false);
+                // A system also has the settings of its kind, which has a schema of its own.
+                let is_system =
+                    properties.contains_key("kind") && properties.contains_key("name") && properties.len() == 2;
+                let others = members.get("additionalProperties");
+                assert!(is_system || others == Some(&Value::Bool(false)), "{properties:?}");
                 properties.iter().for_each(|(name, property)| visit(name, property));
             }
             members.values().for_each(|member| each_property(member, visit));

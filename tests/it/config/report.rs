@@ -2,10 +2,11 @@
 
 use copilotd::config::Source;
 
-use super::{env, known_tools};
+use super::env;
+use crate::tools::kinds;
 
 fn report(text: &str) -> Vec<String> {
-    let source = Source::parse(text, &env(), &known_tools()).unwrap();
+    let source = Source::parse(text, &env(), &kinds()).unwrap();
     let faults = source.config().unwrap_err();
     source.report(faults.iter())
 }
@@ -115,7 +116,7 @@ fn a_second_tenant_and_an_inline_table_are_found_too() {
 #[test]
 fn what_is_not_wrong_and_yet_not_wanted_is_a_warning() {
     let warnings = |text: &str| {
-        let source = Source::parse(text, &env(), &known_tools()).unwrap();
+        let source = Source::parse(text, &env(), &kinds()).unwrap();
         let config = source.config().unwrap_or_else(|faults| panic!("{faults}"));
         let mut warnings = config.warnings("2026-12-01T00:00:00Z".parse().unwrap());
         warnings.extend(source.warnings());

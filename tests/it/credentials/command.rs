@@ -121,7 +121,8 @@ fn the_program_checks_mints_and_makes_keys() {
 
     // The output of `key create` can be pasted unchanged.
     let env = Env::from_iter([("ACME_JWT_SECRET", super::SECRET)]);
-    let config = Config::parse(&format!("{good}{table}"), &env, &[].into()).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = Config::parse(&format!("{good}{table}"), &env, &crate::tools::kinds())
+        .unwrap_or_else(|faults| panic!("{faults}"));
     let verifier = Verifier::new(&config).unwrap();
     let caller = verifier.verify(secret, None, now()).unwrap();
     assert_eq!(

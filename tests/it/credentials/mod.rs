@@ -13,8 +13,6 @@ mod scopes;
 pub mod tickets;
 mod tokens;
 
-use std::collections::BTreeSet;
-
 use copilotd::config::{Config, Env};
 use copilotd::http::credentials::{Caller, Refusal, Verifier};
 use jiff::{SignedDuration, Timestamp};
@@ -71,7 +69,7 @@ pub fn config_with(hmac: &str) -> Config {
         "#,
         sha256(KEY)
     );
-    Config::parse(&text, &Env::default(), &BTreeSet::new()).unwrap_or_else(|faults| panic!("{faults}"))
+    Config::parse(&text, &Env::default(), &crate::tools::kinds()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 pub fn hmac(kid: Option<&str>, secret: &str) -> String {

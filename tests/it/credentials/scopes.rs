@@ -1,7 +1,5 @@
 //! The scopes of a credential: those it claims, as far as its issuer or key may grant them and its tenant is marked.
 
-use std::collections::BTreeSet;
-
 use copilotd::config::{Config, Env};
 use copilotd::http::credentials::{Grant, MintError, Scopes, Verifier, mint};
 use copilotd_actors::domain::access::key_hash::KeyHash;
@@ -20,7 +18,7 @@ fn config(mark: &str, issuer: &str, key: &str) -> Config {
         "[[tenants]]\nid = \"acme\"\n{mark}\n[[tenants.issuers]]\niss = \"https://acme.example\"\nalg = \"HS256\"\n\
          secret = {{ value = \"{SECRET}\" }}\n{issuer}\n[[tenants.api_keys]]\nname = \"backend\"\nhash = \"{hash}\"\n{key}\n"
     );
-    Config::parse(&text, &Env::default(), &BTreeSet::new()).unwrap_or_else(|faults| panic!("{faults}"))
+    Config::parse(&text, &Env::default(), &crate::tools::kinds()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 const MARK: &str = "operator = true";

@@ -1,6 +1,5 @@
 //! The application behind its router, in process: real actors over fakes whose time and answers the test controls.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,11 +41,7 @@ pub fn config(change: &str) -> Source {
 
 /// Parses a configuration.
 pub fn parsed(text: &str) -> Source {
-    let tools: BTreeSet<String> = copilotd::adapters::systems::tools::definitions()
-        .keys()
-        .cloned()
-        .collect();
-    Source::parse(text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
+    Source::parse(text, &Env::default(), &crate::tools::kinds()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// The configuration with text appended.

@@ -47,11 +47,11 @@ async fn initech(app: &TestApp) {
 }
 
 fn zendesk_token(app: &TestApp, tenant: &str) -> Option<String> {
-    use secrecy::ExposeSecret as _;
     let config = app.roster.config();
-    let zendesk = config.tenant(tenant)?.zendesk.clone()?;
-    let token = zendesk.oauth_token.or(zendesk.token)?;
-    Some(token.expose_secret().to_owned())
+    let mut systems = config.tenant(tenant)?.systems.iter();
+    let settings = &systems.find(|system| system.name == "zendesk")?.settings;
+    let token = settings.text("oauth_token").or(settings.text("token"))?;
+    Some(token.to_owned())
 }
 
 #[tokio::test(start_paused = true)]

@@ -203,6 +203,134 @@ async fn a_tenant_of_the_file_is_changed_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn systems_are_set_shown_without_secrets_and_changed() {
+    with_app(async |app| {
+        let system = |name: &str, host: &str, token: Value| {
+            json!({
+                "kind": "zendesk", "name": name, "base_url": format!("https://{host}.example"), "oauth_token": token,
+            })
+        };
+        let mut given = settings("https://initech.example");
+        let secret = |name: &str| json!({ "value": format!("hush of {name}") });
+        given["systems"] = json!([
+            system("support", "a", secret("support")),
+            system("sales", "b", secret("sales")),
+            { "kind": "slack", "bot_token": secret("slack") },
+        ]);
+        given["copilots"][0]["tools"] = json!(["support_get_user", "sales_get_user", "slack_find_user"]);
+        let made = ask(app, "PUT", "initech", json!({ "settings": given }))
+            .await
+            .expect(201)
+            .json();
+        assert!(!made.to_string().contains("hush"), "{made:#}");
+        let shown = made["settings"]["systems"].clone();
+        assert!(shown[0]["oauth_token"]["kept"].is_string(), "{made:#}");
+
+        let systems = || -> Vec<String> {
+            let config = app.roster.config();
+            let systems = &config.tenant("initech").unwrap().systems;
+            let token = |system: &copilotd::config::System| {
+                let settings = &system.settings;
+                settings
+                    .text("oauth_token")
+                    .or(settings.text("bot_token"))
+                    .unwrap()
+                    .to_owned()
+            };
+            systems
+                .iter()
+                .map(|system| format!("{}: {}", system.name, token(system)))
+                .collect()
+        };
+        let all = [
+            "support: hush of support",
+            "sales: hush of sales",
+            "slack: hush of slack",
+        ];
+        assert_eq!(systems(), all);
+        // What is shown may be given back, also in another order and with the default address written down.
+        let mut back = made["settings"].clone();
+        back["systems"].as_array_mut().unwrap().reverse();
+        back["systems"][0]["base_url"] = json!("https://slack.com/api/");
+        ask(app, "PUT", "initech", json!({ "settings": back }))
+            .await
+            .expect(200);
+        assert_eq!(systems(), [all[2], all[1], all[0]]);
+
+        let refused = async |systems: Value| -> Vec<String> {
+            let answer = ask(app, "PATCH", "initech", json!({ "settings": { "systems": systems } })).await;
+            let problem = answer.problem(422, "invalid");
+            assert!(!problem.to_string().contains("hush"), "{problem:#}");
+            let errors = problem["errors"].as_array().unwrap().iter();
+            errors
+                .map(|error| error["pointer"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let (support, sales, slack) = (&shown[0], &shown[1], &shown[2]);
+        let changed = |system: &Value, member: &str, value: Value| {
+            let mut system = system.clone();
+            system[member] = value;
+            system
+        };
+        for (systems, pointer) in [
+            // No secret follows to another address, or to another kind of system.
+            (
+                json!([
+                    changed(support, "base_url", json!("https://evil.example")),
+                    sales,
+                    slack
+                ]),
+                "/settings/systems/0/oauth_token",
+            ),
+            (
+                json!([
+                    support,
+                    sales,
+                    changed(slack, "base_url", json!("https://evil.example"))
+                ]),
+                "/settings/systems/2/bot_token",
+            ),
+            (
+                json!([
+                    changed(support, "oauth_token", sales["oauth_token"].clone()),
+                    sales,
+                    slack
+                ]),
+                "/settings/systems/0/oauth_token",
+            ),
+            (
+                json!([support, sales, changed(slack, "kind", json!("zendesk"))]),
+                "/settings/systems/2/bot_token",
+            ),
+            (
+                json!([changed(support, "oauth_token", json!({ "env": "PATH" })), sales, slack]),
+                "/settings/systems/0/oauth_token",
+            ),
+            (
+                json!([support, changed(sales, "name", json!("support")), slack]),
+                "/settings/systems/1/name",
+            ),
+            (
+                json!([support, changed(sales, "kind", json!("jira")), slack]),
+                "/settings/systems/1",
+            ),
+            // A copilot uses a tool of the third.
+            (json!([support, sales]), "/settings/copilots/0/tools/2"),
+        ] {
+            let pointers = refused(systems.clone()).await;
+            assert!(pointers[0].starts_with(pointer), "{systems:#} {pointers:?}");
+        }
+        assert_eq!(systems(), [all[2], all[1], all[0]]);
+        let moved = changed(support, "base_url", json!("https://new.example"));
+        let moved = changed(&moved, "oauth_token", json!({ "value": "hush of new" }));
+        let patch = json!({ "settings": { "systems": [moved, sales, slack] } });
+        ask(app, "PATCH", "initech", patch).await.expect(200);
+        assert_eq!(systems(), ["support: hush of new", all[1], all[2]]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_changes_nothing() {
     with_app(async |app| {
         let pointers = |answer: Answer| -> Vec<String> {

@@ -1,7 +1,5 @@
 //! The example configuration's own budget, with its own prices.
 
-use std::collections::BTreeSet;
-
 use copilotd::config::{Env, Source};
 use copilotd_actors::domain::access::scopes::Scopes;
 use serde_json::json;
@@ -31,11 +29,7 @@ fn example(provider: &Provider) -> Source {
         .map(|name| (name, "a secret of at least thirty-two bytes"))
         .into_iter()
         .collect();
-    let tools: BTreeSet<String> = copilotd::adapters::systems::tools::definitions()
-        .keys()
-        .cloned()
-        .collect();
-    Source::parse(&text, &env, &tools).unwrap_or_else(|faults| panic!("{faults}"))
+    Source::parse(&text, &env, &crate::tools::kinds()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 async fn ask(app: &TestApp) -> Answer {

@@ -101,7 +101,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
     for (table, fault) in FAULTS {
         let text = file_with(table);
         assert!(
-            Source::parse(&text, &Env::default(), &[].into())
+            Source::parse(&text, &Env::default(), &crate::tools::kinds())
                 .unwrap()
                 .config()
                 .is_err(),

@@ -42,7 +42,7 @@ const FILE: &str = r#"
 "#;
 
 fn source(text: &str) -> Source {
-    Source::parse(text, &Env::default(), &[].into()).unwrap()
+    Source::parse(text, &Env::default(), &crate::tools::kinds()).unwrap()
 }
 
 async fn open(text: &str, store: &Arc<MemoryTenants>, key: u8) -> Arc<TenantRegistry> {
@@ -103,7 +103,7 @@ async fn what_was_changed_is_there_after_a_restart() {
     assert_eq!(tenant(&registry, "initech").origin, Origin::Stored);
     let known = registry.config();
     let initech = known.tenant("initech").unwrap();
-    assert!(initech.zendesk.is_some() && !initech.suspended);
+    assert!(!initech.systems.is_empty() && !initech.suspended);
     // Suspended by the operator, but still with the settings of the file: a change of the file applies to it.
     let renamed = FILE.replace("name = \"support\"", "name = \"help\"");
     registry.reload(source(&renamed)).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
     assert!(registry.left_out().is_empty());
     let config = registry.config();
     let initech = config.tenant("initech").unwrap();
-    assert!(initech.zendesk.is_some(), "what was not mended is as it was");
+    assert!(!initech.systems.is_empty(), "what was not mended is as it was");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use copilotd::config::{Config, Env, Source, Tenant};
 use copilotd::tenants::{Change, SettingsChange, TenantRegistry};
 use proptest::prelude::*;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::{open_source, root};
@@ -50,7 +50,7 @@ fn source() -> Source {
         "#
     );
     let env = Env::from_iter([("ACME_ZENDESK", OF_FILE), ("OPS_ZENDESK", CANARY), ("CANARY", CANARY)]);
-    Source::parse(&text, &env, &[].into()).unwrap()
+    Source::parse(&text, &env, &crate::tools::kinds()).unwrap()
 }
 
 /// Values for a secret: every kind of reference, and malformed ones.
@@ -180,18 +180,22 @@ fn merged(steps: &[Value]) -> Value {
 
 /// Fails unless every secret of the tenant is used where it was given for.
 fn assert_bound(tenant: &Tenant) {
-    let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
     let mut sent: Vec<(String, String)> = Vec::new();
-    if let Some(zendesk) = &tenant.zendesk {
-        let host = zendesk.base_url.to_lowercase().trim_end_matches('/').to_owned();
-        sent.extend(text(&zendesk.token).map(|secret| (secret, format!("{host} token"))));
-        sent.extend(text(&zendesk.oauth_token).map(|secret| (secret, format!("{host} oauth_token"))));
-    }
-    if let Some(slack) = &tenant.slack {
-        sent.push((
-            slack.bot_token.expose_secret().to_owned(),
-            format!("{} bot_token", slack.base_url),
-        ));
+    for system in &tenant.systems {
+        let settings = &system.settings;
+        let host = match system.kind.as_str() {
+            "zendesk" => settings
+                .text("base_url")
+                .unwrap()
+                .to_lowercase()
+                .trim_end_matches('/')
+                .to_owned(),
+            _ => settings.text("base_url").unwrap_or("https://slack.com/api/").to_owned(),
+        };
+        for member in ["token", "oauth_token", "bot_token"] {
+            let secret = settings.text(member);
+            sent.extend(secret.map(|secret| (secret.to_owned(), format!("{host} {member}"))));
+        }
     }
     for keys in &tenant.provider_keys {
         sent.extend(

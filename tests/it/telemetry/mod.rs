@@ -172,7 +172,7 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
                 .find_map(|line| line["address"].as_str().map(str::to_owned))
         };
         let address = eventually("the address", DEADLINE, served).await;
-        let config = Config::parse(&text, &Env::default(), &app::context().known_tools).unwrap();
+        let config = Config::parse(&text, &Env::default(), &app::context().kinds).unwrap();
         let token = |tenant: &str, scopes| {
             let grant = Grant {
                 tenant: tenant.parse().unwrap(),

@@ -2,9 +2,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use copilotd::adapters::systems::tools::definitions;
 use copilotd_actors::domain::policy::Repeat;
 use serde_json::{Value, json};
+
+use super::definitions;
 
 #[test]
 fn every_file_is_a_tool_and_every_tool_has_a_file() {

@@ -3,6 +3,7 @@
 
 mod definitions;
 mod markdown;
+mod named_systems;
 mod odd_answers;
 mod odd_slack;
 mod odd_zendesk;
@@ -21,14 +22,17 @@ mod zendesk;
 mod zendesk_changes;
 mod zendesk_errors;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use copilotd::adapters::systems::slack::{Slack, SlackConfig};
+use copilotd::adapters::systems::System as _;
+use copilotd::adapters::systems::kinds::Kinds;
+use copilotd::adapters::systems::slack::{Slack, SlackConfig, SlackKind};
 use copilotd::adapters::systems::tools;
-use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig, ZendeskKind};
+use copilotd::config::SystemKinds;
 use copilotd_actors::domain::ids::CallId;
-use copilotd_actors::ports::{Clock, ToolRequest};
+use copilotd_actors::ports::{Clock, ToolDefinitions, ToolRequest};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -57,9 +61,28 @@ fn call_id(n: u128) -> CallId {
     CallId::new(Uuid::from_u128(n))
 }
 
+/// The kinds of systems, for reading a configuration.
+pub fn kinds() -> SystemKinds {
+    static KINDS: LazyLock<SystemKinds> = LazyLock::new(|| SystemKinds::new(Kinds::built_in().for_config()));
+    KINDS.clone()
+}
+
+static ZENDESK: LazyLock<ZendeskKind> = LazyLock::new(ZendeskKind::default);
+static SLACK: LazyLock<SlackKind> = LazyLock::new(SlackKind::default);
+
+/// The tools of a Zendesk and a Slack with their default names.
+pub fn definitions() -> &'static ToolDefinitions {
+    static ALL: LazyLock<ToolDefinitions> = LazyLock::new(|| {
+        let mut all = (*zendesk_at("http://127.0.0.1:1").definitions()).clone();
+        all.extend((*slack_at("http://127.0.0.1:1").definitions()).clone());
+        all
+    });
+    &ALL
+}
+
 /// A call as the core makes it: its arguments satisfy the tool's schema.
 pub fn request(tool: &str, arguments: Value) -> ToolRequest {
-    let definition = &tools::definitions()[tool];
+    let definition = &definitions()[tool];
     assert_eq!(definition.parameters.check(&arguments), Ok(()), "{tool}");
     ToolRequest {
         scope: TenantScope::from_verified("acme".parse().unwrap()),
@@ -72,7 +95,7 @@ pub fn request(tool: &str, arguments: Value) -> ToolRequest {
 
 /// One client for tests that need many: building one takes time.
 fn client() -> reqwest::Client {
-    static CLIENT: std::sync::LazyLock<reqwest::Client> = std::sync::LazyLock::new(|| tools::http::client().unwrap());
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| tools::http::client().unwrap());
     CLIENT.clone()
 }
 
@@ -88,13 +111,19 @@ fn zendesk_at(base_url: &str) -> Zendesk {
             token: SecretString::from("zd-secret"),
         },
     };
-    Zendesk::new(&config, client()).unwrap()
+    ZENDESK.account("zendesk", &config, client()).unwrap()
 }
 
 pub fn slack(stub: &Stub) -> Slack {
+    slack_at(&stub.url)
+}
+
+fn slack_at(url: &str) -> Slack {
     let config = SlackConfig {
-        base_url: format!("{}/api/", stub.url),
+        base_url: format!("{url}/api/"),
         token: SecretString::from("xoxb-secret"),
     };
-    Slack::new(&config, client(), Arc::new(FixedClock)).unwrap()
+    SLACK
+        .workspace("slack", &config, client(), Arc::new(FixedClock))
+        .unwrap()
 }

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
-use copilotd::adapters::systems::slack::{Slack, SlackConfig};
-use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use copilotd::adapters::systems::{TenantSystems, tools};
+use copilotd::adapters::systems::TenantSystems;
+use copilotd::adapters::systems::slack::SlackConfig;
+use copilotd::adapters::systems::zendesk::{ZendeskAuth, ZendeskConfig};
 use copilotd_actors::ports::Systems;
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::SecretString;
 
-use super::{FixedClock, zendesk_at};
+use super::{FixedClock, SLACK, ZENDESK, zendesk_at};
 
 #[test]
 fn a_tenant_finds_its_own_systems_only() {
@@ -36,14 +36,14 @@ fn a_bad_configuration_is_refused_and_secrets_are_never_shown() {
             base_url: base_url.into(),
             auth: ZendeskAuth::OAuth(SecretString::from("x")),
         };
-        let error = Zendesk::new(&config, tools::http::client().unwrap()).unwrap_err();
+        let error = ZENDESK.account("zendesk", &config, super::client()).unwrap_err();
         assert!(error.to_string().starts_with("zendesk: base_url"), "{error}");
     }
     let config = ZendeskConfig {
         base_url: "https://acme.zendesk.com".into(),
         auth: ZendeskAuth::OAuth(secret()),
     };
-    let error = Zendesk::new(&config, tools::http::client().unwrap()).unwrap_err();
+    let error = ZENDESK.account("zendesk", &config, super::client()).unwrap_err();
     assert!(
         !format!("{error} {error:?} {config:?}").contains("secret\""),
         "{config:?}"
@@ -53,6 +53,8 @@ fn a_bad_configuration_is_refused_and_secrets_are_never_shown() {
         base_url: "https://slack.com/api/".into(),
         token: secret(),
     };
-    let error = Slack::new(&config, tools::http::client().unwrap(), Arc::new(FixedClock)).unwrap_err();
+    let error = SLACK
+        .workspace("slack", &config, super::client(), Arc::new(FixedClock))
+        .unwrap_err();
     assert!(!format!("{error} {error:?} {config:?}").contains("top"), "{config:?}");
 }

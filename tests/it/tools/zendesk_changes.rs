@@ -1,12 +1,11 @@
-use copilotd::adapters::systems::tools;
-use copilotd::adapters::systems::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd::adapters::systems::zendesk::{ZendeskAuth, ZendeskConfig};
 use copilotd_actors::ports::{LookUp, ToolBox, ToolErrorKind};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::specs::check_zendesk;
 use super::stub::{Say, Seen, Stub, json as say};
-use super::{call_id, request, zendesk};
+use super::{ZENDESK, call_id, request, zendesk};
 
 fn ticket() -> Value {
     json!({
@@ -36,7 +35,7 @@ async fn creating_a_ticket_sends_the_calls_id_as_its_key() {
         base_url: format!("{}/", stub.url),
         auth: ZendeskAuth::OAuth(SecretString::from("oauth-token")),
     };
-    let desk = Zendesk::new(&config, tools::http::client().unwrap()).unwrap();
+    let desk = ZENDESK.account("zendesk", &config, super::client()).unwrap();
     let arguments = json!({
         "subject": "Printer", "body": "It burns", "priority": "urgent", "tags": ["fire"], "requester_email": "jo@x.test",
     });

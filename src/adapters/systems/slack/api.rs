@@ -35,7 +35,7 @@ impl Api {
     pub fn new(config: &SlackConfig, client: Client, clock: Arc<dyn Clock>) -> Result<Self, InvalidConfig> {
         let credentials = format!("Bearer {}", config.token.expose_secret());
         let mut authorization = HeaderValue::from_str(&credentials).map_err(|_| InvalidConfig {
-            system: "slack",
+            system: "slack".into(),
             reason: "the token contains characters that are not allowed in an HTTP header".into(),
         })?;
         authorization.set_sensitive(true);

@@ -6,6 +6,7 @@ mod channels;
 mod escape;
 mod find_channel;
 mod find_user;
+mod kind;
 mod markdown;
 pub mod message;
 mod people;
@@ -20,14 +21,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{Clock, LookUp, ToolBox, ToolError, ToolReply, ToolRequest};
+use copilotd_actors::ports::{Clock, LookUp, ToolBox, ToolDefinitions, ToolError, ToolReply, ToolRequest};
 use secrecy::SecretString;
 
 use self::api::{Api, Call};
+pub use self::kind::SlackKind;
+use super::System;
+use super::tools::toolset::SystemTools;
 use super::tools::{InvalidConfig, Tool, run};
 
 /// Every tool of this system.
-pub(crate) static TOOLS: &[&dyn Tool<Call>] = &[
+static TOOLS: &[&dyn Tool<Call>] = &[
     &post_message::PostMessage,
     &reply_in_thread::ReplyInThread,
     &update_message::UpdateMessage,
@@ -49,13 +53,20 @@ pub struct SlackConfig {
 /// One tenant's Slack workspace.
 pub struct Slack {
     api: Arc<Api>,
+    tools: SystemTools<Call>,
 }
 
 impl Slack {
     /// Checks the configuration; sends nothing.
-    pub fn new(config: &SlackConfig, client: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, InvalidConfig> {
+    fn new(
+        config: &SlackConfig,
+        client: reqwest::Client,
+        clock: Arc<dyn Clock>,
+        tools: SystemTools<Call>,
+    ) -> Result<Self, InvalidConfig> {
         Ok(Self {
             api: Arc::new(Api::new(config, client, clock)?),
+            tools,
         })
     }
 }
@@ -64,11 +75,17 @@ impl Slack {
 impl ToolBox for Slack {
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
         self.api.started.note(request.call);
-        run::call(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
+        run::call(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 
     async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError> {
-        run::look_up(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
+        run::look_up(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await
+    }
+}
+
+impl System for Slack {
+    fn definitions(&self) -> Arc<ToolDefinitions> {
+        self.tools.definitions()
     }
 }
 

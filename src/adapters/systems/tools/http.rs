@@ -65,7 +65,7 @@ pub fn client() -> Result<Client, InvalidConfig> {
         .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| InvalidConfig {
-            system: "http",
+            system: "http".into(),
             reason: format!("cannot build the HTTP client: {error}"),
         })
 }
@@ -104,7 +104,7 @@ pub(crate) async fn send(vendor: &str, request: RequestBuilder) -> Result<Answer
 /// Checks a configured address and brings it into the form that paths are appended to.
 pub(crate) fn base_url(system: &'static str, text: &str) -> Result<String, InvalidConfig> {
     let invalid = |reason: &str| InvalidConfig {
-        system,
+        system: system.into(),
         reason: reason.to_owned(),
     };
     let url = reqwest::Url::parse(text).map_err(|error| invalid(&format!("base_url: {error}")))?;
@@ -135,7 +135,7 @@ fn classify(vendor: &str, error: reqwest::Error) -> ToolError {
     }
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;

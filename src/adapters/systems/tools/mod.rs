@@ -2,24 +2,24 @@
 //!
 //! A new tool is one schema file, one Rust file that implements `Tool`, and one line in its system's `TOOLS`. The
 //! schema file validates the arguments and is what the model reads; there is no second description.
+//!
+//! Nothing here knows any system: the kinds are registered in `systems::kinds`.
 
 mod definition;
 pub mod http;
 pub(crate) mod member;
+pub(crate) mod probe;
 pub mod rate;
 pub(crate) mod run;
 pub mod text;
+pub(crate) mod toolset;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::borrow::Cow;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::policy::ToolDefinition;
 use copilotd_actors::ports::{LookUp, RateHint, ToolError, ToolErrorKind, ToolRequest};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use super::{slack, zendesk};
 
 /// One tool of an external system; `S` is what that system gives to each call.
 #[async_trait]
@@ -42,30 +42,11 @@ pub(crate) trait Tool<S: Sync>: Send + Sync {
     }
 }
 
-/// Every tool by name, compiled once.
-static DEFINITIONS: LazyLock<BTreeMap<String, Arc<ToolDefinition>>> = LazyLock::new(|| {
-    let zendesk = zendesk::TOOLS.iter().map(|tool| (tool.name(), tool.definition()));
-    let slack = slack::TOOLS.iter().map(|tool| (tool.name(), tool.definition()));
-    zendesk
-        .chain(slack)
-        .map(|(name, file)| {
-            let tool =
-                definition::parse(file).expect("the files are part of the binary and a test parses each of them");
-            (name.to_owned(), Arc::new(tool))
-        })
-        .collect()
-});
-
-/// Returns every tool that this binary knows, by name.
-pub fn definitions() -> &'static BTreeMap<String, Arc<ToolDefinition>> {
-    &DEFINITIONS
-}
-
 /// Why a system's configuration is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{system}: {reason}")]
 pub struct InvalidConfig {
-    pub system: &'static str,
+    pub system: Cow<'static, str>,
     /// The reason; without secrets.
     pub reason: String,
 }

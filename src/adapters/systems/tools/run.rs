@@ -7,7 +7,8 @@ use std::time::Duration;
 use copilotd_actors::ports::{LookUp, RateHint, ToolError, ToolErrorKind, ToolReply, ToolRequest};
 use tracing::{Instrument, Span, field};
 
-use super::{Tool, definitions, failed, rate, refused};
+use super::toolset::SystemTools;
+use super::{Tool, failed, rate, refused};
 
 /// What a call learns on its way.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(crate) trait Session: Send + Sync {
 
 /// Runs `request`.
 pub(crate) async fn call<S: Session>(
-    tools: &[&dyn Tool<S>],
+    tools: &SystemTools<S>,
     session: &S,
     request: &ToolRequest,
 ) -> Result<ToolReply, ToolError> {
@@ -58,7 +59,8 @@ pub(crate) async fn call<S: Session>(
     match outcome {
         Ok(result) => Ok(ToolReply { result, rate }),
         Err(error) => {
-            let error = settle(error, request, session.progress());
+            let changes = tools.changes_something(&request.tool);
+            let error = named(settle(error, changes, session.progress()), tools);
             record(&span, &error);
             Err(error)
         }
@@ -67,7 +69,7 @@ pub(crate) async fn call<S: Session>(
 
 /// Looks for the effect of an earlier call.
 pub(crate) async fn look_up<S: Session>(
-    tools: &[&dyn Tool<S>],
+    tools: &SystemTools<S>,
     session: &S,
     request: &ToolRequest,
 ) -> Result<LookUp, ToolError> {
@@ -80,16 +82,20 @@ pub(crate) async fn look_up<S: Session>(
     outcome.map_err(|mut error| {
         error.rate = session.progress().rate();
         record(&span, &error);
-        error
+        named(error, tools)
     })
 }
 
-fn find<'a, S: Sync>(tools: &[&'a dyn Tool<S>], request: &ToolRequest) -> Result<&'a dyn Tool<S>, ToolError> {
+fn find<S: Sync>(tools: &SystemTools<S>, request: &ToolRequest) -> Result<&'static dyn Tool<S>, ToolError> {
     tools
-        .iter()
-        .copied()
-        .find(|tool| tool.name() == request.tool)
+        .find(&request.tool)
         .ok_or_else(|| refused(format!("there is no tool {:?}", request.tool)))
+}
+
+/// A message may name another tool of the system, for the model to call.
+fn named<S: Sync>(mut error: ToolError, tools: &SystemTools<S>) -> ToolError {
+    error.message = tools.renamed(error.message);
+    error
 }
 
 async fn in_time<S: Session, T>(
@@ -106,10 +112,7 @@ async fn in_time<S: Session, T>(
 }
 
 /// A changing call that failed before its change was sent has certainly changed nothing.
-fn settle(mut error: ToolError, request: &ToolRequest, progress: &Progress) -> ToolError {
-    let changes = definitions()
-        .get(&request.tool)
-        .is_none_or(|tool| tool.repeat.changes_something());
+fn settle(mut error: ToolError, changes: bool, progress: &Progress) -> ToolError {
     if error.kind == ToolErrorKind::OutcomeUnknown && changes && !progress.effect_sent.load(Ordering::SeqCst) {
         error.kind = ToolErrorKind::Unreachable;
     }

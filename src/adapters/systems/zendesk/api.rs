@@ -39,7 +39,7 @@ impl Api {
             ZendeskAuth::OAuth(token) => format!("Bearer {}", token.expose_secret()),
         };
         let mut authorization = HeaderValue::from_str(&credentials).map_err(|_| InvalidConfig {
-            system: "zendesk",
+            system: "zendesk".into(),
             reason: "the token contains characters that are not allowed in an HTTP header".into(),
         })?;
         authorization.set_sensitive(true);

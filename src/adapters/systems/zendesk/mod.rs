@@ -7,6 +7,7 @@ mod create_ticket;
 mod find_users;
 mod get_ticket;
 mod get_user;
+mod kind;
 mod list_comments;
 mod list_views;
 mod search_tickets;
@@ -19,14 +20,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{LookUp, ToolBox, ToolError, ToolReply, ToolRequest};
+use copilotd_actors::ports::{LookUp, ToolBox, ToolDefinitions, ToolError, ToolReply, ToolRequest};
 use secrecy::SecretString;
 
 use self::api::{Api, Call};
+pub use self::kind::ZendeskKind;
+use super::System;
+use super::tools::toolset::SystemTools;
 use super::tools::{InvalidConfig, Tool, run};
 
 /// Every tool of this system.
-pub(crate) static TOOLS: &[&dyn Tool<Call>] = &[
+static TOOLS: &[&dyn Tool<Call>] = &[
     &search_tickets::SearchTickets,
     &list_views::ListViews,
     &get_ticket::GetTicket,
@@ -62,13 +66,15 @@ pub enum ZendeskAuth {
 /// One tenant's Zendesk.
 pub struct Zendesk {
     api: Arc<Api>,
+    tools: SystemTools<Call>,
 }
 
 impl Zendesk {
     /// Checks the configuration; sends nothing.
-    pub fn new(config: &ZendeskConfig, client: reqwest::Client) -> Result<Self, InvalidConfig> {
+    fn new(config: &ZendeskConfig, client: reqwest::Client, tools: SystemTools<Call>) -> Result<Self, InvalidConfig> {
         Ok(Self {
             api: Arc::new(Api::new(config, client)?),
+            tools,
         })
     }
 }
@@ -76,11 +82,17 @@ impl Zendesk {
 #[async_trait]
 impl ToolBox for Zendesk {
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
-        run::call(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
+        run::call(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 
     async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError> {
-        run::look_up(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
+        run::look_up(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await
+    }
+}
+
+impl System for Zendesk {
+    fn definitions(&self) -> Arc<ToolDefinitions> {
+        self.tools.definitions()
     }
 }
 
