@@ -9,7 +9,7 @@ mod faults;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use copilotd::config::{
@@ -60,6 +60,7 @@ fn tools() -> BTreeMap<String, Arc<ToolDefinition>> {
             repeat: Repeat::Read,
             timeout: Duration::from_secs(30),
             parameters: Schema::compile(json!({})).unwrap(),
+            tokens: OnceLock::new(),
         };
         (name, Arc::new(tool))
     };
