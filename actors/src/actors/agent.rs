@@ -40,7 +40,6 @@ use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerd
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 pub(crate) use prompt::count_entries;
-use prompt::fit;
 
 /// Wait before the second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -139,9 +138,16 @@ impl Agent {
         if self.defer_unless_served(at) {
             return;
         }
-        let assembled = fit(self.scope.tenant(), memory, needs_summary, &policy).await;
-        let (prompt, summary_upto_seq) = match assembled {
-            Ok(prompt) => prompt,
+        let tenant = self.scope.tenant();
+        let assembled = prompt::assemble(tenant, memory, needs_summary, &policy, response_schema.clone()).await;
+        let assembled = match assembled {
+            Ok(Ok(assembled)) => assembled,
+            Ok(Err(too_large)) => {
+                let class = FailureClass::ContextLength;
+                let failure = failure(class, too_large.to_string(), &policy, Usage::default(), None);
+                self.report_too_large(at, failure);
+                return;
+            }
             Err(error) => {
                 let message = format!("prompt could not be assembled: {error}");
                 let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
@@ -149,27 +155,19 @@ impl Agent {
                 return;
             }
         };
-        let prompt_tokens = prompt.tokens;
-        if prompt_tokens > policy.memory.context_tokens {
-            let message = format!(
-                "prompt has {prompt_tokens} tokens; the model accepts {}",
-                policy.memory.context_tokens
-            );
-            let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
-            self.report_too_large(at, failure);
-            return;
-        }
+        let prompt_tokens = assembled.tokens;
         // Assembling may have taken a while: check again.
         if self.defer_unless_served(at) {
             return;
         }
         // Reported beside the model call, not before it: the record is committed while the provider works.
-        let assembled = Command::ContextAssembled {
+        let report = Command::ContextAssembled {
             at,
             prompt_tokens,
-            summary_upto_seq,
+            summary_upto_seq: assembled.summary_upto_seq,
+            context: assembled.record,
         };
-        span.in_scope(|| self.report(assembled, &policy));
+        span.in_scope(|| self.report(report, &policy));
         let request = ModelRequest {
             scope: self.scope.clone(),
             route: policy.route.clone(),
@@ -178,7 +176,7 @@ impl Agent {
             user: self.user.clone(),
             api_key,
             copilot: policy.copilot.clone(),
-            messages: Arc::new(prompt.messages),
+            messages: Arc::new(assembled.messages),
             tools: Arc::new(offers(&policy)),
             response_schema: response_schema.as_deref().cloned(),
             max_tokens: None,

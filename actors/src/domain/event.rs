@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
+use super::context_record::ContextRecord;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
 use super::usage::{TotalUsage, Usage};
 use super::weight;
@@ -52,7 +53,10 @@ impl Record {
                 response_schema,
                 ..
             } => input.bytes() + weight::of_members(metadata) + json(response_schema),
-            Event::ContextAssembled { retrieved, .. } => retrieved.iter().map(weight::of).sum(),
+            Event::ContextAssembled { retrieved, context, .. } => {
+                let context = context.as_ref().map_or(0, ContextRecord::weight);
+                context + retrieved.iter().map(weight::of).sum::<usize>()
+            }
             Event::MessageCompleted {
                 text,
                 citations,
@@ -329,6 +333,9 @@ pub enum Event {
         retrieved: Vec<Value>,
         attempt: u32,
         step: u32,
+        /// Internal. What the prompt was made of; none in older records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        context: Option<ContextRecord>,
     },
     #[serde(rename = "message.completed")]
     MessageCompleted {

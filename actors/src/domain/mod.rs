@@ -3,6 +3,7 @@
 pub mod access;
 pub mod content;
 pub mod context;
+pub mod context_record;
 pub mod conversation;
 pub mod event;
 pub mod failure;

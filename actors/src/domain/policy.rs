@@ -1,7 +1,7 @@
 //! A copilot's policy, from the tenant's configuration. Passed into `decide`; never part of the log.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -106,6 +106,8 @@ pub struct ToolDefinition {
     pub timeout: Duration,
     /// The JSON Schema of the arguments.
     pub parameters: Schema,
+    /// Tokens of the definition; counted at its first use.
+    pub tokens: OnceLock<u64>,
 }
 
 /// What may be done with a call whose outcome is unknown.

@@ -1,7 +1,7 @@
 //! Copilots that a test configures.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -118,6 +118,7 @@ impl Policy {
             repeat,
             timeout,
             parameters: Schema::compile(json!({ "type": "object" }))?,
+            tokens: OnceLock::new(),
         };
         let tool = ToolPolicy {
             tool: Arc::new(tool),

@@ -216,6 +216,7 @@ impl World {
                     retrieved: vec![],
                     attempt,
                     step,
+                    context: None,
                 };
                 if let Some((live, shown @ false)) = &mut self.live {
                     *shown = true;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use copilotd_actors::domain::context_record::ContextRecord;
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
 use copilotd_actors::domain::failure::FailureClass;
@@ -87,6 +88,7 @@ fn a_wait_holds_one_model_step_back() {
             at: present(scenario),
             prompt_tokens: 1,
             summary_upto_seq: None,
+            context: ContextRecord::default(),
         })
     };
     let waiting = "model 2/1 from 30, turn 2 until 630";

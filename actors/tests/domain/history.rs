@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
 use copilotd_actors::domain::context::compression;
+use copilotd_actors::domain::context_record::ContextRecord;
 use copilotd_actors::domain::conversation::command::{Command, Decision, ModelFailure, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
 use copilotd_actors::domain::conversation::turn::Phase;
@@ -358,6 +359,7 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
             at,
             prompt_tokens: 1,
             summary_upto_seq: None,
+            context: ContextRecord::default(),
         },
         Step::Report { call: by, status } => Command::ToolReplied {
             turn: call(*by).0,

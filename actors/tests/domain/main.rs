@@ -6,6 +6,7 @@ mod history;
 mod support;
 
 mod approvals;
+mod assemble;
 mod codec;
 mod doubt;
 mod effects;

@@ -1,7 +1,6 @@
 //! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, checked after every
 //! record: prompts satisfy the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
 
-use copilotd_actors::domain::context::project;
 use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::conversation::effects::open_effects;
 use copilotd_actors::domain::conversation::turn::Phase;
@@ -13,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::audit::audit;
 use crate::history::{History, step};
-use crate::support::{Scenario, conversation_id, fold};
+use crate::support::{Scenario, assembled, conversation_id, fold};
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -41,7 +40,7 @@ fn prompts_keep_the_vendors_rules(scenario: &Scenario) {
         if conversation.active().is_none_or(|turn| turn.phase != Phase::Thinking) {
             continue;
         }
-        let messages = project::prompt(&conversation.memory, &scenario.policy).messages;
+        let messages = assembled(&conversation.memory, &scenario.policy).messages;
         openai(&messages);
         anthropic(&messages);
         let upto = conversation.memory.summary.as_ref().map(|summary| summary.upto_seq);
@@ -151,7 +150,7 @@ fn same(one: &Conversation, other: &Conversation, policy: &Policy) {
     assert_eq!(one, other);
     assert_eq!(open_effects(one, policy), open_effects(other, policy));
     assert_eq!(
-        project::prompt(&one.memory, policy).messages,
-        project::prompt(&other.memory, policy).messages
+        assembled(&one.memory, policy).messages,
+        assembled(&other.memory, policy).messages
     );
 }

@@ -1,10 +1,12 @@
 //! A test DSL: given commands, when a command, then records as lines of text. Ids and times are fixed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use copilotd_actors::domain::context::project;
+use copilotd_actors::domain::context::assemble::{Assembled, Budget, assemble};
+use copilotd_actors::domain::context::gathered::Gathered;
+use copilotd_actors::domain::context::memory::Memory;
 use copilotd_actors::domain::conversation::Conversation;
 use copilotd_actors::domain::conversation::command::{Command, Env};
 use copilotd_actors::domain::conversation::decide::{Decision, Rejection};
@@ -19,6 +21,18 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::audit::audit;
+
+/// A budget that everything fits into.
+pub const UNLIMITED: Budget = Budget {
+    context_tokens: u64::MAX,
+    reserved_tokens: 0,
+};
+
+/// Returns the prompt of a memory, whatever its size.
+pub fn assembled(memory: &Memory, policy: &Policy) -> Assembled {
+    let gathered = Gathered::count(memory.clone(), false, policy, None);
+    assemble(&gathered, UNLIMITED).expect("everything fits")
+}
 
 /// How long the vendor of the tool `keyed` remembers a key.
 pub const WINDOW: Duration = Duration::from_secs(7200);
@@ -86,6 +100,7 @@ fn tool((name, repeat, approval): (&str, Repeat, bool)) -> (String, ToolPolicy) 
         repeat,
         timeout: Duration::from_secs(30),
         parameters: Schema::compile(parameters).expect("a schema"),
+        tokens: OnceLock::new(),
     };
     let timeout = definition.timeout;
     let tool = Arc::new(definition);
@@ -207,7 +222,7 @@ impl Scenario {
     /// Returns the prompt that the model would receive now, one line per message.
     pub fn prompt(&self) -> String {
         use copilotd_actors::domain::context::prompt::PromptMessage as M;
-        let lines: Vec<String> = project::prompt(&self.conversation.memory, &self.policy)
+        let lines: Vec<String> = assembled(&self.conversation.memory, &self.policy)
             .messages
             .iter()
             .map(|message| match message {

@@ -190,6 +190,7 @@ pub fn assembled(turn: TurnId) -> (Option<TurnId>, Event) {
         retrieved: Vec::new(),
         attempt: 1,
         step: 1,
+        context: None,
     };
     (Some(turn), event)
 }

@@ -1,46 +1,44 @@
-//! Assembly of a step's prompt on the compute pool.
+//! Gathers what a step's prompt may be made of and assembles it on the compute pool.
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::compute::{self, ComputeError};
+use crate::domain::context::assemble::{self, Assembled, Budget, TooLarge};
+use crate::domain::context::gathered::Gathered;
 use crate::domain::context::memory::{Entry, Memory};
-use crate::domain::context::project::{self, Prompt};
 use crate::domain::context::tokens;
 use crate::domain::guardrail as guard;
-use crate::domain::ids::{Seq, TenantId};
+use crate::domain::ids::TenantId;
 use crate::domain::policy::Policy;
+use crate::domain::weight;
 
-/// Assembles a prompt that fits, if possible: if it is too long, the pending summary is used now instead of at the next
-/// turn. Returns the prompt and the last sequence number that its summary covers.
-pub(super) async fn fit(
+/// Gathers and assembles the prompt. Messages not yet counted are counted first, one slice at a time.
+pub(super) async fn assemble(
     tenant: &TenantId,
     memory: Memory,
     needs_summary: bool,
     policy: &Arc<Policy>,
-) -> Result<(Prompt, Option<Seq>), ComputeError> {
-    let shorter = memory.with_pending();
-    let upto = |memory: &Memory| memory.summary.as_ref().map(|summary| summary.upto_seq);
-    if !needs_summary || shorter.is_none() {
-        let summary_upto_seq = upto(&memory);
-        let prompt = assemble(tenant, memory, Arc::clone(policy)).await?;
-        if shorter.is_none() || prompt.tokens <= policy.memory.context_tokens {
-            return Ok((prompt, summary_upto_seq));
-        }
-    }
-    let shorter = shorter.unwrap_or_default();
-    let summary_upto_seq = upto(&shorter);
-    Ok((assemble(tenant, shorter, Arc::clone(policy)).await?, summary_upto_seq))
-}
-
-/// Assembles the prompt. Messages not yet counted are counted first, one slice at a time.
-async fn assemble(tenant: &TenantId, memory: Memory, policy: Arc<Policy>) -> Result<Prompt, ComputeError> {
+    response_schema: Option<Arc<Value>>,
+) -> Result<Result<Assembled, TooLarge>, ComputeError> {
     count_entries(tenant, &memory).await?;
-    let summary = memory.summary.as_ref().map_or(0, |summary| summary.text.len());
-    let counted = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
+    let counted = Gathered::counted_bytes(&memory, policy) * tokens::COST_PER_BYTE;
     // The messages have been counted; this is the cost of writing them out and of searching tool results for marks.
     let entries = memory.blocks.iter().flat_map(|block| &block.entries);
-    let cost = counted + entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
-    compute::run(Some(tenant), cost, move || project::prompt(&memory, &policy)).await
+    let written = entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
+    let schema = response_schema.as_deref().map_or(0, weight::of);
+    let policy = Arc::clone(policy);
+    let work = move || {
+        let gathered = Gathered::count(memory, needs_summary, &policy, response_schema.as_deref());
+        // The compression keeps the window well below the model's context, which leaves room for the answer.
+        let budget = Budget {
+            context_tokens: policy.memory.context_tokens,
+            reserved_tokens: 0,
+        };
+        assemble::assemble(&gathered, budget)
+    };
+    compute::run(Some(tenant), counted + written + schema, work).await
 }
 
 /// Counts the tokens of every message in the window; each entry caches its own count.

@@ -1,86 +1,59 @@
-//! The projector: builds the message list for the provider from the state.
+//! The projector: writes the parts of a conversation as messages for the provider.
 //!
-//! Invariant: for every history the list satisfies the pairing rules of OpenAI and Anthropic;
+//! Invariant: for every history the messages satisfy the pairing rules of OpenAI and Anthropic;
 //! `tests/domain/prompt_rules.rs` checks it with random histories.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::memory::{EntryContent, Memory};
+use super::memory::{Block, EntryContent};
 use super::prompt::{PromptCall, PromptMessage};
-use super::tokens;
 use crate::domain::content::ToolStatus;
 use crate::domain::guardrail as guard;
 use crate::domain::guardrail::NOTICE;
+use crate::domain::ids::CallId;
 use crate::domain::policy::Policy;
 
-/// The assistant's message between the summary and the first prompt, because providers require alternating roles.
-const SUMMARY_READ: &str = "(Read as data.)";
+/// The assistant's reply to a message that holds data, because providers require alternating roles.
+pub(super) const READ_AS_DATA: &str = "(Read as data.)";
 
-/// A prompt and its size.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prompt {
-    /// The messages of the prompt.
-    pub messages: Vec<PromptMessage>,
-    /// The number of their tokens, by our tokenizer.
-    pub tokens: u64,
-}
-
-/// Assembles the prompt for the turn at the end of the window.
-pub fn prompt(memory: &Memory, policy: &Policy) -> Prompt {
-    let system = system_text(memory, policy);
-    let mut total = tokens::count(&system) + tokens::PER_MESSAGE;
-    let mut messages = vec![PromptMessage::System { text: system }];
-    if let Some(summary) = &memory.summary {
-        let [text, read] = [summary_text(memory, &summary.text), SUMMARY_READ.to_owned()];
-        total += tokens::count(&text) + tokens::count(&read) + 2 * tokens::PER_MESSAGE;
-        messages.push(PromptMessage::User { text });
-        messages.push(PromptMessage::Assistant {
-            text: read,
-            calls: Vec::new(),
-        });
-    }
-    for block in &memory.blocks {
-        let mut results: Vec<PromptMessage> = Vec::new();
-        let mut expected: Vec<crate::domain::ids::CallId> = Vec::new();
-        for entry in &block.entries {
-            total += entry.tokens();
-            if let EntryContent::Tool { call, .. } = &entry.content {
-                results.push(PromptMessage::Tool {
-                    call: *call,
-                    content: text_of(&entry.content).unwrap_or_default().into_owned(),
-                });
-                if results.len() == expected.len() {
-                    in_order_of_calls(&mut results, &expected);
-                    messages.append(&mut results);
-                    expected.clear();
-                }
-                continue;
+/// Adds the messages of one turn.
+pub(super) fn push_block(messages: &mut Vec<PromptMessage>, block: &Block) {
+    let mut results: Vec<PromptMessage> = Vec::new();
+    let mut expected: Vec<CallId> = Vec::new();
+    for entry in &block.entries {
+        if let EntryContent::Tool { call, .. } = &entry.content {
+            results.push(PromptMessage::Tool {
+                call: *call,
+                content: text_of(&entry.content).unwrap_or_default().into_owned(),
+            });
+            if results.len() == expected.len() {
+                in_order_of_calls(&mut results, &expected);
+                messages.append(&mut results);
+                expected.clear();
             }
-            if let EntryContent::Assistant { calls, .. } = &entry.content {
-                expected = calls.iter().map(|call| call.id).collect();
-            }
-            messages.push(message(&entry.content));
+            continue;
         }
-    }
-    Prompt {
-        messages,
-        tokens: total,
+        if let EntryContent::Assistant { calls, .. } = &entry.content {
+            expected = calls.iter().map(|call| call.id).collect();
+        }
+        messages.push(message(&entry.content));
     }
 }
 
 /// Sorts results, which arrive in any order, into the order of their calls, which vendors require.
-fn in_order_of_calls(results: &mut [PromptMessage], calls: &[crate::domain::ids::CallId]) {
+fn in_order_of_calls(results: &mut [PromptMessage], calls: &[CallId]) {
     results.sort_by_key(|message| match message {
         PromptMessage::Tool { call, .. } => calls.iter().position(|id| id == call),
         _ => None,
     });
 }
 
-fn system_text(memory: &Memory, policy: &Policy) -> String {
+/// Returns the system message: the instructions, and our notice if the prompt holds data.
+pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
     let mut text = policy.instructions.clone();
-    if !policy.tools.is_empty() || memory.summary.is_some() {
+    if !policy.tools.is_empty() || has_summary {
         text.push_str("\n\n");
         text.push_str(NOTICE);
     }
@@ -91,10 +64,9 @@ fn system_text(memory: &Memory, policy: &Policy) -> String {
     }
 }
 
-/// Delimits the summary as data, because it contains text of users and tools. Its nonce is that of the first turn in
-/// the window, which stays until there is another summary.
-fn summary_text(memory: &Memory, summary: &str) -> String {
-    let nonce = memory.blocks.front().and_then(|block| block.nonce.as_deref());
+/// Delimits the summary as data, because it contains text of users and tools. `nonce` is that of the first turn in the
+/// window, which stays until there is another summary.
+pub(super) fn summary_text(nonce: Option<&str>, summary: &str) -> String {
     let block = guard::delimit("conversation_summary", nonce, "", summary);
     format!("Summary of the conversation so far:\n{block}")
 }

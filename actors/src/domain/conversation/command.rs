@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::content::{Citation, Finish, Input, Metadata, ToolStatus};
+use crate::domain::context_record::ContextRecord;
 use crate::domain::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
 use crate::domain::failure::FailureClass;
 use crate::domain::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
@@ -133,6 +134,7 @@ pub enum Command {
         at: Step,
         prompt_tokens: u64,
         summary_upto_seq: Option<Seq>,
+        context: ContextRecord,
     },
     /// Another target answers in place of one that failed.
     FellBack {

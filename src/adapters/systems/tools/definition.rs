@@ -1,5 +1,6 @@
 //! The format of the files in `schemas/tools/`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
@@ -51,5 +52,6 @@ pub(super) fn parse(text: &str) -> Result<ToolDefinition, InvalidDefinition> {
         },
         timeout: Duration::from_millis(file.timeout_ms),
         parameters: Schema::compile(file.parameters)?,
+        tokens: OnceLock::new(),
     })
 }

@@ -3,6 +3,7 @@
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
 use crate::domain::content::{Finish, ToolCall};
+use crate::domain::context_record::ContextRecord;
 use crate::domain::conversation::command::{ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::conversation::outage::AfterFailure;
 use crate::domain::conversation::screen::CallVerdict;
@@ -16,6 +17,7 @@ pub(super) fn context_assembled(
     at: Step,
     prompt_tokens: u64,
     summary_upto_seq: Option<Seq>,
+    context: ContextRecord,
 ) -> Option<TurnId> {
     draft.thinking_at(at)?;
     let Step { turn, attempt, step } = at;
@@ -28,6 +30,7 @@ pub(super) fn context_assembled(
             retrieved,
             attempt,
             step,
+            context: Some(context),
         },
     );
     Some(turn)

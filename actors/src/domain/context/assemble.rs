@@ -1,0 +1,220 @@
+//! Decides what of the gathered parts a prompt contains. Pure and cheap: the tokens have been counted.
+//!
+//! Invariants, checked by `tests/domain/assemble.rs`: the same input gives the same prompt, to the byte; no prompt has
+//! more tokens than its budget; what is included and what is omitted add up to what was gathered. The parts that change
+//! least come first, so that a provider can reuse its cache of the prompt's beginning.
+
+use std::cmp::Reverse;
+
+use super::gathered::{Gathered, MemoryView, Passage, PassageKind};
+use super::memory::Block;
+use super::project::{READ_AS_DATA, push_block};
+use super::prompt::PromptMessage;
+use crate::domain::context_record::{ContextItem, ContextRecord, Included, ItemKind, Omitted};
+use crate::domain::ids::Seq;
+
+/// How many tokens the messages of a prompt may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Context size of the model.
+    pub context_tokens: u64,
+    /// Tokens of it that the messages must leave free, for the answer or for what is sent beside the messages.
+    pub reserved_tokens: u64,
+}
+
+/// A prompt and what it was made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assembled {
+    /// The messages of the prompt.
+    pub messages: Vec<PromptMessage>,
+    /// Their tokens.
+    pub tokens: u64,
+    /// The last record that the summary in the prompt covers.
+    pub summary_upto_seq: Option<Seq>,
+    /// What went in, what was left out, and why.
+    pub record: ContextRecord,
+}
+
+/// The parts that every prompt contains exceed the budget by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("prompt has {tokens} tokens; the model accepts {available}")]
+pub struct TooLarge {
+    /// Tokens of the required parts.
+    pub tokens: u64,
+    /// Tokens that the messages may have.
+    pub available: u64,
+}
+
+impl Budget {
+    /// Returns the number of tokens that the messages may have.
+    pub fn available(self) -> u64 {
+        self.context_tokens.saturating_sub(self.reserved_tokens)
+    }
+}
+
+/// Assembles the prompt for the turn at the end of the window. If it is too long with the current summary, the pending
+/// one is used now instead of at the next turn.
+pub fn assemble(gathered: &Gathered, budget: Budget) -> Result<Assembled, TooLarge> {
+    let available = budget.available();
+    let current = (&gathered.current, gathered.current.tokens());
+    let compressed = gathered.compressed.as_ref();
+    let compressed = compressed.filter(|_| gathered.needs_summary || current.1 > available);
+    let (view, required) = compressed.map_or(current, |view| (view, view.tokens()));
+    if required > available {
+        return Err(TooLarge {
+            tokens: required,
+            available,
+        });
+    }
+    let (chosen, tokens) = choose(gathered, required, available);
+    Ok(Assembled {
+        messages: messages(gathered, view, &chosen),
+        tokens,
+        summary_upto_seq: view.summary.as_ref().map(|summary| summary.upto_seq),
+        record: record(gathered, compressed, &chosen),
+    })
+}
+
+/// Chooses the passages that fit, the most important first; returns for each whether it was chosen, and the tokens of
+/// the whole prompt. A passage that does not fit leaves its place to smaller ones.
+fn choose(gathered: &Gathered, required: u64, available: u64) -> (Vec<bool>, u64) {
+    let passages = &gathered.passages;
+    let mut order: Vec<usize> = (0..passages.len()).collect();
+    // Stable: passages of the same priority stay in the order in which they were gathered.
+    order.sort_by_key(|index| Reverse(passages[*index].priority));
+    let (mut chosen, mut tokens) = (vec![false; passages.len()], required);
+    let mut framed: Vec<PassageKind> = Vec::new();
+    for index in order {
+        let passage = &passages[index];
+        let is_first = !framed.contains(&passage.kind);
+        let frame = if is_first { gathered.frame_tokens } else { 0 };
+        let total = tokens.saturating_add(passage.tokens).saturating_add(frame);
+        if total > available {
+            continue;
+        }
+        if is_first {
+            framed.push(passage.kind);
+        }
+        (chosen[index], tokens) = (true, total);
+    }
+    (chosen, tokens)
+}
+
+fn messages(gathered: &Gathered, view: &MemoryView, chosen: &[bool]) -> Vec<PromptMessage> {
+    let mut messages = vec![PromptMessage::System {
+        text: view.system.clone(),
+    }];
+    if let Some(summary) = &view.summary {
+        push_data(&mut messages, summary.text.clone());
+    }
+    push_passages(&mut messages, gathered, chosen, PassageKind::Fact);
+    let (ended, running) = split(view);
+    ended.for_each(|block| push_block(&mut messages, block));
+    push_passages(&mut messages, gathered, chosen, PassageKind::Chunk);
+    running.for_each(|block| push_block(&mut messages, block));
+    messages
+}
+
+/// Splits the window into the turns that have ended and the one that is running.
+fn split(view: &MemoryView) -> (impl Iterator<Item = &Block>, impl Iterator<Item = &Block>) {
+    let ended = |block: &&Block| block.end_seq.is_some();
+    let running = |block: &&Block| block.end_seq.is_none();
+    (view.blocks.iter().filter(ended), view.blocks.iter().filter(running))
+}
+
+/// Adds a message with data and the assistant's reply to it, because providers require alternating roles.
+fn push_data(messages: &mut Vec<PromptMessage>, text: String) {
+    messages.push(PromptMessage::User { text });
+    messages.push(PromptMessage::Assistant {
+        text: READ_AS_DATA.to_owned(),
+        calls: Vec::new(),
+    });
+}
+
+fn push_passages(messages: &mut Vec<PromptMessage>, gathered: &Gathered, chosen: &[bool], kind: PassageKind) {
+    let texts: Vec<&str> = (gathered.passages.iter().zip(chosen))
+        .filter(|(passage, chosen)| **chosen && passage.kind == kind)
+        .map(|(passage, _)| passage.text.as_str())
+        .collect();
+    if !texts.is_empty() {
+        push_data(messages, texts.join("\n"));
+    }
+}
+
+/// Records what the prompt contains and what not. `compressed` is the view with the pending summary, if it is used.
+fn record(gathered: &Gathered, compressed: Option<&MemoryView>, chosen: &[bool]) -> ContextRecord {
+    let view = compressed.unwrap_or(&gathered.current);
+    let mut record = ContextRecord::default();
+    let required = |kind, tokens| ContextItem::new(kind, tokens, Included::Required);
+    record.include(required(ItemKind::Instructions, view.system_tokens));
+    if gathered.tools > 0 {
+        let count = gathered.tools;
+        let tools = required(ItemKind::Tool, gathered.tool_tokens);
+        record.include(ContextItem { count, ..tools });
+    }
+    if let Some(tokens) = gathered.response_schema_tokens {
+        record.include(required(ItemKind::ResponseSchema, tokens));
+    }
+    if let Some(item) = summary(view, Included::Required) {
+        record.include(item);
+    }
+    let passages = |kind| (gathered.passages.iter().zip(chosen)).filter(move |(passage, _)| passage.kind == kind);
+    let included = |record: &mut ContextRecord, kind| {
+        for (passage, _) in passages(kind).filter(|(_, chosen)| **chosen) {
+            record.include(named(passage, Included::Fitted));
+        }
+    };
+    included(&mut record, PassageKind::Fact);
+    let (ended, running) = split(view);
+    for blocks in [window(ended, Included::Required), window(running, Included::Required)] {
+        blocks.into_iter().for_each(|item| record.include(item));
+    }
+    included(&mut record, PassageKind::Chunk);
+    match (compressed, &gathered.compressed) {
+        (Some(compressed), _) => omit_compressed(&mut record, &gathered.current, compressed),
+        (None, Some(pending)) => record.omitted.extend(summary(pending, Omitted::Pending)),
+        (None, None) => {}
+    }
+    for (passage, _) in gathered.passages.iter().zip(chosen).filter(|(_, chosen)| !**chosen) {
+        record.omit(named(passage, Omitted::Budget));
+    }
+    record
+}
+
+/// Records what the summary in `compressed` stands for.
+fn omit_compressed(record: &mut ContextRecord, current: &MemoryView, compressed: &MemoryView) {
+    record.omitted.extend(summary(current, Omitted::Compressed));
+    // Whole turns leave the window, oldest first.
+    let left = current.blocks.len().saturating_sub(compressed.blocks.len());
+    let left = current.blocks.iter().take(left);
+    record.omitted.extend(window(left, Omitted::Compressed));
+}
+
+fn summary<R: Default + PartialEq>(view: &MemoryView, reason: R) -> Option<ContextItem<R>> {
+    let summary = view.summary.as_ref()?;
+    Some(ContextItem {
+        upto_seq: Some(summary.upto_seq),
+        ..ContextItem::new(ItemKind::Summary, summary.tokens, reason)
+    })
+}
+
+/// Returns one item for the messages of successive turns; none if there are none.
+fn window<'a, R: Default + PartialEq>(blocks: impl Iterator<Item = &'a Block>, reason: R) -> Option<ContextItem<R>> {
+    let mut item = ContextItem::new(ItemKind::Message, 0, reason);
+    item.count = 0;
+    for block in blocks {
+        item.from_seq = item.from_seq.or(Some(block.queued_seq));
+        item.upto_seq = block.end_seq;
+        item.count += block.entries.len() as u64;
+        item.tokens += block.tokens();
+    }
+    (item.count > 0).then_some(item)
+}
+
+fn named<R: Default + PartialEq>(passage: &Passage, reason: R) -> ContextItem<R> {
+    ContextItem {
+        id: Some(passage.id.clone()),
+        score: passage.score,
+        ..ContextItem::new(passage.kind.item(), passage.tokens, reason)
+    }
+}

@@ -1,0 +1,307 @@
+//! Assembly of the context: what goes into a prompt, what is left out and what is recorded about it.
+
+use copilotd_actors::domain::context::assemble::{Assembled, Budget, TooLarge, assemble};
+use copilotd_actors::domain::context::compression::plan;
+use copilotd_actors::domain::context::gathered::{Gathered, Passage, PassageKind};
+use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::context::tokens;
+use copilotd_actors::domain::context_record::{ContextRecord, ItemKind, Omitted};
+use copilotd_actors::domain::conversation::command::Command;
+use copilotd_actors::domain::conversation::view::public_event;
+use copilotd_actors::domain::event::{CompressionMethod, Event};
+use copilotd_actors::domain::usage::Usage;
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::acts::*;
+use crate::support::{Scenario, UNLIMITED, policy};
+
+/// A conversation with answers of these lengths and a running turn; with a summary that waits for the next turn if
+/// `pending`.
+fn talk(words: &[usize], pending: bool) -> Scenario {
+    let mut policy = policy();
+    policy.limits.tokens = u64::MAX;
+    let mut scenario = Scenario::new(policy);
+    for (index, words) in words.iter().enumerate() {
+        scenario.play(&submit(index as u128 + 1));
+        let at = present(&scenario);
+        let reply = reply(&"word ".repeat(*words), Vec::new());
+        scenario.run(Command::ModelReplied { at, reply }).expect("an answer");
+    }
+    scenario.play(&submit(99));
+    let planned = plan(&scenario.conversation.memory, &scenario.policy.memory).filter(|_| pending);
+    if let Some(plan) = planned {
+        let command = Command::Compressed {
+            upto_seq: plan.upto_seq,
+            tokens_before: plan.tokens_before,
+            tokens_after: 2,
+            summary: "they talked".to_owned(),
+            method: CompressionMethod::Summarised,
+            model: "s".into(),
+            usage: Usage::default(),
+        };
+        scenario.run(command).expect("a summary");
+    }
+    scenario
+}
+
+fn gather(scenario: &Scenario) -> Gathered {
+    Gathered::count(
+        scenario.conversation.memory.clone(),
+        false,
+        &scenario.policy,
+        Some(&json!({ "type": "object" })),
+    )
+}
+
+fn passage(kind: PassageKind, id: usize, words: usize, priority: u8) -> Passage {
+    let text = format!("passage {id}{}", " word".repeat(words));
+    Passage::count(kind, format!("id_{id}"), text, priority, Some(0.5))
+}
+
+fn up_to(context_tokens: u64) -> Budget {
+    Budget {
+        context_tokens,
+        reserved_tokens: 0,
+    }
+}
+
+/// Parts in the record, and parts that were gathered.
+fn counted(record: &ContextRecord, gathered: &Gathered) -> (u64, u64) {
+    let included: u64 = record.included.iter().map(|item| item.count).sum();
+    let omitted: u64 = record.omitted.iter().map(|item| item.count).sum();
+    let current = &gathered.current;
+    let summaries = [Some(current), gathered.compressed.as_ref()].into_iter().flatten();
+    let messages: usize = current.blocks.iter().map(|block| block.entries.len()).sum();
+    let parts = 1
+        + gathered.tools
+        + u64::from(gathered.response_schema_tokens.is_some())
+        + summaries.filter(|view| view.summary.is_some()).count() as u64
+        + messages as u64
+        + gathered.passages.len() as u64;
+    (included + omitted, parts)
+}
+
+/// Tokens of the messages, by the record.
+fn recorded_tokens(record: &ContextRecord, gathered: &Gathered) -> u64 {
+    let is_message = |kind: ItemKind| !matches!(kind, ItemKind::Tool | ItemKind::ResponseSchema);
+    let items = record.included.iter().filter(|item| is_message(item.kind));
+    let framed = [ItemKind::Fact, ItemKind::Chunk]
+        .iter()
+        .filter(|kind| record.included.iter().any(|item| item.kind == **kind))
+        .count() as u64;
+    items.map(|item| item.tokens).sum::<u64>() + framed * gathered.frame_tokens
+}
+
+fn kinds(assembled: &Assembled) -> Vec<ItemKind> {
+    assembled.record.included.iter().map(|item| item.kind).collect()
+}
+
+#[test]
+fn stable_parts_come_first_and_the_running_turn_last() {
+    let mut gathered = gather(&talk(&[3, 3], false));
+    gathered.passages = vec![
+        passage(PassageKind::Chunk, 1, 3, 0),
+        passage(PassageKind::Fact, 2, 3, 0),
+        passage(PassageKind::Chunk, 3, 3, 9),
+    ];
+    let assembled = assemble(&gathered, UNLIMITED).expect("it fits");
+    use ItemKind::*;
+    assert_eq!(
+        kinds(&assembled),
+        [Instructions, Tool, ResponseSchema, Fact, Message, Message, Chunk, Chunk]
+    );
+    let texts: Vec<&str> = assembled
+        .messages
+        .iter()
+        .filter_map(|message| match message {
+            PromptMessage::User { text } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "passage 2 word word word",
+            "question 1",
+            "question 2",
+            // Priority decides what is left out, not the order.
+            "passage 1 word word word\npassage 3 word word word",
+            "question 99",
+        ]
+    );
+}
+
+#[test]
+fn the_least_important_passages_are_left_out() {
+    let mut gathered = gather(&talk(&[], false));
+    gathered.passages = vec![
+        passage(PassageKind::Chunk, 1, 10, 1),
+        passage(PassageKind::Chunk, 2, 200, 2),
+        passage(PassageKind::Chunk, 3, 10, 1),
+        passage(PassageKind::Chunk, 4, 10, 3),
+    ];
+    let required = gathered.current.tokens() + gathered.frame_tokens;
+    let small = gathered.passages[0].tokens;
+    // The room in tokens, and what is chosen.
+    for (room, chosen) in [
+        (0, vec![]),
+        (small - 1, vec![]),
+        (small, vec!["id_4"]),
+        (2 * small, vec!["id_1", "id_4"]),
+        (3 * small, vec!["id_1", "id_3", "id_4"]),
+        (small + gathered.passages[1].tokens, vec!["id_2", "id_4"]),
+        (1_000, vec!["id_1", "id_2", "id_3", "id_4"]),
+    ] {
+        let budget = Budget {
+            context_tokens: required + room + 50,
+            reserved_tokens: 50,
+        };
+        let record = assemble(&gathered, budget).expect("it fits").record;
+        let ids: Vec<&str> = record.included.iter().filter_map(|item| item.id.as_deref()).collect();
+        assert_eq!(ids, chosen, "{room}");
+        assert!(record.omitted.iter().all(|item| item.reason == Omitted::Budget));
+        assert_eq!(record.omitted.len(), 4 - chosen.len());
+    }
+}
+
+#[test]
+fn a_pending_summary_is_used_only_if_the_prompt_does_not_fit_without_it() {
+    let mut gathered = gather(&talk(&[60, 60, 60], true));
+    let (long, short) = (
+        gathered.current.tokens(),
+        gathered.compressed.as_ref().expect("a summary").tokens(),
+    );
+    assert!(short < long);
+    let reasons = |gathered: &Gathered, budget| {
+        let assembled = assemble(gathered, budget).expect("it fits");
+        let reasons = assembled.record.omitted.iter().map(|item| (item.kind, item.reason));
+        (assembled.tokens, reasons.collect::<Vec<_>>())
+    };
+    let pending = vec![(ItemKind::Summary, Omitted::Pending)];
+    let compressed = vec![(ItemKind::Message, Omitted::Compressed)];
+    assert_eq!(reasons(&gathered, up_to(long)), (long, pending));
+    assert_eq!(reasons(&gathered, up_to(long - 1)), (short, compressed.clone()));
+    assert_eq!(reasons(&gathered, up_to(short)), (short, compressed.clone()));
+    let error = TooLarge {
+        tokens: short,
+        available: short - 1,
+    };
+    assert_eq!(assemble(&gathered, up_to(short - 1)), Err(error));
+    gathered.needs_summary = true;
+    assert_eq!(reasons(&gathered, UNLIMITED), (short, compressed));
+}
+
+#[test]
+fn the_record_is_small_however_much_was_gathered() {
+    let mut gathered = gather(&talk(&[1; 12], false));
+    let long = "x".repeat(5_000);
+    gathered.passages = (0..2_000)
+        .map(|id| Passage {
+            id: format!("{id}{long}"),
+            score: Some(f64::NAN),
+            ..passage(PassageKind::Chunk, id, 1, (id % 7) as u8)
+        })
+        .collect();
+    let budget = up_to(gathered.current.tokens() + 1_000);
+    let record = assemble(&gathered, budget).expect("it fits").record;
+    let (parts, gathered_parts) = counted(&record, &gathered);
+    assert_eq!(parts, gathered_parts);
+    let json = serde_json::to_string(&record).expect("it can be written");
+    assert!(json.len() < 20_000, "{}", json.len());
+    assert_eq!(
+        serde_json::from_str::<ContextRecord>(&json).expect("it can be read"),
+        record
+    );
+}
+
+#[test]
+fn the_record_is_stored_and_not_published() {
+    let mut scenario = talk(&[2], false);
+    let (at, assembled) = (present(&scenario), assemble(&gather(&scenario), UNLIMITED));
+    let assembled = assembled.expect("it fits");
+    let command = Command::ContextAssembled {
+        at,
+        prompt_tokens: assembled.tokens,
+        summary_upto_seq: None,
+        context: assembled.record.clone(),
+    };
+    scenario.run(command).expect("recorded");
+    let record = scenario.decoded().pop().expect("a record");
+    let Event::ContextAssembled { context, .. } = &record.event else {
+        panic!("{record:?}")
+    };
+    assert_eq!(context.as_ref(), Some(&assembled.record));
+    assert!(record.weight() > 0);
+    let public = public_event(&record).expect("it is public").data;
+    let fields: Vec<&String> = public.as_object().expect("an object").keys().collect();
+    let mut expected = ["seq", "turn_id", "at", "prompt_tokens", "summary_upto_seq", "retrieved"].to_vec();
+    expected.sort_unstable();
+    let mut fields: Vec<&str> = fields.into_iter().map(String::as_str).collect();
+    fields.sort_unstable();
+    assert_eq!(fields, expected);
+}
+
+fn passages() -> impl Strategy<Value = Vec<Passage>> {
+    prop::collection::vec((any::<bool>(), 0usize..40, 0u8..3), 0..50).prop_map(|passages| {
+        let passage = |(id, (is_fact, words, priority)): (usize, (bool, usize, u8))| {
+            let kind = if is_fact { PassageKind::Fact } else { PassageKind::Chunk };
+            passage(kind, id, words, priority)
+        };
+        passages.into_iter().enumerate().map(passage).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same input gives the same output, the budget holds, and nothing is lost.
+    #[test]
+    fn every_assembly_keeps_the_rules(
+        words in prop::collection::vec(0usize..80, 0..6),
+        pending in any::<bool>(),
+        needs_summary in any::<bool>(),
+        passages in passages(),
+        share in 0u64..150,
+        reserved_tokens in 0u64..20,
+    ) {
+        let scenario = talk(&words, pending);
+        let mut gathered = gather(&scenario);
+        (gathered.passages, gathered.needs_summary) = (passages, needs_summary);
+        let everything = gathered.current.tokens() + gathered.passages.iter().map(|passage| passage.tokens).sum::<u64>();
+        let budget = Budget { context_tokens: everything * share / 100, reserved_tokens };
+        let assembled = assemble(&gathered, budget);
+        let again = Gathered { passages: gathered.passages.clone(), needs_summary, ..gather(&scenario) };
+        prop_assert_eq!(&assembled, &assemble(&again, budget));
+        let compressed = gathered.compressed.as_ref();
+        match assembled {
+            Ok(assembled) => {
+                prop_assert!(assembled.tokens <= budget.available());
+                prop_assert_eq!(assembled.tokens, recorded_tokens(&assembled.record, &gathered));
+                let (parts, gathered_parts) = counted(&assembled.record, &gathered);
+                prop_assert_eq!(parts, gathered_parts);
+                let alternates = assembled.messages[1..].iter().enumerate().all(|(index, message)| {
+                    matches!(message, PromptMessage::User { .. }) == (index % 2 == 0)
+                });
+                prop_assert!(alternates, "{:?}", assembled.messages);
+                let text: String = assembled.messages.iter().map(text).collect();
+                prop_assert!(tokens::count(&text) <= assembled.tokens);
+            }
+            Err(error) => {
+                prop_assert_eq!(error.available, budget.available());
+                prop_assert!(error.tokens > error.available);
+                let smallest = compressed.map_or(gathered.current.tokens(), |view| view.tokens());
+                prop_assert_eq!(error.tokens, smallest);
+            }
+        }
+    }
+}
+
+fn text(message: &PromptMessage) -> String {
+    match message {
+        PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
+            format!("{text}\n")
+        }
+        PromptMessage::Tool { content, .. } => format!("{content}\n"),
+    }
+}
