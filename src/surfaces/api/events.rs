@@ -87,7 +87,7 @@ pub async fn of_conversation(
     Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
     access.admit(id)?;
-    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
+    let tail = state.directory.watch(&access.caller.scope, id);
     let header = own_conversation(&state, &access.caller, id).await?;
     let reader = match position(&access)? {
         Some(position) => {
@@ -132,7 +132,7 @@ pub async fn of_turn(
     let found = turn_records(&state, &access.caller, turn, false, &room).await?;
     let id = found.conversation;
     access.admit(id)?;
-    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
+    let tail = state.directory.watch(&access.caller.scope, id);
     let header = own_conversation(&state, &access.caller, id).await?;
     let first = found.records.first().map_or(1, |record| record.seq);
     let reader = match position(&access)? {
