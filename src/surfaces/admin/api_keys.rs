@@ -1,9 +1,11 @@
 //! `/v1/admin/api-keys`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{Clock, LogError};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -17,8 +19,7 @@ use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
-use crate::tenants::{ChangeError, KeyId, KeyView, NewKey, Origin, Requester};
+use crate::tenants::{ChangeError, KeyId, KeyView, NewKey, Origin, Requester, TenantRegistry};
 
 /// Body of `POST /v1/admin/api-keys`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -88,7 +89,8 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     security(("bearer" = ["admin"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
+    State(clock): State<Arc<dyn Clock>>,
     Admin(caller): Admin,
     request: RequestId,
     Json(body): Json<Create>,
@@ -97,7 +99,7 @@ pub async fn create(
         let detail = "only a caller with the scope operator may grant the scope operator";
         return Err(Problem::new(Code::Forbidden).detail(detail));
     }
-    if body.expires_at.is_some_and(|end| end <= state.clock().now()) {
+    if body.expires_at.is_some_and(|end| end <= clock.now()) {
         return Err(invalid("/expires_at", "must be in the future"));
     }
     let (key, hash) = new_api_key();
@@ -109,7 +111,7 @@ pub async fn create(
         expires_at: body.expires_at,
     };
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
-    let view = match state.tenants.create_key(&caller.scope, new, &by).await {
+    let view = match tenants.create_key(&caller.scope, new, &by).await {
         // The client would never see that key, and a retry would create another one.
         Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
             let detail = "the store is not responding; the key may or may not have been created: list the keys before \
@@ -144,13 +146,13 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Admin(caller): Admin,
     Query(query): Query<PageQuery>,
     _room: PageMemory,
 ) -> Result<axum::Json<Page<ApiKeyView>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
-    let mut rest = state.tenants.keys(&caller.scope);
+    let mut rest = tenants.keys(&caller.scope);
     if let Some(cursor) = &query.cursor {
         let after: String = page::position(&name, cursor)?;
         let at = rest.iter().position(|key| key.id.to_string() == after);
@@ -184,13 +186,13 @@ problems!(RevokeProblems: AUTH, FOUND);
     security(("bearer" = ["admin"])),
 )]
 pub async fn revoke(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Admin(caller): Admin,
     request: RequestId,
     Ids((id,)): Ids<(KeyId,)>,
 ) -> Result<StatusCode, Problem> {
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
-    state.tenants.revoke_key(&caller.scope, id, &by).await?;
+    tenants.revoke_key(&caller.scope, id, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,5 +1,7 @@
 //! `/v1/operator/tenants`: managing tenants. Gives operators no access to their content.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,11 +18,11 @@ use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, FieldError, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
+use crate::jobs::Jobs;
 use crate::request_body;
 use crate::surfaces::admin::jobs;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
-use crate::tenants::{Change, ChangeError, Requester, SettingsChange, TenantStatus, TenantView};
+use crate::tenants::{Change, ChangeError, Requester, SettingsChange, TenantRegistry, TenantStatus, TenantView};
 
 /// Body of `PUT /v1/operator/tenants/{id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -119,7 +121,7 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["operator"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(_): Operator,
     Query(query): Query<PageQuery>,
     _room: PageMemory,
@@ -130,7 +132,7 @@ pub async fn list(
         None => None,
     };
     let limit = query.limit.get();
-    let mut rest = state.tenants.tenants();
+    let mut rest = tenants.tenants();
     rest.retain(|tenant| after.as_ref().is_none_or(|after| tenant.id > *after));
     let more = rest.len() > limit;
     rest.truncate(limit);
@@ -159,11 +161,11 @@ problems!(GetProblems: AUTH, FOUND);
     security(("bearer" = ["operator"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(_): Operator,
     Ids((id,)): Ids<(TenantId,)>,
 ) -> Result<axum::Json<TenantView>, Problem> {
-    let tenant = state.tenants.tenant(&id);
+    let tenant = tenants.tenant(&id);
     tenant.map(axum::Json).ok_or_else(|| Problem::new(Code::NotFound))
 }
 
@@ -188,7 +190,7 @@ problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn put(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -203,7 +205,7 @@ pub async fn put(
     };
     force.allow(&caller, &id, body.status)?;
     let by = Requester::of(&caller, &id, &request);
-    let put = state.tenants.put(id.clone(), body.settings, body.status, only_new, &by);
+    let put = tenants.put(id.clone(), body.settings, body.status, only_new, &by);
     let (tenant, is_new) = put.await?;
     Ok(if is_new {
         let location = format!("/v1/operator/tenants/{id}");
@@ -233,7 +235,7 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn update(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -249,7 +251,7 @@ pub async fn update(
     };
     force.allow(&caller, &id, change.status)?;
     let by = Requester::of(&caller, &id, &request);
-    Ok(axum::Json(state.tenants.change(&id, change, &by).await?))
+    Ok(axum::Json(tenants.change(&id, change, &by).await?))
 }
 
 problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
@@ -273,7 +275,7 @@ problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn delete(
-    State(state): State<AppState>,
+    State(jobs): State<Arc<Jobs>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -287,8 +289,7 @@ pub async fn delete(
     // Recorded in the audit log of the operator's own tenant.
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
     // In its own task: a client that disconnects must not stop it between the audit log and the store.
-    let started =
-        tokio::spawn(async move { state.jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
+    let started = tokio::spawn(async move { jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
     let job = started.await.map_err(|_panic| Problem::new(Code::Internal))??;
     Ok(jobs::accepted(job))
 }
