@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -116,7 +117,7 @@ pub struct Lease {
     /// Id in the store shared between processes; `None` if only this process knows it.
     pub id: Option<Uuid>,
     /// The tenant.
-    pub tenant: TenantId,
+    pub scope: TenantScope,
     /// The accounts that it covers.
     pub subjects: Vec<Subject>,
     /// What was reserved.
@@ -200,15 +201,16 @@ impl From<LimitExceeded> for GatewayError {
 #[async_trait]
 pub trait Limiter: Send + Sync + fmt::Debug {
     /// Reserves `demand` on all accounts of `subjects`, or on none.
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal>;
+    async fn reserve(&self, scope: &TenantScope, subjects: Vec<Subject>, demand: Demand)
+    -> Result<Lease, LimitRefusal>;
 
     /// Replaces what was reserved by what was used. Must not block: it is called when an answer is dropped.
     fn settle(&self, lease: Lease, spent: ActualUsage);
 
     /// Returns the budget that is exhausted or cannot be checked, without reserving anything.
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal>;
+    async fn exhausted(&self, scope: &TenantScope, subjects: Vec<Subject>) -> Option<LimitRefusal>;
 
-    /// Replaces the limits of all tenants. What was used stays used.
+    /// Replaces the limits of all tenants by those of the configuration. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
 
     /// Sets the spending of the day and the month from the ledger. A limiter that reads the ledger itself ignores it.
@@ -223,8 +225,8 @@ pub trait Limiter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the store shared with other processes does not respond.
-    async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
-        let _ = tenant;
+    async fn forget(&self, scope: &TenantScope) -> Result<u64, String> {
+        let _ = scope;
         Ok(0)
     }
 
