@@ -17,7 +17,9 @@ pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 pub use ids::Ids;
-pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, ToolOffer};
+pub use model::{
+    LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy, ToolOffer,
+};
 pub use policies::{Policies, ServingState};
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 pub use tools::{LookUp, SystemKey, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};

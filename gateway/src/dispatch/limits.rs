@@ -109,7 +109,7 @@ impl CallLimits {
             of: "tenant",
             retry_after: Some(second),
             state: LimitState {
-                name: name.code().to_owned(),
+                name,
                 limit: u64::try_from(self.permits.most()).unwrap_or(u64::MAX),
                 remaining: 0,
                 reset: second,

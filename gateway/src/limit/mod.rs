@@ -34,6 +34,7 @@ pub use learned::{AnswerStatistics, CompletedAnswer, InFlightCall, MAX_PAIRS, St
 pub use local::{LocalLimiter, TenantLimits};
 pub use shared::{AccountUsage, exhausted, judge, standings};
 
+pub use super::error::LimitName;
 use super::error::{GatewayError, GatewayErrorKind, LimitState};
 use super::spending::{Spending, Subject};
 
@@ -53,39 +54,6 @@ impl Moment {
             wall: clock.now(),
             elapsed: clock.elapsed(),
         }
-    }
-}
-
-/// The kind of a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LimitName {
-    /// Requests per minute.
-    Requests,
-    /// Tokens per minute.
-    Tokens,
-    /// Concurrent calls.
-    Calls,
-    /// Money per day.
-    UsdPerDay,
-    /// Money per month.
-    UsdPerMonth,
-}
-
-impl LimitName {
-    /// Stable name, as in the configuration.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Requests => "requests_per_minute",
-            Self::Tokens => "tokens_per_minute",
-            Self::Calls => "concurrent_calls",
-            Self::UsdPerDay => "usd_per_day",
-            Self::UsdPerMonth => "usd_per_month",
-        }
-    }
-
-    /// Whether it limits money.
-    pub fn is_budget(self) -> bool {
-        matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
     }
 }
 

@@ -8,7 +8,7 @@ use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
-use copilotd_actors::domain::conversation::view::TurnView;
+use copilotd_actors::domain::conversation::view::{TurnStatus, TurnView};
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
@@ -231,7 +231,7 @@ pub(crate) async fn turn_response(
     let conversation = found.conversation;
     let turn_response = fold_turn(caller, conversation, found.records, None).await?;
     let mut turn_response = turn_response.ok_or_else(|| Problem::new(Code::Internal))?;
-    if turn_response.view.status == "queued" {
+    if turn_response.view.status == TurnStatus::Queued {
         turn_response.view.queue_position = directory.position(&caller.scope, conversation, turn).await;
     }
     Ok(turn_response)

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::domain::usage::{self, NanoUsd};
-use copilotd_gateway::error::LimitState;
+use copilotd_gateway::error::{LimitName, LimitState};
 use copilotd_gateway::request::body::InvalidBody;
 use copilotd_gateway::request::call::{self, CacheControl, CacheOutcome, Mode, Purpose};
 
@@ -208,18 +208,18 @@ pub(crate) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: &[LimitSta
         headers.insert("ratelimit", state);
     }
     for limit in limits {
-        let names = match limit.name.as_str() {
-            "requests_per_minute" => [
+        let names = match limit.name {
+            LimitName::Requests => [
                 "x-ratelimit-limit-requests",
                 "x-ratelimit-remaining-requests",
                 "x-ratelimit-reset-requests",
             ],
-            "tokens_per_minute" => [
+            LimitName::Tokens => [
                 "x-ratelimit-limit-tokens",
                 "x-ratelimit-remaining-tokens",
                 "x-ratelimit-reset-tokens",
             ],
-            _ => continue,
+            LimitName::Calls | LimitName::UsdPerDay | LimitName::UsdPerMonth => continue,
         };
         // OpenAI formats durations as Go does; milliseconds are one of its forms.
         let reset = HeaderValue::from_str(&format!("{}ms", limit.reset.as_millis()));
