@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::ids::{JobId, PathId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,10 @@ impl KeyId {
     }
 }
 
+impl PathId for KeyId {
+    const PATTERN: &'static str = "^key_[0-9a-f]{32}$";
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key_{}", hex::encode(self.0))
@@ -107,6 +111,10 @@ impl FromStr for KeyId {
 
     fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
         let digits = text.strip_prefix("key_").ok_or(InvalidKeyId)?;
+        // Each id has one spelling.
+        if digits.bytes().any(|digit| digit.is_ascii_uppercase()) {
+            return Err(InvalidKeyId);
+        }
         let mut id = [0; 16];
         hex::decode_to_slice(digits, &mut id).map_err(|_error| InvalidKeyId)?;
         Ok(Self(id))
