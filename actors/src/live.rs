@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::domain::conversation::command::Step;
 use crate::domain::conversation::stream::EncodedRecord;
-use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
+use crate::domain::ids::{ConversationId, MessageId, Seq};
+use crate::tenancy::TenantScope;
 
 /// Maximum records that a tail keeps for writers slightly behind; others read the log.
 const RING_RECORDS: usize = 128;
@@ -97,11 +98,11 @@ impl LiveMessage {
 pub struct Tail {
     state: Mutex<TailState>,
     wake: watch::Sender<()>,
-    key: (TenantId, ConversationId),
+    key: (TenantScope, ConversationId),
     hub: Weak<Tails>,
 }
 
-type Tails = DashMap<(TenantId, ConversationId), Weak<Tail>>;
+type Tails = DashMap<(TenantScope, ConversationId), Weak<Tail>>;
 
 #[derive(Debug, Default)]
 struct TailState {
@@ -195,8 +196,8 @@ pub struct Hub(Arc<Tails>);
 
 impl Hub {
     /// Returns the conversation's tail; creates it if nobody holds one.
-    pub fn tail(&self, tenant: &TenantId, conversation: ConversationId) -> Arc<Tail> {
-        let key = (tenant.clone(), conversation);
+    pub fn tail(&self, scope: &TenantScope, conversation: ConversationId) -> Arc<Tail> {
+        let key = (scope.clone(), conversation);
         let mut slot = self.0.entry(key.clone()).or_default();
         if let Some(tail) = slot.upgrade() {
             return tail;
@@ -212,9 +213,9 @@ impl Hub {
     }
 
     /// Returns the conversation's tail if somebody holds it.
-    pub fn existing(&self, tenant: &TenantId, conversation: ConversationId) -> Option<Arc<Tail>> {
+    pub fn existing(&self, scope: &TenantScope, conversation: ConversationId) -> Option<Arc<Tail>> {
         self.0
-            .get(&(tenant.clone(), conversation))
+            .get(&(scope.clone(), conversation))
             .and_then(|slot| slot.upgrade())
     }
 

@@ -87,11 +87,44 @@ impl GatewayErrorKind {
     }
 }
 
+/// The kind of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LimitName {
+    /// Requests per minute.
+    Requests,
+    /// Tokens per minute.
+    Tokens,
+    /// Concurrent calls.
+    Calls,
+    /// Money per day.
+    UsdPerDay,
+    /// Money per month.
+    UsdPerMonth,
+}
+
+impl LimitName {
+    /// Stable name, as in the configuration.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Requests => "requests_per_minute",
+            Self::Tokens => "tokens_per_minute",
+            Self::Calls => "concurrent_calls",
+            Self::UsdPerDay => "usd_per_day",
+            Self::UsdPerMonth => "usd_per_month",
+        }
+    }
+
+    /// Whether it limits money.
+    pub fn is_budget(self) -> bool {
+        matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
+    }
+}
+
 /// State of a limit, for the headers of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitState {
-    /// Name of the limit, such as `requests_per_minute`.
-    pub name: String,
+    /// Which limit.
+    pub name: LimitName,
     /// Size of the limit.
     pub limit: u64,
     /// What is left of the limit.
@@ -103,7 +136,7 @@ pub struct LimitState {
 impl LimitState {
     /// Whether it limits money.
     pub fn is_money(&self) -> bool {
-        self.name.starts_with("usd_")
+        self.name.is_budget()
     }
 }
 

@@ -12,17 +12,13 @@ use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::{ConversationId, TenantId};
 use copilotd_actors::domain::usage::Usage;
-use copilotd_actors::ports::{ModelError, ModelEvent, Refusal};
+use copilotd_actors::ports::{ModelError, ModelEvent, Refusal, RefusedBy};
 use futures::stream::BoxStream;
 
 use crate::request::body::ChatBody;
 use crate::request::embed::{EmbedAnswer, EmbedBody};
 pub use progress::{CallProgress, ProgressSnapshot, ProviderWork};
 pub use timeouts::Timeouts;
-
-/// Status of a refusal by the adapter itself: the request is valid, but this provider's protocol cannot express it.
-/// Another target may.
-pub const UNSUPPORTED: u16 = 501;
 
 /// One model behind one key. It never retries by itself: what follows a failure is the gateway's decision.
 #[async_trait]
@@ -47,10 +43,7 @@ pub trait Upstream: Send + Sync + fmt::Debug {
             class: FailureClass::Rejected,
             message: "this provider does not support embeddings".to_owned(),
             retry_after: None,
-            refusal: Some(Box::new(Refusal {
-                status: UNSUPPORTED,
-                ..Refusal::default()
-            })),
+            refusal: Some(Box::new(Refusal::new(RefusedBy::Adapter))),
         })
     }
 }

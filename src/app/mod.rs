@@ -191,7 +191,7 @@ impl App {
             clock: Arc::clone(&clock),
             ids: Arc::clone(&shared.ports.ids),
             ledger,
-            is_busy: Box::new(move |tenant| requests.requests.is_held_by(tenant) || calls.is_calling(tenant)),
+            is_busy: Box::new(move |scope| requests.requests.is_held_by(scope.tenant()) || calls.is_calling(scope)),
         });
         // Before the reconciler starts, which must not wake conversations that are being erased.
         jobs.close_deleted()

@@ -10,6 +10,7 @@ use copilotd_actors::crash;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Job, TenantData};
 
+use super::retention::scope;
 use super::runner::Dependencies;
 
 /// How long to wait for conversations to end before logging that they have not.
@@ -79,7 +80,11 @@ async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow
     }
     parts.eraser.scrub().await?;
     crash::point("tenant.after:scrub");
-    let (answers, counted) = parts.gateway.forget_tenant(tenant).await.map_err(anyhow::Error::msg)?;
+    let (answers, counted) = parts
+        .gateway
+        .forget_tenant(&scope(tenant))
+        .await
+        .map_err(anyhow::Error::msg)?;
     parts.audit.forget(tenant);
     parts.revocations.forget(tenant);
     let now = parts.clock.now();
@@ -109,8 +114,9 @@ async fn stop(parts: &Dependencies, tenant: &TenantId) -> anyhow::Result<()> {
         tracing::warn!(%tenant, "tenant deletion: conversations are still running; waiting for them to end");
     }
     parts.eraser.close_tenant(tenant).await?;
+    let scope = scope(tenant);
     for look in 1_u32.. {
-        if !(parts.is_busy)(tenant) {
+        if !(parts.is_busy)(&scope) {
             break;
         }
         if look.is_multiple_of(CHECKS_PER_WARNING) {

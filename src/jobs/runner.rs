@@ -67,7 +67,7 @@ pub struct Dependencies {
     /// Writes usage records, if there is one.
     pub ledger: Option<Arc<Ledger>>,
     /// Whether requests or model calls of a tenant are in flight.
-    pub is_busy: Box<dyn Fn(&TenantId) -> bool + Send + Sync>,
+    pub is_busy: Box<dyn Fn(&TenantScope) -> bool + Send + Sync>,
 }
 
 /// Runs jobs; see the module.

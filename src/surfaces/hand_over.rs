@@ -10,23 +10,23 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::openai::error::is_openai;
 use super::refusal;
-use super::state::AppState;
+use super::state::Shutdown;
 use crate::http::problems::{Code, Problem, Retry};
 
-pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn layer(State(shutdown): State<Shutdown>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     // Health checks and metrics are answered to the end.
     if !path.starts_with("/v1/") {
         return next.run(request).await;
     }
-    if state.shutdown.is_handing_over() {
+    if shutdown.is_handing_over() {
         return refusal::handing_over().into_response();
     }
     // Reads change nothing, and an unseen model answer is not stored.
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD) || is_openai(path);
     let handed_over = async {
-        state.shutdown.closed().await;
-        if !state.shutdown.is_handing_over() {
+        shutdown.closed().await;
+        if !shutdown.is_handing_over() {
             // A drain without handover lets running requests finish.
             std::future::pending::<()>().await;
         }

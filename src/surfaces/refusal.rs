@@ -7,7 +7,7 @@ use copilotd_actors::actors::shared::TurnLimit;
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::schema::Violation;
 use copilotd_actors::ports::{LogError, SchemaError};
-use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
+use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitName, LimitState};
 
 use crate::http::credentials::left_out;
 use crate::http::problems::{Code, Problem, RateLimit, Retry};
@@ -125,13 +125,12 @@ impl From<GatewayError> for Problem {
 
 /// A limit in the form that the `RateLimit` headers need.
 pub(crate) fn rate_limit(limit: &LimitState) -> RateLimit {
-    let (policy, window) = match limit.name.as_str() {
-        "requests_per_minute" => ("requests", 60),
-        "tokens_per_minute" => ("tokens", 60),
-        "usd_per_day" => ("budget-day", 86_400),
-        "usd_per_month" => ("budget-month", 30 * 86_400),
-        // A concurrency limit.
-        _ => ("calls", 0),
+    let (policy, window) = match limit.name {
+        LimitName::Requests => ("requests", 60),
+        LimitName::Tokens => ("tokens", 60),
+        LimitName::UsdPerDay => ("budget-day", 86_400),
+        LimitName::UsdPerMonth => ("budget-month", 30 * 86_400),
+        LimitName::Calls => ("calls", 0),
     };
     RateLimit {
         policy,

@@ -1,5 +1,7 @@
 //! The table of all routes, and the layers around them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
@@ -16,6 +18,7 @@ use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, error_documents, fair_share, hand_over, openai};
 use crate::http::account::{Account, Budgets};
+use crate::http::bodies::BodyLimits;
 use crate::http::measure;
 use crate::http::problems::{Code, Problem};
 
@@ -117,9 +120,14 @@ fn routes() -> OpenApiRouter<AppState> {
 }
 
 /// Passes the body limits to the extractors, and accounts for the request's resources until its response is sent.
-async fn bounds(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(state.body);
-    let account = match Account::open(&state.budgets, &request) {
+async fn bounds(
+    State(body): State<BodyLimits>,
+    State(budgets): State<Arc<Budgets>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    request.extensions_mut().insert(body);
+    let account = match Account::open(&budgets, &request) {
         Ok(account) => account,
         Err(problem) => return problem.into_response(),
     };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::extract::FromRef;
 use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::actors::shared::Shared;
+use copilotd_actors::fairness::share::Shares;
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::UsageStore;
@@ -18,6 +19,7 @@ use crate::http::credentials::Authenticator;
 use crate::http::probe::StoreProbe;
 use crate::jobs::Jobs;
 use crate::revocations::Revocations;
+use crate::surfaces::conversation_access::ConversationAccess;
 use crate::telemetry::Render;
 use crate::tenants::TenantRegistry;
 
@@ -60,14 +62,52 @@ impl AppState {
         self.shared.ports.log.as_ref()
     }
 
+    /// Access to conversations and turns.
+    pub(crate) fn conversations(&self) -> ConversationAccess {
+        ConversationAccess {
+            log: Arc::clone(&self.shared.ports.log),
+            directory: self.directory.clone(),
+            audit: Arc::clone(&self.audit),
+        }
+    }
+
     pub fn clock(&self) -> &dyn Clock {
         self.shared.ports.clock.as_ref()
     }
 }
 
-impl FromRef<AppState> for Arc<Authenticator> {
+/// Lets a handler extract only the part of the state that it needs.
+macro_rules! parts {
+    ($($part:ty: $read:expr;)+) => {
+        $(impl FromRef<AppState> for $part {
+            fn from_ref(state: &AppState) -> Self {
+                let read: fn(&AppState) -> &$part = $read;
+                read(state).clone()
+            }
+        })+
+    };
+}
+
+parts! {
+    Arc<Authenticator>: |state| &state.auth;
+    Arc<dyn UsageStore>: |state| &state.usage;
+    Arc<AuditLog>: |state| &state.audit;
+    Arc<Gateway>: |state| &state.gateway;
+    Arc<TenantRegistry>: |state| &state.tenants;
+    Arc<Jobs>: |state| &state.jobs;
+    Arc<Revocations>: |state| &state.revocations;
+    Arc<Shared>: |state| &state.shared;
+    Arc<dyn Clock>: |state| &state.shared.ports.clock;
+    Arc<Shares>: |state| &state.shared.shares;
+    BodyLimits: |state| &state.body;
+    Arc<Budgets>: |state| &state.budgets;
+    Shutdown: |state| &state.shutdown;
+    Render: |state| &state.metrics;
+}
+
+impl FromRef<AppState> for ConversationAccess {
     fn from_ref(state: &AppState) -> Self {
-        Arc::clone(&state.auth)
+        state.conversations()
     }
 }
 

@@ -18,7 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 
 use super::shared::Bounds;
-use crate::domain::ids::{ConversationId, TenantId, UserId};
+use crate::domain::ids::{ConversationId, UserId};
+use crate::tenancy::TenantScope;
 
 /// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
 /// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.
@@ -32,7 +33,7 @@ pub struct Admission {
     busy: AtomicUsize,
     waiting: AtomicUsize,
     queued: AtomicUsize,
-    tenants: DashMap<TenantId, usize>,
+    tenants: DashMap<TenantScope, usize>,
     approvals: Mutex<Approvals>,
 }
 
@@ -64,8 +65,8 @@ pub struct TurnCounts {
 
 impl Admission {
     /// Takes a working permit if the tenant may have one. Atomic: concurrent calls never take the same permit.
-    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), TurnLimit> {
-        let mut held = self.tenants.entry(tenant.clone()).or_default();
+    pub(crate) fn admit(&self, scope: &TenantScope, bounds: &Bounds) -> Result<(), TurnLimit> {
+        let mut held = self.tenants.entry(scope.clone()).or_default();
         let small = *held < SMALL_TENANT_TURNS.min(bounds.node_turns / 1000);
         let limit = if *held >= bounds.tenant_turns {
             Some(TurnLimit::Tenant)
@@ -90,13 +91,13 @@ impl Admission {
         let none = *held == 0;
         drop(held);
         if none {
-            self.tenants.remove_if(tenant, |_, held| *held == 0);
+            self.tenants.remove_if(scope, |_, held| *held == 0);
         }
         limit.map_or(Ok(()), Err)
     }
 
     /// Replaces one conversation's contribution to the counts.
-    pub fn count(&self, tenant: &TenantId, before: TurnCounts, after: TurnCounts) {
+    pub(crate) fn count(&self, scope: &TenantScope, before: TurnCounts, after: TurnCounts) {
         if before == after {
             return;
         }
@@ -112,23 +113,28 @@ impl Admission {
         if before.working == after.working {
             return;
         }
-        let mut held = self.tenants.entry(tenant.clone()).or_default();
+        let mut held = self.tenants.entry(scope.clone()).or_default();
         *held = held.wrapping_add(after.working).wrapping_sub(before.working);
         let none = *held == 0;
         drop(held);
         if none {
-            self.tenants.remove_if(tenant, |_, held| *held == 0);
+            self.tenants.remove_if(scope, |_, held| *held == 0);
         }
     }
 
     /// Takes an approval permit for a conversation if its user and tenant may have one; keeps one that it already
     /// holds.
-    pub fn acquire_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), bounds: &Bounds) -> bool {
+    pub(crate) fn acquire_approval(
+        &self,
+        conversation: ConversationId,
+        owner: (&TenantScope, &UserId),
+        bounds: &Bounds,
+    ) -> bool {
         self.approvals().take(conversation, owner, Some(bounds))
     }
 
     /// Records whether a conversation has a call that waits for approval. Never refused: the call is waiting already.
-    pub fn set_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), waits: bool) {
+    pub(crate) fn set_approval(&self, conversation: ConversationId, owner: (&TenantScope, &UserId), waits: bool) {
         if waits {
             self.approvals().take(conversation, owner, None);
         } else {
@@ -187,30 +193,30 @@ pub struct OpenTurns {
 /// Approval permits, one per conversation because its turns run one after the other.
 #[derive(Debug, Default)]
 struct Approvals {
-    held: HashMap<ConversationId, (TenantId, UserId)>,
-    tenants: HashMap<TenantId, usize>,
-    users: HashMap<(TenantId, UserId), usize>,
+    held: HashMap<ConversationId, (TenantScope, UserId)>,
+    tenants: HashMap<TenantScope, usize>,
+    users: HashMap<(TenantScope, UserId), usize>,
 }
 
 impl Approvals {
     fn take(
         &mut self,
         conversation: ConversationId,
-        (tenant, user): (&TenantId, &UserId),
+        (scope, user): (&TenantScope, &UserId),
         bounds: Option<&Bounds>,
     ) -> bool {
         if self.held.contains_key(&conversation) {
             return true;
         }
-        let owner = (tenant.clone(), user.clone());
+        let owner = (scope.clone(), user.clone());
         if let Some(bounds) = bounds {
-            let of_tenant = self.tenants.get(tenant).copied().unwrap_or_default();
+            let of_tenant = self.tenants.get(scope).copied().unwrap_or_default();
             let of_user = self.users.get(&owner).copied().unwrap_or_default();
             if of_tenant >= bounds.tenant_approvals || of_user >= bounds.user_approvals {
                 return false;
             }
         }
-        *self.tenants.entry(tenant.clone()).or_default() += 1;
+        *self.tenants.entry(scope.clone()).or_default() += 1;
         *self.users.entry(owner.clone()).or_default() += 1;
         self.held.insert(conversation, owner);
         true
@@ -237,8 +243,9 @@ fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 mod tests {
     use super::*;
 
-    fn tenant(n: usize) -> TenantId {
-        format!("t{n}").parse().unwrap()
+    #[expect(clippy::disallowed_methods, reason = "a test acts as a credential verifier")]
+    fn tenant(n: usize) -> TenantScope {
+        TenantScope::from_verified(format!("t{n}").parse().unwrap())
     }
 
     /// Admits turns of a tenant until one is refused.

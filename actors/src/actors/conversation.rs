@@ -241,11 +241,11 @@ impl Conversation {
                 live.shown = !validated;
             }
         }
-        let (tenant, id) = (state.scope.tenant().clone(), state.core.id);
+        let (scope, id) = (&state.scope, state.core.id);
         let tail = match state.tail.take() {
             Some(tail) => Some(tail),
-            None if state.core.active().is_some() => Some(self.shared.hub.tail(&tenant, id)),
-            None => self.shared.hub.existing(&tenant, id),
+            None if state.core.active().is_some() => Some(self.shared.hub.tail(scope, id)),
+            None => self.shared.hub.existing(scope, id),
         };
         if let Some(tail) = tail {
             let shown = state.live.as_ref().filter(|live| live.shown).map(|live| &live.message);

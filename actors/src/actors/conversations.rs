@@ -24,6 +24,7 @@ use super::shared::{Shared, cause, jitter};
 use crate::compute;
 use crate::domain::conversation::command::Command;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use crate::live::{Hub, Tail};
 use crate::ports::ServingState;
 use crate::tenancy::TenantScope;
 
@@ -77,6 +78,7 @@ pub struct Directory {
     live: Arc<DashMap<Key, ConversationRef>>,
     dormant: Arc<DashMap<Key, Dormant>>,
     closed: Arc<DashSet<TenantId>>,
+    hub: Hub,
     actor: ActorRef<Msg>,
     shared: Weak<Shared>,
     timeout: Duration,
@@ -188,6 +190,17 @@ impl Directory {
             Ok(CallResult::Success(position)) => position,
             _ => None,
         }
+    }
+
+    /// Returns the end of a conversation's log, to watch it. Whether the conversation exists is not checked; starts no
+    /// actor.
+    pub fn watch(&self, scope: &TenantScope, id: ConversationId) -> Arc<Tail> {
+        self.hub.tail(scope, id)
+    }
+
+    /// Returns the number of conversations that are watched or at work.
+    pub fn watched(&self) -> usize {
+        self.hub.len()
     }
 
     /// Starts a conversation if it is not running, so that it resumes its open turns. Returns whether it runs.
@@ -399,6 +412,7 @@ impl Conversations {
             live,
             dormant,
             closed,
+            hub: shared.hub.clone(),
             actor,
             shared: Arc::downgrade(&shared),
             timeout,

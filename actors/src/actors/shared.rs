@@ -83,7 +83,7 @@ pub struct Shared {
     /// When this process started: work recorded as running before then belongs to no live process.
     pub started_at: Timestamp,
     /// Watched conversations.
-    pub hub: Hub,
+    pub(crate) hub: Hub,
     /// Open turns, by tenant and in total.
     pub admission: Admission,
     /// Open turns by user.

@@ -17,6 +17,12 @@ pub struct InvalidId {
     prefix: &'static str,
 }
 
+/// An id that appears in the paths of the HTTP API.
+pub trait PathId: FromStr {
+    /// The regular expression that every id of this kind matches, for the API's description.
+    const PATTERN: &'static str;
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
@@ -36,6 +42,10 @@ macro_rules! id {
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
+        }
+
+        impl PathId for $name {
+            const PATTERN: &'static str = concat!("^", $prefix, "[0-9a-f]{32}$");
         }
 
         impl fmt::Display for $name {
@@ -226,6 +236,11 @@ name! {
     TenantId, 64, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_',
     "1 to 64 characters of a-z, 0-9, - and _"
 }
+
+impl PathId for TenantId {
+    const PATTERN: &'static str = "^[a-z0-9_-]{1,64}$";
+}
+
 name! {
     /// The id of a user within a tenant, as the tenant's own backend names the user (`sub` of the token).
     UserId, 256, |c| !c.is_control(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::key_hash::KeyHash;
 use super::access::scopes::Scopes;
-use super::ids::{JobId, TenantId};
+use super::ids::{JobId, PathId, TenantId};
 
 /// Who requests a change, for the log and the audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,6 +96,10 @@ impl KeyId {
     }
 }
 
+impl PathId for KeyId {
+    const PATTERN: &'static str = "^key_[0-9a-f]{32}$";
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key_{}", hex::encode(self.0))
@@ -107,6 +111,10 @@ impl FromStr for KeyId {
 
     fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
         let digits = text.strip_prefix("key_").ok_or(InvalidKeyId)?;
+        // Each id has one spelling.
+        if digits.bytes().any(|digit| digit.is_ascii_uppercase()) {
+            return Err(InvalidKeyId);
+        }
         let mut id = [0; 16];
         hex::decode_to_slice(digits, &mut id).map_err(|_error| InvalidKeyId)?;
         Ok(Self(id))

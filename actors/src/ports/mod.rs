@@ -25,7 +25,9 @@ pub use event_log::{
 pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
-pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, ToolOffer};
+pub use model::{
+    LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy, ToolOffer,
+};
 pub use policies::{Policies, ServingState};
 pub use revocation_store::RevocationStore;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};

@@ -101,16 +101,37 @@ pub struct ModelError {
 }
 
 /// A provider's description of an invalid request: identifiers only.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status.
-    pub status: u16,
+    /// Who refused.
+    pub by: RefusedBy,
     /// The provider's error code or type.
     pub code: Option<String>,
     /// The request field that the provider names.
     pub param: Option<String>,
     /// Whether the request is certainly at fault, so that every other provider would reject it too.
     pub is_certain: bool,
+}
+
+/// Who refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// The provider, with this HTTP status.
+    Provider(u16),
+    /// The adapter: the request is valid, but this provider's protocol cannot express it. Another target may.
+    Adapter,
+}
+
+impl Refusal {
+    /// A refusal that names nothing and may concern the provider itself.
+    pub fn new(by: RefusedBy) -> Self {
+        Self {
+            by,
+            code: None,
+            param: None,
+            is_certain: false,
+        }
+    }
 }
 
 /// A streamed answer. Dropping it closes the upstream connection at once.

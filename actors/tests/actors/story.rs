@@ -73,7 +73,7 @@ impl World {
     }
 
     pub fn tail(&self) -> Arc<Tail> {
-        self.hub.tail(&"acme".parse().unwrap(), self.id)
+        self.hub.tail(&crate::support::scope("acme"), self.id)
     }
 
     fn queued(&self, turn: TurnId) -> (Option<TurnId>, Event) {

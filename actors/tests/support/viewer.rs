@@ -35,7 +35,7 @@ pub struct Viewer {
 impl Viewer {
     pub fn new(world: &World, id: ConversationId, turn: Option<TurnId>, after: &str) -> Self {
         let position: Position = after.parse().unwrap();
-        let tail = world.shared().hub.tail(world.scope.tenant(), id);
+        let tail = world.directory().watch(&world.scope, id);
         Self {
             reader: Reader::new(turn, position),
             wake: tail.subscribe(),

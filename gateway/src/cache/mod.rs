@@ -24,6 +24,7 @@ use std::time::Duration;
 pub use answer::{CachedAnswer, Recorder};
 pub use audit::Audit;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::tenancy::TenantScope;
 pub use evidence::{Decision, Evidence};
 pub use flight::PendingFill;
 use flight::{FlightRole, Flights};
@@ -183,7 +184,8 @@ impl Cache {
 
     /// Drops a tenant's cached answers if they rest on another version of the tenant's knowledge. They could not be
     /// served any more and only take space.
-    pub fn set_knowledge_version(&self, tenant: &TenantId, version: &str) {
+    pub fn set_knowledge_version(&self, scope: &TenantScope, version: &str) {
+        let tenant = scope.tenant();
         let dropped = self.with_tenant(tenant, |tenant_cache| tenant_cache.set_knowledge_version(version));
         if dropped > 0 {
             tracing::info!(%tenant, dropped, "knowledge version changed; dropped the cached answers of the old one");
@@ -191,21 +193,21 @@ impl Cache {
     }
 
     /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
-    pub fn forget(&self, tenant: &TenantId, route: Option<&str>) -> usize {
-        let tenant_cache = lock(&self.tenants).get(tenant).cloned();
+    pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
+        let tenant_cache = lock(&self.tenants).get(scope.tenant()).cloned();
         tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(route))
     }
 
     /// Deletes all cached answers of a tenant. Returns how many.
-    pub fn forget_tenant(&self, tenant: &TenantId) -> usize {
-        let tenant_cache = lock(&self.tenants).remove(tenant);
+    pub fn forget_tenant(&self, scope: &TenantScope) -> usize {
+        let tenant_cache = lock(&self.tenants).remove(scope.tenant());
         // A caller that still holds the cache stores nothing there: the generation has changed.
         tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(None))
     }
 
     /// Number of cached answers of a tenant.
-    pub fn len(&self, tenant: &TenantId) -> usize {
-        let tenant_cache = lock(&self.tenants).get(tenant).cloned();
+    pub fn len(&self, scope: &TenantScope) -> usize {
+        let tenant_cache = lock(&self.tenants).get(scope.tenant()).cloned();
         tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).len())
     }
 

@@ -534,7 +534,7 @@ async fn slow_readers_and_leaders_that_leave_do_not_line_up() {
 #[tokio::test(start_paused = true)]
 async fn answers_expire_are_evicted_and_deleted() {
     let cache = cache(0.5);
-    let tenant: TenantId = "acme".parse().unwrap();
+    let scope = TenantScope::from_verified("acme".parse().unwrap());
     let few = Settings {
         max_entries: 2,
         ..settings()
@@ -547,7 +547,7 @@ async fn answers_expire_are_evicted_and_deleted() {
     teach("Two").await;
     teach("One").await;
     teach("Three").await;
-    assert_eq!(cache.len(&tenant), 2);
+    assert_eq!(cache.len(&scope), 2);
     assert!(said(look(&cache, "One").await).is_some(), "what was used last stays");
     tokio::time::advance(few.life).await;
     assert_eq!(said(look(&cache, "One").await), None);
@@ -556,10 +556,10 @@ async fn answers_expire_are_evicted_and_deleted() {
     let Lookup::Lead(late) = look(&cache, "Five").await else {
         panic!()
     };
-    assert_eq!(cache.forget(&tenant, Some("another")), 0);
-    assert!(cache.forget(&tenant, Some("default")) >= 1);
+    assert_eq!(cache.forget(&scope, Some("another")), 0);
+    assert!(cache.forget(&scope, Some("default")) >= 1);
     drop(late.fill(kept("late")));
-    assert_eq!(cache.len(&tenant), 0);
+    assert_eq!(cache.len(&scope), 0);
 }
 
 #[tokio::test]

@@ -90,8 +90,7 @@ impl RouteCaches {
         };
         let lookup_result = match read_question(caller, lookup_request, settings.rules.clone()).await {
             Ok(question) => {
-                self.cache
-                    .set_knowledge_version(caller.scope.tenant(), knowledge.tenant);
+                self.cache.set_knowledge_version(&caller.scope, knowledge.tenant);
                 match self.cache.look_up(question, settings, embedder, bar).await {
                     Lookup::Hit(hit) => LookupResult::Hit(hit),
                     Lookup::Lead(pending_fill) => LookupResult::Miss(pending_fill),

@@ -1,24 +1,26 @@
 //! Errors for the caller when no provider answered.
 
 use copilotd_actors::domain::failure::FailureClass;
-use copilotd_actors::ports::ModelError;
+use copilotd_actors::ports::{ModelError, RefusedBy};
 
 use crate::error::{GatewayError, GatewayErrorKind};
-use crate::provider::UNSUPPORTED;
 
 /// Converts a failure before anything was released.
 pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -> GatewayError {
-    // A refusal that is not about the request has no status of its own.
-    let status = error.refusal.as_deref().map_or(0, |refusal| refusal.status);
+    let refused_by = error.refusal.as_deref().map(|refusal| refusal.by);
+    // A missing target (404, 405, 410) says nothing about the request.
+    let is_about_request = match refused_by {
+        Some(RefusedBy::Adapter) => true,
+        Some(RefusedBy::Provider(status)) => matches!(status, 400..=499) && !matches!(status, 404 | 405 | 410),
+        None => false,
+    };
     let kind = match error.class {
         FailureClass::Key if only_keys_failed => GatewayErrorKind::CredentialsExhausted,
         FailureClass::Rate | FailureClass::Limit => GatewayErrorKind::RateLimited,
         FailureClass::Budget => GatewayErrorKind::BudgetExhausted,
         FailureClass::ContextLength => GatewayErrorKind::ContextTooLong,
         FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
-        FailureClass::Rejected if matches!(status, 400..=499 | UNSUPPORTED) && !matches!(status, 404 | 405 | 410) => {
-            GatewayErrorKind::Invalid
-        }
+        FailureClass::Rejected if is_about_request => GatewayErrorKind::Invalid,
         FailureClass::TimedOut => GatewayErrorKind::Timeout,
         FailureClass::Key
         | FailureClass::Rejected
@@ -62,22 +64,48 @@ mod tests {
     fn each_class_has_its_kind_before_and_after_the_first_content() {
         use FailureClass as Class;
         use GatewayErrorKind as Kind;
-        for (class, status, kind, kind_within) in [
+        for (class, refused_by, kind, kind_within) in [
             (Class::Key, None, Kind::CredentialsExhausted, Kind::Cut),
             (Class::Rate, None, Kind::RateLimited, Kind::RateLimited),
             (Class::Overload, None, Kind::Unavailable, Kind::Cut),
-            (Class::ContextLength, Some(400), Kind::ContextTooLong, Kind::Cut),
+            (
+                Class::ContextLength,
+                Some(RefusedBy::Provider(400)),
+                Kind::ContextTooLong,
+                Kind::Cut,
+            ),
             (
                 Class::ContentPolicy,
-                Some(400),
+                Some(RefusedBy::Provider(400)),
                 Kind::ContentPolicy,
                 Kind::ContentPolicy,
             ),
             (Class::Rejected, None, Kind::Unavailable, Kind::Cut),
-            (Class::Rejected, Some(422), Kind::Invalid, Kind::Cut),
-            (Class::Rejected, Some(404), Kind::Unavailable, Kind::Cut),
-            (Class::Rejected, Some(302), Kind::Unavailable, Kind::Cut),
-            (Class::Rejected, Some(UNSUPPORTED), Kind::Invalid, Kind::Cut),
+            (
+                Class::Rejected,
+                Some(RefusedBy::Provider(422)),
+                Kind::Invalid,
+                Kind::Cut,
+            ),
+            (
+                Class::Rejected,
+                Some(RefusedBy::Provider(404)),
+                Kind::Unavailable,
+                Kind::Cut,
+            ),
+            (
+                Class::Rejected,
+                Some(RefusedBy::Provider(302)),
+                Kind::Unavailable,
+                Kind::Cut,
+            ),
+            (Class::Rejected, Some(RefusedBy::Adapter), Kind::Invalid, Kind::Cut),
+            (
+                Class::Rejected,
+                Some(RefusedBy::Provider(501)),
+                Kind::Unavailable,
+                Kind::Cut,
+            ),
             (Class::TimedOut, None, Kind::Timeout, Kind::Timeout),
             (Class::Cut, None, Kind::Unavailable, Kind::Cut),
             (Class::Malformed, None, Kind::Unavailable, Kind::Cut),
@@ -87,12 +115,7 @@ mod tests {
                 class,
                 message: String::new(),
                 retry_after: None,
-                refusal: status.map(|status| {
-                    Box::new(Refusal {
-                        status,
-                        ..Refusal::default()
-                    })
-                }),
+                refusal: refused_by.map(|by| Box::new(Refusal::new(by))),
             };
             assert_eq!(before(error.clone(), true, 1).kind, kind, "{class:?}");
             assert_eq!(within(error, 1).kind, kind_within, "{class:?}");

@@ -82,8 +82,8 @@ impl CallLimits {
         let expected = self.learned.expect(tenant, model, prompt.bytes, prompt.max_output);
         let output = expected.output.saturating_mul(prompt.answers);
         let demand = |prompt: u64| self.demand(caller, model, prompt, output);
-        let permit = self.permits.take(tenant).ok_or_else(|| self.too_many_calls())?;
-        let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
+        let permit = self.permits.take(&caller.scope).ok_or_else(|| self.too_many_calls())?;
+        let ask = |demand| self.limiter.reserve(&caller.scope, Subject::of(caller), demand);
         let lease = match ask(demand(expected.prompt)).await {
             Ok(lease) => lease,
             Err(refused) => {
@@ -109,7 +109,7 @@ impl CallLimits {
             of: "tenant",
             retry_after: Some(second),
             state: LimitState {
-                name: name.code().to_owned(),
+                name,
                 limit: u64::try_from(self.permits.most()).unwrap_or(u64::MAX),
                 remaining: 0,
                 reset: second,
@@ -173,15 +173,14 @@ impl CallLimits {
 
     /// Counts a turn when it is submitted, and refuses it when a budget is exhausted.
     pub(super) async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
-        let tenant = caller.scope.tenant();
-        if let Some(refused) = self.limiter.exhausted(tenant, Subject::of(caller)).await {
+        if let Some(refused) = self.limiter.exhausted(&caller.scope, Subject::of(caller)).await {
             return Err(refused.into());
         }
         let demand = Demand {
             requests: 1,
             ..Demand::default()
         };
-        let lease = self.limiter.reserve(tenant, Subject::of(caller), demand).await?;
+        let lease = self.limiter.reserve(&caller.scope, Subject::of(caller), demand).await?;
         self.limiter.settle(lease, crate::limit::ActualUsage::default());
         Ok(())
     }

@@ -22,7 +22,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use crate::meter::{AttemptRecord, LostEstimate, Meter, Outcome};
-use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
@@ -156,28 +155,28 @@ impl Gateway {
     /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
     pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
         let cached = self.cached.as_ref();
-        cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
+        cached.map_or(0, |cached| cached.cache.forget(scope, route))
     }
 
     /// Whether a call of the tenant is in flight, including calls that no request waits for.
-    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+    pub fn is_calling(&self, scope: &TenantScope) -> bool {
         let limits = self.planner.limits.as_ref();
-        limits.is_some_and(|limits| limits.permits.is_calling(tenant))
+        limits.is_some_and(|limits| limits.permits.is_calling(scope))
     }
 
     /// Deletes everything stored for a tenant: cached answers and limit counters. Returns how many of each.
     ///
     /// # Errors
     /// When the store of the limits does not respond.
-    pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(u64, u64), String> {
+    pub async fn forget_tenant(&self, scope: &TenantScope) -> Result<(u64, u64), String> {
         let answers = self
             .cached
             .as_ref()
-            .map_or(0, |cached| cached.cache.forget_tenant(tenant));
+            .map_or(0, |cached| cached.cache.forget_tenant(scope));
         let counted = match &self.planner.limits {
             Some(limits) => {
-                limits.learned.forget(tenant);
-                limits.limiter.forget(tenant).await?
+                limits.learned.forget(scope.tenant());
+                limits.limiter.forget(scope).await?
             }
             None => 0,
         };

@@ -185,7 +185,7 @@ impl Gateway {
             // A shared store charges what was reserved when the dead process's reservation expires.
             let lease = Lease {
                 id: None,
-                tenant,
+                scope: caller.scope.clone(),
                 subjects: Subject::of(&caller),
                 demand: Demand::default(),
                 standings: Vec::new(),

@@ -182,7 +182,7 @@ impl Account {
             LimitName::UsdPerMonth => self.month.standing(now.wall)?,
         };
         Some(LimitState {
-            name: name.code().to_owned(),
+            name,
             limit,
             remaining,
             reset,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
@@ -164,15 +165,20 @@ impl TenantAccounts {
 
 #[async_trait]
 impl Limiter for LocalLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
+    async fn reserve(
+        &self,
+        scope: &TenantScope,
+        subjects: Vec<Subject>,
+        demand: Demand,
+    ) -> Result<Lease, LimitRefusal> {
         let mut lease = Lease {
             id: None,
-            tenant: tenant.clone(),
+            scope: scope.clone(),
             subjects,
             demand,
             standings: Vec::new(),
         };
-        let Some(tenant_accounts) = self.tenant_accounts(tenant) else {
+        let Some(tenant_accounts) = self.tenant_accounts(scope.tenant()) else {
             lease.subjects.clear();
             return Ok(lease);
         };
@@ -183,7 +189,7 @@ impl Limiter for LocalLimiter {
 
     fn settle(&self, lease: Lease, spent: ActualUsage) {
         let now = Moment::of(&*self.clock);
-        if let Some(tenant_accounts) = self.tenant_accounts(&lease.tenant) {
+        if let Some(tenant_accounts) = self.tenant_accounts(lease.scope.tenant()) {
             tenant_accounts.with(&lease.subjects, now, |accounts| {
                 for (_, account) in accounts {
                     account.settle(&lease.demand, &spent, now);
@@ -192,10 +198,10 @@ impl Limiter for LocalLimiter {
         }
     }
 
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal> {
+    async fn exhausted(&self, scope: &TenantScope, subjects: Vec<Subject>) -> Option<LimitRefusal> {
         let now = Moment::of(&*self.clock);
         let found = self
-            .tenant_accounts(tenant)?
+            .tenant_accounts(scope.tenant())?
             .with(&subjects, now, |accounts| exhausted_of(accounts, now));
         found.map(LimitRefusal::LimitExceeded)
     }

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -33,6 +34,7 @@ pub use local::{LocalLimiter, TenantLimits};
 pub use permits::{CallPermit, CallPermits};
 pub use shared::{AccountUsage, exhausted, judge, standings};
 
+pub use super::error::LimitName;
 use super::error::{GatewayError, GatewayErrorKind, LimitState};
 use super::spending::{Spending, Subject};
 
@@ -52,39 +54,6 @@ impl Moment {
             wall: clock.now(),
             elapsed: clock.elapsed(),
         }
-    }
-}
-
-/// The kind of a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LimitName {
-    /// Requests per minute.
-    Requests,
-    /// Tokens per minute.
-    Tokens,
-    /// Concurrent calls.
-    Calls,
-    /// Money per day.
-    UsdPerDay,
-    /// Money per month.
-    UsdPerMonth,
-}
-
-impl LimitName {
-    /// Stable name, as in the configuration.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Requests => "requests_per_minute",
-            Self::Tokens => "tokens_per_minute",
-            Self::Calls => "concurrent_calls",
-            Self::UsdPerDay => "usd_per_day",
-            Self::UsdPerMonth => "usd_per_month",
-        }
-    }
-
-    /// Whether it limits money.
-    pub fn is_budget(self) -> bool {
-        matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
     }
 }
 
@@ -116,7 +85,7 @@ pub struct Lease {
     /// Id in the store shared between processes; `None` if only this process knows it.
     pub id: Option<Uuid>,
     /// The tenant.
-    pub tenant: TenantId,
+    pub scope: TenantScope,
     /// The accounts that it covers.
     pub subjects: Vec<Subject>,
     /// What was reserved.
@@ -200,15 +169,16 @@ impl From<LimitExceeded> for GatewayError {
 #[async_trait]
 pub trait Limiter: Send + Sync + fmt::Debug {
     /// Reserves `demand` on all accounts of `subjects`, or on none.
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal>;
+    async fn reserve(&self, scope: &TenantScope, subjects: Vec<Subject>, demand: Demand)
+    -> Result<Lease, LimitRefusal>;
 
     /// Replaces what was reserved by what was used. Must not block: it is called when an answer is dropped.
     fn settle(&self, lease: Lease, spent: ActualUsage);
 
     /// Returns the budget that is exhausted or cannot be checked, without reserving anything.
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal>;
+    async fn exhausted(&self, scope: &TenantScope, subjects: Vec<Subject>) -> Option<LimitRefusal>;
 
-    /// Replaces the limits of all tenants. What was used stays used.
+    /// Replaces the limits of all tenants by those of the configuration. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
 
     /// Sets the spending of the day and the month from the ledger. A limiter that reads the ledger itself ignores it.
@@ -223,8 +193,8 @@ pub trait Limiter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the store shared with other processes does not respond.
-    async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
-        let _ = tenant;
+    async fn forget(&self, scope: &TenantScope) -> Result<u64, String> {
+        let _ = scope;
         Ok(0)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::tenancy::TenantScope;
 use dashmap::DashMap;
 
 /// Number of remembered tenants from which idle ones are forgotten.
@@ -43,11 +44,11 @@ impl CallPermits {
     }
 
     /// Takes a permit; `None` if the tenant holds all that it may.
-    pub fn take(&self, tenant: &TenantId) -> Option<CallPermit> {
+    pub fn take(&self, scope: &TenantScope) -> Option<CallPermit> {
         if self.tenants.len() >= MAX_IDLE {
             self.tenants.retain(|_, held| Arc::strong_count(held) > 1);
         }
-        let held = Arc::clone(&self.tenants.entry(tenant.clone()).or_default());
+        let held = Arc::clone(&self.tenants.entry(scope.tenant().clone()).or_default());
         let most = self.most();
         let one_more = |held: usize| (held < most).then_some(held + 1);
         held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
@@ -57,9 +58,9 @@ impl CallPermits {
 
 impl CallPermits {
     /// Whether a tenant has a call in flight.
-    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+    pub fn is_calling(&self, scope: &TenantScope) -> bool {
         self.tenants
-            .get(tenant)
+            .get(scope.tenant())
             .is_some_and(|held| held.load(Ordering::Relaxed) > 0)
     }
 }
@@ -74,9 +75,14 @@ impl Drop for CallPermit {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "tests open scopes")]
+    fn scope(tenant: &str) -> TenantScope {
+        TenantScope::from_verified(tenant.parse().unwrap())
+    }
+
     #[test]
     fn a_tenant_leaves_some_for_others() {
-        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let (acme, globex) = (scope("acme"), scope("globex"));
         for (files, most) in [(1_024, 960), (10_000, 9_688), (100, 50), (2, 1), (1, 1), (0, 1)] {
             let permits = CallPermits::default();
             permits.bound(files);
@@ -94,10 +100,10 @@ mod tests {
     fn idle_tenants_are_forgotten_and_busy_ones_are_not() {
         let permits = CallPermits::default();
         permits.bound(2);
-        let busy = "busy".parse().unwrap();
+        let busy = scope("busy");
         let held = permits.take(&busy).unwrap();
         for n in 0..3 * MAX_IDLE {
-            drop(permits.take(&format!("tenant-{n}").parse().unwrap()));
+            drop(permits.take(&scope(&format!("tenant-{n}"))));
         }
         assert!(permits.tenants.len() <= MAX_IDLE + 1);
         assert!(permits.take(&busy).is_none());

@@ -103,7 +103,7 @@ fn exceeded(of: &'static str, met: ReachedLimit, account: &mut Account, now: Mom
             Wait::Never => None,
         },
         state: account.standing(met.name, now).unwrap_or(LimitState {
-            name: met.name.code().to_owned(),
+            name: met.name,
             limit: 0,
             remaining: 0,
             reset: Duration::ZERO,

@@ -1,4 +1,5 @@
 //! Limits under many concurrent callers.
+#![expect(clippy::disallowed_methods, reason = "tests open scopes")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,10 @@ impl Clock for TestClock {
 
 fn tenant() -> TenantId {
     "acme".parse::<TenantId>().unwrap()
+}
+
+fn scope() -> TenantScope {
+    TenantScope::from_verified(tenant())
 }
 
 fn subjects(user: &str) -> Vec<Subject> {
@@ -79,8 +84,8 @@ async fn all_limits_or_none() {
             ..Limits::default()
         },
     );
-    let ask = |user: &'static str, tokens| limiter.reserve(&TENANT, subjects(user), demand(tokens));
-    static TENANT: std::sync::LazyLock<TenantId> = std::sync::LazyLock::new(tenant);
+    let ask = |user: &'static str, tokens| limiter.reserve(&SCOPE, subjects(user), demand(tokens));
+    static SCOPE: std::sync::LazyLock<TenantScope> = std::sync::LazyLock::new(scope);
     ask("ada", 100).await.unwrap();
     ask("ada", 100).await.unwrap();
     let refused = exceeded(ask("ada", 100).await.unwrap_err());
@@ -99,7 +104,7 @@ async fn all_limits_or_none() {
     assert_eq!(GatewayError::from(too_much).kind, GatewayErrorKind::QuotaExceeded);
     watch.pass(60_000);
     ask("eve", 1_000).await.unwrap();
-    let other = "globex".parse::<TenantId>().unwrap();
+    let other = TenantScope::from_verified("globex".parse().unwrap());
     limiter
         .reserve(&other, subjects("ada"), demand(1_000_000))
         .await
@@ -115,9 +120,9 @@ async fn a_broken_stream_is_paid_for_and_frees_its_permit() {
         ..Limits::default()
     };
     let (_, limiter) = limiter(limits, Limits::default());
-    let tenant = tenant();
-    let lease = limiter.reserve(&tenant, subjects("ada"), demand(300)).await.unwrap();
-    let refused = exceeded(limiter.reserve(&tenant, subjects("bob"), demand(1)).await.unwrap_err());
+    let scope = scope();
+    let lease = limiter.reserve(&scope, subjects("ada"), demand(300)).await.unwrap();
+    let refused = exceeded(limiter.reserve(&scope, subjects("bob"), demand(1)).await.unwrap_err());
     assert_eq!(refused.name, LimitName::Calls);
     let reservation = Reservation::new(Arc::clone(&limiter) as _, lease);
     // Two attempts, the second one dropped mid-stream.
@@ -130,7 +135,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_permit() {
     }
     drop(reservation);
     let lease = limiter
-        .reserve(&tenant, subjects("bob"), Demand { cost: 0, ..demand(350) })
+        .reserve(&scope, subjects("bob"), Demand { cost: 0, ..demand(350) })
         .await
         .unwrap();
     assert_eq!(lease.standings[0].remaining, 0, "650 of 1,000 were spent");
@@ -141,7 +146,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_permit() {
             cost: 2_400,
         },
     );
-    let gone = exceeded(limiter.exhausted(&tenant, subjects("eve")).await.unwrap());
+    let gone = exceeded(limiter.exhausted(&scope, subjects("eve")).await.unwrap());
     assert_eq!((gone.name, gone.of), (LimitName::UsdPerMonth, "tenant"));
     let error = GatewayError::from(gone);
     assert_eq!(error.kind, GatewayErrorKind::BudgetExhausted);
@@ -172,7 +177,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
             let user = format!("user{}", n % 50);
             for round in 0.. {
                 let want = 50 + (n * 7 + round * 13) % 100;
-                let lease = match limiter.reserve(&tenant(), subjects(&user), demand(want)).await {
+                let lease = match limiter.reserve(&scope(), subjects(&user), demand(want)).await {
                     Ok(lease) => lease,
                     // Nobody will give anything back any more: this is the end.
                     Err(refused)
@@ -218,7 +223,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
     watch.pass(60_000);
     let all = limiter
         .reserve(
-            &tenant(),
+            &scope(),
             subjects("ada"),
             Demand {
                 tokens: LIMIT,
@@ -244,7 +249,7 @@ proptest! {
         for (want, real, ms, settle) in steps {
             watch.pass(ms);
             passed += ms;
-            if let Ok(lease) = runtime.block_on(limiter.reserve(&tenant(), subjects("ada"), demand(want))) {
+            if let Ok(lease) = runtime.block_on(limiter.reserve(&scope(), subjects("ada"), demand(want))) {
                 open.push((lease, real));
             }
             if settle && let Some((lease, real)) = open.pop() {
@@ -265,7 +270,7 @@ async fn new_limits_take_over_what_was_used() {
         ..Limits::default()
     };
     let (watch, limiter) = limiter(minute(1_000), Limits::default());
-    let held = limiter.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
+    let held = limiter.reserve(&scope(), subjects("ada"), demand(600)).await.unwrap();
     let of = |limits| {
         HashMap::from([(
             tenant(),
@@ -278,7 +283,7 @@ async fn new_limits_take_over_what_was_used() {
     limiter.replace(of(minute(700)));
     let refused = exceeded(
         limiter
-            .reserve(&tenant(), subjects("ada"), demand(200))
+            .reserve(&scope(), subjects("ada"), demand(200))
             .await
             .unwrap_err(),
     );
@@ -293,7 +298,7 @@ async fn new_limits_take_over_what_was_used() {
             cost: 3_000,
         },
     );
-    let held = limiter.reserve(&tenant(), subjects("ada"), demand(400)).await.unwrap();
+    let held = limiter.reserve(&scope(), subjects("ada"), demand(400)).await.unwrap();
     limiter.settle(
         held,
         ActualUsage {
@@ -317,7 +322,7 @@ async fn new_limits_take_over_what_was_used() {
     let left = |refused: LimitExceeded| (refused.name, refused.state.remaining);
     let refused = exceeded(
         limiter
-            .reserve(&tenant(), subjects("ada"), demand(301))
+            .reserve(&scope(), subjects("ada"), demand(301))
             .await
             .unwrap_err(),
     );
@@ -325,7 +330,7 @@ async fn new_limits_take_over_what_was_used() {
     limiter.spent(&[spending(5_000), spending(4_000)]);
     let refused = exceeded(
         limiter
-            .reserve(&tenant(), subjects("ada"), demand(101))
+            .reserve(&scope(), subjects("ada"), demand(101))
             .await
             .unwrap_err(),
     );
@@ -334,7 +339,7 @@ async fn new_limits_take_over_what_was_used() {
     limiter.replace(HashMap::new());
     watch.pass(1);
     limiter
-        .reserve(&tenant(), subjects("ada"), demand(1_000_000))
+        .reserve(&scope(), subjects("ada"), demand(1_000_000))
         .await
         .unwrap();
 }

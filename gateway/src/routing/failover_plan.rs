@@ -15,12 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::failure::FailureClass;
-use copilotd_actors::ports::ModelError;
+use copilotd_actors::ports::{ModelError, RefusedBy};
 use tokio::time::Instant;
 
 use super::rule::{self, Rule};
 use crate::access::{Key, Keys};
-use crate::provider::UNSUPPORTED;
 use crate::target::Target;
 
 /// Most requests to providers for one request of a caller, over all targets and keys.
@@ -505,7 +504,7 @@ fn rank(error: &ModelError) -> Rank {
     match error.class {
         FailureClass::Key => Rank::Key,
         FailureClass::Rate => Rank::Rate,
-        FailureClass::Rejected if refusal.is_some_and(|refusal| refusal.status == UNSUPPORTED) => Rank::Unsupported,
+        FailureClass::Rejected if refusal.is_some_and(|refusal| refusal.by == RefusedBy::Adapter) => Rank::Unsupported,
         FailureClass::Rejected if rule::after(error, false) == Rule::NextProvider => Rank::Doubtful,
         _ => Rank::Failed,
     }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::failure::FailureClass;
-use copilotd_actors::ports::ModelError;
-
-use crate::provider::UNSUPPORTED;
+use copilotd_actors::ports::{ModelError, RefusedBy};
 
 /// Pause before the same target is tried again; half of it, plus as much again at random.
 pub const PAUSE: Duration = Duration::from_millis(200);
@@ -59,7 +57,14 @@ pub fn after(error: &ModelError, began: bool) -> Rule {
         // A target that does not exist (404, a redirect), or does not support the request, says nothing about the
         // request.
         FailureClass::Rejected => match error.refusal.as_deref() {
-            Some(refusal) if matches!(refusal.status, 300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
+            Some(refusal)
+                if matches!(
+                    refusal.by,
+                    RefusedBy::Adapter | RefusedBy::Provider(300..=399 | 404 | 405 | 410)
+                ) =>
+            {
+                Rule::Next
+            }
             Some(refusal) if refusal.is_certain => Rule::GiveUp,
             _ => Rule::NextProvider,
         },
@@ -118,18 +123,13 @@ mod tests {
             (FailureClass::Rejected, None, 422, Rule::NextProvider, false),
             (FailureClass::Rejected, None, 404, Rule::Next, false),
             (FailureClass::Rejected, None, 307, Rule::Next, false),
-            (FailureClass::Rejected, None, UNSUPPORTED, Rule::Next, false),
+            (FailureClass::Rejected, None, 501, Rule::NextProvider, false),
         ] {
             let error = ModelError {
                 class,
                 message: String::new(),
                 retry_after,
-                refusal: (status > 0).then(|| {
-                    Box::new(Refusal {
-                        status,
-                        ..Refusal::default()
-                    })
-                }),
+                refusal: (status > 0).then(|| Box::new(Refusal::new(RefusedBy::Provider(status)))),
             };
             assert_eq!(after(&error, false), rule, "{class:?} {retry_after:?} {status}");
             assert_eq!(counts_against_health(class), ill, "{class:?}");
@@ -140,10 +140,16 @@ mod tests {
             };
             assert_eq!(after(&error, true), began, "{class:?}");
         }
+        let unsupported = ModelError {
+            class: FailureClass::Rejected,
+            message: String::new(),
+            retry_after: None,
+            refusal: Some(Box::new(Refusal::new(RefusedBy::Adapter))),
+        };
+        assert_eq!(after(&unsupported, false), Rule::Next);
         let certain = Refusal {
-            status: 400,
             is_certain: true,
-            ..Refusal::default()
+            ..Refusal::new(RefusedBy::Provider(400))
         };
         let error = ModelError {
             class: FailureClass::Rejected,

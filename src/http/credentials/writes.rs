@@ -83,7 +83,7 @@ impl WriteLimits {
             requests: 1,
             ..Demand::default()
         };
-        match self.0.reserve(caller.scope.tenant(), subjects, one).await {
+        match self.0.reserve(&caller.scope, subjects, one).await {
             Ok(lease) => {
                 self.0.settle(lease, ActualUsage::default());
                 parts.extensions.insert(WriteCounted);

@@ -1,9 +1,11 @@
 //! `/v1/admin/api-keys`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{Clock, LogError};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,7 @@ use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::operator::tenants::requester;
-use crate::surfaces::state::AppState;
-use crate::tenants::{ChangeError, KeyView, NewKey, Origin};
+use crate::tenants::{ChangeError, KeyView, NewKey, Origin, TenantRegistry};
 use copilotd_actors::domain::tenant::KeyId;
 
 /// Body of `POST /v1/admin/api-keys`.
@@ -90,7 +91,8 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     security(("bearer" = ["admin"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
+    State(clock): State<Arc<dyn Clock>>,
     Admin(caller): Admin,
     request: RequestId,
     Json(body): Json<Create>,
@@ -99,7 +101,7 @@ pub async fn create(
         let detail = "only a caller with the scope operator may grant the scope operator";
         return Err(Problem::new(Code::Forbidden).detail(detail));
     }
-    if body.expires_at.is_some_and(|end| end <= state.clock().now()) {
+    if body.expires_at.is_some_and(|end| end <= clock.now()) {
         return Err(invalid("/expires_at", "must be in the future"));
     }
     let (key, hash) = new_api_key();
@@ -146,13 +148,13 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Admin(caller): Admin,
     Query(query): Query<PageQuery>,
     _room: PageMemory,
 ) -> Result<axum::Json<Page<ApiKeyView>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
-    let mut rest = state.tenants.keys(&caller.scope);
+    let mut rest = tenants.keys(&caller.scope);
     if let Some(cursor) = &query.cursor {
         let after: String = page::position(&name, cursor)?;
         let at = rest.iter().position(|key| key.id.to_string() == after);
@@ -186,7 +188,7 @@ problems!(RevokeProblems: AUTH, FOUND);
     security(("bearer" = ["admin"])),
 )]
 pub async fn revoke(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Admin(caller): Admin,
     request: RequestId,
     Ids((id,)): Ids<(KeyId,)>,

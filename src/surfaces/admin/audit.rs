@@ -1,17 +1,18 @@
 //! `/v1/admin/audit`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::audit::{Action, Entry, ListedEntry, Verification, VerifyError};
+use crate::audit::{Action, AuditLog, Entry, ListedEntry, Verification, VerifyError};
 use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::Query;
 use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::surfaces::openapi::{AUTH, problems};
-use crate::surfaces::state::AppState;
 
 /// An audit entry in a response.
 #[derive(Debug, Serialize)]
@@ -94,7 +95,7 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(audit): State<Arc<AuditLog>>,
     Admin(caller): Admin,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<AuditEntryView>>, Problem> {
@@ -103,7 +104,7 @@ pub async fn list(
         Some(cursor) => Some(page::position::<i64>(&name, cursor)?),
         None => None,
     };
-    let (entries, next) = state.audit.page(&caller.scope, before, query.limit.get()).await?;
+    let (entries, next) = audit.page(&caller.scope, before, query.limit.get()).await?;
     Ok(axum::Json(Page {
         data: entries.into_iter().map(AuditEntryView::from).collect(),
         next_cursor: next.map(|next| page::cursor(&name, &next)),
@@ -128,10 +129,10 @@ problems!(VerifyProblems: AUTH, &[Code::Overloaded]);
     security(("bearer" = ["admin"])),
 )]
 pub async fn verify(
-    State(state): State<AppState>,
+    State(audit): State<Arc<AuditLog>>,
     Admin(caller): Admin,
 ) -> Result<axum::Json<VerificationView>, Problem> {
-    match state.audit.verify(&caller.scope).await {
+    match audit.verify(&caller.scope).await {
         Ok(found) => Ok(axum::Json(found.into())),
         Err(error @ VerifyError::Busy) => Err(Problem::new(Code::Overloaded).detail(error.to_string())),
         Err(VerifyError::Store(error)) => Err(error.into()),

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::audit;
 use super::usage::moment;
-use crate::audit::{Action, Entry};
+use crate::audit::{Action, AuditLog, Entry};
 use crate::http::account::Account;
 use crate::http::bodies::KeyedJson;
 use crate::http::credentials::{Admin, Caller};
@@ -27,8 +27,9 @@ use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::jobs::{Jobs, StartError};
 use crate::request_body;
+use crate::surfaces::ensure_accepting_work;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
+use crate::surfaces::state::Shutdown;
 
 /// Memory reserved for a chunk of a result before its size is known.
 const CHUNK_MEMORY: usize = 512 * 1024;
@@ -94,8 +95,8 @@ impl From<StartError> for Problem {
 }
 
 /// Finds a job started by the caller's tenant and scope; any other is answered 404.
-async fn found(state: &AppState, caller: &Caller, id: JobId) -> Result<Job, Problem> {
-    let found = state.jobs.find(&caller.scope, id).await?;
+async fn found(jobs: &Jobs, caller: &Caller, id: JobId) -> Result<Job, Problem> {
+    let found = jobs.find(&caller.scope, id).await?;
     found
         .filter(|job| caller.scopes.contains(job.state.work.scopes()))
         .ok_or_else(|| Problem::new(Code::NotFound))
@@ -119,11 +120,11 @@ problems!(GetProblems: AUTH, FOUND);
     security(("bearer" = ["admin"]), ("bearer" = ["operator"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(jobs): State<Arc<Jobs>>,
     caller: Caller,
     Ids((id,)): Ids<(JobId,)>,
 ) -> Result<axum::Json<JobView>, Problem> {
-    Ok(axum::Json(found(&state, &caller, id).await?.into()))
+    Ok(axum::Json(found(&jobs, &caller, id).await?.into()))
 }
 
 problems!(ResultProblems: AUTH, FOUND, &[Code::Conflict]);
@@ -146,14 +147,15 @@ problems!(ResultProblems: AUTH, FOUND, &[Code::Conflict]);
     security(("bearer" = ["admin"])),
 )]
 pub async fn result(
-    State(state): State<AppState>,
+    State(jobs): State<Arc<Jobs>>,
+    State(audit): State<Arc<AuditLog>>,
     caller: Caller,
     request: RequestId,
     reason: Reason,
     account: Option<Extension<Account>>,
     Ids((id,)): Ids<(JobId,)>,
 ) -> Result<Response, Problem> {
-    let job = found(&state, &caller, id).await?;
+    let job = found(&jobs, &caller, id).await?;
     if !matches!(job.state.work, Work::Export { .. }) || job.state.status == JobStatus::Failed {
         return Err(Problem::new(Code::NotFound));
     }
@@ -168,9 +170,9 @@ pub async fn result(
         },
         ..audit::entry(&caller, &request, Action::ExportRead, id)
     };
-    state.audit.record(caller.scope.tenant(), entry).await?;
+    audit.record(caller.scope.tenant(), entry).await?;
     let account = account.map(|Extension(account)| account);
-    let lines = Body::from_stream(lines(Arc::clone(&state.jobs), caller.scope, id, account));
+    let lines = Body::from_stream(lines(jobs, caller.scope, id, account));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl")),
         (
@@ -242,13 +244,15 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReus
     security(("bearer" = ["admin"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(shutdown): State<Shutdown>,
+    State(jobs): State<Arc<Jobs>>,
+    State(audit): State<Arc<AuditLog>>,
     Admin(caller): Admin,
     request: RequestId,
     reason: Reason,
     KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
-    crate::surfaces::ensure_accepting_work(&state)?;
+    ensure_accepting_work(&shutdown)?;
     let reason = reason.required()?;
     let time = |name: &str, text: &Option<String>, is_end: bool| {
         let read = text.as_deref().map(|text| moment(name, text, is_end));
@@ -273,11 +277,9 @@ pub async fn create(
                     reason: Some(reason),
                     ..audit::entry(&caller, &request, Action::ExportCreated, job)
                 };
-                state.audit.record(caller.scope.tenant(), entry).await.map(drop)
+                audit.record(caller.scope.tenant(), entry).await.map(drop)
             };
-            let export = state
-                .jobs
-                .export(&caller.scope, &caller.user, (from, to), idempotency, record);
+            let export = jobs.export(&caller.scope, &caller.user, (from, to), idempotency, record);
             export.await
         }
         .in_current_span(),

@@ -1,5 +1,7 @@
 //! `/v1/admin/revocations`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
 use super::audit::entry;
-use crate::audit::{Action, Entry};
+use crate::audit::{Action, AuditLog, Entry};
 use crate::http::bodies::Json;
 use crate::http::credentials::{Admin, Caller};
 use crate::http::extract::{Ids, Query, invalid};
@@ -17,9 +19,8 @@ use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
 use crate::request_body;
-use crate::revocations::RevokeError;
+use crate::revocations::{Revocations, RevokeError};
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
 use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
 use copilotd_actors::domain::tenant::KeyId;
 
@@ -133,7 +134,8 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     security(("bearer" = ["admin"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(revocations): State<Arc<Revocations>>,
+    State(audit): State<Arc<AuditLog>>,
     Admin(caller): Admin,
     request: RequestId,
     Json(body): Json<Create>,
@@ -146,11 +148,9 @@ pub async fn create(
     // In its own task: a client that disconnects must not stop it between the audit log and the store.
     let revoked = tokio::spawn(
         async move {
-            let record = async { state.audit.record(caller.scope.tenant(), entry).await.map(drop) };
+            let record = async { audit.record(caller.scope.tenant(), entry).await.map(drop) };
             let by = who(&caller);
-            let revoke = state
-                .revocations
-                .revoke(&caller.scope, subject, by, body.reason, record);
+            let revoke = revocations.revoke(&caller.scope, subject, by, body.reason, record);
             revoke.await
         }
         .in_current_span(),
@@ -177,12 +177,12 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(revocations): State<Arc<Revocations>>,
     Admin(caller): Admin,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<RevocationView>>, Problem> {
     let name = format!("revocations/{}", caller.scope.tenant());
-    let mut rest = state.revocations.of_tenant(&caller.scope);
+    let mut rest = revocations.of_tenant(&caller.scope);
     if let Some(cursor) = &query.cursor {
         // The position of the previous page's last entry, which may have been removed or renewed meanwhile.
         let (at, id): (Timestamp, String) = page::position(&name, cursor)?;
@@ -220,7 +220,8 @@ problems!(LiftProblems: AUTH, FOUND);
     security(("bearer" = ["admin"])),
 )]
 pub async fn lift(
-    State(state): State<AppState>,
+    State(revocations): State<Arc<Revocations>>,
+    State(audit): State<Arc<AuditLog>>,
     Admin(caller): Admin,
     request: RequestId,
     Ids((id,)): Ids<(RevocationId,)>,
@@ -228,8 +229,8 @@ pub async fn lift(
     let entry = entry(&caller, &request, Action::TokenRestored, id);
     let lifted = tokio::spawn(
         async move {
-            let record = async { state.audit.record(caller.scope.tenant(), entry).await.map(drop) };
-            state.revocations.lift(&caller.scope, id, &who(&caller), record).await
+            let record = async { audit.record(caller.scope.tenant(), entry).await.map(drop) };
+            revocations.lift(&caller.scope, id, &who(&caller), record).await
         }
         .in_current_span(),
     );

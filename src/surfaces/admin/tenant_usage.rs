@@ -1,21 +1,24 @@
 //! `/v1/admin/usage` and `/v1/admin/cache`, for a tenant's administrators.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
-use copilotd_gateway::ledger::{GroupBy, UsageQuery};
+use copilotd_actors::ports::Clock;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::ledger::{GroupBy, UsageQuery, UsageStore};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::audit;
 use super::usage::{self, Group, MAX_GROUPS, Report, ReportFormat};
-use crate::audit::Action;
+use crate::audit::{Action, AuditLog};
 use crate::http::credentials::Admin;
 use crate::http::extract::Query;
 use crate::http::problems::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, problems};
-use crate::surfaces::state::AppState;
 
 /// Query of the usage report.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -52,20 +55,21 @@ problems!(UsageProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn usage(
-    State(state): State<AppState>,
+    State(store): State<Arc<dyn UsageStore>>,
+    State(clock): State<Arc<dyn Clock>>,
     Admin(caller): Admin,
     form: ReportFormat,
     Query(wanted): Query<UsageParams>,
     _room: PageMemory,
 ) -> Result<Response, Problem> {
-    let (from, to) = usage::time(wanted.from.as_deref(), wanted.to.as_deref(), state.clock().now())?;
+    let (from, to) = usage::time(wanted.from.as_deref(), wanted.to.as_deref(), clock.now())?;
     let query = UsageQuery {
         from,
         to,
         group_by: wanted.group_by.unwrap_or(GroupBy::Day),
         limit: MAX_GROUPS,
     };
-    let rows = state.usage.sum_usage(&caller.scope, &query).await?;
+    let rows = store.sum_usage(&caller.scope, &query).await?;
     let report = Report {
         from,
         to,
@@ -102,15 +106,16 @@ problems!(ForgetProblems: AUTH);
     security(("bearer" = ["admin"])),
 )]
 pub async fn forget(
-    State(state): State<AppState>,
+    State(audit): State<Arc<AuditLog>>,
+    State(gateway): State<Arc<Gateway>>,
     Admin(caller): Admin,
     Query(which): Query<CacheParams>,
     request: RequestId,
 ) -> Result<axum::Json<serde_json::Value>, Problem> {
     let target = which.route.as_deref().unwrap_or("*");
     let entry = audit::entry(&caller, &request, Action::CacheCleared, target);
-    state.audit.record(caller.scope.tenant(), entry).await?;
-    let forgotten = state.gateway.forget(&caller.scope, which.route.as_deref());
+    audit.record(caller.scope.tenant(), entry).await?;
+    let forgotten = gateway.forget(&caller.scope, which.route.as_deref());
     tracing::info!(tenant = %caller.scope.tenant(), by = %caller.user, forgotten, "cached answers deleted");
     Ok(axum::Json(serde_json::json!({ "forgotten": forgotten })))
 }

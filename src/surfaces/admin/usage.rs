@@ -1,12 +1,15 @@
 //! Usage reports: what the tenant's and the operator's report share, and `/v1/operator/usage`.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use copilotd_actors::domain::conversation::view::usd;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_gateway::ledger::{TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageRow};
+use copilotd_actors::ports::Clock;
+use copilotd_gateway::ledger::{TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageRow, UsageStore};
 use copilotd_gateway::limit::Period;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -19,7 +22,6 @@ use crate::http::extract::{Query, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::response_memory::PageMemory;
 use crate::surfaces::openapi::{AUTH, problems};
-use crate::surfaces::state::AppState;
 
 /// Maximum groups per report.
 pub(crate) const MAX_GROUPS: usize = 10_000;
@@ -282,13 +284,14 @@ problems!(TenantsUsageProblems: AUTH);
     security(("bearer" = ["operator"])),
 )]
 pub async fn of_tenants(
-    State(state): State<AppState>,
+    State(usage): State<Arc<dyn UsageStore>>,
+    State(clock): State<Arc<dyn Clock>>,
     Operator(_): Operator,
     form: ReportFormat,
     Query(wanted): Query<UsageParams>,
     _room: PageMemory,
 ) -> Result<Response, Problem> {
-    let (from, to) = time(wanted.from.as_deref(), wanted.to.as_deref(), state.clock().now())?;
+    let (from, to) = time(wanted.from.as_deref(), wanted.to.as_deref(), clock.now())?;
     let tenant = wanted.tenant.as_deref().map(str::parse::<TenantId>).transpose();
     let tenant = tenant.map_err(|_| invalid("", "tenant: not a valid tenant id"))?;
     let group_by = wanted.group_by.unwrap_or(TenantsGroupBy::Tenant);
@@ -299,7 +302,7 @@ pub async fn of_tenants(
         group_by,
         limit: MAX_GROUPS,
     };
-    let rows = state.usage.sum_tenants_usage(&query).await?;
+    let rows = usage.sum_tenants_usage(&query).await?;
     let report = Report {
         from,
         to,

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use copilotd_actors::actors::conversation::{Principal, Refusal};
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::conversation::command::{Command, Decision};
 use copilotd_actors::domain::conversation::decide::Rejection;
@@ -16,16 +16,15 @@ use serde_json::Value;
 use super::turns::turn_response;
 use crate::audit::{Action, Entry};
 use crate::http::bodies::Json;
-use crate::http::credentials::{Caller, Scopes};
+use crate::http::credentials::Caller;
 use crate::http::extract::{Ids, Reason, ReasonParam, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::admin::audit;
+use crate::surfaces::conversation_access::{Asker, ConversationAccess};
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
-use crate::surfaces::{is_own, turn_records};
 
 /// Body of `POST /v1/turns/{id}/approvals/{call_id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -70,7 +69,7 @@ problems!(
     security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
 )]
 pub async fn decide(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     caller: Caller,
     Ids((turn, call)): Ids<(TurnId, CallId)>,
     request: RequestId,
@@ -79,11 +78,8 @@ pub async fn decide(
     room: PageMemory,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
-    let admin = caller.scopes.contains(Scopes::ADMIN);
-    if !admin {
-        caller.require(Scopes::CHAT)?;
-    }
-    let found = turn_records(&state, &caller, turn, true, &room).await?;
+    let asker = Asker::owner_or_admin(&caller)?;
+    let found = conversations.find_turn(asker, turn, &room).await?;
     let known = found.records.iter().any(|record| {
         matches!(&record.event, Event::MessageCompleted { tool_calls, .. } if tool_calls.iter().any(|made| made.id == call))
     });
@@ -99,19 +95,19 @@ pub async fn decide(
         }
         DecisionKind::Reject => Decision::Reject,
     };
-    let is_foreign = !is_own(&caller, &found.user);
+    let is_foreign = !asker.is_own(&found.user);
     let reads = is_foreign && reason.is_given();
     if is_foreign {
         let target = format!("{turn}/{call}");
         let entry = audit::entry(&caller, &request, Action::ApprovalDecided, target);
         let reading = reads.then(|| reason.required()).transpose()?;
-        state.audit.record(caller.scope.tenant(), entry).await?;
+        conversations.audit.record(caller.scope.tenant(), entry).await?;
         if reading.is_some() {
             let entry = Entry {
                 reason: reading,
                 ..audit::entry(&caller, &request, Action::TurnRead, turn)
             };
-            state.audit.record(caller.scope.tenant(), entry).await?;
+            conversations.audit.record(caller.scope.tenant(), entry).await?;
         }
     }
     let by = caller.user.to_string();
@@ -122,26 +118,18 @@ pub async fn decide(
         reason: body.reason.clone(),
         by,
     };
-    let principal = Principal {
-        user: caller.user.clone(),
-        admin,
-    };
-    match state
-        .directory
-        .execute(&caller.scope, found.conversation, &principal, command)
-        .await
-    {
+    match conversations.execute(asker, found.conversation, command).await {
         Ok(_) => {}
         Err(Refusal::Rejected(Rejection::NotWaiting)) => {
-            let now = turn_records(&state, &caller, turn, true, &room).await?;
+            let now = conversations.find_turn(asker, turn, &room).await?;
             if !repeats(&now.records, call, &body) {
                 return Err(Rejection::NotWaiting.into());
             }
         }
         Err(refusal) => return Err(refusal.into()),
     }
-    let found = turn_records(&state, &caller, turn, true, &room).await?;
-    let mut turn_response = turn_response(&state, &caller, turn, found).await?;
+    let found = conversations.find_turn(asker, turn, &room).await?;
+    let mut turn_response = turn_response(&conversations.directory, &caller, turn, found).await?;
     if is_foreign && !reads {
         withhold_content(&mut turn_response.view);
     }

@@ -1,8 +1,11 @@
 //! `/v1/conversations`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_actors::actors::shared::Shared;
 use copilotd_actors::domain::content::Metadata;
 use copilotd_actors::domain::conversation::KEY_LIFETIME;
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork};
@@ -11,7 +14,7 @@ use copilotd_actors::domain::conversation::view::ConversationView;
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
 use copilotd_actors::domain::weight;
-use copilotd_actors::ports::ListQuery;
+use copilotd_actors::ports::{ListQuery, Ports};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +29,10 @@ use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
 use crate::request_body;
 use crate::surfaces::admin::audit;
+use crate::surfaces::conversation_access::{Asker, ConversationAccess};
+use crate::surfaces::ensure_accepting_work;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
-use crate::surfaces::{ensure_accepting_work, own_conversation, principal};
+use crate::surfaces::state::Shutdown;
 
 /// Maximum number of days on which one idempotency key can be used.
 const MAX_ROUNDS: u32 = 64;
@@ -76,23 +80,24 @@ problems!(
     security(("bearer" = ["chat"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
+    State(shared): State<Arc<Shared>>,
+    State(shutdown): State<Shutdown>,
     Chat(caller): Chat,
     KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
-    ensure_accepting_work(&state)?;
+    ensure_accepting_work(&shutdown)?;
     let unknown = || invalid("/copilot", "unknown copilot: it is not configured for this tenant");
     let copilot: Option<CopilotName> = match &body.copilot {
         Some(name) => Some(name.parse().map_err(|_| unknown())?),
         None => None,
     };
-    let policy = state
-        .shared
+    let policy = shared
         .ports
         .policies
         .policy(&caller.scope, copilot.as_ref())
         .ok_or_else(unknown)?;
-    let (id, known) = id_for(&state, &caller, idempotency.as_ref()).await?;
+    let (id, known) = id_for(&shared.ports, &caller, idempotency.as_ref()).await?;
     if let Some(erased) = known.filter(|header| header.erased) {
         return Ok(created(&erased));
     }
@@ -106,15 +111,11 @@ pub async fn create(
         metadata: body.metadata,
         idempotency,
     };
-    match state
-        .directory
-        .execute(&caller.scope, id, &principal(&caller), command)
-        .await
-    {
+    match conversations.execute(Asker::owner(&caller), id, command).await {
         Ok(accepted) => Ok(created(&accepted.header)),
         Err(refusal) if keyed => {
             // It may have been erased between the lookup and the command.
-            let known = state.log().header(&caller.scope, id).await?;
+            let known = conversations.log.header(&caller.scope, id).await?;
             let erased = known.filter(|header| header.erased);
             erased.map(|erased| created(&erased)).ok_or_else(|| refusal.into())
         }
@@ -139,17 +140,17 @@ fn created(header: &Header) -> Response {
 /// If the conversation was erased, every copy gets it in its current state: the first body's hash is erased too, so a
 /// different body cannot be told from the same one.
 async fn id_for(
-    state: &AppState,
+    ports: &Ports,
     caller: &Caller,
     idempotency: Option<&Idempotency>,
 ) -> Result<(ConversationId, Option<Header>), Problem> {
     let Some(idempotency) = idempotency else {
-        return Ok((ConversationId::new(state.shared.ports.ids.uuid()), None));
+        return Ok((ConversationId::new(ports.ids.uuid()), None));
     };
     for round in 0..MAX_ROUNDS {
         let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
-        let header = state.log().header(&caller.scope, id).await?;
-        let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFETIME;
+        let header = ports.log.header(&caller.scope, id).await?;
+        let stale = |created_at| ports.clock.now().duration_since(created_at) >= KEY_LIFETIME;
         if header.as_ref().is_none_or(|header| !stale(header.created_at)) {
             return Ok((id, header));
         }
@@ -174,7 +175,7 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["chat"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Query(query): Query<PageQuery>,
     _room: PageMemory,
@@ -191,7 +192,7 @@ pub async fn list(
         limit: limit + 1,
         ..ListQuery::default()
     };
-    let mut headers = state.log().list(&caller.scope, &wanted).await?;
+    let mut headers = conversations.log.list(&caller.scope, &wanted).await?;
     let more = headers.len() > limit;
     headers.truncate(limit);
     let weight: usize = headers.iter().map(|header| weight::of_members(&header.metadata)).sum();
@@ -228,11 +229,11 @@ problems!(GetProblems: AUTH, FOUND);
     security(("bearer" = ["chat"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
 ) -> Result<axum::Json<ConversationView>, Problem> {
-    let header = own_conversation(&state, &caller, id).await?;
+    let header = conversations.find(Asker::owner(&caller), id).await?;
     Ok(axum::Json(ConversationView::from(&header)))
 }
 
@@ -252,20 +253,17 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
     security(("bearer" = ["chat"])),
 )]
 pub async fn update(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     Json(body): Json<Update>,
 ) -> Result<axum::Json<ConversationView>, Problem> {
-    own_conversation(&state, &caller, id).await?;
+    conversations.find(Asker::owner(&caller), id).await?;
     let command = Command::Update {
         title: body.title,
         metadata: body.metadata,
     };
-    let accepted = state
-        .directory
-        .execute(&caller.scope, id, &principal(&caller), command)
-        .await?;
+    let accepted = conversations.execute(Asker::owner(&caller), id, command).await?;
     Ok(axum::Json(ConversationView::from(&accepted.header)))
 }
 
@@ -284,21 +282,18 @@ pub async fn update(
     security(("bearer" = ["chat"])),
 )]
 pub async fn delete(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     request: RequestId,
 ) -> Result<StatusCode, Problem> {
-    own_conversation(&state, &caller, id).await?;
+    conversations.find(Asker::owner(&caller), id).await?;
     let entry = audit::entry(&caller, &request, Action::ConversationErased, id);
-    state.audit.record(caller.scope.tenant(), entry).await?;
+    conversations.audit.record(caller.scope.tenant(), entry).await?;
     let command = Command::Erase {
         by: caller.user.to_string(),
         stop: StoppedWork::default(),
     };
-    state
-        .directory
-        .execute(&caller.scope, id, &principal(&caller), command)
-        .await?;
+    conversations.execute(Asker::owner(&caller), id, command).await?;
     Ok(StatusCode::NO_CONTENT)
 }

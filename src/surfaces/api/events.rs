@@ -14,20 +14,22 @@ use copilotd_actors::domain::conversation::stream::{Position, Reader};
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
 use copilotd_actors::fairness::share::{ShareExceeded, paced};
 use copilotd_actors::live::{Next, Tail};
+use copilotd_actors::ports::EventLog;
 use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use crate::http::account::Budgets;
 use crate::http::budget::{Exhausted, Holder, Reservation};
 use crate::http::credentials::{Caller, CredentialKind, StreamAccess, without_mac};
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::keep_alive::KeepAlive;
 use crate::http::problems::{Code, Problem, RateLimit};
 use crate::http::response_memory::PageMemory;
+use crate::surfaces::conversation_access::Asker;
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
 use crate::surfaces::state::AppState;
 use crate::surfaces::writer::{StreamWriter, encoded};
-use crate::surfaces::{own_conversation, turn_records};
 
 /// Keep-alive comment of an idle stream.
 const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -87,11 +89,11 @@ pub async fn of_conversation(
     Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
     access.admit(id)?;
-    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
-    let header = own_conversation(&state, &access.caller, id).await?;
+    let tail = state.directory.watch(&access.caller.scope, id);
+    let header = state.conversations().find(Asker::owner(&access.caller), id).await?;
     let reader = match position(&access)? {
         Some(position) => {
-            check(&state, &access, &header, None, position, &tail).await?;
+            check(state.log(), &access, &header, None, position, &tail).await?;
             Reader::new(None, position)
         }
         None => Reader::new(
@@ -129,11 +131,14 @@ pub async fn of_turn(
     Ids((turn,)): Ids<(TurnId,)>,
     Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
-    let found = turn_records(&state, &access.caller, turn, false, &room).await?;
+    let conversations = state.conversations();
+    let found = conversations
+        .find_turn(Asker::owner(&access.caller), turn, &room)
+        .await?;
     let id = found.conversation;
     access.admit(id)?;
-    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
-    let header = own_conversation(&state, &access.caller, id).await?;
+    let tail = state.directory.watch(&access.caller.scope, id);
+    let header = state.conversations().find(Asker::owner(&access.caller), id).await?;
     let first = found.records.first().map_or(1, |record| record.seq);
     let reader = match position(&access)? {
         Some(position) => {
@@ -152,7 +157,7 @@ pub async fn of_turn(
                 seq: position.seq.max(first - 1),
                 ..position
             };
-            check(&state, &access, &header, Some(turn), position, &tail).await?;
+            check(state.log(), &access, &header, Some(turn), position, &tail).await?;
             Reader::new(Some(turn), position)
         }
         None => Reader::new(
@@ -179,7 +184,7 @@ fn position(access: &StreamAccess) -> Result<Option<Position>, Problem> {
 
 /// Refuses a position that was never sent: beyond the log, beyond the open text, or inside a character.
 async fn check(
-    state: &AppState,
+    log: &dyn EventLog,
     access: &StreamAccess,
     header: &Header,
     turn: Option<TurnId>,
@@ -196,7 +201,7 @@ async fn check(
     };
     let mut seen = position.seq;
     loop {
-        let page = state.log().read(&access.caller.scope, header.id, seen, PAGE).await?;
+        let page = log.read(&access.caller.scope, header.id, seen, PAGE).await?;
         let (last, is_full) = (page.last().map_or(seen, |last| last.seq), page.len() == PAGE);
         let of_turn = page.into_iter().filter(|record| turn.is_none() || record.turn == turn);
         for record in encoded(access.caller.scope.tenant(), of_turn.collect()).await? {
@@ -222,8 +227,8 @@ async fn check(
 }
 
 /// Reserves a stream of the caller, its tenant and the process.
-pub(crate) fn open_stream(state: &AppState, caller: &Caller) -> Result<Reservation, Problem> {
-    let streams = &state.budgets.streams;
+pub(crate) fn open_stream(budgets: &Budgets, caller: &Caller) -> Result<Reservation, Problem> {
+    let streams = &budgets.streams;
     let holder = Holder::caller(caller);
     streams.try_reserve(&holder, 1).map_err(|exhausted| match exhausted {
         Exhausted::Caller => Problem::new(Code::RateLimited)
@@ -240,7 +245,7 @@ async fn open(
     reader: Reader,
     tail: Arc<Tail>,
 ) -> Result<Response, Problem> {
-    let slot = open_stream(&state, &access.caller)?;
+    let slot = open_stream(&state.budgets, &access.caller)?;
     if access.caller.kind == CredentialKind::Ticket {
         // Other credentials were already admitted by `fair_share`.
         let entered = state.shared.shares.enter(access.caller.scope.tenant()).await;

@@ -6,7 +6,7 @@ use axum::response::Response;
 use copilotd_actors::domain::conversation::view::{MessageView, TurnSummary, message};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
-use copilotd_actors::ports::Order;
+use copilotd_actors::ports::{EventLog, Order};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
@@ -16,9 +16,8 @@ use crate::http::json_response;
 use crate::http::page::{self, Limit, Page};
 use crate::http::problems::Problem;
 use crate::http::response_memory::PageMemory;
+use crate::surfaces::conversation_access::{Asker, ConversationAccess};
 use crate::surfaces::openapi::{AUTH, FOUND, problems};
-use crate::surfaces::own_conversation;
-use crate::surfaces::state::AppState;
 
 /// Messages of the first read: most pages are short.
 const FIRST_STEP: usize = 8;
@@ -76,7 +75,7 @@ impl MessageBatch {
 /// Reads a page of messages, and returns whether there are more. Reads in small steps, and turns one by one, so that a
 /// page of long messages needs little more memory than its size.
 async fn collect(
-    state: &AppState,
+    log: &dyn EventLog,
     caller: &Caller,
     id: ConversationId,
     mut after: Option<Seq>,
@@ -86,10 +85,7 @@ async fn collect(
     let mut found = MessageBatch::default();
     loop {
         let step = if read == 0 { FIRST_STEP } else { STEP }.min(limit + 1 - read);
-        let records = state
-            .log()
-            .read_messages(&caller.scope, id, after, query.order, step)
-            .await?;
+        let records = log.read_messages(&caller.scope, id, after, query.order, step).await?;
         let (number, last) = (records.len(), records.last().map(|last| last.seq));
         let weight = records.iter().map(Record::weight).sum();
         let shown = move || -> Vec<Option<(usize, MessageView)>> {
@@ -105,7 +101,7 @@ async fn collect(
             let is_known = found.turns.iter().any(|turn| turn.id == message.turn_id);
             let turn = match is_known {
                 true => None,
-                false => summary(state, caller, id, message.turn_id).await?,
+                false => summary(log, caller, id, message.turn_id).await?,
             };
             if !found.take(size, message, turn) {
                 return Ok((found, true));
@@ -120,12 +116,12 @@ async fn collect(
 
 /// Reads a turn of the caller's own conversation; `None` if its records are damaged.
 async fn summary(
-    state: &AppState,
+    log: &dyn EventLog,
     caller: &Caller,
     id: ConversationId,
     turn: TurnId,
 ) -> Result<Option<TurnSummary>, Problem> {
-    let found = state.log().read_turn(&caller.scope, turn).await?;
+    let found = log.read_turn(&caller.scope, turn).await?;
     let of_conversation = found.filter(|found| found.conversation == id);
     Ok(of_conversation.and_then(|found| TurnSummary::fold(id, &found.records)))
 }
@@ -146,21 +142,22 @@ problems!(ListProblems: AUTH, FOUND);
     security(("bearer" = ["chat"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     Query(query): Query<List>,
     _room: PageMemory,
 ) -> Result<Response, Problem> {
     // Read first, so that a stream opened after this number misses nothing that is not on the page.
-    let last_seq = own_conversation(&state, &caller, id).await?.last_seq;
+    let last_seq = conversations.find(Asker::owner(&caller), id).await?.last_seq;
     let direction = if query.order == Order::Asc { "asc" } else { "desc" };
     let name = format!("messages/{}/{id}/{direction}", caller.scope.tenant());
     let after = match &query.cursor {
         Some(cursor) => Some(page::position::<Seq>(&name, cursor)?),
         None => None,
     };
-    let (MessageBatch { data, turns, bytes }, more) = collect(&state, &caller, id, after, &query).await?;
+    let (MessageBatch { data, turns, bytes }, more) =
+        collect(conversations.log.as_ref(), &caller, id, after, &query).await?;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
     let page = Page { data, next_cursor };

@@ -1,17 +1,19 @@
 //! `/v1/stream-tickets`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::http::bodies::Json;
-use crate::http::credentials::Chat;
+use crate::http::credentials::{Authenticator, Chat};
 use crate::http::problems::{Code, Problem};
 use crate::request_body;
+use crate::surfaces::conversation_access::{Asker, ConversationAccess};
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::own_conversation;
-use crate::surfaces::state::AppState;
 
 /// Body of `POST /v1/stream-tickets`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -45,13 +47,15 @@ problems!(CreateProblems: AUTH, FOUND, BODY);
     security(("bearer" = ["chat"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
+    State(auth): State<Arc<Authenticator>>,
+    State(clock): State<Arc<dyn Clock>>,
     Chat(caller): Chat,
     Json(body): Json<Create>,
 ) -> Result<axum::Json<Ticket>, Problem> {
     let id: ConversationId = body.conversation_id.parse().map_err(|_| Problem::new(Code::NotFound))?;
-    own_conversation(&state, &caller, id).await?;
-    let issued = state.auth.tickets.issue(id, &caller, state.clock().now());
+    conversations.find(Asker::owner(&caller), id).await?;
+    let issued = auth.tickets.issue(id, &caller, clock.now());
     Ok(axum::Json(Ticket {
         ticket: issued.ticket,
         expires_at: issued.open_until,

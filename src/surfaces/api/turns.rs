@@ -4,30 +4,32 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
-use copilotd_actors::domain::conversation::view::TurnView;
+use copilotd_actors::domain::conversation::view::{TurnStatus, TurnView};
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
-use copilotd_actors::ports::{self, TurnRecords};
+use copilotd_actors::ports::{self, SchemaChecker, TurnRecords};
 use copilotd_gateway::request::call::Purpose;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::audit::{Action, Entry};
 use crate::http::bodies::{Json, KeyedJson};
-use crate::http::credentials::{Caller, Chat, Scopes};
+use crate::http::credentials::{Caller, Chat};
 use crate::http::extract::{IdempotencyKeyParam, Ids, Reason, ReasonParam};
 use crate::http::json_response;
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::{LazyPageMemory, PageMemory};
 use crate::surfaces::admin::audit;
+use crate::surfaces::conversation_access::{Asker, ConversationAccess};
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 use crate::surfaces::state::AppState;
-use crate::surfaces::{ensure_accepting_work, is_own, openai, principal, turn_records};
+use crate::surfaces::{ensure_accepting_work, openai};
 use crate::{request_body, telemetry};
 
 /// Body of `POST /v1/conversations/{id}/turns`.
@@ -90,11 +92,11 @@ pub async fn submit(
     room: LazyPageMemory,
     KeyedJson { body, idempotency }: KeyedJson<Submit>,
 ) -> Result<Response, Problem> {
-    ensure_accepting_work(&state)?;
+    ensure_accepting_work(&state.shutdown)?;
     let payer = openai::caller(&caller, Purpose::Turn);
     state.gateway.admit(&payer).await?;
     let response_schema = match body.response_schema {
-        Some(schema) => Some(accepted(&state, &caller, schema).await?),
+        Some(schema) => Some(accepted(state.shared.ports.schemas.as_ref(), &caller, schema).await?),
         None => None,
     };
     let command = Command::Submit {
@@ -113,9 +115,9 @@ pub async fn submit(
         nonce: Some(state.shared.ports.ids.nonce()),
         stop: StoppedWork::default(),
     };
-    let accepted = state
-        .directory
-        .execute(&caller.scope, conversation, &principal(&caller), command)
+    let conversations = state.conversations();
+    let accepted = conversations
+        .execute(Asker::owner(&caller), conversation, command)
         .await?;
     let turn = accepted.turn.ok_or_else(|| Problem::new(Code::Internal))?;
     let of_turn: Vec<Record> = accepted
@@ -126,7 +128,7 @@ pub async fn submit(
     let turn_response = match fold_turn(&caller, conversation, of_turn, accepted.position).await? {
         Some(turn_response) => turn_response,
         // A repeat of an earlier request: return the turn's current state.
-        None => view(&state, &caller, turn, &room.page().await?).await?,
+        None => view(&conversations, &caller, turn, &room.page().await?).await?,
     };
     let mut answer = turn_response.answer(&caller, StatusCode::ACCEPTED).await?;
     let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
@@ -135,8 +137,7 @@ pub async fn submit(
 }
 
 /// Accepts a turn's response schema if validation against it is affordable.
-async fn accepted(state: &AppState, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
-    let checker = state.shared.ports.schemas.as_ref();
+async fn accepted(checker: &dyn SchemaChecker, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
     Ok(ports::accept(checker, &caller.scope, schema).await?)
 }
 
@@ -159,36 +160,38 @@ problems!(GetProblems: AUTH, FOUND);
     security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     caller: Caller,
     Ids((turn,)): Ids<(TurnId,)>,
     request: RequestId,
     reason: Reason,
     room: PageMemory,
 ) -> Result<Response, Problem> {
-    // An auditor's credential does not need the scope `chat`.
-    if !caller.scopes.contains(Scopes::ADMIN) {
-        caller.require(Scopes::CHAT)?;
-    }
-    let found = turn_records(&state, &caller, turn, true, &room).await?;
-    if !is_own(&caller, &found.user) {
+    let asker = Asker::owner_or_admin(&caller)?;
+    let found = conversations.find_turn(asker, turn, &room).await?;
+    if !asker.is_own(&found.user) {
         let entry = Entry {
             reason: Some(reason.required()?),
             ..audit::entry(&caller, &request, Action::TurnRead, turn)
         };
         // Recorded before the content is sent: what cannot be recorded is not disclosed.
-        state.audit.record(caller.scope.tenant(), entry).await?;
+        conversations.audit.record(caller.scope.tenant(), entry).await?;
     }
-    turn_response(&state, &caller, turn, found)
+    turn_response(&conversations.directory, &caller, turn, found)
         .await?
         .answer(&caller, StatusCode::OK)
         .await
 }
 
 /// Reads the current state of a turn of the caller.
-async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageMemory) -> Result<TurnResponse, Problem> {
-    let found = turn_records(state, caller, turn, false, room).await?;
-    turn_response(state, caller, turn, found).await
+async fn view(
+    conversations: &ConversationAccess,
+    caller: &Caller,
+    turn: TurnId,
+    room: &PageMemory,
+) -> Result<TurnResponse, Problem> {
+    let found = conversations.find_turn(Asker::owner(caller), turn, room).await?;
+    turn_response(&conversations.directory, caller, turn, found).await
 }
 
 /// A turn as clients see it.
@@ -220,7 +223,7 @@ async fn fold_turn(
 
 /// Builds the view of a turn from its records. Another user's turn is protected content: see [`get`].
 pub(crate) async fn turn_response(
-    state: &AppState,
+    directory: &Directory,
     caller: &Caller,
     turn: TurnId,
     found: TurnRecords,
@@ -228,8 +231,8 @@ pub(crate) async fn turn_response(
     let conversation = found.conversation;
     let turn_response = fold_turn(caller, conversation, found.records, None).await?;
     let mut turn_response = turn_response.ok_or_else(|| Problem::new(Code::Internal))?;
-    if turn_response.view.status == "queued" {
-        turn_response.view.queue_position = state.directory.position(&caller.scope, conversation, turn).await;
+    if turn_response.view.status == TurnStatus::Queued {
+        turn_response.view.queue_position = directory.position(&caller.scope, conversation, turn).await;
     }
     Ok(turn_response)
 }
@@ -249,29 +252,28 @@ pub(crate) async fn turn_response(
     security(("bearer" = ["chat"])),
 )]
 pub async fn cancel(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The response contains the whole turn.
     room: PageMemory,
 ) -> Result<Response, Problem> {
-    let found = turn_records(&state, &caller, turn, false, &room).await?;
+    let found = conversations.find_turn(Asker::owner(&caller), turn, &room).await?;
     let ended = found.records.iter().any(|record| record.event.is_terminal());
     if !ended {
         let command = Command::Cancel {
             turn,
             stop: StoppedWork::default(),
         };
-        match state
-            .directory
-            .execute(&caller.scope, found.conversation, &principal(&caller), command)
+        match conversations
+            .execute(Asker::owner(&caller), found.conversation, command)
             .await
         {
             Ok(_) | Err(Refusal::Rejected(Rejection::TurnEnded)) => {}
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    let turn_response = view(&state, &caller, turn, &room).await?;
+    let turn_response = view(&conversations, &caller, turn, &room).await?;
     turn_response.answer(&caller, StatusCode::ACCEPTED).await
 }
 
@@ -301,14 +303,14 @@ problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict, Code::QuotaExce
     security(("bearer" = ["chat"])),
 )]
 pub async fn feedback(
-    State(state): State<AppState>,
+    State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The whole turn is read.
     room: PageMemory,
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
-    let found = turn_records(&state, &caller, turn, false, &room).await?;
+    let found = conversations.find_turn(Asker::owner(&caller), turn, &room).await?;
     let by = caller.user.to_string();
     let mut given = found.records.iter().filter_map(|record| match &record.event {
         Event::FeedbackGiven { rating, comment, by } => Some((rating, comment, by)),
@@ -325,9 +327,8 @@ pub async fn feedback(
         by,
         earlier,
     };
-    state
-        .directory
-        .execute(&caller.scope, found.conversation, &principal(&caller), command)
+    conversations
+        .execute(Asker::owner(&caller), found.conversation, command)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -79,10 +79,10 @@ pub async fn complete(
     Gateway(by): Gateway,
     request: Request,
 ) -> Result<Response, OpenAiRejection> {
-    ensure_accepting_work(&state).map_err(OpenAiRejection::Problem)?;
+    ensure_accepting_work(&state.shutdown).map_err(OpenAiRejection::Problem)?;
     let (mode, cache) = (mode(request.headers())?, cache_headers(request.headers())?);
     let knowledge = knowledge(request.headers())?;
-    let bytes = read(&state, &by, request).await?;
+    let bytes = read(&state.tenants, &by, request).await?;
     let body = parsed(&by, bytes, ChatBody::parse).await?;
     let streams = body.stream();
     let call = GatewayCall {
@@ -97,7 +97,7 @@ pub async fn complete(
         let reply = state.gateway.chat(call).await?;
         return Ok(whole(reply));
     }
-    let slot = open_stream(&state, &by).map_err(OpenAiRejection::Problem)?;
+    let slot = open_stream(&state.budgets, &by).map_err(OpenAiRejection::Problem)?;
     let (shares, tenant) = (Arc::clone(&state.shared.shares), by.scope.tenant().clone());
     let (auth, shutdown) = (Arc::clone(&state.auth), state.shutdown.clone());
     let cut = async move {

@@ -1,5 +1,7 @@
 //! `/v1/embeddings`
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +12,8 @@ use super::{COST, OpenAiRejection, caller, dollars, parsed, read, set_gateway_he
 use crate::http::credentials::Gateway;
 use crate::surfaces::ensure_accepting_work;
 use crate::surfaces::openapi::OpenAiErrors;
-use crate::surfaces::state::AppState;
+use crate::surfaces::state::Shutdown;
+use crate::tenants::TenantRegistry;
 
 /// Create embeddings
 ///
@@ -29,19 +32,21 @@ use crate::surfaces::state::AppState;
     security(("bearer" = ["gateway"])),
 )]
 pub async fn create(
-    State(state): State<AppState>,
+    State(shutdown): State<Shutdown>,
+    State(gateway): State<Arc<copilotd_gateway::Gateway>>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Gateway(by): Gateway,
     request: Request,
 ) -> Result<Response, OpenAiRejection> {
-    ensure_accepting_work(&state).map_err(OpenAiRejection::Problem)?;
-    let bytes = read(&state, &by, request).await?;
+    ensure_accepting_work(&shutdown).map_err(OpenAiRejection::Problem)?;
+    let bytes = read(&tenants, &by, request).await?;
     let body = parsed(&by, bytes, EmbedBody::parse).await?;
     let call = EmbedCall {
         caller: caller(&by, Purpose::Embedding),
         route: body.model().to_owned(),
         body,
     };
-    let reply = state.gateway.embed(call).await?;
+    let reply = gateway.embed(call).await?;
     let json = HeaderValue::from_static("application/json");
     let mut response = ([(header::CONTENT_TYPE, json)], reply.body).into_response();
     set_gateway_headers(

@@ -117,9 +117,11 @@ impl From<GatewayError> for OpenAiError {
             | GatewayErrorKind::Timeout
             | GatewayErrorKind::Cut => "server_error",
         };
-        let refusal = error.refusal.unwrap_or_default();
+        let (refused_code, param) = error
+            .refusal
+            .map_or((None, None), |refusal| (refusal.code, refusal.param));
         let code = match error.kind {
-            GatewayErrorKind::Invalid => refusal.code,
+            GatewayErrorKind::Invalid => refused_code,
             // OpenAI's own code, which its clients do not retry.
             GatewayErrorKind::BudgetExhausted => Some("insufficient_quota".to_owned()),
             other => Some(other.code().to_owned()),
@@ -128,7 +130,7 @@ impl From<GatewayError> for OpenAiError {
             status: StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY),
             message: error.message,
             kind,
-            param: refusal.param,
+            param,
             code,
             retry_after: error.retry_after,
             limit: error.limit,
@@ -186,7 +188,7 @@ mod tests {
     fn a_providers_words_for_a_fault_of_the_request_are_passed_on() {
         let mut error = GatewayError::new(GatewayErrorKind::Invalid, "no such field");
         error.refusal = Some(Box::new(copilotd_actors::ports::Refusal {
-            status: 400,
+            by: copilotd_actors::ports::RefusedBy::Provider(400),
             code: Some("unknown_parameter".into()),
             param: Some("foo".into()),
             is_certain: true,

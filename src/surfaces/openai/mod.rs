@@ -11,17 +11,17 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::domain::usage::{self, NanoUsd};
-use copilotd_gateway::error::LimitState;
+use copilotd_gateway::error::{LimitName, LimitState};
 use copilotd_gateway::request::body::InvalidBody;
 use copilotd_gateway::request::call::{self, CacheControl, CacheOutcome, Mode, Purpose};
 
 use super::openai::error::OpenAiError;
 use super::refusal::rate_limit;
-use super::state::AppState;
 use crate::http::bodies::BodyLimits;
 use crate::http::credentials::CredentialKind;
 use crate::http::problems::Problem;
 use crate::http::{bodies as body, credentials as auth};
+use crate::tenants::TenantRegistry;
 
 /// The `provider/model` that answered.
 const MODEL: HeaderName = HeaderName::from_static("x-copilotd-model");
@@ -72,7 +72,7 @@ impl IntoResponse for OpenAiRejection {
 }
 
 /// Reads a body. Prompts with images are larger than other routes' bodies, and some tenants' limits allow still more.
-async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Result<Bytes, OpenAiRejection> {
+async fn read(tenants: &TenantRegistry, by: &auth::Caller, mut request: Request) -> Result<Bytes, OpenAiRejection> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|bytes| bytes.to_str().ok()?.parse::<usize>().ok());
     if let Some(limits) = request.extensions_mut().get_mut::<BodyLimits>() {
@@ -81,7 +81,7 @@ async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Resu
         limits.value_bytes = VALUE_BYTES;
         // Finding the tenant is a linear search: done only for a body that would not fit otherwise.
         if announced.is_none_or(|bytes| bytes > limits.bytes) {
-            limits.bytes = limits.bytes.max(tenant_body_limit(state, by));
+            limits.bytes = limits.bytes.max(tenant_body_limit(tenants, by));
         }
     }
     body::read(request).await.map_err(OpenAiRejection::Problem)
@@ -98,8 +98,8 @@ async fn parsed<T: Send + 'static>(
 }
 
 /// Returns the body size that the tenant's limits allow, in bytes.
-fn tenant_body_limit(state: &AppState, by: &auth::Caller) -> usize {
-    let config = state.tenants.config();
+fn tenant_body_limit(tenants: &TenantRegistry, by: &auth::Caller) -> usize {
+    let config = tenants.config();
     let tenant = config.tenant(by.scope.tenant().as_str());
     let bytes = tenant.and_then(|tenant| tenant.limits.body_bytes);
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
@@ -208,18 +208,18 @@ pub(crate) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: &[LimitSta
         headers.insert("ratelimit", state);
     }
     for limit in limits {
-        let names = match limit.name.as_str() {
-            "requests_per_minute" => [
+        let names = match limit.name {
+            LimitName::Requests => [
                 "x-ratelimit-limit-requests",
                 "x-ratelimit-remaining-requests",
                 "x-ratelimit-reset-requests",
             ],
-            "tokens_per_minute" => [
+            LimitName::Tokens => [
                 "x-ratelimit-limit-tokens",
                 "x-ratelimit-remaining-tokens",
                 "x-ratelimit-reset-tokens",
             ],
-            _ => continue,
+            LimitName::Calls | LimitName::UsdPerDay | LimitName::UsdPerMonth => continue,
         };
         // OpenAI formats durations as Go does; milliseconds are one of its forms.
         let reset = HeaderValue::from_str(&format!("{}ms", limit.reset.as_millis()));

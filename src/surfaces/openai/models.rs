@@ -1,5 +1,7 @@
 //! `/v1/models`
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +12,6 @@ use super::OpenAiRejection;
 use super::error::OpenAiError;
 use crate::http::credentials::Gateway;
 use crate::surfaces::openapi::OpenAiErrors;
-use crate::surfaces::state::AppState;
 
 /// List available models
 #[utoipa::path(
@@ -24,8 +25,8 @@ use crate::surfaces::state::AppState;
     ),
     security(("bearer" = ["gateway"])),
 )]
-pub async fn list(State(state): State<AppState>, Gateway(by): Gateway) -> Response {
-    let data: Vec<Value> = state.gateway.models(&by.scope).iter().map(card).collect();
+pub async fn list(State(gateway): State<Arc<copilotd_gateway::Gateway>>, Gateway(by): Gateway) -> Response {
+    let data: Vec<Value> = gateway.models(&by.scope).iter().map(card).collect();
     answer(json!({ "object": "list", "data": data }))
 }
 
@@ -42,11 +43,11 @@ pub async fn list(State(state): State<AppState>, Gateway(by): Gateway) -> Respon
     security(("bearer" = ["gateway"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(gateway): State<Arc<copilotd_gateway::Gateway>>,
     Gateway(by): Gateway,
     Path(id): Path<String>,
 ) -> Result<Response, OpenAiRejection> {
-    let models = state.gateway.models(&by.scope);
+    let models = gateway.models(&by.scope);
     let found = models.iter().find(|model| model.id == id);
     found
         .map(|model| answer(card(model)))
@@ -55,11 +56,11 @@ pub async fn get(
 
 /// Like [`get`], for a name with a slash.
 pub async fn get_nested(
-    state: State<AppState>,
+    gateway: State<Arc<copilotd_gateway::Gateway>>,
     by: Gateway,
     Path((provider, model)): Path<(String, String)>,
 ) -> Result<Response, OpenAiRejection> {
-    get(state, by, Path(format!("{provider}/{model}"))).await
+    get(gateway, by, Path(format!("{provider}/{model}"))).await
 }
 
 fn card(model: &ModelCard) -> Value {

@@ -1,9 +1,12 @@
 //! Completes the OpenAPI document with what handlers do not describe: schemas, credentials, and common headers and
 //! parameters.
 
+use copilotd_actors::domain::ids::{CallId, ConversationId, JobId, PathId as _, TenantId, TurnId};
 use serde_json::{Map, Value, json};
 
 use super::schemas;
+use crate::revocations::RevocationId;
+use crate::tenants::KeyId;
 
 const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversations, each an append-only log.\n\n\
     Every response has an `x-request-id` header; every error is a problem document (RFC 9457) with a stable `code`. An \
@@ -101,16 +104,7 @@ fn ids(path: &str) -> Vec<Value> {
     let mut ids = Vec::new();
     for segment in path.split('/') {
         if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            let (pattern, what) = match before {
-                "conversations" => ("^conv_[0-9a-f]{32}$", "The conversation."),
-                "turns" => ("^turn_[0-9a-f]{32}$", "The turn."),
-                "models" => (".", "A route name or `provider/model`."),
-                "tenants" => ("^[a-z0-9_-]{1,64}$", "The tenant."),
-                "api-keys" => ("^key_[0-9a-f]{32}$", "The key."),
-                "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
-                "revocations" => ("^rev_[0-9a-f]{32}$", "The revocation."),
-                _ => ("^call_[0-9a-f]{32}$", "The call."),
-            };
+            let Some((pattern, what)) = id(before) else { continue };
             ids.push(json!({
                 "name": name,
                 "in": "path",
@@ -122,6 +116,23 @@ fn ids(path: &str) -> Vec<Value> {
         before = segment;
     }
     ids
+}
+
+/// Returns the pattern and the description of the id that follows a segment of a path.
+fn id(segment: &str) -> Option<(&'static str, &'static str)> {
+    Some(match segment {
+        "conversations" => (ConversationId::PATTERN, "The conversation."),
+        "turns" => (TurnId::PATTERN, "The turn."),
+        "approvals" => (CallId::PATTERN, "The call."),
+        "jobs" => (JobId::PATTERN, "The job."),
+        "tenants" => (TenantId::PATTERN, "The tenant."),
+        "api-keys" => (KeyId::PATTERN, "The key."),
+        "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
+        "revocations" => (RevocationId::PATTERN, "The revocation."),
+        // Any text: models have no id of ours.
+        "models" => (".", "A route name or `provider/model`."),
+        _ => return None,
+    })
 }
 
 fn complete_response(status: &str, response: &mut Value) {
@@ -203,4 +214,25 @@ fn complete_response(status: &str, response: &mut Value) {
         headers.insert("x-accel-buffering".into(), header(true, "`no`", "string"));
     }
     response["headers"] = Value::Object(headers);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::surfaces::openapi::document;
+
+    #[test]
+    fn every_id_in_a_path_is_described() {
+        for (path, item) in document()["paths"].as_object().unwrap() {
+            let names: Vec<&str> = path
+                .split('/')
+                .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+                .collect();
+            for (method, operation) in item.as_object().unwrap() {
+                let parameters = operation["parameters"].as_array().unwrap();
+                let of_path = parameters.iter().filter(|parameter| parameter["in"] == "path");
+                let described: Vec<&str> = of_path.map(|parameter| parameter["name"].as_str().unwrap()).collect();
+                assert_eq!(described, names, "{method} {path}");
+            }
+        }
+    }
 }

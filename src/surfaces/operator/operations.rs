@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::http::problems::Code;
 use crate::surfaces::openapi::problems;
 use crate::surfaces::state::AppState;
-use crate::telemetry::MetricsView;
+use crate::telemetry::{MetricsView, Render};
 
 /// Timeout for each dependency check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -111,13 +111,13 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         LargeProblems,
     ),
 )]
-pub async fn metrics(State(state): State<AppState>) -> Response {
-    page((state.metrics)(MetricsView::Public))
+pub async fn metrics(State(render): State<Render>) -> Response {
+    page(render(MetricsView::Public))
 }
 
 /// Metrics with tenant labels, for the admin port.
-pub async fn tenant_metrics(State(state): State<AppState>) -> Response {
-    page((state.metrics)(MetricsView::Tenants))
+pub async fn tenant_metrics(State(render): State<Render>) -> Response {
+    page(render(MetricsView::Tenants))
 }
 
 fn page(text: String) -> Response {

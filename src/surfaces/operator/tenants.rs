@@ -1,5 +1,7 @@
 //! `/v1/operator/tenants`: managing tenants. Gives operators no access to their content.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,11 +18,11 @@ use crate::http::page::{self, Page, PageQuery};
 use crate::http::problems::{Code, FieldError, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
+use crate::jobs::Jobs;
 use crate::request_body;
 use crate::surfaces::admin::jobs;
 use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
-use crate::surfaces::state::AppState;
-use crate::tenants::{Change, ChangeError, SettingsChange, TenantView};
+use crate::tenants::{Change, ChangeError, SettingsChange, TenantRegistry, TenantView};
 use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 
 /// Body of `PUT /v1/operator/tenants/{id}`.
@@ -118,7 +120,7 @@ problems!(ListProblems: AUTH);
     security(("bearer" = ["operator"])),
 )]
 pub async fn list(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(_): Operator,
     Query(query): Query<PageQuery>,
     _room: PageMemory,
@@ -129,7 +131,7 @@ pub async fn list(
         None => None,
     };
     let limit = query.limit.get();
-    let mut rest = state.tenants.tenants();
+    let mut rest = tenants.tenants();
     rest.retain(|tenant| after.as_ref().is_none_or(|after| tenant.id > *after));
     let more = rest.len() > limit;
     rest.truncate(limit);
@@ -158,11 +160,11 @@ problems!(GetProblems: AUTH, FOUND);
     security(("bearer" = ["operator"])),
 )]
 pub async fn get(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(_): Operator,
     Ids((id,)): Ids<(TenantId,)>,
 ) -> Result<axum::Json<TenantView>, Problem> {
-    let tenant = state.tenants.tenant(&id);
+    let tenant = tenants.tenant(&id);
     tenant.map(axum::Json).ok_or_else(|| Problem::new(Code::NotFound))
 }
 
@@ -187,7 +189,7 @@ problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn put(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -232,7 +234,7 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn update(
-    State(state): State<AppState>,
+    State(tenants): State<Arc<TenantRegistry>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -272,7 +274,7 @@ problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
     security(("bearer" = ["operator"])),
 )]
 pub async fn delete(
-    State(state): State<AppState>,
+    State(jobs): State<Arc<Jobs>>,
     Operator(caller): Operator,
     request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
@@ -286,8 +288,7 @@ pub async fn delete(
     // Recorded in the audit log of the operator's own tenant.
     let by = requester(&caller, caller.scope.tenant(), &request);
     // In its own task: a client that disconnects must not stop it between the audit log and the store.
-    let started =
-        tokio::spawn(async move { state.jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
+    let started = tokio::spawn(async move { jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
     let job = started.await.map_err(|_panic| Problem::new(Code::Internal))??;
     Ok(jobs::accepted(job))
 }

@@ -9,6 +9,7 @@ use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::answer::Answer;
 use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, TenantLimits};
 use copilotd_gateway::request::call::Mode;
@@ -255,11 +256,16 @@ struct RecordingLimiter(Mutex<Vec<u64>>);
 
 #[async_trait]
 impl Limiter for RecordingLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
+    async fn reserve(
+        &self,
+        scope: &TenantScope,
+        subjects: Vec<Subject>,
+        demand: Demand,
+    ) -> Result<Lease, LimitRefusal> {
         self.0.lock().unwrap().push(demand.tokens);
         Ok(Lease {
             id: None,
-            tenant: tenant.clone(),
+            scope: scope.clone(),
             subjects,
             demand,
             standings: Vec::new(),
@@ -268,7 +274,7 @@ impl Limiter for RecordingLimiter {
 
     fn settle(&self, _: Lease, _: ActualUsage) {}
 
-    async fn exhausted(&self, _: &TenantId, _: Vec<Subject>) -> Option<LimitRefusal> {
+    async fn exhausted(&self, _: &TenantScope, _: Vec<Subject>) -> Option<LimitRefusal> {
         None
     }
 

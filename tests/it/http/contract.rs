@@ -28,6 +28,10 @@ pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body
         assert_eq!(status, 405, "{said}, but the method is not described");
         return;
     };
+    // A request that succeeded had valid ids in its path.
+    if (200..300).contains(&status) {
+        check_ids(template, path, &name);
+    }
     let answer = &operation["responses"][status.to_string()];
     assert!(answer.is_object(), "{said}, but that status is not described");
     for (name, header) in answer["headers"].as_object().unwrap() {
@@ -53,6 +57,24 @@ pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body
             escape(media)
         );
         matches(&pointer, &serde_json::from_slice(body).unwrap(), &said);
+    }
+}
+
+/// Fails if an id in the path does not match its description.
+fn check_ids(template: &str, path: &str, method: &str) {
+    let given = path.split('?').next().unwrap_or_default().split('/');
+    let names = template
+        .split('/')
+        .zip(given)
+        .filter_map(|(segment, given)| Some((segment.strip_prefix('{')?.strip_suffix('}')?, given)));
+    let escaped = template.replace('~', "~0").replace('/', "~1");
+    let parameters = document()["paths"][template][method]["parameters"].as_array().unwrap();
+    for (name, given) in names {
+        let described = |parameter: &Value| parameter["in"] == "path" && parameter["name"] == name;
+        let index = parameters.iter().position(described);
+        let index = index.unwrap_or_else(|| panic!("{template} does not describe {name}"));
+        let pointer = format!("/paths/{escaped}/{method}/parameters/{index}/schema");
+        matches(&pointer, &json!(given), path);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
-use super::{LimiterFixture, TestClock, demand, exceeded, of_tenant, patient, start, subjects, tenant};
+use super::{LimiterFixture, TestClock, demand, exceeded, of_tenant, patient, scope, start, subjects};
 use crate::support::redis::Redis;
 
 const HOUR: i64 = 3_600_000;
@@ -87,17 +87,17 @@ async fn the_place_of_a_dead_process_is_free_after_the_life_of_its_reservation()
     for step in STEPS {
         let watch = TestClock::at("2027-01-15T08:00:00Z");
         let died = start(patient(&server), limits, &Arc::default(), &watch);
-        died.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
+        died.reserve(&scope(), subjects("ada"), demand(1)).await.unwrap();
         drop(died);
         let next = start(patient(&server), limits, &Arc::default(), &watch);
         watch.step(step);
         if step < HOUR {
-            let refused = exceeded(next.reserve(&tenant(), subjects("ada"), demand(1)).await);
+            let refused = exceeded(next.reserve(&scope(), subjects("ada"), demand(1)).await);
             assert_eq!(refused.name, LimitName::Calls, "set by {step} ms");
         }
         // Reservations of these tests live for an hour.
         watch.pass(3_600_000);
-        let free = next.reserve(&tenant(), subjects("ada"), demand(1)).await;
+        let free = next.reserve(&scope(), subjects("ada"), demand(1)).await;
         assert!(free.is_ok(), "set by {step} ms: {free:?}");
         let mut connection = server.connection().await;
         redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();

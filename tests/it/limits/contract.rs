@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::ids::TenantId;
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd_gateway::limit::{Demand, LimitName, Limits, TenantLimits};
 
@@ -42,7 +41,7 @@ async fn all_limits_or_none() {
         exceeded(world.reserve("eve", demand(1)).await);
         world.watch.pass(1);
         world.reserve("eve", demand(1)).await.unwrap();
-        let other: TenantId = "globex".parse().unwrap();
+        let other = crate::support::talk::scope("globex");
         let free = world.limiter.reserve(&other, subjects("ada"), demand(1_000_000)).await;
         assert!(free.unwrap().standings.is_empty());
     }
@@ -113,8 +112,8 @@ async fn money_is_held_then_spent_until_its_period_is_over() {
         ..TenantLimits::default()
     };
     for world in LimiterFixture::both(limits).await {
-        let tenant = super::tenant();
-        let gone = |user| world.limiter.exhausted(&tenant, subjects(user));
+        let scope = super::scope();
+        let gone = |user| world.limiter.exhausted(&scope, subjects(user));
         let lease = world.reserve("ada", demand(150)).await.unwrap();
         // Only reservations are in the way.
         let refused = exceeded(world.reserve("ada", demand(100)).await);

@@ -9,7 +9,7 @@ use copilotd_gateway::limit::{Demand, LimitName, LimitRefusal, Limits, Reservati
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 
-use super::{LimiterFixture, demand, exceeded, of_tenant, subjects, tenant};
+use super::{LimiterFixture, demand, exceeded, of_tenant, scope, subjects};
 
 const LIMIT: u64 = 60_000;
 /// Ten for each token, and a budget that nobody can use up.
@@ -74,7 +74,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
 async fn call(world: Arc<LimiterFixture>, counts: Arc<Counts>, user: String) {
     loop {
         let want = rand::rng().random_range(50..LARGEST);
-        let lease = match world.limiter.reserve(&tenant(), subjects(&user), demand(want)).await {
+        let lease = match world.limiter.reserve(&scope(), subjects(&user), demand(want)).await {
             Ok(lease) => lease,
             Err(LimitRefusal::LimitExceeded(refused)) if refused.name == LimitName::Calls => {
                 tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ async fn call(world: Arc<LimiterFixture>, counts: Arc<Counts>, user: String) {
                 tokio::task::yield_now().await;
                 let nobody = counts.open.load(SeqCst) == 0;
                 world.limiter.settled().await;
-                let again = world.limiter.reserve(&tenant(), subjects(&user), demand(want)).await;
+                let again = world.limiter.reserve(&scope(), subjects(&user), demand(want)).await;
                 match again {
                     Ok(lease) => lease,
                     Err(_) if nobody => return,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
 use super::{
-    FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, spending, start, subjects, tenant,
+    FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, spending, start, subjects,
 };
 use crate::support::redis::Redis;
 
@@ -23,7 +23,7 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
     ledger.0.lock().unwrap().push(spending("ada", 0, 3_000));
     let limiter = start(patient(&server), of_tenant(budget()), &ledger, &watch);
     let left = async || {
-        exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1_000)).await)
+        exceeded(limiter.reserve(&scope(), subjects("ada"), demand(1_000)).await)
             .state
             .remaining
     };
@@ -31,7 +31,7 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
     // Another process with an older ledger takes nothing back.
     let other = start(patient(&server), of_tenant(budget()), &Arc::default(), &watch);
     assert_eq!(
-        exceeded(other.reserve(&tenant(), subjects("ada"), demand(701)).await).name,
+        exceeded(other.reserve(&scope(), subjects("ada"), demand(701)).await).name,
         LimitName::UsdPerMonth
     );
     ledger.0.lock().unwrap().push(spending("bob", 1_000, 1_000));
@@ -46,7 +46,7 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
         .exec_async(&mut connection)
         .await
         .unwrap();
-    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_some());
+    assert!(limiter.exhausted(&scope(), subjects("ada")).await.is_some());
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_read_only_redis_counts_as_unavailable() {
     let server = Redis::start().await;
     let watch = TestClock::at("2027-01-15T08:00:00Z");
     let limiter = start(patient(&server), of_tenant(budget()), &Arc::default(), &watch);
-    let ask = async || limiter.reserve(&tenant(), subjects("ada"), demand(1)).await;
+    let ask = async || limiter.reserve(&scope(), subjects("ada"), demand(1)).await;
     ask().await.unwrap();
     let mut connection = server.connection().await;
     let mut replicate = async |host: &str, port: &str| {

@@ -161,7 +161,7 @@ impl LimiterFixture {
     }
 
     async fn reserve(&self, user: &str, demand: Demand) -> Result<Lease, LimitRefusal> {
-        self.limiter.reserve(&tenant(), subjects(user), demand).await
+        self.limiter.reserve(&scope(), subjects(user), demand).await
     }
 
     /// Settles, and waits until that is done.
@@ -215,6 +215,10 @@ fn time(text: &str) -> Timestamp {
 
 fn tenant() -> TenantId {
     "acme".parse().unwrap()
+}
+
+fn scope() -> TenantScope {
+    TenantScope::from_verified(tenant())
 }
 
 fn subjects(user: &str) -> Vec<Subject> {

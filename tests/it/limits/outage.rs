@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, start, subjects, tenant};
+use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, start, subjects};
 use crate::support::redis::Redis;
 
 /// What the limiter logged. For tests on one thread.
@@ -78,11 +78,11 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     };
     let mut open = Vec::new();
     for _ in 0..10 {
-        open.push(limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap());
+        open.push(limiter.reserve(&scope(), rich(), demand(1)).await.unwrap());
     }
     server.kill();
     // Under load: callers with a budget are refused, everybody else goes on.
-    let refused = limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap_err();
+    let refused = limiter.reserve(&scope(), rich(), demand(1)).await.unwrap_err();
     assert!(matches!(refused, LimitRefusal::Unavailable { .. }), "{refused:?}");
     let error = GatewayError::from(refused);
     assert_eq!(
@@ -93,12 +93,12 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
         (error.retry_after, error.kind.code()),
         (Some(Duration::from_secs(1)), "unavailable")
     );
-    let gone = limiter.exhausted(&tenant(), rich()).await;
+    let gone = limiter.exhausted(&scope(), rich()).await;
     assert!(matches!(gone, Some(LimitRefusal::Unavailable { .. })), "{gone:?}");
-    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_none());
+    assert!(limiter.exhausted(&scope(), subjects("ada")).await.is_none());
     let mut granted = 0;
     let refused = loop {
-        match limiter.reserve(&tenant(), subjects("ada"), demand(1)).await {
+        match limiter.reserve(&scope(), subjects("ada"), demand(1)).await {
             Ok(lease) => {
                 granted += 1;
                 limiter.settle(lease, ActualUsage::default());
@@ -117,7 +117,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     }
     server.restart().await;
     wait_until(&limiter, true).await;
-    limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap();
+    limiter.reserve(&scope(), rich(), demand(1)).await.unwrap();
     limiter.settled().await;
     assert_eq!(
         (said.count("does not answer"), said.count("answers again")),
@@ -127,7 +127,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     );
     // And once more.
     server.kill();
-    assert!(is_unavailable(&limiter.reserve(&tenant(), rich(), demand(1)).await));
+    assert!(is_unavailable(&limiter.reserve(&scope(), rich(), demand(1)).await));
     server.restart().await;
     wait_until(&limiter, true).await;
     assert_eq!(
@@ -153,11 +153,11 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     };
     let limiter = start(options, of_tenant(one), &Arc::default(), &watch);
     wait_until(&limiter, true).await;
-    let lease = limiter.reserve(&tenant(), subjects("ada"), demand(500)).await.unwrap();
+    let lease = limiter.reserve(&scope(), subjects("ada"), demand(500)).await.unwrap();
     server.freeze();
     let began = Instant::now();
     assert!(is_unavailable(
-        &limiter.reserve(&tenant(), subjects("ada"), demand(100)).await
+        &limiter.reserve(&scope(), subjects("ada"), demand(100)).await
     ));
     limiter.settle(lease, ActualUsage { tokens: 0, cost: 1_000 });
     assert!(
@@ -167,8 +167,8 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     server.thaw();
     limiter.settled().await;
     // Only actual usage is spent; nothing is held for the request whose answer nobody waited for.
-    let all = limiter.reserve(&tenant(), subjects("ada"), demand(900)).await.unwrap();
-    let refused = exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1)).await);
+    let all = limiter.reserve(&scope(), subjects("ada"), demand(900)).await.unwrap();
+    let refused = exceeded(limiter.reserve(&scope(), subjects("ada"), demand(1)).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 0));
     limiter.settle(all, ActualUsage::default());
 }
@@ -185,14 +185,14 @@ async fn a_redis_that_hangs_holds_up_nobody_for_long() {
     wait_until(&limiter, true).await;
     server.freeze();
     let began = Instant::now();
-    limiter.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
+    limiter.reserve(&scope(), subjects("ada"), demand(1)).await.unwrap();
     let first = began.elapsed();
     assert!(first >= Duration::from_millis(250), "it hangs: {first:?}");
     // A busy machine may add to it; a hang would take forever.
     assert!(first < Duration::from_secs(3), "{first:?}");
     let began = Instant::now();
     for _ in 0..24 {
-        limiter.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
+        limiter.reserve(&scope(), subjects("ada"), demand(1)).await.unwrap();
     }
     let rest = began.elapsed();
     assert!(
@@ -213,9 +213,9 @@ async fn after_a_while_nothing_is_granted_without_redis() {
     };
     server.kill();
     let limiter = start(options, of_tenant(rates()), &Arc::default(), &watch);
-    let ask = async || limiter.reserve(&tenant(), subjects("ada"), demand(1)).await;
+    let ask = async || limiter.reserve(&scope(), subjects("ada"), demand(1)).await;
     assert!(is_unavailable(&ask().await));
-    let other = "globex".parse().unwrap();
+    let other = crate::support::talk::scope("globex");
     limiter.reserve(&other, subjects("ada"), demand(1)).await.unwrap();
     server.restart().await;
     wait_until(&limiter, true).await;
@@ -233,7 +233,7 @@ async fn what_is_larger_than_the_share_is_not_said_to_fit_never() {
         ..Limits::default()
     };
     let limiter = start(options, of_tenant(tokens), &Arc::default(), &watch);
-    let ask = async |tokens| limiter.reserve(&tenant(), subjects("ada"), demand(tokens)).await;
+    let ask = async |tokens| limiter.reserve(&scope(), subjects("ada"), demand(tokens)).await;
     assert!(is_unavailable(&ask(251).await));
     ask(250).await.unwrap();
     assert!(exceeded(ask(1).await).retry_after.is_some());

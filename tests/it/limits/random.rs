@@ -9,7 +9,7 @@ use copilotd_gateway::spending::Subject;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{LimiterFixture, patient, start, subjects, tenant};
+use super::{LimiterFixture, patient, scope, start, subjects};
 use crate::support::redis::Redis;
 
 #[derive(Debug, Clone)]
@@ -75,8 +75,8 @@ async fn compare(local: &LimiterFixture, shared: &RedisLimiter, steps: Vec<Step>
     for step in steps {
         match step {
             Step::Reserve(user, demand) => {
-                let one = local.limiter.reserve(&tenant(), who(user), demand).await;
-                let other = shared.reserve(&tenant(), who(user), demand).await;
+                let one = local.limiter.reserve(&scope(), who(user), demand).await;
+                let other = shared.reserve(&scope(), who(user), demand).await;
                 prop_assert_eq!(told(&one), told(&other), "{:?} of {}", demand, user);
                 if let (Ok(one), Ok(other)) = (one, other) {
                     open.push((one, other));
@@ -97,8 +97,8 @@ async fn compare(local: &LimiterFixture, shared: &RedisLimiter, steps: Vec<Step>
             }
             Step::Settle(..) => {}
             Step::Exhausted(user) => {
-                let one = local.limiter.exhausted(&tenant(), who(user)).await;
-                let other = shared.exhausted(&tenant(), who(user)).await;
+                let one = local.limiter.exhausted(&scope(), who(user)).await;
+                let other = shared.exhausted(&scope(), who(user)).await;
                 prop_assert_eq!(one, other, "{}", user);
             }
             Step::Pass(ms) => local.watch.pass(ms),

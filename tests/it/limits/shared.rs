@@ -6,7 +6,7 @@ use std::time::Duration;
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::limit::{ActualUsage, Demand, LimitName, Limiter as _, Limits, TenantLimits};
 
-use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, spending, start, subjects, tenant};
+use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, scope, spending, start, subjects};
 use crate::support::redis::Redis;
 
 /// Two processes with one Redis.
@@ -55,20 +55,20 @@ async fn two_processes_share_one_bucket() {
         cost: 0,
         ..demand(tokens)
     };
-    let one = first.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
-    let refused = exceeded(second.reserve(&tenant(), subjects("bob"), free(401)).await);
+    let one = first.reserve(&scope(), subjects("ada"), demand(600)).await.unwrap();
+    let refused = exceeded(second.reserve(&scope(), subjects("bob"), free(401)).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::Tokens, 400));
-    let two = second.reserve(&tenant(), subjects("bob"), demand(100)).await.unwrap();
-    let refused = exceeded(first.reserve(&tenant(), subjects("ada"), demand(1)).await);
+    let two = second.reserve(&scope(), subjects("bob"), demand(100)).await.unwrap();
+    let refused = exceeded(first.reserve(&scope(), subjects("ada"), demand(1)).await);
     assert_eq!(refused.name, LimitName::Calls);
     settle(first, one, 0, 9_500).await;
-    let refused = exceeded(second.reserve(&tenant(), subjects("bob"), demand(1)).await);
+    let refused = exceeded(second.reserve(&scope(), subjects("bob"), demand(1)).await);
     assert_eq!(
         (refused.name, refused.retry_after),
         (LimitName::UsdPerDay, Some(Duration::from_secs(1)))
     );
     settle(second, two, 0, 500).await;
-    assert!(first.exhausted(&tenant(), subjects("ada")).await.is_some());
+    assert!(first.exhausted(&scope(), subjects("ada")).await.is_some());
 }
 
 #[tokio::test]
@@ -76,10 +76,10 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
     let pair = Pair::new(everything()).await;
     let (first, second) = (pair.first, &pair.second);
     for _ in 0..2 {
-        first.reserve(&tenant(), subjects("ada"), demand(300)).await.unwrap();
+        first.reserve(&scope(), subjects("ada"), demand(300)).await.unwrap();
     }
     drop(first);
-    let ask = async |tokens| second.reserve(&tenant(), subjects("bob"), demand(tokens)).await;
+    let ask = async |tokens| second.reserve(&scope(), subjects("bob"), demand(tokens)).await;
     assert_eq!(exceeded(ask(1).await).name, LimitName::Calls);
     pair.watch.pass(HOUR - 1);
     assert_eq!(exceeded(ask(1).await).name, LimitName::Calls, "it may yet live");
@@ -89,7 +89,7 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
     let refused = exceeded(ask(101).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 1_000));
     settle(second, lease, 300, 4_000).await;
-    assert!(second.exhausted(&tenant(), subjects("bob")).await.is_some());
+    assert!(second.exhausted(&scope(), subjects("bob")).await.is_some());
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() 
             cost: 3_000,
             ..Demand::default()
         };
-        died.reserve(&tenant(), subjects("ada"), cost).await.unwrap();
+        died.reserve(&scope(), subjects("ada"), cost).await.unwrap();
         drop(died);
         ledger.0.lock().unwrap().push(spending("ada", estimate, estimate));
         let next = start(patient(&server), of_tenant(budget), &ledger, &watch);
@@ -116,7 +116,7 @@ async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() 
                 cost: 10_001,
                 ..Demand::default()
             };
-            exceeded(next.reserve(&tenant(), subjects("ada"), dear).await)
+            exceeded(next.reserve(&scope(), subjects("ada"), dear).await)
                 .state
                 .remaining
         };
@@ -137,7 +137,7 @@ async fn live_reservations_are_renewed() {
         ..patient(&server)
     };
     let limiter = start(options, of_tenant(everything()), &Arc::default(), &watch);
-    let held = limiter.reserve(&tenant(), subjects("ada"), demand(300)).await.unwrap();
+    let held = limiter.reserve(&scope(), subjects("ada"), demand(300)).await.unwrap();
     let mut connection = server.connection().await;
     let mut expiry = async || {
         let leases: Vec<(String, i64)> = redis::cmd("ZRANGE")
@@ -165,7 +165,7 @@ async fn live_reservations_are_renewed() {
         cost: 9_901,
         ..Demand::default()
     };
-    let refused = exceeded(limiter.reserve(&tenant(), subjects("ada"), dear).await);
+    let refused = exceeded(limiter.reserve(&scope(), subjects("ada"), dear).await);
     assert_eq!(refused.state.remaining, 9_900, "only what was used is spent");
 }
 
@@ -173,8 +173,8 @@ async fn live_reservations_are_renewed() {
 async fn nothing_is_counted_twice() {
     let pair = Pair::new(everything()).await;
     let (first, second) = (&pair.first, &pair.second);
-    let lease = first.reserve(&tenant(), subjects("ada"), demand(300)).await.unwrap();
-    let held = first.reserve(&tenant(), subjects("ada"), demand(100)).await.unwrap();
+    let lease = first.reserve(&scope(), subjects("ada"), demand(300)).await.unwrap();
+    let held = first.reserve(&scope(), subjects("ada"), demand(100)).await.unwrap();
     settle(first, lease.clone(), 300, 2_000).await;
     settle(first, lease.clone(), 300, 2_000).await;
     settle(second, lease, 900, 9_000).await;
@@ -183,7 +183,7 @@ async fn nothing_is_counted_twice() {
         ..Demand::default()
     };
     let left = async || {
-        exceeded(second.reserve(&tenant(), subjects("ada"), dear).await)
+        exceeded(second.reserve(&scope(), subjects("ada"), dear).await)
             .state
             .remaining
     };
@@ -193,7 +193,7 @@ async fn nothing_is_counted_twice() {
     assert_eq!(left().await, 7_000);
     settle(first, held, 0, 0).await;
     assert_eq!(left().await, 7_000);
-    let lease = second.reserve(&tenant(), subjects("ada"), demand(1_000 - 300)).await;
+    let lease = second.reserve(&scope(), subjects("ada"), demand(1_000 - 300)).await;
     assert_eq!(
         lease.unwrap().standings[0].remaining,
         300,
@@ -234,7 +234,7 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
     for user in ["ada", "bob", long.as_str()] {
         open.push(
             limiter
-                .reserve(&tenant(), subjects(user), demand(50))
+                .reserve(&scope(), subjects(user), demand(50))
                 .await
                 .unwrap_or_else(|_| panic!("{user}")),
         );
@@ -301,11 +301,11 @@ async fn a_tenant_that_is_forgotten_leaves_no_key_and_others_keep_theirs() {
             .await
             .unwrap();
     }
-    let lease = limiter.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
+    let lease = limiter.reserve(&scope(), subjects("ada"), demand(600)).await.unwrap();
     settle(&limiter, lease, 600, 10_000).await;
-    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_some());
-    assert!(limiter.forget(&tenant()).await.unwrap() > 1_200);
-    assert_eq!(limiter.forget(&tenant()).await.unwrap(), 0);
+    assert!(limiter.exhausted(&scope(), subjects("ada")).await.is_some());
+    assert!(limiter.forget(&scope()).await.unwrap() > 1_200);
+    assert_eq!(limiter.forget(&scope()).await.unwrap(), 0);
     let left: Vec<String> = redis::cmd("KEYS")
         .arg("*{acme}*")
         .query_async(&mut connection)
@@ -320,5 +320,5 @@ async fn a_tenant_that_is_forgotten_leaves_no_key_and_others_keep_theirs() {
             .unwrap();
         assert_eq!(there, 1, "{key}");
     }
-    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_none());
+    assert!(limiter.exhausted(&scope(), subjects("ada")).await.is_none());
 }

@@ -9,8 +9,8 @@ use copilotd::adapters::llm::provider::ConnectionPool;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{Price, Usage};
-use copilotd_actors::ports::{ModelError, ModelEvent};
-use copilotd_gateway::provider::{Piece, Timeouts, UNSUPPORTED, Upstream, UpstreamCall};
+use copilotd_actors::ports::{ModelError, ModelEvent, RefusedBy};
+use copilotd_gateway::provider::{Piece, Timeouts, Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::model_request;
 use copilotd_sim::Running;
@@ -293,7 +293,7 @@ async fn a_request_carries_the_key_and_the_version_and_is_sent_only_if_supported
         .err()
         .unwrap();
     assert_eq!(error.class, FailureClass::Rejected);
-    assert_eq!(error.refusal.unwrap().status, UNSUPPORTED);
+    assert_eq!(error.refusal.unwrap().by, RefusedBy::Adapter);
     let opened = model.stream(&ask(&json!({"stream": true}))).await;
     let (head, body) = heads.recv().await.unwrap();
     drop(opened);

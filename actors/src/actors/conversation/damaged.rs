@@ -51,7 +51,7 @@ impl Conversation {
             return refuse(Some(reply), refusal(&error));
         }
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");
-        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), state.core.id) {
+        if let Some(tail) = self.shared.hub.existing(&state.scope, state.core.id) {
             tail.publish(records.iter().map(EncodedRecord::new).collect(), None);
         }
         // The caller may have gone; the change is stored all the same.

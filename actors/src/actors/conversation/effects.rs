@@ -153,7 +153,7 @@ impl Conversation {
         };
         let tail = state
             .tail
-            .get_or_insert_with(|| self.shared.hub.tail(state.scope.tenant(), state.core.id));
+            .get_or_insert_with(|| self.shared.hub.tail(&state.scope, state.core.id));
         let message = LiveMessage::new(at, tail);
         let run_step = RunStep {
             at,

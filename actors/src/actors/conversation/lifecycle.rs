@@ -83,7 +83,7 @@ impl Conversation {
         if let Some(missing) = gap.filter(|_| !ends_erased) {
             return Err(LogError::Corrupt(format!("record {missing} is missing from the log")).into());
         }
-        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
+        if let Some(tail) = self.shared.hub.existing(&state.scope, id) {
             tail.replayed(state.core.seq);
         }
         state.count();

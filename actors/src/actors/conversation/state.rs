@@ -18,7 +18,7 @@ use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Step};
 use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::turn::Turn;
-use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
+use crate::domain::ids::{CallId, ConversationId, Seq, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::usage::LostUsage;
 use crate::fairness::user_turns::UserTurnPermit;
@@ -86,7 +86,7 @@ pub(super) struct Live {
 /// stays: the call keeps waiting without the actor, and the successor corrects it.
 pub(super) struct CountedTurns {
     pub(super) shared: Arc<Shared>,
-    pub(super) tenant: TenantId,
+    pub(super) scope: TenantScope,
     pub(super) turns: TurnCounts,
     /// What admission knows about a call that waits for approval; `None`: unsure.
     pub(super) approval: Option<bool>,
@@ -124,7 +124,7 @@ impl State {
     pub(super) fn new(args: Args, shared: &Arc<Shared>) -> Self {
         let counted = CountedTurns {
             shared: Arc::clone(shared),
-            tenant: args.scope.tenant().clone(),
+            scope: args.scope.clone(),
             turns: TurnCounts::default(),
             approval: None,
         };
@@ -246,7 +246,7 @@ impl CountedTurns {
     /// Takes a permit for one more turn before it is stored, so that concurrent requests cannot exceed the limit
     /// together.
     pub(super) fn admit(&mut self) -> Result<(), TurnLimit> {
-        self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
+        self.shared.admission.admit(&self.scope, &self.shared.bounds)?;
         self.turns.open += 1;
         self.turns.working += 1;
         Ok(())
@@ -256,17 +256,17 @@ impl CountedTurns {
     pub(super) fn acquire_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
         let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
         self.approval = None;
-        admission.acquire_approval(id, (&self.tenant, user), bounds)
+        admission.acquire_approval(id, (&self.scope, user), bounds)
     }
 
     pub(super) fn set(&mut self, turns: TurnCounts) {
-        self.shared.admission.count(&self.tenant, self.turns, turns);
+        self.shared.admission.count(&self.scope, self.turns, turns);
         self.turns = turns;
     }
 
     fn set_approval(&mut self, id: ConversationId, user: &UserId, waits: bool) {
         if self.approval != Some(waits) {
-            self.shared.admission.set_approval(id, (&self.tenant, user), waits);
+            self.shared.admission.set_approval(id, (&self.scope, user), waits);
             self.approval = Some(waits);
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::ids::{TenantId, UserId};
+use crate::domain::ids::{PathId, TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 
 use super::fingerprint::fingerprint;
@@ -90,6 +90,10 @@ impl RevocationId {
         id.copy_from_slice(&print[..16]);
         Self(id)
     }
+}
+
+impl PathId for RevocationId {
+    const PATTERN: &'static str = "^rev_[0-9a-f]{32}$";
 }
 
 impl fmt::Display for RevocationId {

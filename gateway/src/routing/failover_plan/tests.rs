@@ -1,7 +1,7 @@
 //! The failover plan by itself, without any upstream.
 
 use async_trait::async_trait;
-use copilotd_actors::ports::Refusal;
+use copilotd_actors::ports::{Refusal, RefusedBy};
 
 use super::*;
 use crate::provider::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
@@ -178,10 +178,7 @@ fn nothing_begins_after_the_deadline_and_a_rate_limit_says_most() {
 #[test]
 fn a_cooldown_is_reported_only_if_nothing_else_failed() {
     let unsaid = || ModelError {
-        refusal: Some(Box::new(Refusal {
-            status: UNSUPPORTED,
-            ..Refusal::default()
-        })),
+        refusal: Some(Box::new(Refusal::new(RefusedBy::Adapter))),
         ..error(FailureClass::Rejected, None)
     };
     let fails = |class| error(class, None);
@@ -416,9 +413,8 @@ fn the_preferred_target_is_waited_for_as_long_as_the_route_says() {
 fn a_doubtful_refusal_goes_to_another_provider_once_and_a_certain_one_nowhere() {
     let refused = |is_certain| ModelError {
         refusal: Some(Box::new(Refusal {
-            status: 400,
             is_certain,
-            ..Refusal::default()
+            ..Refusal::new(RefusedBy::Provider(400))
         })),
         ..error(FailureClass::Rejected, None)
     };

@@ -62,8 +62,13 @@ async fn send(shared: &Shared, settlement: &Settlement) -> bool {
         demand: lease.demand,
         spent: *spent,
         // A tenant without limits by now still gets its reservations released.
-        limits: shared.table().tenants.get(&lease.tenant).copied().unwrap_or_default(),
-        ..shared.request(&lease.tenant, &lease.subjects)
+        limits: shared
+            .table()
+            .tenants
+            .get(lease.scope.tenant())
+            .copied()
+            .unwrap_or_default(),
+        ..shared.request(lease.scope.tenant(), &lease.subjects)
     };
     shared.link.ask(&request.invocation(Operation::Settle)).await.is_ok()
 }

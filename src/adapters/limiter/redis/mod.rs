@@ -21,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
 use metrics::counter;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{mpsc, watch};
@@ -234,7 +235,7 @@ impl Shared {
     async fn reserve_locally(
         &self,
         limits: &TenantLimits,
-        tenant: &TenantId,
+        scope: &TenantScope,
         subjects: Vec<Subject>,
         demand: Demand,
         away: RedisUnavailable,
@@ -245,7 +246,7 @@ impl Shared {
         if away.since.elapsed() > self.options.max_outage {
             return Err(unavailable("the limits"));
         }
-        match self.local.reserve(tenant, subjects, demand).await {
+        match self.local.reserve(scope, subjects, demand).await {
             // The request is larger than the share; it may well fit the whole.
             Err(LimitRefusal::LimitExceeded(exceeded)) if exceeded.retry_after.is_none() => {
                 Err(unavailable("the limits"))
@@ -300,12 +301,18 @@ impl Drop for PendingReservation<'_> {
 
 #[async_trait]
 impl Limiter for RedisLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, LimitRefusal> {
+    async fn reserve(
+        &self,
+        scope: &TenantScope,
+        subjects: Vec<Subject>,
+        demand: Demand,
+    ) -> Result<Lease, LimitRefusal> {
+        let tenant = scope.tenant();
         let shared = &*self.shared;
         let table = shared.table();
         let mut lease = Lease {
             id: None,
-            tenant: tenant.clone(),
+            scope: scope.clone(),
             subjects: Vec::new(),
             demand,
             standings: Vec::new(),
@@ -340,7 +347,7 @@ impl Limiter for RedisLimiter {
                 if !away.sent {
                     asked.lease = None;
                 }
-                return shared.reserve_locally(limits, tenant, subjects, demand, away).await;
+                return shared.reserve_locally(limits, scope, subjects, demand, away).await;
             }
         };
         asked.lease = None;
@@ -374,7 +381,8 @@ impl Limiter for RedisLimiter {
         }
     }
 
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<LimitRefusal> {
+    async fn exhausted(&self, scope: &TenantScope, subjects: Vec<Subject>) -> Option<LimitRefusal> {
+        let tenant = scope.tenant();
         let table = self.shared.table();
         let limits = table.tenants.get(tenant)?;
         let mut subjects = subjects;
@@ -422,10 +430,13 @@ impl Limiter for RedisLimiter {
         let _ = self.shared.unsettled.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
+    async fn forget(&self, scope: &TenantScope) -> Result<u64, String> {
         // Settlements still in flight would restore counters after the deletion.
         let _ = tokio::time::timeout(SETTLING, self.settled()).await;
-        self.shared.link.delete_all(&self.shared.names(tenant).pattern()).await
+        self.shared
+            .link
+            .delete_all(&self.shared.names(scope.tenant()).pattern())
+            .await
     }
 
     fn is_ready(&self) -> Option<bool> {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use copilotd_actors::compute::ComputeError;
 use copilotd_actors::domain::failure::FailureClass;
-use copilotd_actors::ports::{ModelError, Refusal};
-use copilotd_gateway::provider::UNSUPPORTED;
+use copilotd_actors::ports::{ModelError, Refusal, RefusedBy};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
@@ -150,7 +149,7 @@ impl Errors {
         let what = param.as_deref().unwrap_or("a field");
         ModelError {
             refusal: Some(Box::new(Refusal {
-                status: UNSUPPORTED,
+                by: RefusedBy::Adapter,
                 code: Some("unsupported_by_provider".to_owned()),
                 param: param.clone(),
                 is_certain: false,
@@ -311,7 +310,7 @@ impl ProviderError {
         use FailureClass::{ContentPolicy, ContextLength, Rejected};
         matches!(class, ContextLength | ContentPolicy | Rejected).then(|| {
             Box::new(Refusal {
-                status,
+                by: RefusedBy::Provider(status),
                 code: self.words.first().cloned(),
                 param: self.param.clone(),
                 is_certain: class != Rejected || self.is_certain(),

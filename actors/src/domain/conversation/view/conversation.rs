@@ -9,6 +9,16 @@ use crate::domain::conversation::header::Header;
 use crate::domain::event::Channel;
 use crate::domain::ids::{ConversationId, CopilotName, Seq, UserId};
 
+/// The state of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConversationStatus {
+    /// It can be read and continued.
+    Active,
+    /// Its content is gone.
+    Erased,
+}
+
 /// A conversation as clients see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md's conversation object")]
@@ -19,7 +29,7 @@ pub struct ConversationView {
     pub title: Option<String>,
     pub user: UserId,
     pub metadata: Metadata,
-    pub status: &'static str,
+    pub status: ConversationStatus,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub turn_count: u64,
@@ -36,7 +46,10 @@ impl From<&Header> for ConversationView {
             title: header.title.clone(),
             user: header.user.clone(),
             metadata: header.metadata.clone(),
-            status: if header.erased { "erased" } else { "active" },
+            status: match header.erased {
+                true => ConversationStatus::Erased,
+                false => ConversationStatus::Active,
+            },
             created_at: header.created_at,
             updated_at: header.updated_at,
             turn_count: header.turn_count,

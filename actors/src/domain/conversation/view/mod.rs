@@ -5,11 +5,12 @@ mod event;
 mod message;
 mod turn;
 
-pub use conversation::ConversationView;
+pub use conversation::{ConversationStatus, ConversationView};
 pub use event::{PublicEvent, public_event};
 pub use message::{MessageView, Role, message};
 pub use turn::{
-    FeedbackView, GuardrailView, OutputView, ToolCallView, TurnError, TurnSummary, TurnView, UsageView, WaitingView,
+    FeedbackView, GuardrailView, OutputView, ToolCallStatus, ToolCallView, TurnError, TurnStatus, TurnSummary,
+    TurnView, UsageView, WaitingView,
 };
 
 use crate::domain::usage::NanoUsd;

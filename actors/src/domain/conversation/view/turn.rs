@@ -10,13 +10,41 @@ use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Record, 
 use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::usage::TotalUsage;
 
+/// The state of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the states are those of API.md's turn object")]
+pub enum TurnStatus {
+    Queued,
+    Running,
+    AwaitingApproval,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+/// The state of a tool call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the states are those of API.md's turn object")]
+pub enum ToolCallStatus {
+    Proposed,
+    AwaitingApproval,
+    Running,
+    Succeeded,
+    Failed,
+    Rejected,
+    Cancelled,
+    Unknown,
+}
+
 /// A turn as clients see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md's turn object")]
 pub struct TurnView {
     pub id: TurnId,
     pub conversation_id: ConversationId,
-    pub status: &'static str,
+    pub status: TurnStatus,
     pub attempt: u32,
     pub queue_position: Option<usize>,
     pub waiting: Option<WaitingView>,
@@ -58,7 +86,7 @@ pub struct ToolCallView {
     pub id: CallId,
     pub name: String,
     pub arguments: Value,
-    pub status: &'static str,
+    pub status: ToolCallStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +125,7 @@ pub struct UsageView {
 #[expect(missing_docs, reason = "fields are those of API.md's turn object")]
 pub struct TurnSummary {
     pub id: TurnId,
-    pub status: &'static str,
+    pub status: TurnStatus,
     pub attempt: u32,
     pub waiting: Option<WaitingView>,
     pub metadata: Metadata,
@@ -149,7 +177,7 @@ impl TurnView {
         let mut view = Self {
             id,
             conversation_id: conversation,
-            status: "queued",
+            status: TurnStatus::Queued,
             attempt: 0,
             queue_position: None,
             waiting: None,
@@ -170,17 +198,18 @@ impl TurnView {
             view.add(record, &mut usage);
         }
         view.usage = UsageView::from(&usage);
-        if view.status == "running" && view.tool_calls.iter().any(|call| call.status == "awaiting_approval") {
-            view.status = "awaiting_approval";
+        let is_waiting = |call: &ToolCallView| call.status == ToolCallStatus::AwaitingApproval;
+        if view.status == TurnStatus::Running && view.tool_calls.iter().any(is_waiting) {
+            view.status = TurnStatus::AwaitingApproval;
         }
-        view.queue_position = queue_position.filter(|_| view.status == "queued");
+        view.queue_position = queue_position.filter(|_| view.status == TurnStatus::Queued);
         Some(view)
     }
 
     fn add(&mut self, record: &Record, usage: &mut TotalUsage) {
         match &record.event {
             Event::TurnStarted { attempt, .. } => {
-                self.status = "running";
+                self.status = TurnStatus::Running;
                 self.attempt = *attempt;
                 self.started_at = self.started_at.or(Some(record.at));
                 self.waiting = None;
@@ -230,11 +259,11 @@ impl TurnView {
             Event::ApprovalRequested {
                 call_id, expires_at, ..
             } => self.call(*call_id, |call| {
-                call.status = "awaiting_approval";
+                call.status = ToolCallStatus::AwaitingApproval;
                 call.expires_at = Some(*expires_at);
             }),
             Event::ToolCalled { call_id, arguments, .. } => self.call(*call_id, |call| {
-                call.status = "running";
+                call.status = ToolCallStatus::Running;
                 call.arguments = arguments.clone();
                 call.expires_at = None;
             }),
@@ -244,15 +273,15 @@ impl TurnView {
                 result,
                 error,
             } => self.call(*call_id, |call| {
-                call.status = status_word(*status);
+                call.status = (*status).into();
                 call.result = result.clone();
                 call.error = error.clone();
                 call.expires_at = None;
             }),
-            Event::TurnCompleted { .. } => self.end("completed", record.at),
-            Event::TurnCancelled { .. } => self.end("cancelled", record.at),
+            Event::TurnCompleted { .. } => self.end(TurnStatus::Completed, record.at),
+            Event::TurnCancelled { .. } => self.end(TurnStatus::Cancelled, record.at),
             Event::TurnFailed { code, message, .. } => {
-                self.end("failed", record.at);
+                self.end(TurnStatus::Failed, record.at);
                 self.error = Some(TurnError {
                     code: *code,
                     message: message.clone(),
@@ -268,7 +297,7 @@ impl TurnView {
         }
     }
 
-    fn end(&mut self, status: &'static str, at: Timestamp) {
+    fn end(&mut self, status: TurnStatus, at: Timestamp) {
         self.status = status;
         self.finished_at = Some(at);
         self.waiting = None;
@@ -315,7 +344,7 @@ impl ToolCallView {
             id: call.id,
             name: call.name.clone(),
             arguments: call.arguments.clone(),
-            status: "proposed",
+            status: ToolCallStatus::Proposed,
             result: None,
             error: None,
             expires_at: None,
@@ -323,12 +352,14 @@ impl ToolCallView {
     }
 }
 
-fn status_word(status: ToolStatus) -> &'static str {
-    match status {
-        ToolStatus::Succeeded => "succeeded",
-        ToolStatus::Failed => "failed",
-        ToolStatus::Rejected => "rejected",
-        ToolStatus::Cancelled => "cancelled",
-        ToolStatus::Unknown => "unknown",
+impl From<ToolStatus> for ToolCallStatus {
+    fn from(status: ToolStatus) -> Self {
+        match status {
+            ToolStatus::Succeeded => Self::Succeeded,
+            ToolStatus::Failed => Self::Failed,
+            ToolStatus::Rejected => Self::Rejected,
+            ToolStatus::Cancelled => Self::Cancelled,
+            ToolStatus::Unknown => Self::Unknown,
+        }
     }
 }
