@@ -2,7 +2,7 @@
 //!
 //! Inside the gateway a request is an OpenAI chat body and an answer is OpenAI's: `request` translates the former to
 //! Anthropic's format, `decoder` and `document` the latter to OpenAI's. What the Messages API cannot express is refused
-//! with [`crate::gateway::upstream::UNSUPPORTED`], so that the route's next target is tried.
+//! with [`copilotd_gateway::provider::UNSUPPORTED`], so that the route's next target is tried.
 //!
 //! Thinking is passed on as `reasoning_content`, as self-hosted servers do. It is sent again as `thinking_blocks`,
 //! signatures included: the API wants them back with the calls that they led to, in a member of that name of the
