@@ -1,5 +1,5 @@
 //! Fair sharing of the serving threads: while others are active, requests of a tenant that uses more than its share
-//! wait here, before their body is read; see [`copilotd_actors::share`].
+//! wait here, before their body is read; see [`copilotd_actors::fairness::share`].
 
 use std::sync::Arc;
 

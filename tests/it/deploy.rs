@@ -25,7 +25,8 @@ fn walk(root: &Path, below: &Path, rules: &[(bool, &str)], found: &mut BTreeSet<
         let entry = entry.unwrap();
         let path = below.join(entry.file_name());
         // Never in the context, and large.
-        if matches!(entry.file_name().to_str(), Some("target" | ".git" | "node_modules")) {
+        let at_the_top = below.as_os_str().is_empty() && matches!(entry.file_name().to_str(), Some("target" | ".git"));
+        if at_the_top || entry.file_name() == "node_modules" {
             continue;
         }
         if entry.file_type().unwrap().is_dir() {

@@ -14,7 +14,7 @@ pub type Digest = [u8; 32];
 pub struct StoredEntry {
     /// Number of the entry; from 1, without gaps.
     pub n: i64,
-    /// The entry ([`Body`](copilotd::audit::Body)) as JSON: exactly the bytes that were hashed.
+    /// The entry (`audit::Body`) as JSON: exactly the bytes that were hashed.
     pub body: Vec<u8>,
     /// Hash over tenant, number, the previous entry's hash and body.
     pub hash: Vec<u8>,

@@ -31,7 +31,10 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:45rem;mar
     operation_id = "get_problem_page",
     tag = "operations",
     responses(
-        (status = 200, description = "The page", body = String, content_type = "text/markdown"),
+        (status = 200, description = "The page", content(
+            (String = "text/markdown"),
+            (String = "text/html"),
+        )),
         PageProblems,
     ),
 )]
