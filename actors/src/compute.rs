@@ -13,9 +13,10 @@
 mod counting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use metrics::{counter, histogram};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -159,7 +160,7 @@ impl Pool {
             let job = loop {
                 match queue.pop() {
                     Some(job) => break job,
-                    None => queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                    None => self.ready.wait(&mut queue),
                 }
             };
             drop(queue);
@@ -168,8 +169,7 @@ impl Pool {
     }
 
     fn queue(&self) -> MutexGuard<'_, FairQueue<Option<TenantId>, Job>> {
-        // Cannot be poisoned: nothing panics while the lock is held.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let (acme, globex) = (tenant("acme"), tenant("globex"));
         let note = |name: &'static str| {
             let order = Arc::clone(&order);
-            move || order.lock().unwrap().push(name)
+            move || order.lock().push(name)
         };
         let first = pool.run(Some(&acme), 1, move || opened.recv().unwrap());
         let backlog = (0..50).map(|_| pool.run(Some(&acme), 100, note("acme")));
@@ -213,7 +213,7 @@ mod tests {
         let (first, backlog, other) = futures::join!(first, futures::future::join_all(backlog), other);
         assert_eq!((first, other), (Ok(()), Ok(())));
         assert!(backlog.iter().all(Result::is_ok));
-        let order = order.lock().unwrap();
+        let order = order.lock();
         let place = order.iter().position(|name| *name == "globex").unwrap();
         assert!(place <= 1, "{order:?}");
     }

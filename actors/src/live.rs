@@ -4,9 +4,10 @@
 //! offset, and a [`Tail`] wakes all of them with one signal. Nothing here awaits while it holds a lock.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::domain::conversation::command::Step;
@@ -51,7 +52,7 @@ impl LiveMessage {
 
     /// Appends released text. Returns false once the message is sealed: readers will see no more of it.
     pub fn push(&self, piece: &str) -> bool {
-        let mut text = lock(&self.text);
+        let mut text = self.text.lock();
         if text.sealed {
             return false;
         }
@@ -64,13 +65,13 @@ impl LiveMessage {
 
     /// Makes the text visible to readers.
     pub fn show(&self) {
-        lock(&self.text).visible = true;
+        self.text.lock().visible = true;
         self.wake.send_replace(());
     }
 
     /// Stops the message for good and returns what readers may have seen of it.
     pub fn seal(&self) -> String {
-        let mut text = lock(&self.text);
+        let mut text = self.text.lock();
         text.sealed = true;
         if text.visible {
             text.released.clone()
@@ -81,13 +82,13 @@ impl LiveMessage {
 
     /// Returns the length of the visible text in bytes.
     pub fn visible_len(&self) -> usize {
-        let text = lock(&self.text);
+        let text = self.text.lock();
         if text.visible { text.released.len() } else { 0 }
     }
 
     /// Returns the visible text from `offset` on; `None` if `offset` is beyond the end or inside a character.
     pub fn visible_from(&self, offset: usize) -> Option<String> {
-        let text = lock(&self.text);
+        let text = self.text.lock();
         let visible = if text.visible { text.released.as_str() } else { "" };
         visible.get(offset..).map(str::to_owned)
     }
@@ -127,7 +128,7 @@ pub enum Next {
 impl Tail {
     /// Publishes committed records and the answer that is open after them, atomically.
     pub fn publish(&self, records: Vec<EncodedRecord>, live: Option<&Arc<LiveMessage>>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if records.first().is_some_and(|first| first.seq != state.last_seq + 1) {
             // Records were committed but not published here, because their writer died in between.
             state.ring.clear();
@@ -151,7 +152,7 @@ impl Tail {
     /// Notes that a new actor has replayed the log up to `seq`: what its predecessor committed without publishing is
     /// read from the log, and its open answer is abandoned.
     pub fn replayed(&self, seq: Seq) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.last_seq < seq {
             state.ring.clear();
             state.ring_bytes = 0;
@@ -164,7 +165,7 @@ impl Tail {
 
     /// Returns what a writer that has sent everything up to `seq` has to do next.
     pub fn after(&self, seq: Seq) -> Next {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if state.last_seq > seq {
             let first = state.ring.front().map_or(Seq::MAX, |encoded| encoded.seq);
             if first > seq + 1 {
@@ -230,8 +231,3 @@ impl Hub {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Cannot be poisoned: nothing panics while holding one of these locks, and the data is consistent after every
-    // statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -3,9 +3,10 @@
 mod health;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub use health::{Health, Kind};
@@ -78,7 +79,7 @@ impl Default for TargetState {
 impl TargetState {
     /// Reads or changes the health; `f` also gets the current time.
     pub fn with<T>(&self, f: impl FnOnce(&mut Health, Duration) -> T) -> T {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = self.health.lock();
         f(&mut health, self.born.elapsed())
     }
 }

@@ -54,7 +54,3 @@ impl Drop for Running {
     }
 }
 
-/// Locks a mutex even if another thread panicked while holding it: a simulator keeps serving.
-fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}

@@ -8,19 +8,20 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Running, locked};
+use crate::Running;
 
 /// Serves `app` on `listen` until the returned handle is dropped.
 pub(crate) async fn serve(listen: SocketAddr, app: Router) -> io::Result<Running> {
@@ -91,13 +92,13 @@ struct LinksState {
 
 impl Links {
     pub(crate) fn cut_all(&self) {
-        locked(&self.0.open).values().for_each(Switch::cut);
+        self.0.open.lock().values().for_each(Switch::cut);
     }
 
     fn add(&self, stream: TcpStream) -> Link {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let switch = Switch::default();
-        locked(&self.0.open).insert(id, switch.clone());
+        self.0.open.lock().insert(id, switch.clone());
         Link {
             id,
             stream,
@@ -140,7 +141,7 @@ struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        locked(&self.links.0.open).remove(&self.id);
+        self.links.0.open.lock().remove(&self.id);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +15,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -22,8 +23,8 @@ use tokio::sync::watch;
 use crate::accounts::AccountView;
 use crate::http::{Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
-use crate::net::{self, Switch};
-use crate::{Running, kept, locked};
+use crate::net::{Switch, self};
+use crate::{Running, kept};
 
 /// Number of journal entries; older requests are forgotten.
 const JOURNAL_LENGTH: usize = 100_000;
@@ -154,7 +155,7 @@ impl<V: Vendor> Served<V> {
         // Before the knobs are read: a release in between must not be missed.
         let mut released = self.released.subscribe();
         let (n, fault, hold, knobs) = {
-            let mut control = locked(&self.control);
+            let mut control = self.control.lock();
             let n = control.note(&request, query);
             let fault = control.knobs.take_fault(&request.method, &request.path);
             let hold = control.knobs.hold_for(&request.method, &request.path);
@@ -165,7 +166,7 @@ impl<V: Vendor> Served<V> {
         }
         let budget = knobs
             .rate_limit_per_minute
-            .map(|limit| locked(&self.control).spend(limit));
+            .map(|limit| self.control.lock().spend(limit));
         if let Some(Budget {
             exceeded: true, reset, ..
         }) = budget
@@ -185,7 +186,7 @@ impl<V: Vendor> Served<V> {
         }
         match (fault, applied) {
             (Some(Fault { status: None, .. }), _) => {
-                locked(&self.control).mark(n, |entry| entry.outcome = "cut");
+                self.control.lock().mark(n, |entry| entry.outcome = "cut");
                 None
             }
             (
@@ -203,14 +204,14 @@ impl<V: Vendor> Served<V> {
 
     fn apply(&self, n: u64, request: &Request, knobs: &Knobs) -> Reply {
         let reply = {
-            let mut vendor = locked(&self.vendor);
+            let mut vendor = self.vendor.lock();
             let reply = vendor.handle(request, knobs);
             if reply.effect {
                 self.keep(&vendor);
             }
             reply
         };
-        locked(&self.control).mark(n, |entry| {
+        self.control.lock().mark(n, |entry| {
             entry.applied = reply.effect;
             entry.outcome = "under_way";
         });
@@ -228,13 +229,13 @@ impl<V: Vendor> Served<V> {
 
     async fn wait(&self, released: &mut watch::Receiver<u64>, n: u64) {
         {
-            let mut control = locked(&self.control);
+            let mut control = self.control.lock();
             control.held += 1;
             control.mark(n, |entry| entry.outcome = "held");
         }
         // The sender lives as long as `self`, so this ends with a release.
         let _ = released.changed().await;
-        locked(&self.control).held -= 1;
+        self.control.lock().held -= 1;
     }
 
     fn finish(
@@ -245,7 +246,7 @@ impl<V: Vendor> Served<V> {
         request: &Request,
         outcome: &'static str,
     ) -> Option<Reply> {
-        locked(&self.control).mark(n, |entry| {
+        self.control.lock().mark(n, |entry| {
             entry.status = Some(reply.status.as_u16());
             entry.outcome = outcome;
         });
@@ -361,7 +362,7 @@ fn look<V: Vendor, T>(
     uri: &Uri,
     look: impl FnOnce(&dyn AccountView) -> T,
 ) -> Result<T, Box<Response>> {
-    let vendor = locked(&served.vendor);
+    let vendor = served.vendor.lock();
     let Some(name) = parameter(uri, "account") else {
         return Ok(look(&*vendor));
     };
@@ -385,7 +386,7 @@ async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Res
         Ok(shown) => shown,
         Err(refusal) => return *refusal,
     };
-    let control = locked(&served.control);
+    let control = served.control.lock();
     state["version"] = json!(version);
     state["held"] = json!(control.held);
     state["requests"] = json!(control.received);
@@ -396,7 +397,7 @@ async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Res
 }
 
 async fn requests<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
-    let bodies = json!(locked(&served.control).bodies);
+    let bodies = json!(served.control.lock().bodies);
     control_reply(200, json!({"requests": bodies}))
 }
 
@@ -423,11 +424,11 @@ async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> R
 async fn reset<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
     served.released.send_modify(|count| *count += 1);
     {
-        let mut vendor = locked(&served.vendor);
+        let mut vendor = served.vendor.lock();
         vendor.reset();
         served.keep(&vendor);
     }
-    let mut control = locked(&served.control);
+    let mut control = served.control.lock();
     *control = Control {
         held: control.held,
         sequence: control.sequence,
@@ -438,7 +439,7 @@ async fn reset<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
 }
 
 async fn show_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
-    let knobs = json!(locked(&served.control).knobs);
+    let knobs = json!(served.control.lock().knobs);
     control_reply(200, knobs)
 }
 
@@ -446,7 +447,7 @@ async fn set_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes)
     let merged = serde_json::from_slice(&body)
         .map_err(|error| error.to_string())
         .and_then(|changes| {
-            let mut control = locked(&served.control);
+            let mut control = served.control.lock();
             control.knobs.merge(&changes)?;
             if changes.get("rate_limit_per_minute").is_some() {
                 control.minute = None;
@@ -462,7 +463,7 @@ async fn set_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes)
 /// Ends the hold and releases everything; with `{"keep": true}` later requests are held again.
 async fn release<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes) -> Response {
     let keep = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["keep"] == true);
-    let mut control = locked(&served.control);
+    let mut control = served.control.lock();
     if !keep {
         control.knobs.hold = None;
     }

@@ -1,9 +1,10 @@
 //! Builds the gateway from the configuration.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use copilotd_actors::domain::access::fingerprint::fingerprint;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ServingState};
 use copilotd_gateway::Gateway;
@@ -13,13 +14,13 @@ use copilotd_gateway::limit::{Limiter, Period, TenantLimits};
 use copilotd_gateway::provider::Timeouts;
 use copilotd_gateway::spending::Spending;
 use copilotd_gateway::target::{TargetName, TargetState};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::upstream::upstream;
 use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::tenants::Reloadable;
-use copilotd_actors::domain::access::fingerprint::fingerprint;
+use super::upstream::upstream;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(
@@ -121,7 +122,7 @@ impl LiveLimits {
     /// Applies new limits. Spending under a newly limited account may not have been counted so far, so it is read from
     /// the ledger.
     fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.live.lock();
         if *live == limits {
             return;
         }
@@ -181,7 +182,7 @@ struct UpstreamRegistry {
 impl UpstreamRegistry {
     /// Builds the upstreams of all targets that tenants may call with the keys of the process.
     fn all_shared(&self, config: &Config) -> anyhow::Result<HashMap<TargetName, Keys>> {
-        let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.shared.lock();
         let (mut shared, mut kept) = (HashMap::new(), HashMap::new());
         for route in &config.routes {
             for target in &route.targets {
@@ -223,7 +224,7 @@ impl UpstreamRegistry {
 
     /// Returns the model access of each tenant. Suspended and left-out tenants are not included.
     fn model_access(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, ModelAccess>> {
-        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.own.lock();
         let mut kept = HashMap::new();
         let mut all = HashMap::new();
         let served = |tenant: &&Tenant| tenant.standing() == ServingState::Served;

@@ -2,7 +2,7 @@
 //! and whose content is logged.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -10,15 +10,14 @@ use copilotd_actors::domain::access::fingerprint::fingerprint;
 use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::ports::{
-    Clock, Policies, ServingState, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions,
-};
+use copilotd_actors::ports::{Clock, Policies, ServingState, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
+use parking_lot::Mutex;
 
 use crate::adapters::systems::kinds::Kinds;
 use crate::adapters::systems::tools::http;
 use crate::adapters::systems::{Shared, System, TenantSystems};
-use crate::config::{self, Config, ConfiguredPolicies};
+use crate::config::{Config, ConfiguredPolicies, self};
 use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{LiveServingStates, Reloadable};
@@ -111,7 +110,7 @@ impl LiveSystems {
     }
 
     fn build(&self, config: &Config) -> anyhow::Result<BuiltSystems> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         let (mut built, mut systems) = (HashMap::new(), TenantSystems::default());
         for tenant in &config.tenants {
             for configured in &tenant.systems {
@@ -138,7 +137,7 @@ impl LiveSystems {
 
     fn replace(&self, built: BuiltSystems) {
         self.systems.store(Arc::new(built.systems));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = built.known;
+        *self.known.lock() = built.known;
     }
 }
 

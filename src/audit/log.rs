@@ -1,19 +1,19 @@
 //! Recording, listing and verifying audit entries.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::{Clock, LogError};
+use copilotd_actors::ports::{AuditStore, Clock, Head, LogError, StoredEntry};
 use copilotd_actors::tenancy::TenantScope;
 use metrics::counter;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::chain::{AuditKey, Checker, Verification};
 use super::entry::{Body, Entry};
-use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 /// Longest time for recording one entry, including the wait for earlier entries of the tenant.
 const RECORD_WITHIN: Duration = Duration::from_secs(30);
@@ -267,11 +267,11 @@ impl AuditLog {
 
     /// Drops what is remembered about a tenant's log, which was erased: its next entry is number 1.
     pub fn forget(&self, tenant: &TenantId) {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        self.ends.lock().remove(tenant);
     }
 
     fn end(&self, tenant: &TenantId) -> Arc<LogEnd> {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends.lock();
         if ends.len() >= MAX_TENANTS && !ends.contains_key(tenant) {
             ends.retain(|_, end| Arc::strong_count(end) > 1);
         }

@@ -8,20 +8,21 @@
 //! reserved, and counts against its own share only.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use parking_lot::{Mutex, MutexGuard};
 
+use crate::config;
 use super::budget::{Budget, Exhausted, Holder, Limits, Reservation};
 use super::credentials::{Authenticator, Caller};
 use super::peer::Proxies;
 use super::problems::{Code, Problem, RateLimit};
 use super::server::Connection;
-use crate::config;
 
 /// How long a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(1);
@@ -352,7 +353,7 @@ impl Inner {
     }
 
     fn held(&self) -> MutexGuard<'_, HeldReservations> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Periodic trial writes to the store, so that `/readyz` reports a full disk before users do.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::ports::{EventLog, LogError};
 use metrics::gauge;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Interval of trial writes.
@@ -61,7 +62,7 @@ impl StoreProbe {
             Ok(Err(LogError::Refused(_))) => Outcome::Refused,
             Ok(Err(_)) | Err(_) => Outcome::Unavailable,
         };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let before = last.replace((Instant::now(), outcome)).map(|(_, outcome)| outcome);
         drop(last);
         gauge!("copilotd_store_writable").set(if outcome == Outcome::Ok { 1.0 } else { 0.0 });
@@ -81,7 +82,7 @@ impl StoreProbe {
 
     /// Returns the last outcome.
     pub fn seen(&self) -> ProbeStatus {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock();
         ProbeStatus(last.map(|(at, outcome)| (at.elapsed(), outcome)))
     }
 }

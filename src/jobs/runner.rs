@@ -1,7 +1,7 @@
 //! Starts jobs, runs them, and resumes them after a restart.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use copilotd_actors::actors::conversations::Directory;
@@ -13,14 +13,15 @@ use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::Ledger;
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::retention::{self, RetentionSweeper};
-use super::{deletion, export};
 use crate::audit::AuditLog;
 use crate::revocations::Revocations;
 use crate::tenants::{ChangeError, TenantRegistry};
+use super::retention::{RetentionSweeper, self};
+use super::{deletion, export};
 
 /// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;
@@ -373,8 +374,8 @@ impl Jobs {
         }
     }
 
-    fn tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock()
     }
 }
 

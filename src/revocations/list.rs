@@ -1,15 +1,15 @@
 //! The revocations in force, in memory: checked on every request.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-
-use copilotd_actors::domain::ids::{TenantId, UserId};
-use dashmap::DashMap;
-use jiff::Timestamp;
-use tokio::sync::watch;
+use std::sync::Arc;
 
 use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
 use copilotd_actors::domain::access::token_identity::{JtiDigest, TokenIdentity};
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use dashmap::DashMap;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use tokio::sync::watch;
 
 /// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
 /// other tenants' streams.
@@ -112,7 +112,7 @@ impl RevocationList {
     /// Records that a valid token's `iat` is later than now.
     pub fn issued_ahead(&self, tenant: &TenantId, user: &UserId, issued_at: Timestamp, now: Timestamp) {
         let of_tenant = self.of(tenant);
-        let mut revocations = of_tenant.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        let mut revocations = of_tenant.revocations.write();
         if revocations.ahead.len() >= MAX_AHEAD {
             revocations.ahead.retain(|_, at| *at > now);
             if revocations.ahead.len() >= MAX_AHEAD {
@@ -156,7 +156,7 @@ impl RevocationList {
     /// Removes a tenant's expired revocations.
     pub(super) fn forget_expired(&self, tenant: &TenantId, now: Timestamp) {
         let of_tenant = self.of(tenant);
-        let mut revocations = of_tenant.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        let mut revocations = of_tenant.revocations.write();
         let expired: Vec<RevocationId> = revocations
             .all
             .iter()
@@ -200,19 +200,20 @@ impl RevocationList {
 
 impl TenantEntry {
     fn read<T>(&self, look: impl FnOnce(&TenantRevocations) -> T) -> T {
-        look(&self.revocations.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.revocations.read())
     }
 
     fn write(&self, change: impl FnOnce(&mut TenantRevocations)) {
-        change(&mut self.revocations.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.revocations.write());
         self.changed.send_replace(());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use copilotd_actors::domain::access::revocation::STORED_FOR;
+
+    use super::*;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()

@@ -4,7 +4,7 @@
 //! routes there are. Every label value comes from the configuration or this file, never from a caller or provider.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::usage::LostUsage;
@@ -15,10 +15,11 @@ use copilotd_gateway::request::call::CacheOutcome;
 use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
 use metrics::{Label, counter, histogram};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::initial_counters::outcomes;
-use super::tenants::{self, OTHER};
+use super::tenants::{OTHER, self};
 
 /// Maximum number of label sets that name a tenant; sets without one may be as many again.
 const MAX_SERIES: usize = 1_000;
@@ -99,7 +100,7 @@ pub fn start(route: &str, provider: &str, model: &str) {
             route: route.to_owned(),
             tenant: OTHER.to_owned(),
         };
-        let labels = labels.bounded(&mut SERIES.lock().unwrap_or_else(PoisonError::into_inner));
+        let labels = labels.bounded(&mut SERIES.lock());
         for outcome in outcomes() {
             counter!("copilotd_model_calls_total", labels.with("outcome", outcome)).increment(0);
         }
@@ -118,7 +119,7 @@ fn record(attempt: &AttemptRecord) {
         route: route(&attempt.route, &attempt.target),
         tenant: tenants::label(attempt.caller.scope.tenant()),
     };
-    let labels = labels.bounded(&mut SERIES.lock().unwrap_or_else(PoisonError::into_inner));
+    let labels = labels.bounded(&mut SERIES.lock());
     let usage = &attempt.usage;
     let outcome = attempt.outcome.code();
     counter!("copilotd_model_calls_total", labels.with("outcome", outcome)).increment(1);

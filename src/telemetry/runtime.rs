@@ -1,10 +1,9 @@
 //! Process and runtime metrics: files, memory and CPU from `metrics-process` under the standard names (`process_…`),
 //! and tokio's from `tokio-metrics`.
 
-use std::sync::{Mutex, PoisonError};
-
 use metrics::gauge;
 use metrics_process::Collector;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_metrics::{RuntimeIntervals, RuntimeMonitor};
 
@@ -41,7 +40,7 @@ impl RuntimeState {
     /// Records the current values.
     pub fn record(&self) {
         self.process.collect();
-        let now = self.intervals.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let now = self.intervals.lock().next();
         let Some(now) = now else { return };
         gauge!("copilotd_runtime_workers").set(super::metrics::number(now.workers_count));
         gauge!("copilotd_runtime_tasks").set(super::metrics::number(now.live_tasks_count));

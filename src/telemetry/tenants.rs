@@ -6,12 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::TenantId;
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::metrics::{Kind, METRICS};

@@ -4,16 +4,15 @@
 //! Only that job removes the record. So a resumed job can tell whether anything is left to do, and never touches a
 //! tenant that was created later with the same id.
 
-use std::sync::PoisonError;
 
 use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 use copilotd_actors::ports::LogError;
 
+use crate::audit::{Action, Entry as AuditEntry};
 use super::current::LiveTenants;
 use super::error::ChangeError;
 use super::registry::TenantRegistry;
-use crate::audit::{Action, Entry as AuditEntry};
-use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 
 impl TenantRegistry {
     /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.
@@ -116,7 +115,7 @@ impl TenantRegistry {
             if !hashes.is_empty() {
                 self.store.delete_keys(&hashes).await?;
             }
-            let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut uses = self.uses.lock();
             hashes.iter().for_each(|hash| _ = uses.remove(hash));
             let stored = current.keys.iter().filter(|key| key.tenant == *id);
             stored.for_each(|key| _ = uses.remove(&key.hash));

@@ -1,20 +1,19 @@
 //! API keys of tenants: created, listed and revoked.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::PoisonError;
 
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::tenant::{KeyId, Requester, StoredKey};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::audit::Action;
+use crate::config::ApiKey;
 use super::current::{LiveTenants, Origin};
 use super::error::ChangeError;
 use super::registry::{TenantRegistry, prepare};
-use crate::audit::Action;
-use crate::config::ApiKey;
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::access::scopes::Scopes;
-use copilotd_actors::domain::tenant::{KeyId, Requester, StoredKey};
 
 /// Most keys of a tenant that are neither revoked nor expired.
 const MAX_KEYS: usize = 500;
@@ -63,7 +62,7 @@ impl TenantRegistry {
     /// Lists a tenant's keys, newest first, those of the file last, with their effective scopes.
     pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
         let current = self.current();
-        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let uses = self.uses.lock();
         let tenant = scope.tenant();
         let known = current.config.tenants.iter().find(|known| known.id == *tenant);
         let grantable = known.map_or(Scopes::NONE, |known| known.grantable());

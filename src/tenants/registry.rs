@@ -7,26 +7,25 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
+use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::{Clock, LogError};
+use copilotd_actors::domain::tenant::{KeyUse, Requester, StoredTenant, TenantStatus};
+use copilotd_actors::ports::{Clock, LogError, TenantStore};
 use dashmap::DashMap;
 use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 
-use super::changes;
+use crate::audit::{Action, AuditLog, Entry as AuditEntry};
+use crate::config::{Config, Faults, Globals, Source, restrict_operator_to_file};
 use super::cipher::Cipher;
 use super::current::{LiveTenants, Origin, TenantView};
 use super::entry::{CheckContext, Entry, RESERVED_MEMBERS};
 use super::error::{ChangeError, SettingsFault};
-use super::patch;
 use super::serving_states::LiveServingStates;
-use crate::audit::{Action, AuditLog, Entry as AuditEntry};
-use crate::config::{Config, Faults, Globals, Source, restrict_operator_to_file};
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::tenant::{KeyUse, Requester, StoredTenant, TenantStatus};
-use copilotd_actors::ports::TenantStore;
+use super::{changes, patch};
 
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;
@@ -130,7 +129,7 @@ impl TenantRegistry {
 
     /// Registers a part, which is prepared for and told of every later change.
     pub fn register(&self, part: Arc<dyn Reloadable>) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        self.parts.lock().push(part);
     }
 
     /// Lists the tenants, ordered by id.
@@ -371,7 +370,7 @@ impl TenantRegistry {
     /// Records when keys were last used, in memory and in the store.
     pub async fn record_last_uses(&self, uses: Vec<(KeyHash, Timestamp)>) -> Result<(), LogError> {
         let fresh: Vec<KeyUse> = {
-            let mut known = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.uses.lock();
             let mut fresh = Vec::new();
             for (hash, at) in uses {
                 if known.get(&hash).is_none_or(|before| *before < at) {
@@ -432,13 +431,13 @@ impl TenantRegistry {
     }
 
     pub(super) fn parts(&self) -> Vec<Arc<dyn Reloadable>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.parts.lock().clone()
     }
 
     pub(super) fn apply(&self, current: LiveTenants, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
         let config = Arc::clone(&current.config);
         self.standings.change(&config, || {
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+            *self.current.write() = Arc::new(current);
             for commit in commits {
                 commit();
             }
@@ -462,7 +461,7 @@ impl TenantRegistry {
     }
 
     pub(super) fn current(&self) -> Arc<LiveTenants> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 
     /// Logs faults and warnings; those of the file with their lines.

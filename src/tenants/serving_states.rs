@@ -4,11 +4,12 @@
 //! left out or suspended stops being served before the first part applies the change, and one that is served again
 //! starts after the last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::ServingState;
+use parking_lot::Mutex;
 
 use crate::config::{Config, ServingStates};
 
@@ -36,7 +37,7 @@ impl LiveServingStates {
 
     /// Calls `listener` after every change from now on.
     pub fn listen(&self, listener: impl Fn(&ServingStates, &ServingStates) + Send + Sync + 'static) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.listeners.lock();
         listeners.push(Box::new(listener));
     }
 
@@ -47,7 +48,7 @@ impl LiveServingStates {
         commit();
         self.current.store(Arc::clone(&next));
         if before != next {
-            let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            let listeners = self.listeners.lock();
             for listener in listeners.iter() {
                 listener(&before, &next);
             }

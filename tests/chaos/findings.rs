@@ -1,7 +1,8 @@
 //! Broken promises.
 
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::history::History;
 
@@ -46,12 +47,12 @@ impl Findings {
             what: what.to_string(),
         };
         println!("BROKEN {promise:?} {}: {}", conversation.unwrap_or("-"), finding.what);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+        self.0.lock().push(finding);
     }
 
     /// Returns all findings with the history of the conversation concerned, or `None` if there are none.
     pub fn report(&self, history: &History) -> Option<String> {
-        let mut findings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut findings = self.0.lock();
         findings.sort_by_key(|finding| finding.promise);
         let mut text = String::new();
         for kind in findings.chunk_by(|a, b| a.promise == b.promise) {

@@ -1,10 +1,10 @@
 //! What happened in a run, in the order in which it was observed, shown with broken promises.
 
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Lines of a conversation that a failure shows.
@@ -54,13 +54,13 @@ impl History {
 
     fn push(&self, about: Option<String>, text: String) {
         let at = self.elapsed();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         lines.push(Line { at, about, text });
     }
 
     /// Returns what concerns a conversation, with the faults around it.
     pub fn of(&self, conversation: &str) -> String {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock();
         let own = |line: &&Line| line.about.as_deref() == Some(conversation);
         let first = lines.iter().find(own).map_or(Duration::ZERO, |line| line.at);
         let shown: Vec<String> = lines

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -110,7 +111,7 @@ impl Server {
 
     /// Returns when it died, since the start of the run.
     pub fn deaths(&self) -> Vec<Duration> {
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.deaths.lock().clone()
     }
 
     /// Kills it, once it runs, and restarts it after `down`.
@@ -164,7 +165,6 @@ impl ServerSupervisor {
                         self.history.note(format!("kill -9 {}, down for {down:?}", child.pid()));
                         self.deaths
                             .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
                             .push(self.history.elapsed());
                         child.kill().await;
                         self.life.send_replace(ServerState::Dead);
@@ -217,7 +217,6 @@ impl ServerSupervisor {
         self.history.note(&ended);
         self.deaths
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .push(ended.at);
         self.past.ends.push(ended);
         self.life.send_replace(ServerState::Dead);

@@ -1,7 +1,8 @@
 //! A user: follows the steps of the schedule and remembers what was acknowledged.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -83,12 +84,12 @@ pub struct CreatedId {
 
 impl CreatedIds {
     fn add(&self, made: CreatedId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+        self.0.lock().push(made);
     }
 
     /// Returns the newest item of another tenant, and the newest of another user.
     fn of_others(&self, tenant: usize, user: &str) -> Vec<CreatedId> {
-        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.0.lock();
         let newest = |find: &dyn Fn(&&CreatedId) -> bool| made.iter().rev().find(find).cloned();
         [
             newest(&|made| made.tenant != tenant),
@@ -365,7 +366,7 @@ async fn later(client: Client, conversation: String, ask: Arc<Submission>) {
                 client.shared.findings.add(Promise::Kept, Some(&conversation), what);
             }
             if status == 202 && ["completed", "failed", "cancelled"].contains(&ended.as_str()) {
-                ask.told.lock().unwrap_or_else(PoisonError::into_inner).ended = Some(ended);
+                ask.told.lock().ended = Some(ended);
             }
         }
         Then::Decide { approve } => {
@@ -388,7 +389,7 @@ async fn later(client: Client, conversation: String, ask: Arc<Submission>) {
             let said = format!("{} was decided, {decision}: {status}", ask.mark);
             client.shared.history.about(&conversation, said);
             match status {
-                202 => ask.told.lock().unwrap_or_else(PoisonError::into_inner).approved = Some(approve),
+                202 => ask.told.lock().approved = Some(approve),
                 // It was interrupted or deleted.
                 404 | 409 => {}
                 _ => {

@@ -1,8 +1,9 @@
 //! A stream reader that behaves like a browser: it reconnects with `Last-Event-ID`, leaves at will, and may be slow.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::{Method, Response};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -39,7 +40,7 @@ struct ReaderState {
 
 impl ReaderState {
     fn lock(&self) -> MutexGuard<'_, Transcript> {
-        self.transcript.lock().unwrap_or_else(PoisonError::into_inner)
+        self.transcript.lock()
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::{get, post};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -21,7 +22,7 @@ async fn provider() -> (String, Arc<Mutex<Vec<String>>>) {
     let noted = Arc::clone(&keys);
     let note = move |headers: &HeaderMap| {
         let key = headers.get("authorization").map_or("none", |key| key.to_str().unwrap());
-        noted.lock().unwrap().push(key.trim_start_matches("Bearer ").to_owned());
+        noted.lock().push(key.trim_start_matches("Bearer ").to_owned());
     };
     let (chat, list) = (note.clone(), note);
     let routes = Router::new()
@@ -121,7 +122,7 @@ async fn keys_of_providers_in_files_are_read_again_on_a_signal_and_what_needs_a_
         .unwrap();
     assert!(told.contains("providers[0].api_key"), "{told}");
     assert_eq!(chat(&served, &token).await, 200);
-    assert_eq!(*keys.lock().unwrap(), ["first", "second", "second"]);
+    assert_eq!(*keys.lock(), ["first", "second", "second"]);
     let log = std::fs::read_to_string(served.path("log")).unwrap();
     assert!(!log.contains("second") && !log.contains("first\""), "no key is logged");
 }

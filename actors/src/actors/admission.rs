@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::shared::Bounds;
 use crate::domain::ids::{ConversationId, UserId};
 use crate::tenancy::TenantScope;
+use super::shared::Bounds;
 
 /// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
 /// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.
@@ -143,7 +143,7 @@ impl Admission {
     }
 
     fn approvals(&self) -> MutexGuard<'_, Approvals> {
-        self.approvals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.approvals.lock()
     }
 
     /// Returns the number of running turns, without those that wait for a person or a provider.

@@ -10,13 +10,14 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use futures::{Stream, StreamExt as _, stream};
 use metrics::{counter, histogram};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::domain::ids::TenantId;
@@ -165,14 +166,14 @@ impl Shares {
 
     /// Returns whether any tenant other than `tenant` is active.
     fn is_another_active(&self, tenant: Option<&TenantId>, now: Instant) -> bool {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active.lock();
         let mut seen = [&active.last, &active.other].into_iter().flatten();
         seen.any(|(name, at)| Some(name) != tenant && now.duration_since(*at) < ACTIVE)
     }
 
     /// Records that `tenant` is active; returns whether another one is.
     fn record_active(&self, tenant: &TenantId, now: Instant) -> bool {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = self.active.lock();
         match &mut active.last {
             Some((last, at)) if last == tenant => *at = now,
             _ => {
@@ -221,7 +222,7 @@ impl Share {
     }
 
     fn drained(&self, now: Instant) -> MutexGuard<'_, Debt> {
-        let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut debt = self.debt.lock();
         let passed = now.saturating_duration_since(debt.at).as_secs_f64();
         debt.seconds = (debt.seconds - passed * self.drain).max(0.0);
         debt.at = debt.at.max(now);
@@ -386,7 +387,7 @@ mod tests {
             let (shares, order, acme) = (&shares, &order, &acme);
             async move {
                 let passage = shares.enter(acme).await.unwrap();
-                order.lock().unwrap().push((number, started.elapsed().as_millis()));
+                order.lock().push((number, started.elapsed().as_millis()));
                 // Its work is charged only after the waiting requests were asked for the first time.
                 passage.share().charge(Duration::from_millis(4));
             }

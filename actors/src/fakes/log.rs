@@ -1,10 +1,11 @@
 //! An in-memory [`EventLog`] with injectable failures.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -13,9 +14,7 @@ use crate::domain::conversation::header::Header;
 use crate::domain::conversation::quota::StoredTotals;
 use crate::domain::event::Record;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
-use crate::ports::{
-    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
-};
+use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
 use crate::tenancy::TenantScope;
 
 /// When an injected failure occurs.
@@ -142,8 +141,7 @@ impl MemoryLog {
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        // A panic of one test's assertion must not hide behind a second panic here.
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.store.lock()
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Store>, LogError> {

@@ -1,11 +1,12 @@
 //! A scripted model.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -127,7 +128,7 @@ impl FakeModel {
 
     /// Returns the lost calls that it was asked about.
     pub fn lost(&self) -> Vec<LostCall> {
-        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lost.lock().clone()
     }
 
     /// Returns what the model has seen so far.
@@ -143,7 +144,7 @@ impl FakeModel {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     fn script(&self, request: &ModelRequest) -> Script {
@@ -250,7 +251,7 @@ impl Model for FakeModel {
                 ..Usage::default()
             },
         });
-        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.0.lost.lock().push(call);
         Ok(lost.into_iter().collect())
     }
 

@@ -1,9 +1,10 @@
 //! Copilots that a test configures.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::domain::conversation::quota::Quotas;
@@ -33,7 +34,7 @@ impl FixedPolicies {
 
     /// Replaces the copilot of the same name, or adds one: simulates a reload of the configuration.
     pub fn set(&self, policy: Policy) {
-        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut policies = self.policies.lock();
         match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
             Some(known) => *known = Arc::new(policy),
             None => policies.push(Arc::new(policy)),
@@ -53,7 +54,7 @@ impl FixedPolicies {
     /// Sets whether a tenant is left out, suspended or served. As in production, a tenant that is left out has no
     /// copilots.
     pub fn stand(&self, tenant: &TenantId, standing: ServingState) {
-        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standings = self.standings.lock();
         standings.insert(tenant.clone(), standing);
     }
 }
@@ -61,20 +62,20 @@ impl FixedPolicies {
 impl FixedPolicies {
     /// Sets the storage quotas of every tenant.
     pub fn limit(&self, quotas: Quotas) {
-        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+        *self.quotas.lock() = quotas;
     }
 }
 
 impl Policies for FixedPolicies {
     fn quotas(&self, _: &TenantScope) -> Quotas {
-        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.quotas.lock()
     }
 
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
         if self.standing(scope) == ServingState::LeftOut {
             return None;
         }
-        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let policies = self.policies.lock();
         match copilot {
             None => policies.first().cloned(),
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
@@ -82,7 +83,7 @@ impl Policies for FixedPolicies {
     }
 
     fn standing(&self, scope: &TenantScope) -> ServingState {
-        let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let standings = self.standings.lock();
         standings.get(scope.tenant()).copied().unwrap_or_default()
     }
 }

@@ -1,9 +1,10 @@
 //! A scripted schema checker that runs in the caller's task.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -34,12 +35,12 @@ pub enum Script {
 impl FakeChecker {
     /// Uses `script` for the next check that has none yet.
     pub fn script(&self, script: Script) {
-        lock(&self.0.checks).push_back(script);
+        self.0.checks.lock().push_back(script);
     }
 
     /// Rejects the next schema that is compiled.
     pub fn refuse(&self, error: SchemaError) {
-        lock(&self.0.compiles).push_back(error);
+        self.0.compiles.lock().push_back(error);
     }
 
     /// Returns the number of checks that were started.
@@ -54,14 +55,10 @@ impl FakeChecker {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl SchemaChecker for FakeChecker {
     async fn compile(&self, _: &TenantScope, schema: &Arc<Value>) -> Result<(), SchemaError> {
-        if let Some(error) = lock(&self.0.compiles).pop_front() {
+        if let Some(error) = self.0.compiles.lock().pop_front() {
             return Err(error);
         }
         Checker::compile(schema).map(|_| ()).map_err(SchemaError::Unusable)
@@ -69,7 +66,7 @@ impl SchemaChecker for FakeChecker {
 
     async fn check(&self, _: &TenantScope, schema: &Arc<Value>, answer: &str) -> Result<SchemaVerdict, SchemaError> {
         self.0.begun.send_modify(|begun| *begun += 1);
-        let script = lock(&self.0.checks).pop_front();
+        let script = self.0.checks.lock().pop_front();
         match script {
             Some(Script::Fail(error)) => return Err(error),
             Some(Script::Hang) => std::future::pending().await,

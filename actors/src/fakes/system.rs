@@ -1,10 +1,11 @@
 //! Scripted external systems that count what happens to them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -150,7 +151,7 @@ impl FakeSystem {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     fn take_effect(&self, call: CallId) {
@@ -250,14 +251,14 @@ pub struct FakeSystems(Arc<Mutex<HashMap<String, FakeSystem>>>);
 impl FakeSystems {
     /// Returns the system of that name, creating it if there is none.
     pub fn get(&self, name: &str) -> FakeSystem {
-        let mut systems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut systems = self.0.lock();
         systems.entry(name.to_owned()).or_default().clone()
     }
 }
 
 impl Systems for FakeSystems {
     fn system(&self, _: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>> {
-        let systems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let systems = self.0.lock();
         Some(Arc::new(systems.get(system)?.clone()))
     }
 }

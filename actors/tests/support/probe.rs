@@ -1,7 +1,6 @@
 //! A log that can stop the process at an append and counts reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::conversation::header::Header;
@@ -9,10 +8,9 @@ use copilotd_actors::domain::conversation::quota::StoredTotals;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::fakes::log::{Fault, MemoryLog};
-use copilotd_actors::ports::{
-    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
-};
+use copilotd_actors::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
 use copilotd_actors::tenancy::TenantScope;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// See the module.
@@ -39,11 +37,11 @@ impl Probe {
 
     /// Makes the `nth` append from now on (1 is the next one) never return.
     pub fn stop_at(&self, nth: u64, fault: Fault) {
-        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some((nth, fault));
+        *self.armed.lock() = Some((nth, fault));
     }
 
     pub fn disarm(&self) {
-        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.armed.lock() = None;
         self.stopped.send_replace(false);
     }
 
@@ -59,18 +57,18 @@ impl Probe {
 
     /// Returns the event names of each append that took effect, oldest first.
     pub fn appends(&self) -> Vec<Vec<&'static str>> {
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.appends.lock().clone()
     }
 
     async fn through(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
         self.log.append(scope, append).await?;
         let names = append.records.iter().map(|record| record.event.name()).collect();
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(names);
+        self.appends.lock().push(names);
         Ok(())
     }
 
     fn step(&self) -> Option<Fault> {
-        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut armed = self.armed.lock();
         let (left, fault) = armed.as_mut()?;
         // Every append after the stop hangs too.
         *left = left.saturating_sub(1);

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
 use copilotd_actors::tenancy::TenantScope;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::policy::TenantPolicy;
 use crate::provider::Upstream;
 use crate::target::{Target, TargetName};
+use super::policy::TenantPolicy;
 
 /// How long a rejected key is not used, unless there is no other.
 const DISABLED_FOR: Duration = Duration::from_secs(60);
@@ -137,7 +138,7 @@ impl Key {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -8,24 +8,25 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::answer::AnswerStream;
+use crate::error::GatewayError;
+use crate::provider::Piece;
+use crate::target::TargetName;
+use super::Cache;
 use super::answer::{CachedAnswer, Recorder};
 use super::audit::Audit;
 use super::canonical::Digest;
 use super::embedder::Vector;
 use super::question::{Partition, Question};
-use super::{Cache, lock};
-use crate::answer::AnswerStream;
-use crate::error::GatewayError;
-use crate::provider::Piece;
-use crate::target::TargetName;
 
 /// Total time for which the leader's reader may delay the answer before followers stop waiting.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
@@ -181,7 +182,7 @@ struct ReaderDelay {
 impl Flight {
     /// The reader polls for more.
     fn polled(&self) {
-        let mut reader = lock(&self.reader);
+        let mut reader = self.reader.lock();
         if let Some(since) = reader.since.take() {
             reader.used += since.elapsed();
         }
@@ -189,18 +190,18 @@ impl Flight {
 
     /// The reader received something.
     fn delivered(&self) {
-        lock(&self.reader).since = Some(Instant::now());
+        self.reader.lock().since = Some(Instant::now());
     }
 
     /// Time that the reader may still take.
     fn left(&self) -> Duration {
-        let reader = lock(&self.reader);
+        let reader = self.reader.lock();
         let used = reader.used + reader.since.map_or(Duration::ZERO, |since| since.elapsed());
         SLOW.saturating_sub(used)
     }
 
     fn slow(&self) {
-        if let Some(flight_guard) = lock(&self.flight_guard).take() {
+        if let Some(flight_guard) = self.flight_guard.lock().take() {
             flight_guard.slow();
         }
     }

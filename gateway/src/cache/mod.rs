@@ -18,8 +18,10 @@ pub mod veto;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 pub use answer::{CachedAnswer, Recorder};
 pub use audit::Audit;
@@ -194,21 +196,21 @@ impl Cache {
 
     /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
     pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
-        let tenant_cache = lock(&self.tenants).get(scope.tenant()).cloned();
-        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(route))
+        let tenant_cache = self.tenants.lock().get(scope.tenant()).cloned();
+        tenant_cache.map_or(0, |tenant_cache| tenant_cache.lock().forget(route))
     }
 
     /// Deletes all cached answers of a tenant. Returns how many.
     pub fn forget_tenant(&self, scope: &TenantScope) -> usize {
-        let tenant_cache = lock(&self.tenants).remove(scope.tenant());
+        let tenant_cache = self.tenants.lock().remove(scope.tenant());
         // A caller that still holds the cache stores nothing there: the generation has changed.
-        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).forget(None))
+        tenant_cache.map_or(0, |tenant_cache| tenant_cache.lock().forget(None))
     }
 
     /// Number of cached answers of a tenant.
     pub fn len(&self, scope: &TenantScope) -> usize {
-        let tenant_cache = lock(&self.tenants).get(scope.tenant()).cloned();
-        tenant_cache.map_or(0, |tenant_cache| lock(&tenant_cache).len())
+        let tenant_cache = self.tenants.lock().get(scope.tenant()).cloned();
+        tenant_cache.map_or(0, |tenant_cache| tenant_cache.lock().len())
     }
 
     /// Gates (c), (d) and (e).
@@ -290,13 +292,13 @@ impl Cache {
     /// Runs `work` on a tenant's cache, which is created if missing.
     fn with_tenant<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut TenantCache) -> T) -> T {
         let tenant_cache = {
-            let mut tenants = lock(&self.tenants);
+            let mut tenants = self.tenants.lock();
             match tenants.get(tenant) {
                 Some(tenant_cache) => Arc::clone(tenant_cache),
                 None => Arc::clone(tenants.entry(tenant.clone()).or_default()),
             }
         };
-        let mut tenant_cache = lock(&tenant_cache);
+        let mut tenant_cache = tenant_cache.lock();
         work(&mut tenant_cache)
     }
 
@@ -349,11 +351,6 @@ fn decide(own: &Evidence, pooled: Option<&Evidence>, similarity: f32, settings: 
     } else {
         Decision::Explore
     })
-}
-
-/// Locks a mutex; a panic elsewhere leaves the map consistent.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //!
 //! Invariant: an attempt is on the bill, or pending, before the end of its answer is passed on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::usage::Usage;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Longest wait for attempts whose tokens are being counted. After that a report lacks them; the ledger does not.
@@ -25,7 +26,7 @@ pub(super) struct Pending(Arc<Bill>);
 impl Bill {
     /// Adds the usage of an attempt.
     pub(super) fn add(&self, usage: Usage) {
-        *self.sum.lock().unwrap_or_else(PoisonError::into_inner) += usage;
+        *self.sum.lock() += usage;
     }
 
     /// Marks an attempt as being counted until the returned guard is dropped.
@@ -40,7 +41,7 @@ impl Bill {
         let counted = pending.wait_for(|pending| *pending == 0);
         // The sender belongs to this bill, so it cannot be gone.
         drop(tokio::time::timeout(PATIENCE, counted).await);
-        *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.sum.lock()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Progress of an attempt, readable before its end.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::domain::usage::Usage;
+use parking_lot::Mutex;
 
 /// Shared by the attempt and the ledger, which looks at it now and then. Updated while an answer streams, so updates
 /// are cheap.
@@ -28,7 +29,7 @@ impl Progress {
 
     /// Records the usage that the provider reported so far.
     pub(super) fn set_reported(&self, usage: Usage) {
-        *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+        *self.reported.lock() = Some(usage);
     }
 
     /// Returns the bytes of the answer so far.
@@ -43,6 +44,6 @@ impl Progress {
 
     /// Returns the usage that the provider reported so far.
     pub(super) fn reported(&self) -> Option<Usage> {
-        *self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reported.lock()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,16 +13,17 @@ use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use metrics::counter;
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::limit::AnswerStatistics;
+use crate::meter::{AttemptRecord, LostEstimate, Meter, UnreportedAttempts};
 use super::backlog::{Backlog, BacklogSize, Entry};
 use super::open::OpenCalls;
 use super::{UsageRecord, UsageStore};
-use crate::limit::AnswerStatistics;
-use crate::meter::{AttemptRecord, LostEstimate, Meter, UnreportedAttempts};
 
 /// Open attempts that may wait for the store. Beyond it new ones are skipped; each comes again.
 const MAX_WAITING_OPEN: usize = 4_000;
@@ -99,7 +100,7 @@ impl Ledger {
 
     /// Waits until everything that has ended so far is stored.
     pub async fn flushed(&self) {
-        let sender = lock(&self.entries).clone();
+        let sender = self.entries.lock().clone();
         let Some(sender) = sender else { return };
         let (flushed, done) = oneshot::channel();
         if sender.send(Entry::Flush(flushed)).is_ok() {
@@ -110,8 +111,8 @@ impl Ledger {
 
     /// Stores waiting records, then stops.
     pub async fn close(&self) {
-        drop(lock(&self.entries).take());
-        let task = lock(&self.task).take();
+        drop(self.entries.lock().take());
+        let task = self.task.lock().take();
         if let Some(mut task) = task
             && tokio::time::timeout(LAST, &mut task).await.is_err()
         {
@@ -127,10 +128,10 @@ impl Ledger {
 
     /// Queues open attempts that are due. Returns whether the ledger is open.
     fn queue_open_attempts(&self) -> bool {
-        let entries = lock(&self.entries);
+        let entries = self.entries.lock();
         let Some(entries) = entries.as_ref() else { return false };
         // Sent under the lock, so that the end of an attempt comes after it.
-        lock(&self.open).update_due(Instant::now(), |record| {
+        self.open.lock().update_due(Instant::now(), |record| {
             if self.waiting.begun.load(Ordering::Relaxed) >= MAX_WAITING_OPEN {
                 return false;
             }
@@ -150,7 +151,7 @@ impl Ledger {
             usage: attempt.usage,
         };
         let recent = self.recent.get_with(turn, Arc::default);
-        let mut recent = lock(&recent);
+        let mut recent = recent.lock();
         if recent.len() == RECENT_ATTEMPTS {
             recent.remove(0);
         }
@@ -161,7 +162,7 @@ impl Ledger {
 #[async_trait]
 impl Meter for Ledger {
     fn began(&self, id: Uuid, lost: LostEstimate) {
-        lock(&self.open).insert(id, lost, self.clock.now());
+        self.open.lock().insert(id, lost, self.clock.now());
     }
 
     fn attempted(&self, attempt: AttemptRecord) {
@@ -171,8 +172,8 @@ impl Meter for Ledger {
     fn attempted_at(&self, at: Timestamp, attempt: AttemptRecord) {
         self.remember(at, &attempt);
         // Under the same lock, so that no open entry follows its final record.
-        let entries = lock(&self.entries);
-        let was_stored_open = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
+        let entries = self.entries.lock();
+        let was_stored_open = attempt.id.is_some_and(|id| self.open.lock().remove(id));
         let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
         let record = record(attempt, id, at);
         self.waiting.ended.fetch_add(1, Ordering::Relaxed);
@@ -206,13 +207,13 @@ impl Meter for Ledger {
         let (Some(asked_at), Some(recent)) = (of.asked_at, self.recent.get(&of.turn)) else {
             return Ok(Vec::new());
         };
-        let recent = lock(&recent);
+        let recent = recent.lock();
         let since = recent.iter().filter(|(at, _)| *at >= asked_at);
         Ok(since.map(|(_, usage)| usage.clone()).collect())
     }
 
     fn has_room(&self) -> bool {
-        let held = lock(&self.open).len() + self.waiting.ended.load(Ordering::Relaxed);
+        let held = self.open.lock().len() + self.waiting.ended.load(Ordering::Relaxed);
         let has_room = held < Self::MAX_PENDING;
         if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
             match has_room {
@@ -263,11 +264,6 @@ impl fmt::Debug for Ledger {
 
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Locks a mutex; the value is consistent between any two calls, even after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn update_due(ledger: Weak<Ledger>) {

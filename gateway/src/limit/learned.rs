@@ -6,12 +6,13 @@
 //! from.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::Usage;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Most pairs of tenant and model that are remembered.
@@ -163,8 +164,8 @@ impl AnswerStatistics {
     pub fn learn(&self, tenant: &TenantId, model: &str, ended: CompletedAnswer<'_>) {
         let pair = (tenant.clone(), model.to_owned());
         let known = self.models.get_with(pair.clone(), Arc::default);
-        lock(&known).learn(ended);
-        let mut changed = lock(&self.changed);
+        known.lock().learn(ended);
+        let mut changed = self.changed.lock();
         if (changed.len() as u64) < MAX_PAIRS {
             changed.insert(pair);
         }
@@ -172,7 +173,7 @@ impl AnswerStatistics {
 
     /// Takes the statistics that changed since the last call.
     pub fn take_changed(&self) -> Vec<StoredStatistics> {
-        let changed = std::mem::take(&mut *lock(&self.changed));
+        let changed = std::mem::take(&mut *self.changed.lock());
         let row = |(tenant, model): Pair| {
             let known = self.known(&tenant, &model)?;
             let known = serde_json::to_string(&known).ok()?;
@@ -184,7 +185,7 @@ impl AnswerStatistics {
     /// Puts back statistics that could not be stored.
     pub fn put_back(&self, rows: Vec<StoredStatistics>) {
         let pairs = rows.into_iter().map(|row| (row.tenant, row.model));
-        lock(&self.changed).extend(pairs);
+        self.changed.lock().extend(pairs);
     }
 
     /// Restores what earlier processes learned. What cannot be parsed is learned from scratch.
@@ -199,7 +200,7 @@ impl AnswerStatistics {
 
     /// Deletes a tenant's statistics.
     pub fn forget(&self, tenant: &TenantId) {
-        lock(&self.changed).retain(|(of, _)| of != tenant);
+        self.changed.lock().retain(|(of, _)| of != tenant);
         let pairs: Vec<_> = self.models.iter().map(|(pair, _)| pair).collect();
         for pair in pairs.iter().filter(|pair| pair.0 == *tenant) {
             self.models.invalidate(pair.as_ref());
@@ -208,13 +209,9 @@ impl AnswerStatistics {
 
     fn known(&self, tenant: &TenantId, model: &str) -> Option<Model> {
         let known = self.models.get(&(tenant.clone(), model.to_owned()))?;
-        let known = lock(&known).clone();
+        let known = known.lock().clone();
         Some(known)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(

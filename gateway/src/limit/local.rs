@@ -3,18 +3,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
+use parking_lot::{Mutex, RwLock};
 
+use crate::spending::{Spending, Subject, self};
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
 use super::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, Moment};
-use crate::spending::{self, Spending, Subject};
 
 /// Most accounts of users and keys per tenant. Above it unused ones are dropped; if there are none, new subjects share
 /// one account.
@@ -103,14 +104,14 @@ impl LocalLimiter {
     }
 
     fn tenant_accounts(&self, tenant: &TenantId) -> Option<Arc<TenantAccounts>> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let tenants = self.tenants.read();
         tenants.get(tenant).cloned()
     }
 }
 
 impl TenantAccounts {
     fn relimit(&self, now: Moment) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock();
         accounts.all.retain(|subject, account| {
             let limits = self.limits.of(subject);
             account.relimit(limits, now);
@@ -125,7 +126,7 @@ impl TenantAccounts {
         now: Moment,
         work: impl FnOnce(&mut [(&'static str, &mut Account)]) -> T,
     ) -> T {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock();
         accounts.sweep(now);
         let mut wanted: Vec<Subject> = Vec::with_capacity(subjects.len());
         for subject in subjects {
@@ -228,7 +229,7 @@ impl Limiter for LocalLimiter {
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
         let now = Moment::of(&*self.clock);
-        let mut known = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.tenants.write();
         let limited = tenants
             .into_iter()
             .filter(|(_, limits)| *limits != TenantLimits::default());
@@ -248,7 +249,7 @@ impl Limiter for LocalLimiter {
 
 impl fmt::Debug for LocalLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let tenants = self.tenants.read();
         f.debug_set().entries(tenants.keys()).finish()
     }
 }

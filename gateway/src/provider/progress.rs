@@ -1,12 +1,11 @@
 //! Progress of a running call, shared by the adapter that makes it and the gateway, which records its usage: a call
 //! that is dropped mid-stream reports nothing any more but is billed all the same.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use copilotd_actors::domain::context::tokens::Sample;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The progress of one call.
 #[derive(Debug, Default)]
@@ -74,8 +73,7 @@ impl CallProgress {
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgressSnapshot> {
-        // The value is consistent between any two calls, even after a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

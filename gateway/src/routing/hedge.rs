@@ -1,6 +1,6 @@
 //! Limits how often a slow first token is hedged with a second request.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 /// What each request adds to the budget: one hedge in twenty requests.
 const SHARE: f64 = 0.05;
@@ -14,13 +14,13 @@ pub struct HedgeBudget(Mutex<f64>);
 impl HedgeBudget {
     /// Adds a request's share to the budget.
     pub fn earn(&self) {
-        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saved = self.0.lock();
         *saved = (*saved + SHARE).min(MOST);
     }
 
     /// Takes a hedge from the budget, if one is left.
     pub fn take(&self) -> bool {
-        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saved = self.0.lock();
         // Twenty times 0.05 is slightly less than one in floating point.
         let is_enough = *saved > 1.0 - SHARE / 2.0;
         if is_enough {

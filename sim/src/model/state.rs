@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -18,7 +19,6 @@ use super::play::Pace;
 use super::script::Scripts;
 use super::step::{Refusal, Step};
 use super::usage::{PrefixCache, tokens};
-use crate::locked;
 
 /// Requests shown by `GET /_sim/state` and `GET /_sim/requests`; older bodies are dropped.
 const MAX_REQUESTS: usize = 200;
@@ -115,23 +115,23 @@ impl Provider {
     }
 
     pub(crate) fn knobs(&self) -> Knobs {
-        locked(&self.memory).knobs.clone()
+        self.memory.lock().knobs.clone()
     }
 
     pub(crate) fn set_knobs(&self, changes: &Value) -> Result<Value, String> {
-        let mut memory = locked(&self.memory);
+        let mut memory = self.memory.lock();
         memory.knobs.merge(changes)?;
         self.hold.send_replace(memory.knobs.hold);
         Ok(json!(memory.knobs))
     }
 
     pub(crate) fn with_scripts<R>(&self, change: impl FnOnce(&mut Scripts) -> R) -> R {
-        change(&mut locked(&self.memory).scripts)
+        change(&mut self.memory.lock().scripts)
     }
 
     /// Resets everything; open streams continue, held ones are released.
     pub(crate) fn reset(&self) {
-        let mut memory = locked(&self.memory);
+        let mut memory = self.memory.lock();
         let held = memory.held;
         *memory = Memory {
             held,
@@ -146,7 +146,7 @@ impl Provider {
         if !*hold.borrow() {
             return;
         }
-        locked(&self.memory).held += 1;
+        self.memory.lock().held += 1;
         let _counted = HeldRequest(self);
         // The sender lives as long as `self`.
         let _ = hold.wait_for(|hold| !hold).await;
@@ -154,7 +154,7 @@ impl Provider {
 
     /// Records a request that was rejected before anything was decided.
     pub(crate) fn refused(&self) {
-        let mut memory = locked(&self.memory);
+        let mut memory = self.memory.lock();
         memory.received += 1;
         memory.errors += 1;
     }
@@ -164,7 +164,7 @@ impl Provider {
         let last_user = chat.last_user();
         let assistant = |message: &&super::chat::Message| message.role == Role::Assistant;
         let turn_step = chat.since_user().iter().filter(assistant).count() as u64;
-        let mut memory = locked(&self.memory);
+        let mut memory = self.memory.lock();
         memory.received += 1;
         let n = memory.received;
         let attempt = memory.count_attempt(last_user, turn_step);
@@ -216,7 +216,7 @@ impl Provider {
     }
 
     pub(crate) fn show(&self) -> Value {
-        let memory = locked(&self.memory);
+        let memory = self.memory.lock();
         let mut prompts: HashMap<&str, u64> = HashMap::new();
         for attempts in memory.attempts.values() {
             *prompts.entry(&attempts.prompt).or_default() += attempts.count;
@@ -246,7 +246,7 @@ impl Provider {
 
     /// Returns the last requests with their bodies.
     pub(crate) fn show_requests(&self) -> Value {
-        let memory = locked(&self.memory);
+        let memory = self.memory.lock();
         let requests: Vec<_> = memory
             .last_requests()
             .map(|seen| {
@@ -260,7 +260,7 @@ impl Provider {
 
     /// Returns all remembered requests with their tokens and outcome.
     pub(crate) fn show_calls(&self) -> Value {
-        json!({"calls": locked(&self.memory).requests})
+        json!({"calls": self.memory.lock().requests})
     }
 }
 
@@ -268,7 +268,7 @@ struct HeldRequest<'a>(&'a Provider);
 
 impl Drop for HeldRequest<'_> {
     fn drop(&mut self) {
-        locked(&self.0.memory).held -= 1;
+        self.0.memory.lock().held -= 1;
     }
 }
 
@@ -367,7 +367,7 @@ impl Open {
             return;
         }
         self.finished = true;
-        let mut memory = locked(&self.provider.memory);
+        let mut memory = self.provider.memory.lock();
         match outcome {
             "completed" => memory.completed += 1,
             "error" => memory.errors += 1,
@@ -378,7 +378,7 @@ impl Open {
 
     /// Records that nothing more will come.
     pub(crate) fn stalled(&self) {
-        let mut memory = locked(&self.provider.memory);
+        let mut memory = self.provider.memory.lock();
         self.mark(&mut memory, "stalled", false);
     }
 
@@ -397,7 +397,7 @@ impl Drop for Open {
         if self.finished {
             return;
         }
-        let mut memory = locked(&self.provider.memory);
+        let mut memory = self.provider.memory.lock();
         memory.closed_by_client += 1;
         if memory.closings.len() == MAX_CLOSINGS {
             memory.closings.pop_front();

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
@@ -90,7 +91,7 @@ impl Spec {
             "the description of {} has no {pointer}",
             self.vendor
         );
-        let known = self.validators.lock().unwrap().get(pointer).cloned();
+        let known = self.validators.lock().get(pointer).cloned();
         let validator = known.unwrap_or_else(|| {
             let mut schema = self.document.clone();
             // References in the description start at its root, so it becomes the schema's root.
@@ -102,7 +103,7 @@ impl Spec {
                 .build(&schema)
                 .unwrap();
             let validator = Arc::new(validator);
-            let mut validators = self.validators.lock().unwrap();
+            let mut validators = self.validators.lock();
             validators.insert(pointer.to_owned(), validator.clone());
             validator
         });

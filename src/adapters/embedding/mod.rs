@@ -11,11 +11,12 @@ mod table;
 mod tensors;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
+use parking_lot::Mutex;
 pub use files::{FilesError, ModelFiles, ModelKind};
 pub use pull::{PullError, pull};
 use tokio::sync::{mpsc, oneshot};
@@ -160,7 +161,7 @@ mod tests {
 
     impl Encoder for Fake {
         fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String> {
-            self.sizes.lock().unwrap().push(texts.len());
+            self.sizes.lock().push(texts.len());
             if let Some(gate) = &self.gate {
                 gate.wait();
             }
@@ -214,7 +215,7 @@ mod tests {
             tokio::spawn(async move { embedder.embed(vec![text.to_owned()]).await })
         };
         let first = ask("a");
-        while sizes.lock().unwrap().is_empty() {
+        while sizes.lock().is_empty() {
             tokio::task::yield_now().await;
         }
         // The thread is at the gate: four wait, the fifth is refused.
@@ -232,6 +233,6 @@ mod tests {
             assert!(asked.await.unwrap().is_ok());
         }
         open.await.unwrap();
-        assert_eq!(*sizes.lock().unwrap(), [1, 4]);
+        assert_eq!(*sizes.lock(), [1, 4]);
     }
 }

@@ -13,7 +13,7 @@ mod worker;
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,13 +23,14 @@ use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{SchemaChecker, SchemaError, SchemaVerdict};
 use copilotd_actors::tenancy::TenantScope;
 use metrics::{counter, histogram};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use super::schema_check::permits::Permits;
 use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
+use super::schema_check::permits::Permits;
 pub use worker::{ARGUMENT, run as run_worker};
 
 /// Limits of the pool.
@@ -143,12 +144,12 @@ impl SchemaPool {
 
     /// Takes an idle worker that is still alive.
     fn take_idle(&self) -> Option<Worker> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         std::iter::from_fn(|| idle.pop()).find_map(Worker::if_alive)
     }
 
     fn keep(&self, worker: Worker) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if worker.jobs < MAX_JOBS && idle.len() < self.settings.workers {
             idle.push(worker);
         }

@@ -4,10 +4,11 @@
 //! returned when it is dropped, also on its way to a waiter that has left.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::fairness::fair_queue::{Bounds, EntryId, FairQueue, QueueFull};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// Limits of the queue: checks of answers and schemas to be compiled.
@@ -138,7 +139,7 @@ impl Permits {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

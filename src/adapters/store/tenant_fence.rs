@@ -3,11 +3,11 @@
 //! Invariant: once [`TenantFence::close`] has returned, no write of the tenant is in flight and none begins.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Longest time for which closing waits for writes in flight; an append is tried for 30 s.
@@ -97,8 +97,7 @@ impl TenantFence {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, State>> {
-        // Every change of the map is complete.
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tenants.lock()
     }
 }
 

@@ -10,18 +10,19 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::{api_key, jwt};
 use crate::config::Server;
 use crate::http::peer::Proxies;
 use crate::http::problems::{Code, Problem, RateLimit};
+use super::{api_key, jwt};
 
 /// Maximum number of counters; the least used are evicted first.
 const COUNTERS: u64 = 50_000;
@@ -104,7 +105,7 @@ impl FailureLimit {
     /// Warns about a possible proxy that is not configured as one, at most once a minute: any client can send the
     /// header.
     fn warn_of_untrusted_proxy(&self, peer: IpAddr) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
             return;
         }
@@ -160,7 +161,7 @@ impl FailureLimit {
 
     /// Returns the failures left before this call, and takes `taken` of them if there are enough.
     fn left(&self, bucket: &Mutex<Bucket>, taken: f64) -> f64 {
-        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = bucket.lock();
         let left = bucket.refill(self.per_minute);
         if left >= taken {
             bucket.left -= taken;

@@ -6,18 +6,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use crate::config::Alg;
 use super::Verifier;
 use super::keys::{IssuerKey, JwksIssuer};
-use crate::config::Alg;
 
 /// Interval of periodic fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
@@ -90,7 +91,7 @@ impl Jwks {
 
     async fn fetch(&self, verifier: &Verifier, published: &JwksIssuer, pause: Duration) -> bool {
         let place = {
-            let mut fetch_states = self.fetch_states.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut fetch_states = self.fetch_states.lock();
             Arc::clone(fetch_states.entry(fetch_key(published)).or_default())
         };
         let before = match place.try_lock() {
@@ -143,7 +144,7 @@ impl Jwks {
     /// Drops the state of issuers that are no longer configured.
     fn prune(&self, published: &[JwksIssuer]) {
         let named: HashSet<FetchKey> = published.iter().map(fetch_key).collect();
-        let mut fetch_states = self.fetch_states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetch_states = self.fetch_states.lock();
         fetch_states.retain(|place, _| named.contains(place));
     }
 

@@ -1,23 +1,24 @@
 //! Turns credentials into callers, caches verified tokens, and refuses revoked ones.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
 
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::access::token_identity::TokenIdentity;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::ports::ServingState;
 use copilotd_gateway::request::role::Role;
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::jwt::{self, Fault, Times};
-use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
-use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::Config;
 use crate::revocations::RevocationList;
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::access::scopes::Scopes;
-use copilotd_actors::domain::access::token_identity::TokenIdentity;
+use super::jwt::{Fault, Times, self};
+use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
+use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 
 /// Maximum number of cached tokens. An evicted token is verified again.
 const MAX_CACHED_TOKENS: u64 = 20_000;
@@ -75,7 +76,7 @@ impl Verifier {
 
     /// Puts prepared keys into effect.
     pub fn take(&self, PreparedKeys(mut keys): PreparedKeys) {
-        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.keys.write();
         keys.carry_over(&known);
         *known = Arc::new(keys);
         drop(known);
@@ -89,7 +90,7 @@ impl Verifier {
 
     /// Puts fetched keys into effect. Tokens of keys that are no longer among them are refused from now on.
     pub(super) fn publish(&self, published: &JwksIssuer, fetched: Vec<IssuerKey>) {
-        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.keys.write();
         // A reload may have removed the issuer meanwhile, or changed what it may grant.
         let present = known
             .published()
@@ -301,7 +302,7 @@ impl Verifier {
 
     /// Returns the current keys.
     pub(super) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.read())
     }
 }
 

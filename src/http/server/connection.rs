@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::http::budget::{Exhausted, Holder, Reservation};
 use super::Timeouts;
 use super::connections::{ConnectionGauge, Connections};
-use crate::http::budget::{Exhausted, Holder, Reservation};
 
 /// Interval for checking that the credential of a connection is still valid.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -185,7 +186,7 @@ impl Connection {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -219,8 +220,8 @@ impl Drop for InFlight {
 mod tests {
     use tokio::time::timeout;
 
-    use super::*;
     use crate::config;
+    use super::*;
 
     const TIMEOUTS: Timeouts = Timeouts {
         header: Duration::from_secs(5),

@@ -5,10 +5,11 @@
 //! calls and the store always get a file descriptor.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, gauge};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -186,7 +187,7 @@ impl Connections {
     }
 
     fn may_log(&self) -> bool {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         let due = logged.is_none_or(|at| at.elapsed() >= LOG_EVERY);
         if due {
             *logged = Some(Instant::now());

@@ -11,8 +11,8 @@
 //! close`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use axum::http::{HeaderMap, HeaderValue, Version, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 /// Maximum bytes of a body that are read only to keep the connection open.
@@ -91,7 +92,7 @@ impl UnreadRest {
 
     async fn is_read(&self) -> bool {
         let reading = {
-            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reading = self.reading.lock();
             std::mem::replace(&mut *reading, ReadState::Done)
         };
         let (body, polled) = match reading {
@@ -151,7 +152,7 @@ impl hyper::body::Body for WatchedBody {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock();
         *reading = match self.body.take() {
             Some(body) if !body.is_end_stream() => ReadState::Dropped {
                 body,

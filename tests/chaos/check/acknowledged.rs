@@ -1,11 +1,10 @@
 //! Nothing that was acknowledged is lost: turns, cancellations, decisions, titles.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
-use super::{ServedConversation, Summary, Turn};
 use crate::findings::Promise;
 use crate::user::{Acknowledgements, Submission, Submitted, UserConversation};
+use super::{ServedConversation, Summary, Turn};
 
 pub fn check(
     talk: &UserConversation,
@@ -39,7 +38,7 @@ pub fn check(
         summary.turns += 1;
         summary.recovered += usize::from(turn.view["attempt"].as_u64() > Some(1));
         *summary.ends.entry(end(turn)).or_default() += 1;
-        let told = ask.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let told = ask.told.lock().clone();
         if let Err(what) = judge_told(&told, turn) {
             broken(Promise::Kept, format!("{}: {what}", ask.mark));
         }
@@ -135,8 +134,8 @@ fn judge_end(ask: &Submission, turn: &Turn) -> Result<(), String> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::support::transcript::Durable;
+    use super::*;
 
     fn acknowledged(id: &str) -> Submitted {
         Submitted::Acknowledged(id.to_owned())

@@ -1,7 +1,7 @@
 //! JWKS of issuers: rotation, an unreachable address, and tokens with unknown key ids.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use copilotd::http::credentials::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -59,7 +60,7 @@ impl Publisher {
         let (told, count) = (Arc::clone(&answer), Arc::clone(&asked));
         let serve = move || {
             count.fetch_add(1, Ordering::SeqCst);
-            let (status, body) = told.lock().unwrap().clone();
+            let (status, body) = told.lock().clone();
             async move { (StatusCode::from_u16(status).unwrap(), body) }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,7 +71,7 @@ impl Publisher {
     }
 
     fn publish(&self, status: u16, body: &str) {
-        *self.answer.lock().unwrap() = (status, body.to_owned());
+        *self.answer.lock() = (status, body.to_owned());
     }
 
     fn asked(&self) -> usize {

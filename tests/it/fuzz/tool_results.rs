@@ -1,13 +1,14 @@
 //! Answers of Zendesk and Slack: whatever a vendor sends, a tool returns a result or an error.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use copilotd_actors::ports::ToolBox;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::text;
 use crate::tools::stub::{Stub, raw};
 use crate::tools::{request, slack, zendesk};
+use super::text;
 
 /// A call of each tool with only the required arguments.
 fn calls() -> Vec<(&'static str, Value)> {
@@ -71,7 +72,7 @@ fn fuzz_tool_results() {
     let answer = Arc::new(Mutex::new((200_u16, String::new())));
     let script = Arc::clone(&answer);
     let stub = runtime.block_on(Stub::start(move |_| {
-        let (status, body) = script.lock().unwrap().clone();
+        let (status, body) = script.lock().clone();
         raw(status, body).header("content-type", "application/json")
     }));
     let (zendesk, slack, calls) = (zendesk(&stub), slack(&stub), calls());
@@ -83,7 +84,7 @@ fn fuzz_tool_results() {
         while body.contains('@') {
             body = body.replacen('@', &text::json(choices.take(24)).replace('@', ""), 1);
         }
-        *answer.lock().unwrap() = (status, body);
+        *answer.lock() = (status, body);
         let request = request(tool, arguments.clone());
         let reply = if tool.starts_with("slack") {
             runtime.block_on(slack.call(&request))

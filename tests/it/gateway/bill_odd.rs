@@ -1,7 +1,7 @@
 //! Usage reports that providers write in unusual ways: what is recorded, what callers get, and what is learned.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,11 +16,12 @@ use copilotd_gateway::request::call::Mode;
 use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use copilotd_gateway::spending::Subject;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 use super::bill::{assert_stream, booked, priced, reporting};
 use super::{CLOCKS, Protocol, TEXT, TestTarget, caller, gateway, place, read, request};
-use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 
 fn report(usage: &Value) -> String {
     event(json!([]), usage.clone())
@@ -262,7 +263,7 @@ impl Limiter for RecordingLimiter {
         subjects: Vec<Subject>,
         demand: Demand,
     ) -> Result<Lease, LimitRefusal> {
-        self.0.lock().unwrap().push(demand.tokens);
+        self.0.lock().push(demand.tokens);
         Ok(Lease {
             id: None,
             scope: scope.clone(),
@@ -314,7 +315,7 @@ async fn nothing_is_learned_from_an_estimate() {
                 TEXT
             );
         }
-        let reserved = limiter.0.lock().unwrap().clone();
+        let reserved = limiter.0.lock().clone();
         assert_eq!(reserved.first() != reserved.last(), learns, "{reserved:?}");
     }
 }

@@ -23,7 +23,7 @@ mod spending;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::llm::anthropic::{Anthropic, AnthropicConfig};
@@ -43,6 +43,7 @@ use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
 use copilotd_sim::Running;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -149,7 +150,7 @@ pub struct Ledger(Mutex<Vec<AttemptRecord>>);
 
 impl Meter for Ledger {
     fn attempted(&self, attempt: AttemptRecord) {
-        self.0.lock().unwrap().push(attempt);
+        self.0.lock().push(attempt);
     }
 }
 
@@ -157,15 +158,15 @@ impl Ledger {
     /// The outcome of each attempt, such as `a/gpt rate`.
     pub fn lines(&self) -> Vec<String> {
         let line = |attempt: &AttemptRecord| format!("{} {}", attempt.target, attempt.outcome.code());
-        self.0.lock().unwrap().iter().map(line).collect()
+        self.0.lock().iter().map(line).collect()
     }
 
     pub fn rows(&self) -> Vec<AttemptRecord> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 
     pub fn take(&self) -> Vec<AttemptRecord> {
-        std::mem::take(&mut self.0.lock().unwrap())
+        std::mem::take(&mut self.0.lock())
     }
 }
 

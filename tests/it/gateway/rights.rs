@@ -2,7 +2,7 @@
 //! uses a shared key where the tenant has keys of its own.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody, EmbedCall};
 use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
 use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -47,7 +48,7 @@ impl Spy {
     /// Records a call; returns how it fails, and whether that is after its first piece.
     fn called(&self) -> Option<(FailureClass, bool)> {
         use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, TimedOut};
-        let mut seen = self.seen.lock().unwrap();
+        let mut seen = self.seen.lock();
         let n = seen.iter().filter(|call| **call == (self.owner, self.target)).count();
         seen.push((self.owner, self.target));
         let class = match self.script[n % self.script.len()] {
@@ -263,7 +264,7 @@ proptest! {
             }
             runtime.block_on(ask(&gateway, *tenant, *how));
             let given = &now[*tenant];
-            for (owner, target) in seen.lock().unwrap().drain(..) {
+            for (owner, target) in seen.lock().drain(..) {
                 called += 1;
                 prop_assert!(given.only.as_ref().is_none_or(|only| only.contains(&target)), "{} to {}", tenant, target);
                 let expected = given.own.contains(&target).then_some(*tenant);

@@ -2,7 +2,7 @@
 //! caller waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use copilotd_gateway::request::call::{GatewayCall, Mode};
 use copilotd_gateway::routing::Route;
 use copilotd_gateway::target::{Target, TargetName, TargetState};
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -61,8 +62,8 @@ struct Scripted {
 
 impl Scripted {
     fn next(&self) -> Vec<Act> {
-        self.asked.lock().unwrap().push(Instant::now());
-        let mut scripts = self.scripts.lock().unwrap();
+        self.asked.lock().push(Instant::now());
+        let mut scripts = self.scripts.lock();
         if scripts.len() > 1 {
             scripts.pop_front().unwrap()
         } else {
@@ -71,11 +72,11 @@ impl Scripted {
     }
 
     fn set(&self, script: Vec<Act>) {
-        *self.scripts.lock().unwrap() = VecDeque::from([script]);
+        *self.scripts.lock() = VecDeque::from([script]);
     }
 
     fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
+        self.asked.lock().len()
     }
 }
 
@@ -543,7 +544,7 @@ async fn a_healthy_target_that_was_cut_is_asked_again_when_the_others_are_down()
         }
         for deaths in 1..4 {
             let third = &world.targets[2];
-            *third.scripts.lock().unwrap() = (0..deaths).map(|_| dies()).chain([answers()]).collect();
+            *third.scripts.lock() = (0..deaths).map(|_| dies()).chain([answers()]).collect();
             assert_eq!(
                 world.ask(request(stream, mode)).await.0,
                 Ok(TEXT.to_owned()),

@@ -1,11 +1,12 @@
 //! Checks every response of the HTTP tests against the OpenAPI description: no response is undocumented.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, Method};
 use copilotd::surfaces::openapi::document;
 use jsonschema::Validator;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// Compiled schemas by the pointer to the response's media type.
@@ -90,7 +91,7 @@ pub fn check_event(name: &str, data: &Value) {
 }
 
 fn matches(pointer: &str, value: &Value, said: &str) {
-    let mut schemas = SCHEMAS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut schemas = SCHEMAS.lock();
     let compiled = schemas.entry(pointer.to_owned()).or_insert_with(|| {
         let schema = document().pointer(pointer).unwrap();
         let whole = json!({ "allOf": [schema], "components": document()["components"] });

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
-use super::{
-    FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, spending, start, subjects,
-};
 use crate::support::redis::Redis;
+use super::{FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, spending, start, subjects};
 
 fn budget() -> Limits {
     Limits {
@@ -20,7 +18,7 @@ fn budget() -> Limits {
 async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost() {
     let server = Redis::start().await;
     let (watch, ledger) = (TestClock::at("2027-01-15T08:00:00Z"), Arc::new(FakeLedger::default()));
-    ledger.0.lock().unwrap().push(spending("ada", 0, 3_000));
+    ledger.0.lock().push(spending("ada", 0, 3_000));
     let limiter = start(patient(&server), of_tenant(budget()), &ledger, &watch);
     let left = async || {
         exceeded(limiter.reserve(&scope(), subjects("ada"), demand(1_000)).await)
@@ -34,12 +32,12 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
         exceeded(other.reserve(&scope(), subjects("ada"), demand(701)).await).name,
         LimitName::UsdPerMonth
     );
-    ledger.0.lock().unwrap().push(spending("bob", 1_000, 1_000));
+    ledger.0.lock().push(spending("bob", 1_000, 1_000));
     assert_eq!(left().await, 7_000, "the ledger is not read for every request");
     let mut connection = server.connection().await;
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     assert_eq!(left().await, 6_000);
-    ledger.0.lock().unwrap().push(spending("eve", 6_000, 6_000));
+    ledger.0.lock().push(spending("eve", 6_000, 6_000));
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     redis::cmd("SCRIPT")
         .arg("FLUSH")

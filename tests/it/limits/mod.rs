@@ -11,8 +11,8 @@ mod random;
 mod shared;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,13 +22,11 @@ use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRow, UsageStore};
-use copilotd_gateway::limit::{
-    ActualUsage, Demand, Lease, LimitExceeded, LimitRefusal, Limiter, Limits, LocalLimiter, StoredStatistics,
-    TenantLimits,
-};
+use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitExceeded, LimitRefusal, Limiter, Limits, LocalLimiter, StoredStatistics, TenantLimits};
 use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::{Spending, Subject};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::support::redis::Redis;
 
@@ -108,7 +106,7 @@ impl UsageStore for FakeLedger {
     }
 
     async fn spendings(&self, _: Timestamp, _: Timestamp) -> Result<Vec<Spending>, LogError> {
-        Ok(self.0.lock().unwrap().clone())
+        Ok(self.0.lock().clone())
     }
 
     async fn prune_usage(&self, _: Timestamp) -> Result<(), LogError> {
@@ -179,7 +177,7 @@ impl LimiterFixture {
         if let Some(local) = &self.local {
             local.spent(&spendings);
         }
-        *self.ledger.0.lock().unwrap() = spendings;
+        *self.ledger.0.lock() = spendings;
         if self.local.is_none() {
             // Unchanged limits are no reason to read the ledger.
             self.limiter.replace(HashMap::new());

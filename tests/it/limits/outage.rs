@@ -1,17 +1,18 @@
 //! Redis that does not respond: budgets are refused, rates get a local share for a while, and no call is held up.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd_gateway::limit::{ActualUsage, LimitName, LimitRefusal, Limiter as _, Limits, TenantLimits};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, start, subjects};
 use crate::support::redis::Redis;
+use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, start, subjects};
 
 /// What the limiter logged. For tests on one thread.
 #[derive(Clone, Default)]
@@ -30,14 +31,14 @@ impl<S: tracing::Subscriber> Layer<S> for LoggedLines {
         if event.metadata().target().contains("limiter::redis") {
             let mut message = Message(String::new());
             event.record(&mut message);
-            self.0.lock().unwrap().push(message.0);
+            self.0.lock().push(message.0);
         }
     }
 }
 
 impl LoggedLines {
     fn count(&self, part: &str) -> usize {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+        self.0.lock().iter().filter(|line| line.contains(part)).count()
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::limit::{ActualUsage, Demand, LimitName, Limiter as _, Limits, TenantLimits};
 
-use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, scope, spending, start, subjects};
 use crate::support::redis::Redis;
+use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, scope, spending, start, subjects};
 
 /// Two processes with one Redis.
 struct Pair {
@@ -109,7 +109,7 @@ async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() 
         };
         died.reserve(&scope(), subjects("ada"), cost).await.unwrap();
         drop(died);
-        ledger.0.lock().unwrap().push(spending("ada", estimate, estimate));
+        ledger.0.lock().push(spending("ada", estimate, estimate));
         let next = start(patient(&server), of_tenant(budget), &ledger, &watch);
         let left = async || {
             let dear = Demand {
@@ -215,7 +215,7 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
         ..TenantLimits::default()
     };
     let ledger = Arc::new(FakeLedger::default());
-    ledger.0.lock().unwrap().push(spending("zoe", 5, 6));
+    ledger.0.lock().push(spending("zoe", 5, 6));
     let limiter = start(patient(&server), limits, &ledger, &watch);
     let mut connection = server.connection().await;
     let mut keys = async || {

@@ -1,11 +1,12 @@
 //! Dropping a stream closes the upstream connection at once, whatever the provider is doing.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::ports::{Model, ModelEvent};
 use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -23,7 +24,7 @@ fn slot<T>() -> (Slot<T>, oneshot::Receiver<T>) {
 }
 
 fn tell<T>(slot: &Slot<T>, value: T) {
-    if let Some(sender) = slot.lock().unwrap().take() {
+    if let Some(sender) = slot.lock().take() {
         let _ = sender.send(value);
     }
 }

@@ -148,9 +148,9 @@ async fn text_reasoning_and_calls_extend_the_idle_deadline_but_not_the_total() {
 #[tokio::test]
 async fn a_reader_that_takes_its_time_is_not_the_providers_silence() {
     let (sender, sent) = tokio::sync::oneshot::channel();
-    let sender = std::sync::Arc::new(std::sync::Mutex::new(Some(sender)));
+    let sender = std::sync::Arc::new(parking_lot::Mutex::new(Some(sender)));
     let server = Server::start(move |mut exchange: Exchange| {
-        let sender = sender.lock().unwrap().take().unwrap();
+        let sender = sender.lock().take().unwrap();
         async move {
             exchange.write(STREAM).await;
             exchange.chunk(said("a")).await;

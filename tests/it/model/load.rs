@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,6 +20,7 @@ use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -87,7 +88,7 @@ async fn http2(app: Router) -> (Direct, Counts) {
     tokio::spawn(async move {
         while let Ok((socket, peer)) = listener.accept().await {
             let count = Arc::new(AtomicUsize::new(0));
-            counts.lock().unwrap().insert(peer, Arc::clone(&count));
+            counts.lock().insert(peer, Arc::clone(&count));
             let counted = app.clone().layer(from_fn(move |request: Request, next: Next| {
                 count.fetch_add(1, Ordering::SeqCst);
                 next.run(request)
@@ -130,7 +131,7 @@ async fn http2_streams_never_queue_behind_a_full_connection() {
     };
     let (model, counts) = http2(Router::new().route("/v1/chat/completions", post(answer))).await;
     rest(open(Arc::new(model)).await).await;
-    let counts = counts.lock().unwrap();
+    let counts = counts.lock();
     let mut counts: Vec<usize> = counts.values().map(|count| count.load(Ordering::SeqCst)).collect();
     // Two that find all connections full at one moment may open one more than they need.
     counts.retain(|count| *count > 0);
@@ -175,5 +176,5 @@ async fn a_dropped_http2_stream_ends_at_once_and_leaves_its_neighbours_alone() {
     assert!(took < Duration::from_millis(100), "{took:?}");
     go_on.add_permits(1);
     rest(streams).await;
-    assert_eq!(counts.lock().unwrap().len(), 1);
+    assert_eq!(counts.lock().len(), 1);
 }

@@ -1,6 +1,6 @@
 //! The span of a call, as an OpenTelemetry backend receives it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::ports::{Model, ModelEvent};
@@ -10,6 +10,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use parking_lot::Mutex;
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -21,14 +22,14 @@ struct Kept(Arc<Mutex<Vec<SpanData>>>);
 
 impl SpanExporter for Kept {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.0.lock().unwrap().extend(batch);
+        self.0.lock().extend(batch);
         Ok(())
     }
 }
 
 impl Kept {
     fn take(&self, name: &str) -> SpanData {
-        let mut spans = self.0.lock().unwrap();
+        let mut spans = self.0.lock();
         let at = spans.iter().position(|span| span.name == name).expect(name);
         spans.remove(at)
     }

@@ -1,13 +1,12 @@
 //! An audit log in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::LogError;
-use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
+use copilotd_actors::ports::{AuditStore, Head, LogError, StoredEntry};
+use parking_lot::Mutex;
 
 /// An audit log store in memory.
 #[derive(Default)]
@@ -26,7 +25,7 @@ struct Kept {
 impl MemoryAudit {
     /// Alters a byte of an entry.
     pub fn damage(&self, tenant: &str, n: i64) {
-        let mut kept = self.kept.lock().unwrap();
+        let mut kept = self.kept.lock();
         let entries = &mut kept.get_mut(&tenant.parse().unwrap()).unwrap().entries;
         entries.get_mut(&n).unwrap().body[10] ^= 1;
     }
@@ -35,7 +34,7 @@ impl MemoryAudit {
         if self.away.load(Ordering::Relaxed) {
             return Err(LogError::Unavailable("it is away".to_owned()));
         }
-        let mut kept = self.kept.lock().unwrap();
+        let mut kept = self.kept.lock();
         Ok(work(kept.entry(tenant.clone()).or_default()))
     }
 }

@@ -2,7 +2,7 @@
 //! record; the real stores, which erase the rest, have their own tests.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{JobId, TenantId};
@@ -10,6 +10,7 @@ use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::ports::{EventLog as _, Job, JobStore, LogError, Piece, PieceOutcome, TenantData, TenantEraser};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::tenants::MemoryTenants;
 
@@ -36,7 +37,7 @@ impl MemoryJobs {
     }
 
     fn jobs(&self, wanted: impl Fn(&&Job) -> bool) -> Vec<Job> {
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let mut found: Vec<Job> = stored.jobs.values().filter(wanted).cloned().collect();
         found.sort_by_key(|job| (job.state.created_at, job.id));
         found
@@ -46,7 +47,7 @@ impl MemoryJobs {
 #[async_trait]
 impl JobStore for MemoryJobs {
     async fn put_job(&self, job: &Job) -> Result<(), LogError> {
-        self.stored.lock().unwrap().jobs.insert(job.id, job.clone());
+        self.stored.lock().jobs.insert(job.id, job.clone());
         Ok(())
     }
 
@@ -70,7 +71,7 @@ impl JobStore for MemoryJobs {
 
     async fn delete_job(&self, scope: &TenantScope, id: JobId) -> Result<(), LogError> {
         self.delete_pieces(scope, id).await?;
-        self.stored.lock().unwrap().jobs.remove(&id);
+        self.stored.lock().jobs.remove(&id);
         Ok(())
     }
 
@@ -79,18 +80,18 @@ impl JobStore for MemoryJobs {
         if header.is_none_or(|header| header.erased) {
             return Ok(PieceOutcome::Erased);
         }
-        self.stored.lock().unwrap().pieces.insert((job, piece.n), piece.clone());
+        self.stored.lock().pieces.insert((job, piece.n), piece.clone());
         Ok(PieceOutcome::Stored)
     }
 
     async fn next_piece(&self, _: &TenantScope, job: JobId, after: u64) -> Result<Option<Piece>, LogError> {
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let next = stored.pieces.range((job, after + 1)..=(job, u64::MAX)).next();
         Ok(next.map(|(_, piece)| piece.clone()))
     }
 
     async fn delete_pieces(&self, _: &TenantScope, job: JobId) -> Result<u64, LogError> {
-        let mut stored = self.stored.lock().unwrap();
+        let mut stored = self.stored.lock();
         let before = stored.pieces.len();
         stored.pieces.retain(|(of, _), _| *of != job);
         Ok((before - stored.pieces.len()) as u64)
@@ -109,7 +110,7 @@ impl TenantEraser for MemoryJobs {
         if data != TenantData::Jobs {
             return Ok(0);
         }
-        let mut stored = self.stored.lock().unwrap();
+        let mut stored = self.stored.lock();
         let before = stored.jobs.len();
         stored.jobs.retain(|_, job| job.scope.tenant() != tenant);
         Ok((before - stored.jobs.len()) as u64)

@@ -1,15 +1,14 @@
 //! A revocation store in memory.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::LogError;
-use copilotd_actors::ports::RevocationStore;
+use copilotd_actors::ports::{LogError, RevocationStore};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 /// A revocation store in memory.
 #[derive(Default)]
@@ -24,7 +23,7 @@ impl MemoryRevocations {
         if self.away.load(Ordering::Relaxed) {
             return Err(LogError::Unavailable("it is away".to_owned()));
         }
-        Ok(work(&mut self.stored.lock().unwrap()))
+        Ok(work(&mut self.stored.lock()))
     }
 }
 

@@ -1,15 +1,14 @@
 //! A tenant store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant};
-use copilotd_actors::ports::LogError;
-use copilotd_actors::ports::TenantStore;
+use copilotd_actors::ports::{LogError, TenantStore};
+use parking_lot::Mutex;
 
 /// A tenant store in memory.
 #[derive(Default)]
@@ -33,7 +32,7 @@ impl MemoryTenants {
         if self.away.load(Ordering::Relaxed) {
             return Err(LogError::Unavailable("it is away".to_owned()));
         }
-        Ok(work(&mut self.kept.lock().unwrap()))
+        Ok(work(&mut self.kept.lock()))
     }
 
     /// Deletes a tenant that is marked for deletion by this job.

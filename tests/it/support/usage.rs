@@ -1,23 +1,21 @@
 //! A usage store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
-use copilotd_gateway::ledger::{
-    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
-    UsageStore,
-};
+use copilotd_gateway::ledger::{GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow, UsageStore};
 use copilotd_gateway::limit::StoredStatistics;
 use copilotd_gateway::meter::{AttemptRecord, Outcome, UnreportedAttempts};
 use copilotd_gateway::request::call::CacheOutcome;
 use copilotd_gateway::spending::Spending;
 use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::gateway::caller;
@@ -38,33 +36,33 @@ type Refuses = Box<dyn Fn(&UsageEntries) -> Option<LogError> + Send>;
 impl MemoryUsage {
     /// Refuses entries from now on with this error.
     pub fn refuse(&self, refuses: impl Fn(&UsageEntries) -> Option<LogError> + Send + 'static) {
-        *self.refuses.lock().unwrap() = Some(Box::new(refuses));
+        *self.refuses.lock() = Some(Box::new(refuses));
     }
 
     /// Accepts everything again.
     pub fn take_all(&self) {
-        *self.refuses.lock().unwrap() = None;
+        *self.refuses.lock() = None;
     }
 
     /// Returns how often something was stored.
     pub fn writes(&self) -> usize {
-        *self.writes.lock().unwrap()
+        *self.writes.lock()
     }
 
     /// Returns the stored open attempts.
     pub fn notes(&self) -> Vec<UsageRecord> {
-        self.open.lock().unwrap().clone()
+        self.open.lock().clone()
     }
 
     /// Returns the outcome of each attempt.
     pub fn outcomes(&self) -> Vec<String> {
-        let kept = self.kept.lock().unwrap();
+        let kept = self.kept.lock();
         kept.iter().map(|record| record.outcome.clone()).collect()
     }
 
     /// Returns the number of stored open attempts.
     pub fn open(&self) -> usize {
-        self.open.lock().unwrap().len()
+        self.open.lock().len()
     }
 }
 
@@ -74,14 +72,13 @@ impl UsageStore for MemoryUsage {
         let refused = self
             .refuses
             .lock()
-            .unwrap()
             .as_ref()
             .and_then(|refuses| refuses(entries));
         if let Some(error) = refused {
             return Err(error);
         }
-        *self.writes.lock().unwrap() += 1;
-        let (mut kept, mut open) = (self.kept.lock().unwrap(), self.open.lock().unwrap());
+        *self.writes.lock() += 1;
+        let (mut kept, mut open) = (self.kept.lock(), self.open.lock());
         for record in &entries.begun {
             open.retain(|known| known.id != record.id);
             open.push(record.clone());
@@ -96,14 +93,14 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn record_lost_usage(&self) -> Result<usize, LogError> {
-        let ended = std::mem::take(&mut *self.open.lock().unwrap());
+        let ended = std::mem::take(&mut *self.open.lock());
         let count = ended.len();
         self.add_usage(&Arc::new(ended.into())).await?;
         Ok(count)
     }
 
     async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
-        let (kept, turn) = (self.kept.lock().unwrap(), of.turn.to_string());
+        let (kept, turn) = (self.kept.lock(), of.turn.to_string());
         let is_looked_for = |record: &&UsageRecord| {
             let is_recent = of.asked_at.is_some_and(|asked_at| record.at >= asked_at);
             record.tenant == *scope.tenant()
@@ -120,7 +117,7 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn save_learned(&self, learned: &[StoredStatistics], at: Timestamp) -> Result<(), LogError> {
-        let mut known = self.learned.lock().unwrap();
+        let mut known = self.learned.lock();
         for row in learned {
             known.retain(|(_, other)| (&other.tenant, &other.model) != (&row.tenant, &row.model));
             known.push((at, row.clone()));
@@ -129,13 +126,13 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError> {
-        let mut known = self.learned.lock().unwrap().clone();
+        let mut known = self.learned.lock().clone();
         known.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         Ok(known.into_iter().take(limit).map(|(_, row)| row).collect())
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
-        let kept = self.kept.lock().unwrap();
+        let kept = self.kept.lock();
         let mut groups: BTreeMap<String, UsageRow> = BTreeMap::new();
         for record in kept
             .iter()
@@ -155,7 +152,7 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
-        let kept = self.kept.lock().unwrap();
+        let kept = self.kept.lock();
         let mut groups: BTreeMap<(Option<String>, String), UsageRow> = BTreeMap::new();
         let wanted = |record: &&UsageRecord| {
             query.from <= record.at
@@ -177,7 +174,7 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
-        let kept = self.kept.lock().unwrap();
+        let kept = self.kept.lock();
         let mut found: Vec<Spending> = Vec::new();
         for record in kept.iter().filter(|record| record.at >= month && record.usage.cost > 0) {
             let same = |spending: &&mut Spending| {
@@ -202,8 +199,8 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
-        self.kept.lock().unwrap().retain(|record| record.at >= before);
-        self.learned.lock().unwrap().retain(|(at, _)| *at >= before);
+        self.kept.lock().retain(|record| record.at >= before);
+        self.learned.lock().retain(|(at, _)| *at >= before);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! A trace collector on loopback: OTLP over HTTP.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +11,7 @@ use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::TcpListener;
 
@@ -57,7 +58,7 @@ impl Collector {
         let take = move |headers: HeaderMap, body: Bytes| async move {
             assert_eq!(headers[header::CONTENT_TYPE], "application/x-protobuf");
             let request = ExportTraceServiceRequest::decode(body.clone()).unwrap();
-            let mut received = kept.lock().unwrap();
+            let mut received = kept.lock();
             received.bytes.extend_from_slice(&body);
             received.spans.extend(spans(request));
             ExportTraceServiceResponse::default().encode_to_vec()
@@ -71,12 +72,12 @@ impl Collector {
 
     /// All spans so far.
     pub fn spans(&self) -> Vec<Span> {
-        self.received.lock().unwrap().spans.clone()
+        self.received.lock().spans.clone()
     }
 
     /// Everything received, unparsed.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.received.lock().unwrap().bytes).into_owned()
+        String::from_utf8_lossy(&self.received.lock().bytes).into_owned()
     }
 
     /// Waits for a span.

@@ -1,13 +1,14 @@
 //! Every tool against arbitrary answers, at every step of its requests: nothing panics, and whatever fails says why.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use copilotd_actors::ports::{ToolBox, ToolRequest};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::slack::workspace;
+use super::slack::{self, workspace};
 use super::stub::{Say, Seen, Stub, json as say, raw};
-use super::{request, slack, zendesk};
+use super::{request, zendesk};
 
 fn ticket(id: u64) -> Value {
     json!({ "id": id, "subject": "S", "description": "D", "status": "open", "priority": "low", "requester_id": 5,
@@ -67,13 +68,13 @@ async fn server(script: fn(&Seen) -> Say, odd: Odd) -> (Stub, Arc<Mutex<Vec<Say>
     let answers: Arc<Mutex<Vec<Say>>> = Arc::default();
     let kept = Arc::clone(&answers);
     let stub = Stub::start(move |seen| {
-        let mut odd = odd.lock().unwrap();
+        let mut odd = odd.lock();
         odd.0 += 1;
         let answer = match &odd.2 {
             Some(answer) if odd.0 == odd.1 + 1 => answer.clone(),
             _ => script(seen),
         };
-        kept.lock().unwrap().push(answer.clone());
+        kept.lock().push(answer.clone());
         answer
     })
     .await;
@@ -153,8 +154,8 @@ async fn try_all(script: fn(&Seen) -> Say, calls: Vec<ToolRequest>, make: impl F
         call.timeout = std::time::Duration::from_millis(500);
         for look_up in [false, true] {
             let run = async |step: usize, answer: Option<Say>| {
-                *odd.lock().unwrap() = (0, step, answer);
-                answers.lock().unwrap().clear();
+                *odd.lock() = (0, step, answer);
+                answers.lock().clear();
                 // A new one each time: nothing is remembered.
                 let toolbox = make(&stub);
                 match look_up {
@@ -163,7 +164,7 @@ async fn try_all(script: fn(&Seen) -> Say, calls: Vec<ToolRequest>, make: impl F
                 }
             };
             let _ = run(0, None).await;
-            let usual = answers.lock().unwrap().clone();
+            let usual = answers.lock().clone();
             for (step, answer) in usual.iter().enumerate() {
                 let body: Value = serde_json::from_slice(&answer.body).unwrap();
                 let odd = variants(&body).into_iter().map(|body| say(200, body)).chain(pages());

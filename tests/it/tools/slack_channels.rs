@@ -1,9 +1,10 @@
 //! Channels by name: on any page, after a 429, after a rename.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use copilotd_actors::ports::{LookUp, ToolBox, ToolErrorKind, ToolRequest};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::specs::check_slack;
@@ -194,7 +195,7 @@ async fn a_look_up_by_a_name_looks_where_the_name_was() {
         ] })),
         _ => {
             let channel = seen.param("channel").unwrap().to_owned();
-            kept.lock().unwrap().push(channel.clone());
+            kept.lock().push(channel.clone());
             let block = json!({ "block_id": format!("copilotd_call:{}", call_id(7)) });
             let messages = if channel == "C00000001" {
                 json!([{ "ts": "9.9", "blocks": [block] }])
@@ -209,5 +210,5 @@ async fn a_look_up_by_a_name_looks_where_the_name_was() {
         panic!("not found")
     };
     assert_eq!((&found["channel"], &found["ts"]), (&json!("C00000001"), &json!("9.9")));
-    assert_eq!(asked.lock().unwrap()[0], "C00000001");
+    assert_eq!(asked.lock()[0], "C00000001");
 }

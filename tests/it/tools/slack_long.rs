@@ -1,9 +1,10 @@
 //! Texts that become several messages: each is posted once, whatever fails in between.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::ports::{LookUp, ToolBox, ToolErrorKind, ToolRequest};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::specs::check_slack;
@@ -37,7 +38,7 @@ async fn room(fails: Option<(usize, Failure)>) -> (Stub, Arc<Mutex<Room>>) {
         ..Room::default()
     }));
     let kept = Arc::clone(&room);
-    let stub = Stub::start(move |seen: &Seen| kept.lock().unwrap().answer(seen)).await;
+    let stub = Stub::start(move |seen: &Seen| kept.lock().answer(seen)).await;
     (stub, room)
 }
 
@@ -111,8 +112,8 @@ async fn a_long_text_is_posted_in_several_messages() {
         let (stub, room) = room(None).await;
         let workspace = slack(&stub);
         let told = workspace.call(&call).await.unwrap().result;
-        assert_whole(&room.lock().unwrap());
-        let kept = room.lock().unwrap().messages.clone();
+        assert_whole(&room.lock());
+        let kept = room.lock().messages.clone();
         let parts = kept.len();
         assert!((4..=6).contains(&parts), "{parts}");
         assert_eq!(told["ts"], "1.0");
@@ -138,7 +139,7 @@ async fn a_long_text_is_posted_in_several_messages() {
 async fn between_two_messages_a_429_is_waited_out() {
     let (stub, room) = room(Some((3, Failure::Limited))).await;
     slack(&stub).call(&post()).await.unwrap();
-    assert_whole(&room.lock().unwrap());
+    assert_whole(&room.lock());
 }
 
 #[tokio::test]
@@ -157,7 +158,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
             error.message.starts_with("2 of 4 messages were posted, then: "),
             "{error}"
         );
-        let posted = room.lock().unwrap().messages.len();
+        let posted = room.lock().messages.len();
         match workspace.look_up(&post()).await {
             // It may still arrive.
             Ok(LookUp::PartlyFound(_)) => assert!(failure == Failure::Before),
@@ -167,7 +168,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
                 assert_eq!(error.message, format!("only {posted} of 4 messages were posted"));
             }
         }
-        assert_eq!(room.lock().unwrap().messages.len(), posted, "a look-up posts nothing");
+        assert_eq!(room.lock().messages.len(), posted, "a look-up posts nothing");
     }
 }
 
@@ -179,11 +180,11 @@ async fn a_part_is_never_reported_as_the_whole() {
         for failure in [Failure::Before, Failure::After, Failure::Refused] {
             let (stub, room) = room(Some((at, failure))).await;
             let _ = slack(&stub).call(&post()).await;
-            let out = room.lock().unwrap().messages.len();
+            let out = room.lock().messages.len();
             match slack(&stub).look_up(&post()).await.unwrap() {
                 LookUp::Found(told) => {
                     assert_eq!((out, told["messages"].as_array().unwrap().len()), (4, 4));
-                    assert_whole(&room.lock().unwrap());
+                    assert_whole(&room.lock());
                 }
                 LookUp::PartlyFound(said) => {
                     assert!((1..4).contains(&out), "{out}");
@@ -192,7 +193,7 @@ async fn a_part_is_never_reported_as_the_whole() {
                 }
                 LookUp::NotFound => assert_eq!(out, 0),
             }
-            assert_eq!(room.lock().unwrap().messages.len(), out, "a look-up posts nothing");
+            assert_eq!(room.lock().messages.len(), out, "a look-up posts nothing");
         }
     }
 }
@@ -203,7 +204,7 @@ async fn any_missing_message_makes_it_a_part() {
     for missing in 0..4 {
         let (stub, room) = room(None).await;
         slack(&stub).call(&post()).await.unwrap();
-        room.lock().unwrap().messages.remove(missing);
+        room.lock().messages.remove(missing);
         let found = slack(&stub).look_up(&post()).await.unwrap();
         assert!(
             matches!(found, LookUp::PartlyFound(_)),
@@ -231,7 +232,7 @@ async fn the_first_message_in_doubt_is_like_a_single_one() {
     );
     let error = workspace.look_up(&call).await.unwrap_err();
     assert_eq!(error.message, "only 1 of 4 messages were posted");
-    assert_eq!(room.lock().unwrap().messages.len(), 1);
+    assert_eq!(room.lock().messages.len(), 1);
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! A scripted server: it records requests and answers what the test says.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 /// One request.
@@ -85,7 +86,7 @@ impl Stub {
             async move {
                 let one = read(request).await;
                 let say = script(&one);
-                kept.lock().unwrap().push(one);
+                kept.lock().push(one);
                 respond(say)
             }
         });
@@ -98,7 +99,7 @@ impl Stub {
     }
 
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.seen.lock().clone()
     }
 
     pub fn lines(&self) -> Vec<String> {

@@ -14,8 +14,8 @@ mod seed;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use metrics::counter;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -33,9 +34,7 @@ use self::leases::Settlement;
 use self::link::{Link, RedisUnavailable};
 pub use self::ping::ping;
 use copilotd_gateway::ledger::UsageStore;
-use copilotd_gateway::limit::{
-    ActualUsage, Demand, Lease, LimitRefusal, Limiter, Limits, LocalLimiter, TenantLimits, exhausted, judge, standings,
-};
+use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, Limits, LocalLimiter, TenantLimits, exhausted, judge, standings};
 use copilotd_gateway::spending::Subject;
 
 use self::script::{KeyNames, OpenReservation, Operation, Reply, Request, Verdict};
@@ -161,11 +160,11 @@ impl Drop for RedisLimiter {
 
 impl Shared {
     fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.table.read())
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Uuid, (TenantId, OpenReservation)>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     fn names<'a>(&'a self, tenant: &'a TenantId) -> KeyNames<'a> {
@@ -422,7 +421,7 @@ impl Limiter for RedisLimiter {
             tenants,
             is_seeded: AtomicBool::new(false),
         };
-        *self.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        *self.shared.table.write() = Arc::new(table);
     }
 
     async fn settled(&self) {

@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
 
 use super::learned::RejectedParameters;
@@ -91,7 +92,7 @@ impl ConnectionPool {
             http2_cleartext,
             streams: streams.max(1),
         };
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.hosts.lock();
         let host = hosts.entry(key.clone()).or_insert_with(|| {
             Arc::new(HostPool {
                 key,
@@ -106,7 +107,7 @@ impl ConnectionPool {
     /// Returns what is known about a model, shared by all deployments of it: otherwise each key would learn it
     /// separately.
     pub fn learned(&self, model: &str) -> Arc<RejectedParameters> {
-        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut learned = self.learned.lock();
         learned.retain(|_, known| known.strong_count() > 0);
         let entry = learned.entry(model.to_owned()).or_default();
         entry.upgrade().unwrap_or_else(|| {
@@ -123,7 +124,7 @@ impl HostPool {
     pub fn client(&self) -> Result<(Client, StreamPermit), NoClient> {
         let multiplexed = self.key.tls || self.key.http2_cleartext;
         let limit = if multiplexed { self.key.streams } else { usize::MAX };
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         // Permits are taken under the lock only, so capacity cannot vanish between the check and the increment.
         if let Some(slot) = slots.iter().find(|slot| slot.streams.load(Ordering::Relaxed) < limit) {
             return Ok(slot.take());
@@ -207,7 +208,7 @@ mod tests {
         let hosts = ConnectionPool::default();
         let host = hosts.host(&Url::parse(url).unwrap(), Duration::from_secs(1), false, 100);
         let tickets = (0..open).map(|_| host.client().unwrap().1).collect();
-        let count = host.slots.lock().unwrap().len();
+        let count = host.slots.lock().len();
         (count, host, tickets)
     }
 
@@ -219,7 +220,7 @@ mod tests {
         // A returned permit is used before a new connection is opened.
         tickets.drain(..150);
         tickets.extend((0..249).map(|_| host.client().unwrap().1));
-        assert_eq!(host.slots.lock().unwrap().len(), 4);
+        assert_eq!(host.slots.lock().len(), 4);
     }
 
     #[test]

@@ -1,20 +1,20 @@
 //! The append: one document behind the fence, one unique index, and retries until a deadline.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use mongodb::bson::{Document, Uuid};
+use parking_lot::{Mutex, MutexGuard};
 
+use crate::adapters::store::backoff::Backoff;
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, seq};
 use super::failure::Failure;
 use super::fence::Fence;
 use super::fold;
 use super::lease::Lease;
-use crate::adapters::store::backoff::Backoff;
 
 /// Log heads that are remembered. When there are more, all are forgotten: reading one again costs one query.
 const MAX_HEADS: usize = 50_000;
@@ -53,8 +53,7 @@ impl Heads {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Head>> {
-        // Every change of the map is a single call.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

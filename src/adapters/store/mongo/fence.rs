@@ -15,12 +15,12 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
 use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, Uuid, doc};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -171,9 +171,8 @@ impl Fence {
         Ok(loan)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ClientSession>> {
-        // Each change is a single push or pop.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<ClientSession>> {
+        self.sessions.lock()
     }
 }
 

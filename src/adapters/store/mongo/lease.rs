@@ -5,12 +5,13 @@
 //! on a monotonic clock from before the renewal was sent, less a margin. The next process can only take the lease after
 //! this one has stopped writing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
 use mongodb::bson::{DateTime, Document, Uuid, doc};
 use mongodb::options::ReturnDocument;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -182,9 +183,8 @@ impl Lease {
         *self.lock()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
-        // An instant is valid whatever else panicked.
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.until.lock()
     }
 }
 

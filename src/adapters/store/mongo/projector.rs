@@ -8,7 +8,7 @@
 //! checked periodically ([`Projector::find_late`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::event::Event;
@@ -16,15 +16,16 @@ use copilotd_actors::domain::ids::Seq;
 use copilotd_actors::ports::{Append, LogError};
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Bson, Document, Uuid, doc};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::adapters::store::unreadable::skip_unreadable;
 use super::collections::Collections;
 use super::documents::{Key, Projected, key};
 use super::failure::Failure;
 use super::read::{name_of, typed};
 use super::{fold, quota};
-use crate::adapters::store::unreadable::skip_unreadable;
 
 /// Conversations that may wait; more than that slows appends down.
 const MAX_WAITING: usize = 4096;
@@ -496,13 +497,11 @@ impl Projector {
     }
 
     fn gaps(&self) -> MutexGuard<'_, Gaps> {
-        // Each change is a single assignment or insertion.
-        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gaps.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is a series of short statements, none of which panics half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -13,13 +13,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::Head;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest as _, Sha256};
 
 use crate::private_files;
-use copilotd_actors::ports::Head;
 
 /// File name inside the data directory.
 const FILE: &str = "copilotd.audit";
@@ -121,8 +121,7 @@ impl Anchor {
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Id, (usize, Head)>> {
-        // Each change is a single insertion.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Connections that read, lent one at a time to blocking threads.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use copilotd_actors::fairness::share;
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ impl Readers {
         // The reading thread takes as much processor time from the serving threads as serving does.
         let share = share::current();
         let answer = tokio::task::spawn_blocking(move || {
-            let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
+            let connection = idle.lock().pop().ok_or(Failure::Ended)?;
             // The connection is returned before the permit: locals are dropped in reverse order.
             let _permit = permit;
             let lent = PooledConnection {
@@ -67,11 +68,7 @@ struct PooledConnection {
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        lock(&self.idle).extend(self.connection.take());
+        self.idle.lock().extend(self.connection.take());
     }
 }
 
-fn lock(idle: &Mutex<Vec<Connection>>) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-    // Push and pop leave a valid vector even if something else panicked.
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
-}

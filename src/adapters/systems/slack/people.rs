@@ -1,6 +1,5 @@
 //! People of a workspace.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use copilotd_actors::ports::ToolError;
@@ -8,10 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{Call, is_code, unusable};
-use crate::adapters::systems::tools::member::{self, Readable, as_object, take_member};
+use crate::adapters::systems::tools::member::{Readable, as_object, self, take_member};
 use crate::adapters::systems::tools::refused;
 use crate::adapters::systems::tools::text::clip;
+use super::api::{Call, is_code, unusable};
 
 /// Limits a search by name: 4,000 people. `users.list` allows some twenty requests a minute.
 const PAGES: usize = 20;
@@ -98,7 +97,7 @@ pub(super) async fn by_email(call: &Call, email: &str) -> Result<Option<Person>,
 /// Finds at most `max` people with `part` in one of their names; also returns whether there may be more.
 pub(super) async fn by_name(call: &Call, part: &str, max: usize) -> Result<(Readable<Person>, bool), ToolError> {
     let part = part.trim().trim_start_matches('@').to_lowercase();
-    let kept = || call.api.search.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = || call.api.search.lock();
     let earlier = kept().take_if(|search| search.part == part && search.at.elapsed() < KEEP);
     let mut search = earlier.unwrap_or_else(|| Search {
         part: part.clone(),

@@ -2,12 +2,13 @@
 //! messages are posted.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 /// How far back a message is looked for when this process did not begin its call.
 const WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -125,6 +126,6 @@ impl CallMemory {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }

@@ -1,10 +1,10 @@
 //! Runs one call: finds the tool, enforces its timeout, adds the vendor's rate limit figures, and traces it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::ports::{LookUp, RateHint, ToolError, ToolErrorKind, ToolReply, ToolRequest};
+use parking_lot::Mutex;
 use tracing::{Instrument, Span, field};
 
 use super::toolset::SystemTools;
@@ -20,7 +20,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Records what an answer's headers said.
     pub fn record_rate(&self, hint: RateHint) {
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.rate.lock();
         *rate = rate::newer(*rate, hint);
     }
 
@@ -31,7 +31,7 @@ impl Progress {
     }
 
     fn rate(&self) -> RateHint {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.rate.lock()
     }
 }
 

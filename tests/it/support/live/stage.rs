@@ -1,9 +1,9 @@
 //! Plays the clients: submits orders, reads their streams from the beginning, and acts as a person would.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::json;
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ async fn talk(client: &Client, world: &World, orders: Vec<Order>) -> Talk {
         if turn.order.act == Act::Erase {
             let end = |seen: &Transcript| seen.has("conversation.erased") || seen.gone;
             reader.until("its end", end).await;
-            *erased.lock().unwrap() = true;
+            *erased.lock() = true;
         } else {
             turn.reader.until("its end", |seen| seen.ended(&turn.id)).await;
             rate(client, &id, turn).await;
@@ -88,7 +88,7 @@ async fn talk(client: &Client, world: &World, orders: Vec<Order>) -> Talk {
         turn.reader.until("its end", |seen| seen.ended(&turn.id)).await;
         turns.push(turn);
     }
-    let erased = *erased.lock().unwrap();
+    let erased = *erased.lock();
     Talk {
         id,
         reader,
