@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::domain::conversation::command::Step;
@@ -230,4 +230,3 @@ impl Hub {
         self.0.is_empty()
     }
 }
-

@@ -53,4 +53,3 @@ impl Drop for Running {
         self.links.cut_all();
     }
 }
-

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::accounts::AccountView;
 use crate::http::{Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
-use crate::net::{Switch, self};
+use crate::net::{self, Switch};
 use crate::{Running, kept};
 
 /// Number of journal entries; older requests are forgotten.

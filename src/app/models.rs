@@ -17,10 +17,10 @@ use copilotd_gateway::target::{TargetName, TargetState};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::upstream::upstream;
 use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::tenants::Reloadable;
-use super::upstream::upstream;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(

@@ -10,14 +10,16 @@ use copilotd_actors::domain::access::fingerprint::fingerprint;
 use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::ports::{Clock, Policies, ServingState, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions};
+use copilotd_actors::ports::{
+    Clock, Policies, ServingState, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions,
+};
 use copilotd_actors::tenancy::TenantScope;
 use parking_lot::Mutex;
 
 use crate::adapters::systems::kinds::Kinds;
 use crate::adapters::systems::tools::http;
 use crate::adapters::systems::{Shared, System, TenantSystems};
-use crate::config::{Config, ConfiguredPolicies, self};
+use crate::config::{self, Config, ConfiguredPolicies};
 use crate::http::credentials::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::{LiveServingStates, Reloadable};

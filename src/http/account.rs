@@ -17,12 +17,12 @@ use axum::http::{Extensions, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::config;
 use super::budget::{Budget, Exhausted, Holder, Limits, Reservation};
 use super::credentials::{Authenticator, Caller};
 use super::peer::Proxies;
 use super::problems::{Code, Problem, RateLimit};
 use super::server::Connection;
+use crate::config;
 
 /// How long a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(1);

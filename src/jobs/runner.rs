@@ -17,11 +17,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::retention::{self, RetentionSweeper};
+use super::{deletion, export};
 use crate::audit::AuditLog;
 use crate::revocations::Revocations;
 use crate::tenants::{ChangeError, TenantRegistry};
-use super::retention::{RetentionSweeper, self};
-use super::{deletion, export};
 
 /// Most tenants that are erased at the same time. Others wait; they are already refused.
 const DELETIONS: usize = 2;

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::initial_counters::outcomes;
-use super::tenants::{OTHER, self};
+use super::tenants::{self, OTHER};
 
 /// Maximum number of label sets that name a tenant; sets without one may be as many again.
 const MAX_SERIES: usize = 1_000;

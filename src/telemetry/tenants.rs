@@ -114,7 +114,9 @@ impl TenantLabels {
 
     fn rank_if_due(&self) {
         // If another task is ranking, there is nothing to do.
-        let Ok(mut ranked) = self.ranked.try_lock() else { return };
+        let Some(mut ranked) = self.ranked.try_lock() else {
+            return;
+        };
         if ranked.elapsed() < RANK_EVERY {
             return;
         }

@@ -4,15 +4,14 @@
 //! Only that job removes the record. So a resumed job can tell whether anything is left to do, and never touches a
 //! tenant that was created later with the same id.
 
-
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::domain::tenant::{Requester, TenantStatus};
 use copilotd_actors::ports::LogError;
 
-use crate::audit::{Action, Entry as AuditEntry};
 use super::current::LiveTenants;
 use super::error::ChangeError;
 use super::registry::TenantRegistry;
+use crate::audit::{Action, Entry as AuditEntry};
 
 impl TenantRegistry {
     /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.

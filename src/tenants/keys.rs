@@ -9,11 +9,11 @@ use copilotd_actors::domain::tenant::{KeyId, Requester, StoredKey};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::audit::Action;
-use crate::config::ApiKey;
 use super::current::{LiveTenants, Origin};
 use super::error::ChangeError;
 use super::registry::{TenantRegistry, prepare};
+use crate::audit::Action;
+use crate::config::ApiKey;
 
 /// Most keys of a tenant that are neither revoked nor expired.
 const MAX_KEYS: usize = 500;

@@ -18,14 +18,14 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 
-use crate::audit::{Action, AuditLog, Entry as AuditEntry};
-use crate::config::{Config, Faults, Globals, Source, restrict_operator_to_file};
 use super::cipher::Cipher;
 use super::current::{LiveTenants, Origin, TenantView};
 use super::entry::{CheckContext, Entry, RESERVED_MEMBERS};
 use super::error::{ChangeError, SettingsFault};
 use super::serving_states::LiveServingStates;
 use super::{changes, patch};
+use crate::audit::{Action, AuditLog, Entry as AuditEntry};
+use crate::config::{Config, Faults, Globals, Source, restrict_operator_to_file};
 
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;

@@ -163,9 +163,7 @@ impl ServerSupervisor {
                 match command {
                     Command::Kill { down } => {
                         self.history.note(format!("kill -9 {}, down for {down:?}", child.pid()));
-                        self.deaths
-                            .lock()
-                            .push(self.history.elapsed());
+                        self.deaths.lock().push(self.history.elapsed());
                         child.kill().await;
                         self.life.send_replace(ServerState::Dead);
                         tokio::time::sleep(down).await;
@@ -215,9 +213,7 @@ impl ServerSupervisor {
             last_words: lines[lines.len().saturating_sub(4)..].join(" | "),
         };
         self.history.note(&ended);
-        self.deaths
-            .lock()
-            .push(ended.at);
+        self.deaths.lock().push(ended.at);
         self.past.ends.push(ended);
         self.life.send_replace(ServerState::Dead);
         tokio::time::sleep(RESTART).await;

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::shared::Bounds;
 use crate::domain::ids::{ConversationId, UserId};
 use crate::tenancy::TenantScope;
-use super::shared::Bounds;
 
 /// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
 /// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.

@@ -393,7 +393,7 @@ mod tests {
             }
         };
         futures::future::join_all((0..8).map(enter)).await;
-        let order = order.into_inner().unwrap();
+        let order = order.into_inner();
         assert!(order.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{order:?}");
     }
 

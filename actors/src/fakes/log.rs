@@ -14,7 +14,9 @@ use crate::domain::conversation::header::Header;
 use crate::domain::conversation::quota::StoredTotals;
 use crate::domain::event::Record;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
-use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
+use crate::ports::{
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
+};
 use crate::tenancy::TenantScope;
 
 /// When an injected failure occurs.

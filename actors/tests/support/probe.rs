@@ -8,7 +8,9 @@ use copilotd_actors::domain::conversation::quota::StoredTotals;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::fakes::log::{Fault, MemoryLog};
-use copilotd_actors::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords};
+use copilotd_actors::ports::{
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
+};
 use copilotd_actors::tenancy::TenantScope;
 use parking_lot::Mutex;
 use tokio::sync::watch;

@@ -11,9 +11,9 @@ use copilotd_actors::tenancy::TenantScope;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::policy::TenantPolicy;
 use crate::provider::Upstream;
 use crate::target::{Target, TargetName};
-use super::policy::TenantPolicy;
 
 /// How long a rejected key is not used, unless there is no other.
 const DISABLED_FOR: Duration = Duration::from_secs(60);

@@ -17,16 +17,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::answer::AnswerStream;
-use crate::error::GatewayError;
-use crate::provider::Piece;
-use crate::target::TargetName;
 use super::Cache;
 use super::answer::{CachedAnswer, Recorder};
 use super::audit::Audit;
 use super::canonical::Digest;
 use super::embedder::Vector;
 use super::question::{Partition, Question};
+use crate::answer::AnswerStream;
+use crate::error::GatewayError;
+use crate::provider::Piece;
+use crate::target::TargetName;
 
 /// Total time for which the leader's reader may delay the answer before followers stop waiting.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
@@ -65,7 +65,7 @@ pub(super) struct FlightGuard {
 impl Flights {
     pub(super) fn join(self: &Arc<Self>, question: &Question) -> FlightRole {
         let key = (question.partition.clone(), question.exact);
-        let mut flights = lock(&self.0);
+        let mut flights = self.0.lock();
         if let Some(flight) = flights.get(&key) {
             return FlightRole::Wait(Follower(flight.subscribe()));
         }
@@ -80,7 +80,7 @@ impl Flights {
 impl FlightGuard {
     /// Ends the flight because the leader's reader is slow.
     fn slow(self) {
-        if let Some(flight) = lock(&self.flights.0).get(&self.key) {
+        if let Some(flight) = self.flights.0.lock().get(&self.key) {
             flight.send_replace(true);
         }
     }
@@ -89,7 +89,7 @@ impl FlightGuard {
 impl Drop for FlightGuard {
     fn drop(&mut self) {
         // Dropping the sender wakes the followers.
-        lock(&self.flights.0).remove(&self.key);
+        self.flights.0.lock().remove(&self.key);
     }
 }
 

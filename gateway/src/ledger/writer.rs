@@ -13,17 +13,17 @@ use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use metrics::counter;
 use moka::sync::Cache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::limit::AnswerStatistics;
-use crate::meter::{AttemptRecord, LostEstimate, Meter, UnreportedAttempts};
 use super::backlog::{Backlog, BacklogSize, Entry};
 use super::open::OpenCalls;
 use super::{UsageRecord, UsageStore};
+use crate::limit::AnswerStatistics;
+use crate::meter::{AttemptRecord, LostEstimate, Meter, UnreportedAttempts};
 
 /// Open attempts that may wait for the store. Beyond it new ones are skipped; each comes again.
 const MAX_WAITING_OPEN: usize = 4_000;

@@ -12,10 +12,10 @@ use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use parking_lot::{Mutex, RwLock};
 
-use crate::spending::{Spending, Subject, self};
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
 use super::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, Moment};
+use crate::spending::{self, Spending, Subject};
 
 /// Most accounts of users and keys per tenant. Above it unused ones are dropped; if there are none, new subjects share
 /// one account.

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
-use parking_lot::Mutex;
 pub use files::{FilesError, ModelFiles, ModelKind};
+use parking_lot::Mutex;
 pub use pull::{PullError, pull};
 use tokio::sync::{mpsc, oneshot};
 

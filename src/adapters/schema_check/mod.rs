@@ -29,8 +29,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
 use super::schema_check::permits::Permits;
+use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
 pub use worker::{ARGUMENT, run as run_worker};
 
 /// Limits of the pool.

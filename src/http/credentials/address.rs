@@ -19,10 +19,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::{api_key, jwt};
 use crate::config::Server;
 use crate::http::peer::Proxies;
 use crate::http::problems::{Code, Problem, RateLimit};
-use super::{api_key, jwt};
 
 /// Maximum number of counters; the least used are evicted first.
 const COUNTERS: u64 = 50_000;

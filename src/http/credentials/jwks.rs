@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::config::Alg;
 use super::Verifier;
 use super::keys::{IssuerKey, JwksIssuer};
+use crate::config::Alg;
 
 /// Interval of periodic fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);

@@ -14,11 +14,11 @@ use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::revocations::RevocationList;
-use super::jwt::{Fault, Times, self};
+use super::jwt::{self, Fault, Times};
 use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
+use crate::config::Config;
+use crate::revocations::RevocationList;
 
 /// Maximum number of cached tokens. An evicted token is verified again.
 const MAX_CACHED_TOKENS: u64 = 20_000;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::http::budget::{Exhausted, Holder, Reservation};
 use super::Timeouts;
 use super::connections::{ConnectionGauge, Connections};
+use crate::http::budget::{Exhausted, Holder, Reservation};
 
 /// Interval for checking that the credential of a connection is still valid.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -220,8 +220,8 @@ impl Drop for InFlight {
 mod tests {
     use tokio::time::timeout;
 
-    use crate::config;
     use super::*;
+    use crate::config;
 
     const TIMEOUTS: Timeouts = Timeouts {
         header: Duration::from_secs(5),

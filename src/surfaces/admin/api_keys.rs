@@ -113,7 +113,7 @@ pub async fn create(
         expires_at: body.expires_at,
     };
     let by = requester(&caller, caller.scope.tenant(), &request);
-    let view = match state.tenants.create_key(&caller.scope, new, &by).await {
+    let view = match tenants.create_key(&caller.scope, new, &by).await {
         // The client would never see that key, and a retry would create another one.
         Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
             let detail = "the store is not responding; the key may or may not have been created: list the keys before \
@@ -194,7 +194,7 @@ pub async fn revoke(
     Ids((id,)): Ids<(KeyId,)>,
 ) -> Result<StatusCode, Problem> {
     let by = requester(&caller, caller.scope.tenant(), &request);
-    state.tenants.revoke_key(&caller.scope, id, &by).await?;
+    tenants.revoke_key(&caller.scope, id, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -204,7 +204,7 @@ pub async fn put(
     };
     force.allow(&caller, &id, body.status)?;
     let by = requester(&caller, &id, &request);
-    let put = state.tenants.put(id.clone(), body.settings, body.status, only_new, &by);
+    let put = tenants.put(id.clone(), body.settings, body.status, only_new, &by);
     let (tenant, is_new) = put.await?;
     Ok(if is_new {
         let location = format!("/v1/operator/tenants/{id}");
@@ -250,7 +250,7 @@ pub async fn update(
     };
     force.allow(&caller, &id, change.status)?;
     let by = requester(&caller, &id, &request);
-    Ok(axum::Json(state.tenants.change(&id, change, &by).await?))
+    Ok(axum::Json(tenants.change(&id, change, &by).await?))
 }
 
 problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);

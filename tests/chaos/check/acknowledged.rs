@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::{ServedConversation, Summary, Turn};
 use crate::findings::Promise;
 use crate::user::{Acknowledgements, Submission, Submitted, UserConversation};
-use super::{ServedConversation, Summary, Turn};
 
 pub fn check(
     talk: &UserConversation,
@@ -134,8 +134,8 @@ fn judge_end(ask: &Submission, turn: &Turn) -> Result<(), String> {
 mod tests {
     use serde_json::json;
 
-    use crate::support::transcript::Durable;
     use super::*;
+    use crate::support::transcript::Durable;
 
     fn acknowledged(id: &str) -> Submitted {
         Submitted::Acknowledged(id.to_owned())

@@ -6,9 +6,9 @@ use copilotd_actors::ports::ToolBox;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::text;
 use crate::tools::stub::{Stub, raw};
 use crate::tools::{request, slack, zendesk};
-use super::text;
 
 /// A call of each tool with only the required arguments.
 fn calls() -> Vec<(&'static str, Value)> {

@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 use super::bill::{assert_stream, booked, priced, reporting};
 use super::{CLOCKS, Protocol, TEXT, TestTarget, caller, gateway, place, read, request};
+use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 
 fn report(usage: &Value) -> String {
     event(json!([]), usage.clone())

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
+use super::{
+    FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, spending, start, subjects,
+};
 use crate::support::redis::Redis;
-use super::{FakeLedger, TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, spending, start, subjects};
 
 fn budget() -> Limits {
     Limits {

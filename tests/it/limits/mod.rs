@@ -22,7 +22,10 @@ use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRow, UsageStore};
-use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitExceeded, LimitRefusal, Limiter, Limits, LocalLimiter, StoredStatistics, TenantLimits};
+use copilotd_gateway::limit::{
+    ActualUsage, Demand, Lease, LimitExceeded, LimitRefusal, Limiter, Limits, LocalLimiter, StoredStatistics,
+    TenantLimits,
+};
 use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::{Spending, Subject};
 use jiff::Timestamp;

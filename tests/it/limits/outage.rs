@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use crate::support::redis::Redis;
 use super::{TestClock, demand, exceeded, is_unavailable, of_tenant, patient, scope, start, subjects};
+use crate::support::redis::Redis;
 
 /// What the limiter logged. For tests on one thread.
 #[derive(Clone, Default)]

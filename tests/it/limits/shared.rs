@@ -6,8 +6,8 @@ use std::time::Duration;
 use copilotd::adapters::limiter::redis::{RedisLimiter, RedisOptions};
 use copilotd_gateway::limit::{ActualUsage, Demand, LimitName, Limiter as _, Limits, TenantLimits};
 
-use crate::support::redis::Redis;
 use super::{FakeLedger, TestClock, demand, exceeded, of_tenant, patient, scope, spending, start, subjects};
+use crate::support::redis::Redis;
 
 /// Two processes with one Redis.
 struct Pair {

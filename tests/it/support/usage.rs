@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
-use copilotd_gateway::ledger::{GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd_gateway::ledger::{
+    GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
+    UsageStore,
+};
 use copilotd_gateway::limit::StoredStatistics;
 use copilotd_gateway::meter::{AttemptRecord, Outcome, UnreportedAttempts};
 use copilotd_gateway::request::call::CacheOutcome;
@@ -69,11 +72,7 @@ impl MemoryUsage {
 #[async_trait]
 impl UsageStore for MemoryUsage {
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
-        let refused = self
-            .refuses
-            .lock()
-            .as_ref()
-            .and_then(|refuses| refuses(entries));
+        let refused = self.refuses.lock().as_ref().and_then(|refuses| refuses(entries));
         if let Some(error) = refused {
             return Err(error);
         }

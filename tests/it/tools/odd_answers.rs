@@ -6,9 +6,9 @@ use copilotd_actors::ports::{ToolBox, ToolRequest};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::slack::{self, workspace};
+use super::slack::workspace;
 use super::stub::{Say, Seen, Stub, json as say, raw};
-use super::{request, zendesk};
+use super::{request, slack, zendesk};
 
 fn ticket(id: u64) -> Value {
     json!({ "id": id, "subject": "S", "description": "D", "status": "open", "priority": "low", "requester_id": 5,

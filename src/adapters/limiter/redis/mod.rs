@@ -34,7 +34,9 @@ use self::leases::Settlement;
 use self::link::{Link, RedisUnavailable};
 pub use self::ping::ping;
 use copilotd_gateway::ledger::UsageStore;
-use copilotd_gateway::limit::{ActualUsage, Demand, Lease, LimitRefusal, Limiter, Limits, LocalLimiter, TenantLimits, exhausted, judge, standings};
+use copilotd_gateway::limit::{
+    ActualUsage, Demand, Lease, LimitRefusal, Limiter, Limits, LocalLimiter, TenantLimits, exhausted, judge, standings,
+};
 use copilotd_gateway::spending::Subject;
 
 use self::script::{KeyNames, OpenReservation, Operation, Reply, Request, Verdict};

@@ -8,13 +8,13 @@ use copilotd_actors::ports::LogError;
 use mongodb::bson::{Document, Uuid};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::adapters::store::backoff::Backoff;
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, seq};
 use super::failure::Failure;
 use super::fence::Fence;
 use super::fold;
 use super::lease::Lease;
+use crate::adapters::store::backoff::Backoff;
 
 /// Log heads that are remembered. When there are more, all are forgotten: reading one again costs one query.
 const MAX_HEADS: usize = 50_000;

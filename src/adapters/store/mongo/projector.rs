@@ -20,12 +20,12 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::adapters::store::unreadable::skip_unreadable;
 use super::collections::Collections;
 use super::documents::{Key, Projected, key};
 use super::failure::Failure;
 use super::read::{name_of, typed};
 use super::{fold, quota};
+use crate::adapters::store::unreadable::skip_unreadable;
 
 /// Conversations that may wait; more than that slows appends down.
 const MAX_WAITING: usize = 4096;

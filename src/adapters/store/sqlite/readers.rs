@@ -71,4 +71,3 @@ impl Drop for PooledConnection {
         self.idle.lock().extend(self.connection.take());
     }
 }
-

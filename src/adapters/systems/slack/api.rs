@@ -10,14 +10,14 @@ use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::adapters::systems::tools::http::{Answer, self};
-use crate::adapters::systems::tools::member::{as_text, at, take_member};
-use crate::adapters::systems::tools::run::{Progress, Session};
-use crate::adapters::systems::tools::{InvalidConfig, failed, rate, text, unreadable};
 use super::SlackConfig;
 use super::channels::Channels;
 use super::people::Search;
 use super::started::CallMemory;
+use crate::adapters::systems::tools::http::{self, Answer};
+use crate::adapters::systems::tools::member::{as_text, at, take_member};
+use crate::adapters::systems::tools::run::{Progress, Session};
+use crate::adapters::systems::tools::{InvalidConfig, failed, rate, text, unreadable};
 
 /// Slack's recommended page size for all lists.
 pub(super) const PAGE: usize = 200;

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::adapters::systems::tools::member::{Readable, as_object, self, take_member};
+use super::api::{Call, is_code, unusable};
+use crate::adapters::systems::tools::member::{self, Readable, as_object, take_member};
 use crate::adapters::systems::tools::refused;
 use crate::adapters::systems::tools::text::clip;
-use super::api::{Call, is_code, unusable};
 
 /// Limits a search by name: 4,000 people. `users.list` allows some twenty requests a minute.
 const PAGES: usize = 20;

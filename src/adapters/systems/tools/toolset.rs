@@ -131,6 +131,7 @@ impl<S: Sync> SystemTools<S> {
             repeat: usual.repeat,
             timeout: usual.timeout,
             parameters,
+            tokens: OnceLock::new(),
         };
         Ok((name, Arc::new(definition)))
     }
