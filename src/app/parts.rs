@@ -72,8 +72,12 @@ impl Reloadable for LivePolicies {
 
 /// Builds the policies of a configuration, with the tools in `catalog`.
 fn policies(config: &Config, catalog: &dyn ToolCatalog) -> anyhow::Result<ConfiguredPolicies> {
-    // The tenant is one of the configuration itself, not one that a request claims to be.
-    let policies = config.policies(|tenant| catalog.catalog(&TenantScope::from_verified(tenant.clone())));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the tenant is one of the configuration itself, not one that a request claims to be"
+    )]
+    let scope = |tenant: &TenantId| TenantScope::from_verified(tenant.clone());
+    let policies = config.policies(|tenant| catalog.catalog(&scope(tenant)));
     policies.map_err(|faults| anyhow::anyhow!("{faults}"))
 }
 
