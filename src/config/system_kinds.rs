@@ -64,9 +64,11 @@ impl SystemKinds {
     /// Adds each kind's settings to the schema of a system.
     fn add_settings(&self, system: &mut Value) {
         let names: Vec<&str> = self.iter().map(SystemKind::name).collect();
-        if !names.is_empty() {
-            system["properties"]["kind"]["enum"] = names.into();
+        // In JSON Schema neither `enum` nor `allOf` may be empty.
+        if names.is_empty() {
+            return;
         }
+        system["properties"]["kind"]["enum"] = names.into();
         let settings = self.iter().map(|kind| {
             let mut settings: Value =
                 serde_json::from_str(kind.schema()).expect("the schema of every kind is read by every test of it");

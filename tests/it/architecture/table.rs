@@ -14,7 +14,7 @@ const ACTORS: &[Row] = &[
     ("compute", &["domain", "fairness"]),
     ("fairness", &["domain"]),
     ("fakes", &["domain", "ports", "tenancy"]),
-    ("live", &["domain"]),
+    ("live", &["domain", "tenancy"]),
     ("ports", &["domain", "tenancy"]),
     ("tenancy", &["domain"]),
 ];
@@ -30,6 +30,7 @@ const GATEWAY: &[Row] = &[
         &[
             "actors/domain",
             "actors/ports",
+            "actors/tenancy",
             "answer",
             "error",
             "provider",
@@ -83,7 +84,10 @@ const GATEWAY: &[Row] = &[
             "spending",
         ],
     ),
-    ("limit", &["actors/domain", "actors/ports", "error", "spending"]),
+    (
+        "limit",
+        &["actors/domain", "actors/ports", "actors/tenancy", "error", "spending"],
+    ),
     (
         "meter",
         &["actors/domain", "actors/ports", "actors/tenancy", "request", "target"],
