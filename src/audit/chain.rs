@@ -460,4 +460,18 @@ mod tests {
         let bad = Checker::new(&key, &tenant, None, None).finish(Some(4)).first_bad;
         assert_eq!(bad.unwrap().fault, Fault::Truncated);
     }
+
+    #[test]
+    fn the_format_is_stored_and_stays() {
+        let entry = key().entry(&"acme".parse().unwrap(), 1, &GENESIS, br#"{"n":1}"#.to_vec());
+        let head = key().head(&"acme".parse().unwrap(), 1, &entry.hash);
+        assert_eq!(
+            [&entry.hash, &entry.mac, &head.mac].map(hex::encode),
+            [
+                "e439b524562b34f3a6c42805e20f42a6b69ca6ed5fe7f736be64935cdbbc0ef2",
+                "877136ce3dabdb8547973d85b16083b2c9d10ed37a071bb50997a1f4ce921cb6",
+                "e0d83f6de9b0b0c97857f43c122528a0a19f792375f25d4152955408b033c42e",
+            ]
+        );
+    }
 }

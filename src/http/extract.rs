@@ -262,4 +262,21 @@ mod tests {
         canonical(&json!({ "b\"": [1.5, null, {}], "a": {"d": [], "c": true} }), &mut text);
         assert_eq!(text, r#"{"a":{"c":true,"d":[]},"b\"":[1.5,null,{}]}"#);
     }
+
+    #[test]
+    fn the_hash_of_a_body_is_stored_and_stays() {
+        let body = json!({
+            "b\"": [9_007_199_254_740_993_u64, -1, u64::MAX, null, true],
+            "\u{1f600}": 2,
+            "\u{e000}": 1,
+            "é\n": "é\u{1}\u{7f}/\"",
+            "a": { "d": 1.0, "c": 1.5, "f": -0.0, "e": 1e30 },
+            "": [],
+        });
+        let idempotency = IdempotencyKey(Some("k".into())).with_body(&body).unwrap();
+        assert_eq!(
+            idempotency.body_hash,
+            "b0f50f51985cd20360d76c90182de78949f8c4947135f480f21cbba2d0828920"
+        );
+    }
 }

@@ -128,4 +128,15 @@ mod tests {
         assert_ne!(one.fingerprint("a"), one.fingerprint("b"));
         assert_ne!(one.fingerprint("a"), other.fingerprint("a"));
     }
+
+    #[test]
+    fn what_an_earlier_release_encrypted_is_decrypted() {
+        let cipher = Cipher::new(&[1; 32]);
+        let sealed = "018de26247000102030405060708090a0b05ce542886b9c966cf5e5e145bc86e9d85d4cb69097a733d";
+        assert_eq!(
+            cipher.decrypt("acme", &hex::decode(sealed).unwrap()).unwrap(),
+            b"a secret"
+        );
+        assert_eq!(cipher.fingerprint("a"), "f2ff608f5806d338");
+    }
 }

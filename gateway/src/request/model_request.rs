@@ -121,3 +121,17 @@ fn response_format(schema: &Value) -> ResponseFormat {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_keeps_its_pseudonym() {
+        let scope = TenantScope::from_verified("acme".parse().unwrap());
+        assert_eq!(
+            user(&scope, &"ada".parse().unwrap()),
+            "472c9540d6fe2acd9aaad5ee46176dc6"
+        );
+    }
+}

@@ -253,3 +253,26 @@ fn issuer_key(jwk: &Jwk, published: &JwksIssuer) -> Option<IssuerKey> {
         published: Some(Arc::clone(&published.url)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::domain::access::scopes::Scopes;
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_key_is_in_audit_logs_and_stays() {
+        let published = JwksIssuer {
+            tenant: "acme".parse().unwrap(),
+            iss: "https://id.example".to_owned(),
+            alg: Alg::EdDsa,
+            url: "https://id.example/jwks".into(),
+            role_claims: ["scope".to_owned(), "roles".to_owned()].into(),
+            scopes: Scopes::ALL,
+        };
+        let body =
+            br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        let keys = read(body, &published).unwrap();
+        assert_eq!(&*keys[0].source, "jwt:f5c114968c4fd142");
+    }
+}

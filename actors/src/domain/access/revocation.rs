@@ -116,3 +116,24 @@ impl FromStr for RevocationId {
         Ok(Self(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_stored_and_stay() {
+        for (subject, expected) in [
+            (
+                Subject::User("ada".parse().unwrap()),
+                "rev_c127a7d3a4dda0358c36f2914461b3a1",
+            ),
+            (Subject::Token("j-1".into()), "rev_1d35a68ef22e243cbdaffb70e27e54f5"),
+        ] {
+            assert_eq!(
+                RevocationId::of(&"acme".parse().unwrap(), &subject).to_string(),
+                expected
+            );
+        }
+    }
+}
