@@ -8,6 +8,7 @@ pub mod conversation;
 pub mod event;
 pub mod failure;
 pub mod guardrail;
+pub mod hash;
 pub mod ids;
 pub mod policy;
 pub mod prices;

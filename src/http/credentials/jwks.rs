@@ -9,11 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::TenantId;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Verifier;
@@ -233,22 +233,16 @@ fn issuer_key(jwk: &Jwk, published: &JwksIssuer) -> Option<IssuerKey> {
     if !fits {
         return None;
     }
-    let mut hash = Sha256::new();
-    for part in [published.tenant.as_str(), &published.iss, &published.url] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    for claim in published.role_claims.iter() {
-        hash.update((claim.len() as u64).to_be_bytes());
-        hash.update(claim);
-    }
-    hash.update(serde_json::to_vec(jwk).ok()?);
+    let settings = PartHasher::new()
+        .parts([published.tenant.as_str(), &published.iss, &published.url])
+        .parts(published.role_claims.iter());
+    let hash = settings.finish_with(serde_json::to_vec(jwk).ok()?);
     Some(IssuerKey {
         tenant: published.tenant.clone(),
         alg: published.alg,
         kid: common.key_id.clone(),
         key: DecodingKey::from_jwk(jwk).ok()?,
-        source: format!("jwt:{}", hex::encode(&hash.finalize()[..8])).into(),
+        source: format!("jwt:{}", hex::encode(&hash[..8])).into(),
         role_claims: Arc::clone(&published.role_claims),
         published: Some(Arc::clone(&published.url)),
     })

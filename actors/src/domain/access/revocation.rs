@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::ids::{PathId, TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 
-use super::fingerprint::fingerprint;
+use crate::domain::hash::fingerprint;
+use crate::domain::ids::{PathId, TenantId, UserId};
 
 /// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
 /// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has
