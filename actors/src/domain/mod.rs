@@ -10,6 +10,7 @@ pub mod failure;
 pub mod guardrail;
 pub mod hash;
 pub mod ids;
+pub mod json;
 pub mod policy;
 pub mod prices;
 pub mod schema;

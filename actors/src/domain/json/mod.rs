@@ -1,0 +1,5 @@
+//! JSON texts and values from outside.
+
+mod canonical;
+
+pub use canonical::{canonical, sorted};
