@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::jitter::jitter;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use parking_lot::Mutex;
@@ -80,7 +81,7 @@ impl Jwks {
                     .map(|place| self.fetch(verifier, place, FETCH_INTERVAL / 2)),
             )
             .await;
-            tokio::time::sleep(FETCH_INTERVAL.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+            tokio::time::sleep(FETCH_INTERVAL.mul_f64(0.9) + jitter(FETCH_INTERVAL / 5)).await;
         }
     }
 

@@ -9,7 +9,9 @@ type Row = (&'static str, &'static [&'static str]);
 const ACTORS: &[Row] = &[
     (
         "actors",
-        &["compute", "crash", "domain", "fairness", "live", "ports", "tenancy"],
+        &[
+            "compute", "crash", "domain", "fairness", "jitter", "live", "ports", "tenancy",
+        ],
     ),
     ("compute", &["domain", "fairness"]),
     ("fairness", &["domain"]),
@@ -43,6 +45,7 @@ const GATEWAY: &[Row] = &[
             "access",
             "actors/compute",
             "actors/domain",
+            "actors/jitter",
             "actors/ports",
             "actors/tenancy",
             "answer",
@@ -122,6 +125,7 @@ const COPILOTD: &[Row] = &[
             "actors/crash",
             "actors/domain",
             "actors/fairness",
+            "actors/jitter",
             "actors/ports",
             "actors/tenancy",
             "gateway/cache",
@@ -192,6 +196,7 @@ const COPILOTD: &[Row] = &[
             "config",
             "gateway/limit",
             "gateway/request",
+            "actors/jitter",
             "gateway/spending",
             "revocations",
             "shape",
