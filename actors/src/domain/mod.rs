@@ -16,6 +16,7 @@ pub mod prices;
 pub mod schema;
 pub mod surrogates;
 pub mod tenant;
+pub mod token_bucket;
 pub mod tool;
 pub mod usage;
 pub mod weight;
