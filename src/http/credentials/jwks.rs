@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::Verifier;
 use super::keys::{IssuerKey, JwksIssuer};
 use crate::config::Alg;
+use crate::response_body;
 
 /// Interval of periodic fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
@@ -160,18 +161,8 @@ impl Jwks {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status().as_u16()));
         }
-        let mut body = Vec::new();
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|error| error.without_url().to_string())?
-        {
-            if body.len() + piece.len() > MAX_BYTES {
-                return Err(format!("more than {MAX_BYTES} bytes"));
-            }
-            body.extend_from_slice(&piece);
-        }
-        read(&body, published)
+        let body = response_body::read(&mut response, MAX_BYTES).await;
+        read(&body.map_err(|error| error.to_string())?, published)
     }
 }
 

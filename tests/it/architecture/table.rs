@@ -136,6 +136,7 @@ const COPILOTD: &[Row] = &[
             "gateway/request",
             "gateway/spending",
             "private_files",
+            "response_body",
             "retry_after",
             "system_kind",
         ],
@@ -174,7 +175,10 @@ const COPILOTD: &[Row] = &[
         ],
     ),
     ("audit", &["actors/domain", "actors/ports", "actors/tenancy"]),
-    ("cli", &["actors/domain", "config", "http", "private_files"]),
+    (
+        "cli",
+        &["actors/domain", "config", "http", "private_files", "response_body"],
+    ),
     (
         "config",
         &[
@@ -199,6 +203,7 @@ const COPILOTD: &[Row] = &[
             "gateway/limit",
             "gateway/request",
             "gateway/spending",
+            "response_body",
             "retry_after",
             "revocations",
             "shape",
@@ -222,6 +227,7 @@ const COPILOTD: &[Row] = &[
             "tenants",
         ],
     ),
+    ("response_body", &[]),
     ("retry_after", &[]),
     ("revocations", &["actors/domain", "actors/ports", "actors/tenancy"]),
     ("shape", &["actors/domain"]),
@@ -262,6 +268,7 @@ const COPILOTD: &[Row] = &[
             "gateway/meter",
             "gateway/request",
             "gateway/target",
+            "response_body",
         ],
     ),
     (
