@@ -9,6 +9,8 @@ pub mod config;
 pub mod http;
 pub mod jobs;
 pub mod private_files;
+pub mod response_body;
+pub mod retry_after;
 pub mod revocations;
 pub mod shape;
 pub mod surfaces;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use copilotd_actors::domain::access::fingerprint::fingerprint;
+use copilotd_actors::domain::hash::fingerprint;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ServingState};
 use copilotd_gateway::Gateway;

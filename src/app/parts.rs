@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use copilotd_actors::domain::access::fingerprint::fingerprint;
 use copilotd_actors::domain::conversation::quota::Quotas;
+use copilotd_actors::domain::hash::fingerprint;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
 use copilotd_actors::ports::{

@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use axum::Router;
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::compute;
+use copilotd_actors::domain::hash::derive_key;
 use copilotd_gateway::ledger::Ledger;
 use copilotd_gateway::limit::{AnswerStatistics, MAX_PAIRS, Period};
 use secrecy::ExposeSecret as _;
-use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::reload::Reloader;
@@ -266,11 +266,7 @@ fn ticket_key(file: &Config, sealing_key: &[u8; 32]) -> anyhow::Result<[u8; 32]>
     if file.server.seal_key.is_none() || file.server.data_dir.join(FILE).exists() {
         return files::key(&file.server.data_dir, FILE);
     }
-    let key = Sha256::new()
-        .chain_update(b"copilotd ticket key 1\0")
-        .chain_update(sealing_key)
-        .finalize();
-    Ok(key.into())
+    Ok(derive_key("copilotd ticket key 1\0", sealing_key))
 }
 
 /// Returns the key that tenants' settings are encrypted with and the audit log's key is derived from.

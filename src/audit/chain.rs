@@ -1,5 +1,6 @@
 //! The hash chain: what is hashed, and how a log is verified entry by entry.
 
+use copilotd_actors::domain::hash::{PartHasher, derive_key};
 use copilotd_actors::domain::ids::TenantId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
@@ -16,22 +17,13 @@ pub struct AuditKey([u8; 32]);
 impl AuditKey {
     /// Derives the key from the server's `seal_key` (32 random bytes), for this purpose only.
     pub fn derive(key: &[u8; 32]) -> Self {
-        Self(
-            Sha256::new()
-                .chain_update(b"copilotd audit log mac 1\0")
-                .chain_update(key)
-                .finalize()
-                .into(),
-        )
+        Self(derive_key("copilotd audit log mac 1\0", key))
     }
 
     fn mac(&self, purpose: &[u8], parts: &[&[u8]]) -> Digest {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(purpose);
-        for part in parts {
-            mac.update(&length(part));
-            mac.update(part);
-        }
+        let mac = PartHasher::with(mac).parts(parts).into_inner();
         mac.finalize().into_bytes().into()
     }
 
@@ -76,22 +68,12 @@ impl std::fmt::Debug for AuditKey {
 
 /// Hashes an entry. Each part is preceded by its length, so that no two entries have the same input.
 fn hash(tenant: &TenantId, n: i64, previous: &[u8], body: &[u8]) -> Digest {
-    let tenant = tenant.as_str().as_bytes();
-    Sha256::new()
-        .chain_update(b"copilotd audit log 1\0")
-        .chain_update(length(tenant))
-        .chain_update(tenant)
-        .chain_update(n.to_be_bytes())
-        .chain_update(length(previous))
-        .chain_update(previous)
-        .chain_update(length(body))
-        .chain_update(body)
-        .finalize()
-        .into()
-}
-
-fn length(part: &[u8]) -> [u8; 8] {
-    (part.len() as u64).to_be_bytes()
+    PartHasher::with(Sha256::new_with_prefix("copilotd audit log 1\0"))
+        .part(tenant.as_str())
+        .number(n)
+        .part(previous)
+        .part(body)
+        .finish()
 }
 
 /// How a log is damaged.
@@ -459,5 +441,19 @@ mod tests {
         // Entries and head wiped together.
         let bad = Checker::new(&key, &tenant, None, None).finish(Some(4)).first_bad;
         assert_eq!(bad.unwrap().fault, Fault::Truncated);
+    }
+
+    #[test]
+    fn the_format_is_stored_and_stays() {
+        let entry = key().entry(&"acme".parse().unwrap(), 1, &GENESIS, br#"{"n":1}"#.to_vec());
+        let head = key().head(&"acme".parse().unwrap(), 1, &entry.hash);
+        assert_eq!(
+            [&entry.hash, &entry.mac, &head.mac].map(hex::encode),
+            [
+                "e439b524562b34f3a6c42805e20f42a6b69ca6ed5fe7f736be64935cdbbc0ef2",
+                "877136ce3dabdb8547973d85b16083b2c9d10ed37a071bb50997a1f4ce921cb6",
+                "e0d83f6de9b0b0c97857f43c122528a0a19f792375f25d4152955408b033c42e",
+            ]
+        );
     }
 }

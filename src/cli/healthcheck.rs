@@ -6,6 +6,10 @@ use std::time::Duration;
 use super::args::HealthcheckArgs;
 use super::{Context, Failure, print};
 use crate::config::Server;
+use crate::response_body;
+
+/// Most bytes that are shown of an answer.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Asks the server. Anything but a 200 in time is a failure.
 pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<(), Failure> {
@@ -20,7 +24,7 @@ pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<()
     let client = reqwest::Client::builder().timeout(wait).no_proxy().build();
     let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let answer = client.get(&address).send().await;
-    let answer = answer.map_err(|error| {
+    let mut answer = answer.map_err(|error| {
         let why = if error.is_timeout() {
             format!("no answer within {:#}", args.timeout)
         } else {
@@ -29,7 +33,10 @@ pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<()
         Failure::failed(format!("{address}: {why}"))
     })?;
     let status = answer.status();
-    let body = answer.text().await.unwrap_or_default();
+    let mut body = Vec::new();
+    // The status alone is an answer.
+    let _ = response_body::read_start(&mut answer, &mut body, MAX_ANSWER).await;
+    let body = String::from_utf8_lossy(&body);
     if status == reqwest::StatusCode::OK {
         return print(&format!("{address}: {body}\n"));
     }

@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand, TokenCommand};
 use super::key::SecretFile;
 use super::{Failure, print};
+use crate::response_body::{self, BodyError};
 
 /// Longest time to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Largest settings file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -257,13 +260,19 @@ async fn send(
         let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         Failure::failed(format!("no answer from {}: {why}", server.server))
     };
-    let answer = request.send().await.map_err(silent)?;
+    let mut answer = request.send().await.map_err(silent)?;
     let status = answer.status();
-    let text = answer.text().await.map_err(silent)?;
+    let body = response_body::read(&mut answer, MAX_ANSWER).await;
+    let body = body.map_err(|error| match error {
+        BodyError::Network(error) => silent(error),
+        BodyError::TooLarge(most) => {
+            Failure::failed(format!("the answer from {} has more than {most} bytes", server.server))
+        }
+    })?;
     if status == StatusCode::NO_CONTENT {
         return Ok(Value::Null);
     }
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     if status.is_success() {
         return Ok(value);
     }

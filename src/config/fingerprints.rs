@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use copilotd_actors::domain::hash::fingerprint;
 use serde_json::Value;
 
 use super::faults::Faults;
 use super::load::Source;
 use super::secret;
-use copilotd_actors::domain::access::fingerprint::fingerprint;
 
 /// Fingerprints of the parts of a configuration, including its secrets as they were when it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

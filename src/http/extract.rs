@@ -1,13 +1,13 @@
 //! Extractors for path ids, query strings, idempotency keys and reasons.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use copilotd_actors::domain::event::Idempotency;
+use copilotd_actors::domain::json::sorted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -178,43 +178,8 @@ impl IdempotencyKey {
     pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
         let key = self.0?;
         let value = serde_json::to_value(body).unwrap_or_default();
-        let mut text = String::new();
-        canonical(&value, &mut text);
-        let body_hash = hex::encode(Sha256::digest(text));
+        let body_hash = hex::encode(Sha256::digest(sorted(value)));
         Some(Idempotency { key, body_hash })
-    }
-}
-
-/// Writes canonical JSON, with sorted keys.
-fn canonical(value: &serde_json::Value, out: &mut String) {
-    use serde_json::Value;
-    let comma = |place: usize, out: &mut String| {
-        if place > 0 {
-            out.push(',');
-        }
-    };
-    match value {
-        Value::Object(map) => {
-            let mut members: Vec<(&String, &Value)> = map.iter().collect();
-            members.sort_unstable_by_key(|(name, _)| *name);
-            out.push('{');
-            for (place, (name, member)) in members.into_iter().enumerate() {
-                comma(place, out);
-                // Writing to a string does not fail.
-                let _ = write!(out, "{}:", Value::from(name.as_str()));
-                canonical(member, out);
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for (place, item) in items.iter().enumerate() {
-                comma(place, out);
-                canonical(item, out);
-            }
-            out.push(']');
-        }
-        other => _ = write!(out, "{other}"),
     }
 }
 
@@ -258,8 +223,22 @@ mod tests {
         );
         assert_ne!(hash(json!({ "a": [1, 2] })), hash(json!({ "a": [2, 1] })));
         assert_ne!(hash(json!({ "a": "1" })), hash(json!({ "a": 1 })));
-        let mut text = String::new();
-        canonical(&json!({ "b\"": [1.5, null, {}], "a": {"d": [], "c": true} }), &mut text);
-        assert_eq!(text, r#"{"a":{"c":true,"d":[]},"b\"":[1.5,null,{}]}"#);
+    }
+
+    #[test]
+    fn the_hash_of_a_body_is_stored_and_stays() {
+        let body = json!({
+            "b\"": [9_007_199_254_740_993_u64, -1, u64::MAX, null, true],
+            "\u{1f600}": 2,
+            "\u{e000}": 1,
+            "é\n": "é\u{1}\u{7f}/\"",
+            "a": { "d": 1.0, "c": 1.5, "f": -0.0, "e": 1e30 },
+            "": [],
+        });
+        let idempotency = IdempotencyKey(Some("k".into())).with_body(&body).unwrap();
+        assert_eq!(
+            idempotency.body_hash,
+            "b0f50f51985cd20360d76c90182de78949f8c4947135f480f21cbba2d0828920"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use copilotd_actors::ports::Traces;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
@@ -29,6 +29,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::response_body;
 
 /// Maximum spans waiting for export; excess spans are dropped.
 const QUEUE: usize = 8_192;
@@ -163,14 +165,9 @@ impl HttpClient for Client {
         let http = self.http.clone();
         let sent = self.runtime.spawn(async move {
             let mut response = http.execute(request).await?;
-            let mut body = BytesMut::new();
-            while let Some(piece) = response.chunk().await? {
-                if body.len() + piece.len() > MAX_ANSWER {
-                    break;
-                }
-                body.extend_from_slice(&piece);
-            }
-            Ok::<_, reqwest::Error>((response.status(), body.freeze()))
+            let mut body = Vec::new();
+            response_body::read_start(&mut response, &mut body, MAX_ANSWER).await?;
+            Ok::<_, HttpError>((response.status(), Bytes::from(body)))
         });
         let (status, body) = sent.await??;
         Ok(Response::builder().status(status).body(body)?)

@@ -2,8 +2,9 @@
 //! random nonce, bound to the tenant's id, so that one tenant's stored settings cannot be swapped for another's.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use copilotd_actors::domain::hash::derive_key;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
 /// First byte of the ciphertext, so that the format can change.
 const VERSION: u8 = 1;
@@ -36,19 +37,12 @@ pub enum DecryptError {
 impl Cipher {
     /// Derives the keys from a key of 32 random bytes.
     pub fn new(key: &[u8; 32]) -> Self {
-        let derived = |purpose: &str| -> [u8; 32] {
-            Sha256::new()
-                .chain_update(b"copilotd ")
-                .chain_update(purpose)
-                .chain_update(key)
-                .finalize()
-                .into()
-        };
-        let mark = derived("mark");
+        let mark = derive_key("copilotd mark", key);
         Self {
-            key: RandomizedNonceKey::new(&AES_256_GCM, &derived("settings")).expect("a key of 32 bytes is one"),
+            key: RandomizedNonceKey::new(&AES_256_GCM, &derive_key("copilotd settings", key))
+                .expect("a key of 32 bytes is one"),
             mark: [mark[0], mark[1], mark[2], mark[3]],
-            fingerprints: derived("fingerprints"),
+            fingerprints: derive_key("copilotd fingerprints", key),
         }
     }
 
@@ -127,5 +121,16 @@ mod tests {
         assert_eq!(one.fingerprint("a"), one.fingerprint("a"));
         assert_ne!(one.fingerprint("a"), one.fingerprint("b"));
         assert_ne!(one.fingerprint("a"), other.fingerprint("a"));
+    }
+
+    #[test]
+    fn what_an_earlier_release_encrypted_is_decrypted() {
+        let cipher = Cipher::new(&[1; 32]);
+        let sealed = "018de26247000102030405060708090a0b05ce542886b9c966cf5e5e145bc86e9d85d4cb69097a733d";
+        assert_eq!(
+            cipher.decrypt("acme", &hex::decode(sealed).unwrap()).unwrap(),
+            b"a secret"
+        );
+        assert_eq!(cipher.fingerprint("a"), "f2ff608f5806d338");
     }
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tracing::Instrument as _;
 
 use super::conversation::{self, ConversationRef};
-use super::shared::{Alive, Shared, jitter, until};
+use super::shared::{Alive, Shared, until};
 use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
 use crate::domain::context::memory::Memory;
 use crate::domain::context::tokens::{self, Sample};
@@ -35,6 +35,7 @@ use crate::domain::schema::describe;
 use crate::domain::surrogates::without_lone_surrogates;
 use crate::domain::usage::Usage;
 use crate::fairness::share::{UNMEASURED, metered};
+use crate::jitter::jitter;
 use crate::live::LiveMessage;
 use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState, ToolOffer};
 use crate::tenancy::TenantScope;

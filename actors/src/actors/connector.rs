@@ -26,15 +26,15 @@ pub use gate::Gate;
 pub use job::{Job, QueuedCall};
 pub use supervisor::{Alive, Connectors, Request};
 
-use super::shared::{self, Shared, jitter, until};
+use super::shared::{self, Shared, until};
 use crate::crash;
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::decide::SETTLE_MARGIN;
 use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::tool::breaker::Breaker;
-use crate::domain::tool::outcome;
-use crate::domain::tool::outcome::{LookUpState, NextAction};
+use crate::domain::tool::outcome::{self, LookUpState, NextAction};
 use crate::domain::tool::rate::{Bucket, RateHint};
+use crate::jitter::jitter;
 use crate::ports::{LookUp, ServingState, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use job::{report, screened, send_report, unsent};
 

@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use super::conversation::{
     self, Accepted, Args, Conversation, ConversationRef, IncomingCommand, Principal, Refusal, Screening, StartedFlag,
 };
-use super::shared::{Shared, cause, jitter};
+use super::shared::{Shared, cause};
 use crate::compute;
 use crate::domain::conversation::command::Command;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use crate::jitter::jitter;
 use crate::live::{Hub, Tail};
 use crate::ports::ServingState;
 use crate::tenancy::TenantScope;

@@ -1,7 +1,5 @@
 //! What all actors of one process share: ports, limits, and references to each other.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -169,13 +167,6 @@ pub fn cause(error: &ActorProcessingErr) -> String {
 /// poll: a handler that streams an answer would enter it once per token and keep it open as long.
 pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
     tracing::dispatcher::with_default(&tracing::Dispatch::none(), send)
-}
-
-/// Returns a random duration below `most`, so that things that failed together do not come back together.
-pub fn jitter(most: Duration) -> Duration {
-    // The hasher's keys are random per instance; a jitter needs no better randomness.
-    let share = RandomState::new().hash_one(0_u8) % 1000;
-    most * u32::try_from(share).unwrap_or(0) / 1000
 }
 
 /// Returns the time from `now` until `at`; zero if it has passed.

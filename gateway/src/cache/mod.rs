@@ -6,7 +6,6 @@
 
 mod answer;
 mod audit;
-mod canonical;
 pub mod embedder;
 mod evidence;
 mod flight;

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::json::canonical;
 use serde_json::Value;
 
-use super::canonical::{Digest, Hasher};
 use super::personal::is_personal;
 use crate::request::body::ChatBody;
 use crate::request::call::{CacheControl, Caller};
@@ -29,6 +30,9 @@ const NEUTRAL: [&str; 9] = [
 const LONGEST: usize = 4 * 1024;
 /// Largest body that is read for a question: the instructions before it are parsed and hashed.
 const LARGEST: usize = 256 * 1024;
+
+/// A SHA-256 hash.
+pub type Digest = [u8; 32];
 
 /// Who shares an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -172,11 +176,7 @@ pub fn question(
     }
     Ok(Question {
         partition: partition(caller, route, body, before, knowledge, rules.audience),
-        exact: {
-            let mut hasher = Hasher::default();
-            hasher.bytes(text.as_bytes());
-            hasher.finish()
-        },
+        exact: PartHasher::new().part(text).finish(),
         text: text.to_owned(),
     })
 }
@@ -194,20 +194,15 @@ fn partition(
         (Audience::Role, Some(role)) => (2, role.as_str()),
         (Audience::User, _) | (Audience::Role, None) => (1, caller.user.as_str()),
     };
-    let mut hasher = Hasher::default();
-    hasher.bytes(&[kind]);
-    hasher.bytes(name.as_bytes());
-    hasher.bytes(knowledge.tenant.as_bytes());
-    hasher.bytes(knowledge.caller.as_bytes());
-    hasher.json(&Value::Array(before.to_vec()));
+    let mut hasher = PartHasher::new()
+        .part([kind])
+        .parts([name, knowledge.tenant, knowledge.caller])
+        .part(canonical(Value::Array(before.to_vec())));
     let mut members: Vec<_> = body.members().filter(|(name, _)| !NEUTRAL.contains(name)).collect();
     members.sort_by_key(|(name, _)| *name);
     for (name, value) in members {
-        hasher.bytes(name.as_bytes());
-        match serde_json::from_str(value.get()) {
-            Ok(value) => hasher.json(&value),
-            Err(_) => hasher.bytes(value.get().as_bytes()),
-        };
+        let value = serde_json::from_str(value.get()).map_or_else(|_| value.get().to_owned(), canonical);
+        hasher = hasher.part(name).part(value);
     }
     Partition {
         tenant: caller.scope.tenant().clone(),

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answer::CachedAnswer;
-use super::canonical::Digest;
 use super::embedder::{Space, Vector};
 use super::evidence::Evidence;
 use super::matrix::Matrix;
+use super::question::Digest;
 use super::question::{Partition, Question};
 
 /// Most bytes of one tenant's answers, questions and vectors.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
+use copilotd_actors::jitter::jitter;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -408,8 +409,4 @@ fn size(piece: &Piece) -> usize {
 fn admit(target: &Target) -> bool {
     let roll = rand::random::<f64>();
     target.state.with(|health, now| health.admit(now, roll))
-}
-
-fn jitter(most: Duration) -> Duration {
-    most.mul_f64(rand::random::<f64>())
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use copilotd_actors::domain::token_bucket::{TokenBucket, Wait};
 use copilotd_actors::domain::usage::NanoUsd;
 
-use super::bucket::{Period, PeriodBudget, Rate, Wait};
+use super::period::{Period, PeriodBudget};
 use super::{AccountUsage, ActualUsage, Demand, LimitName, Moment};
 use crate::error::LimitState;
 
@@ -41,8 +42,8 @@ impl Limits {
 /// The account of a subject.
 #[derive(Debug)]
 pub struct Account {
-    requests: Option<Rate>,
-    tokens: Option<Rate>,
+    requests: Option<TokenBucket>,
+    tokens: Option<TokenBucket>,
     max_calls: Option<u64>,
     calls: u64,
     /// Kept without a limit too, so that a limit set later counts what was spent before.
@@ -63,8 +64,12 @@ impl Account {
     /// Creates an unused account.
     pub fn new(limits: &Limits, now: Moment) -> Self {
         Self {
-            requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
-            tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
+            requests: limits
+                .requests_per_minute
+                .map(|limit| TokenBucket::new(limit, now.elapsed)),
+            tokens: limits
+                .tokens_per_minute
+                .map(|limit| TokenBucket::new(limit, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: 0,
             day: PeriodBudget::new(limits.usd_per_day, Period::Day, now.wall),
@@ -78,10 +83,10 @@ impl Account {
         Self {
             requests: limits
                 .requests_per_minute
-                .map(|limit| Rate::used(limit, used.requests, now.elapsed)),
+                .map(|limit| TokenBucket::used(limit, used.requests, now.elapsed)),
             tokens: limits
                 .tokens_per_minute
-                .map(|limit| Rate::used(limit, used.tokens, now.elapsed)),
+                .map(|limit| TokenBucket::used(limit, used.tokens, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: used.calls,
             day: budget(limits.usd_per_day, Period::Day, used.day),
@@ -91,9 +96,9 @@ impl Account {
 
     /// Changes the limits. Usage and reservations carry over.
     pub fn relimit(&mut self, limits: &Limits, now: Moment) {
-        let rate = |old: &mut Option<Rate>, limit: Option<u64>| match (old.as_mut(), limit) {
+        let rate = |old: &mut Option<TokenBucket>, limit: Option<u64>| match (old.as_mut(), limit) {
             (Some(rate), Some(limit)) => rate.relimit(limit, now.elapsed),
-            (_, limit) => *old = limit.map(|limit| Rate::new(limit, now.elapsed)),
+            (_, limit) => *old = limit.map(|limit| TokenBucket::new(limit, now.elapsed)),
         };
         rate(&mut self.requests, limits.requests_per_minute);
         rate(&mut self.tokens, limits.tokens_per_minute);
@@ -191,7 +196,8 @@ impl Account {
 
     /// Whether the account equals a new one, so that it can be dropped.
     pub fn is_unused(&mut self, now: Moment) -> bool {
-        let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
+        let full =
+            |rate: &mut Option<TokenBucket>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
         self.calls == 0
             && full(&mut self.requests)
             && full(&mut self.tokens)

@@ -5,9 +5,9 @@
 //! their actual usage, which may cause debt and is never skipped.
 
 mod account;
-mod bucket;
 mod learned;
 mod local;
+mod period;
 pub(crate) mod permits;
 mod shared;
 #[cfg(test)]
@@ -28,9 +28,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use account::Limits;
-pub use bucket::{MAX_LIMIT, Period};
 pub use learned::{AnswerStatistics, CompletedAnswer, InFlightCall, MAX_PAIRS, StoredStatistics};
 pub use local::{LocalLimiter, TenantLimits};
+pub use period::Period;
 pub use permits::{CallPermit, CallPermits};
 pub use shared::{AccountUsage, exhausted, judge, standings};
 

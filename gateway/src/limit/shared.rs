@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use copilotd_actors::domain::token_bucket::Wait;
 use copilotd_actors::domain::usage::NanoUsd;
 use jiff::Timestamp;
 
 use super::account::{Account, Limits, ReachedLimit};
-use super::bucket::Wait;
 use super::{Demand, LimitExceeded, LimitName, Moment};
 use crate::error::LimitState;
 

@@ -8,12 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use copilotd_actors::domain::json::{MAX_NESTING, is_text_too_deep};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-
-use super::nesting::{MAX_NESTING, is_too_deep};
 
 /// Most answers to one request (`n`).
 pub const MAX_CHOICES: u64 = 128;
@@ -359,7 +358,7 @@ pub(crate) struct Members(Arc<Vec<(String, Box<RawValue>)>>);
 
 impl Members {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
-        if is_too_deep(bytes) {
+        if is_text_too_deep(bytes) {
             return Err(InvalidBody {
                 param: None,
                 message: format!("the body is nested deeper than {MAX_NESTING} levels"),

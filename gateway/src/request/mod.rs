@@ -5,7 +5,6 @@ pub mod call;
 pub mod embed;
 pub mod embed_input;
 pub mod model_request;
-pub mod nesting;
 pub mod prompt_tokens;
 pub mod report;
 pub mod role;

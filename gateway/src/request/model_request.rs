@@ -1,7 +1,5 @@
 //! Builds a chat body from the port's request.
 
-use std::fmt::Write;
-
 use async_openai::types::chat::{
     ChatCompletionMessageToolCall, ChatCompletionMessageToolCalls, ChatCompletionRequestAssistantMessage,
     ChatCompletionRequestAssistantMessageContent, ChatCompletionRequestMessage, ChatCompletionRequestSystemMessage,
@@ -11,11 +9,11 @@ use async_openai::types::chat::{
     FunctionObject, ResponseFormat, ResponseFormatJsonSchema,
 };
 use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
+use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::UserId;
 use copilotd_actors::ports::{ModelRequest, ToolOffer};
 use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::body::{ChatBody, InvalidBody};
 use super::strict::allows_strict;
@@ -47,19 +45,8 @@ pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
 
 /// A pseudonym of the user for the provider, which may want to tell users apart when one misbehaves.
 pub fn user(scope: &TenantScope, user: &UserId) -> String {
-    let tenant = scope.tenant().as_str();
-    let mut hash = Sha256::new();
-    // The length keeps ("a", "bc") and ("ab", "c") apart.
-    hash.update((tenant.len() as u64).to_be_bytes());
-    hash.update(tenant);
-    hash.update(user.as_str());
-    hash.finalize()
-        .iter()
-        .take(16)
-        .fold(String::with_capacity(32), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    let tenant = PartHasher::new().part(scope.tenant().as_str());
+    hex::encode(&tenant.finish_with(user.as_str())[..16])
 }
 
 fn message(message: &PromptMessage) -> ChatCompletionRequestMessage {
@@ -119,5 +106,19 @@ fn response_format(schema: &Value) -> ResponseFormat {
             schema: schema.clone(),
             strict: Some(allows_strict(schema)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_keeps_its_pseudonym() {
+        let scope = TenantScope::from_verified("acme".parse().unwrap());
+        assert_eq!(
+            user(&scope, &"ada".parse().unwrap()),
+            "472c9540d6fe2acd9aaad5ee46176dc6"
+        );
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use copilotd_actors::domain::hash::PartHasher;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// The claims that make up a role unless an issuer sets `role_claims`: `scope`, and those of RFC 9068, section 2.2.3.1.
 pub const DEFAULT_ROLE_CLAIMS: [&str; 4] = ["scope", "roles", "groups", "entitlements"];
@@ -22,23 +22,14 @@ impl Role {
     /// Derives the role of a token from its claims. A name selects the claim of that name, and also the nested claim it
     /// leads to as a JSON Pointer (`/realm_access/roles`) or a dotted path (`realm_access.roles`).
     pub fn of_token<S: AsRef<str>>(iss: &str, names: impl IntoIterator<Item = S>, claims: &Value) -> Self {
-        let mut digest = Sha256::new();
-        let mut add = |part: &str| {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
-        };
-        add(iss);
+        let mut hasher = PartHasher::new().part(iss);
         for name in names {
             let name = name.as_ref();
-            add(name);
-            for found in [claims.get(name), nested(claims, name)] {
-                match found {
-                    None => add("missing"),
-                    Some(claim) => add(&written(name, claim)),
-                }
-            }
+            let found = [claims.get(name), nested(claims, name)];
+            let found = found.map(|claim| claim.map_or_else(|| "missing".to_owned(), |claim| written(name, claim)));
+            hasher = hasher.part(name).parts(found);
         }
-        Self(format!("token:{}", hex::encode(digest.finalize())).into())
+        Self(format!("token:{}", hex::encode(hasher.finish())).into())
     }
 
     /// Returns the role of an API key, which no other credential has.

@@ -24,7 +24,7 @@ pub(super) struct KnownFile {
     pub(super) name: &'static str,
     /// In hex.
     pub(super) sha256: &'static str,
-    pub(super) max_bytes: u64,
+    pub(super) max_bytes: usize,
 }
 
 const WORDLLAMA: [KnownFile; 2] = [
@@ -137,7 +137,7 @@ impl ModelFiles {
             let mut bytes = Vec::new();
             let opened = std::fs::File::open(&path);
             opened
-                .and_then(|opened| opened.take(file.max_bytes).read_to_end(&mut bytes))
+                .and_then(|opened| opened.take(file.max_bytes as u64).read_to_end(&mut bytes))
                 .map_err(|source| FilesError::Unreadable {
                     model: kind.to_string(),
                     path: path.clone(),

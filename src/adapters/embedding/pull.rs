@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::files::{KnownFile, ModelKind, hash};
+use crate::response_body::{self, BodyError};
 
 /// Longest time for one file.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -70,7 +72,7 @@ pub async fn pull(
     Ok(fetched)
 }
 
-async fn fetch(client: &reqwest::Client, url: &str, file: &KnownFile) -> Result<Vec<u8>, PullError> {
+async fn fetch(client: &reqwest::Client, url: &str, file: &KnownFile) -> Result<Bytes, PullError> {
     let failed = |source| PullError::Fetch {
         url: url.to_owned(),
         source,
@@ -81,13 +83,11 @@ async fn fetch(client: &reqwest::Client, url: &str, file: &KnownFile) -> Result<
     };
     let answer = client.get(url).timeout(DOWNLOAD_TIMEOUT).send().await.map_err(failed)?;
     let mut answer = answer.error_for_status().map_err(failed)?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-        if bytes.len() as u64 + chunk.len() as u64 > file.max_bytes {
-            return Err(altered(format!("more than {} bytes", file.max_bytes)));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
+    let bytes = response_body::read(&mut answer, file.max_bytes).await;
+    let bytes = bytes.map_err(|error| match error {
+        BodyError::Network(error) => failed(error),
+        error @ BodyError::TooLarge(_) => altered(error.to_string()),
+    })?;
     match hash(&bytes) {
         found if found == file.sha256 => Ok(bytes),
         found => Err(altered(format!("sha256 {found}"))),

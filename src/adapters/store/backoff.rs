@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use copilotd_actors::jitter::jitter;
 use tokio::time::Instant;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -30,7 +31,7 @@ impl Backoff {
     /// Waits before the next attempt; returns false if there is no time for one.
     pub(crate) async fn pause(&mut self) -> bool {
         // Between half and all of the pause: writers that failed together do not retry together.
-        let pause = self.pause.mul_f64(rand::random_range(0.5..=1.0));
+        let pause = self.pause / 2 + jitter(self.pause / 2);
         if Instant::now() + pause >= self.deadline {
             return false;
         }

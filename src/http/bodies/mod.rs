@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use strict::Fault;
-pub use strict::{MAX_DEPTH, MAX_VALUES};
+pub use strict::MAX_VALUES;
 
 use super::credentials::Caller;
 use super::extract::IdempotencyKey;

@@ -7,6 +7,7 @@ use axum::extract::Request;
 use axum::http::header;
 use bytes::{Bytes, BytesMut};
 use copilotd_actors::compute;
+use copilotd_actors::domain::json::StringScan;
 use futures::StreamExt;
 
 use super::BodyLimits;
@@ -136,17 +137,9 @@ fn too_large(limits: BodyLimits) -> Problem {
 
 /// Counts the values of a JSON text in one pass, without validating it. An empty array or object counts twice.
 fn count_values(text: &[u8]) -> usize {
-    let (mut values, mut in_string, mut escaped) = (1, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b',' | b'[' | b'{' if !in_string => values += 1,
-            _ => {}
-        }
-    }
-    values
+    let mut scan = StringScan::default();
+    let opens = |byte: &&u8| scan.is_outside(**byte) && matches!(byte, b',' | b'[' | b'{');
+    1 + text.iter().filter(opens).count()
 }
 
 #[cfg(test)]

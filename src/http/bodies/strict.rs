@@ -3,12 +3,10 @@
 use std::cell::Cell;
 use std::fmt;
 
+use copilotd_actors::domain::json::MAX_NESTING;
 use copilotd_actors::domain::schema::Violation;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-
-/// Maximum nesting of arrays and objects.
-pub const MAX_DEPTH: usize = 64;
 
 /// Maximum number of values in a text, members and items included. Each takes many times its text in memory, and time
 /// to drop.
@@ -95,8 +93,8 @@ struct Node<'a> {
 
 impl Node<'_> {
     fn inner<E: Error>(self) -> Result<Self, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+        if self.depth == MAX_NESTING {
+            return Err(E::custom(format_args!("nested deeper than {MAX_NESTING} levels")));
         }
         Ok(Self {
             depth: self.depth + 1,

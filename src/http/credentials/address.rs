@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap};
+use copilotd_actors::domain::token_bucket::{TokenBucket, Wait};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ const COUNTERS: u64 = 50_000;
 const PER_ADDRESS: u64 = 16;
 /// Leading characters of an API key that select its counter: the common prefix and as many as may be shown.
 const KEY_PREFIX: usize = 8;
+/// Window of the limit.
+const WINDOW: Duration = Duration::from_secs(60);
 /// Minimum time between two warnings about an untrusted proxy.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -38,7 +41,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub struct FailureLimit {
     per_minute: u32,
     proxies: Proxies,
-    buckets: moka::sync::Cache<FailureSource, Arc<Mutex<Bucket>>>,
+    buckets: moka::sync::Cache<FailureSource, Arc<Mutex<TokenBucket>>>,
+    /// The moment that the buckets' times are measured from.
+    began: Instant,
     hasher: RandomState,
     /// Held while verifying a credential from a source with too many failures.
     one_at_a_time: Semaphore,
@@ -52,13 +57,6 @@ pub(super) struct FailureSource {
     counter: u64,
 }
 
-/// A token bucket: failures left as of `at`.
-#[derive(Debug)]
-struct Bucket {
-    left: f64,
-    at: Instant,
-}
-
 impl FailureLimit {
     /// Creates the limit from the server's settings.
     pub fn new(server: &Server) -> Self {
@@ -66,6 +64,7 @@ impl FailureLimit {
             per_minute: server.failed_logins_per_minute,
             proxies: Proxies::new(&server.trusted_proxies),
             buckets: moka::sync::Cache::new(COUNTERS),
+            began: Instant::now(),
             hasher: RandomState::new(),
             one_at_a_time: Semaphore::new(1),
             warned: Mutex::default(),
@@ -120,7 +119,7 @@ impl FailureLimit {
     /// Waits for a turn if this source has too many failures; other sources do not wait.
     pub(super) async fn turn(&self, source: Option<FailureSource>) -> Option<SemaphorePermit<'_>> {
         let bucket = self.buckets.get(&source?)?;
-        if self.left(&bucket, 0.0) >= 1.0 {
+        if bucket.lock().fits(1, self.began.elapsed()).is_ok() {
             return None;
         }
         // Never closed.
@@ -132,23 +131,26 @@ impl FailureLimit {
 
     /// Counts a failure. Returns the 429 once there were too many.
     pub(super) fn count(&self, source: FailureSource) -> Result<(), Problem> {
-        let full = || {
-            Arc::new(Mutex::new(Bucket {
-                left: f64::from(self.per_minute),
-                at: Instant::now(),
-            }))
-        };
+        let now = self.began.elapsed();
+        let full = || Arc::new(Mutex::new(TokenBucket::new(self.per_minute.into(), now)));
         let bucket = self.buckets.get_with(source, full);
-        let left = self.left(&bucket, 1.0);
-        if left >= 1.0 {
-            return Ok(());
-        }
+        let wait = {
+            let mut bucket = bucket.lock();
+            match bucket.fits(1, now) {
+                Ok(()) => {
+                    bucket.take(1, now);
+                    return Ok(());
+                }
+                Err(Wait::For(wait)) => wait,
+                // No bucket holds less than one failure.
+                Err(Wait::Never) => WINDOW,
+            }
+        };
         metrics::counter!("copilotd_auth_failures_limited_total").increment(1);
-        let wait = Duration::from_secs_f64((1.0 - left) * 60.0 / f64::from(self.per_minute));
         let limit = RateLimit {
             policy: "failed-logins",
             quota: u64::from(self.per_minute),
-            window: Some(Duration::from_secs(60)),
+            window: Some(WINDOW),
             remaining: 0,
             reset: wait,
         };
@@ -157,25 +159,6 @@ impl FailureLimit {
                 "invalid credential, and this address has sent too many invalid credentials; wait before trying again",
             )
             .rate_limit(&limit))
-    }
-
-    /// Returns the failures left before this call, and takes `taken` of them if there are enough.
-    fn left(&self, bucket: &Mutex<Bucket>, taken: f64) -> f64 {
-        let mut bucket = bucket.lock();
-        let left = bucket.refill(self.per_minute);
-        if left >= taken {
-            bucket.left -= taken;
-        }
-        left
-    }
-}
-
-impl Bucket {
-    fn refill(&mut self, per_minute: u32) -> f64 {
-        let passed = self.at.elapsed().as_secs_f64();
-        self.left = (self.left + passed * f64::from(per_minute) / 60.0).min(f64::from(per_minute));
-        self.at = Instant::now();
-        self.left
     }
 }
 

@@ -9,16 +9,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::jitter::jitter;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Verifier;
 use super::keys::{IssuerKey, JwksIssuer};
 use crate::config::Alg;
+use crate::response_body;
 
 /// Interval of periodic fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
@@ -80,7 +82,7 @@ impl Jwks {
                     .map(|place| self.fetch(verifier, place, FETCH_INTERVAL / 2)),
             )
             .await;
-            tokio::time::sleep(FETCH_INTERVAL.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+            tokio::time::sleep(FETCH_INTERVAL.mul_f64(0.9) + jitter(FETCH_INTERVAL / 5)).await;
         }
     }
 
@@ -159,18 +161,8 @@ impl Jwks {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status().as_u16()));
         }
-        let mut body = Vec::new();
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|error| error.without_url().to_string())?
-        {
-            if body.len() + piece.len() > MAX_BYTES {
-                return Err(format!("more than {MAX_BYTES} bytes"));
-            }
-            body.extend_from_slice(&piece);
-        }
-        read(&body, published)
+        let body = response_body::read(&mut response, MAX_BYTES).await;
+        read(&body.map_err(|error| error.to_string())?, published)
     }
 }
 
@@ -233,23 +225,40 @@ fn issuer_key(jwk: &Jwk, published: &JwksIssuer) -> Option<IssuerKey> {
     if !fits {
         return None;
     }
-    let mut hash = Sha256::new();
-    for part in [published.tenant.as_str(), &published.iss, &published.url] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    for claim in published.role_claims.iter() {
-        hash.update((claim.len() as u64).to_be_bytes());
-        hash.update(claim);
-    }
-    hash.update(serde_json::to_vec(jwk).ok()?);
+    let settings = PartHasher::new()
+        .parts([published.tenant.as_str(), &published.iss, &published.url])
+        .parts(published.role_claims.iter());
+    let hash = settings.finish_with(serde_json::to_vec(jwk).ok()?);
     Some(IssuerKey {
         tenant: published.tenant.clone(),
         alg: published.alg,
         kid: common.key_id.clone(),
         key: DecodingKey::from_jwk(jwk).ok()?,
-        source: format!("jwt:{}", hex::encode(&hash.finalize()[..8])).into(),
+        source: format!("jwt:{}", hex::encode(&hash[..8])).into(),
         role_claims: Arc::clone(&published.role_claims),
         published: Some(Arc::clone(&published.url)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::domain::access::scopes::Scopes;
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_key_is_in_audit_logs_and_stays() {
+        let published = JwksIssuer {
+            tenant: "acme".parse().unwrap(),
+            iss: "https://id.example".to_owned(),
+            alg: Alg::EdDsa,
+            url: "https://id.example/jwks".into(),
+            role_claims: ["scope".to_owned(), "roles".to_owned()].into(),
+            scopes: Scopes::ALL,
+        };
+        let body =
+            br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        let keys = read(body, &published).unwrap();
+        assert_eq!(&*keys[0].source, "jwt:f5c114968c4fd142");
+    }
 }

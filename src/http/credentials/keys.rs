@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
+use copilotd_actors::domain::hash::fingerprint;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::ports::ServingState;
 use jiff::Timestamp;
@@ -11,9 +14,6 @@ use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 
 use crate::config::{Alg, Config, Issuer, ServingStates};
-use copilotd_actors::domain::access::fingerprint::fingerprint;
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::access::scopes::Scopes;
 
 /// Prefix of the users that API keys act as by default. No token and no header may claim such a user.
 pub(super) const KEY_USER: &str = "key:";

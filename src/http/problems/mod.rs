@@ -18,6 +18,8 @@ pub use rate_limit::RateLimit;
 pub(crate) use rate_limit::complete;
 use serde::Serialize;
 
+use crate::retry_after;
+
 /// The media type of problem documents.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -114,8 +116,7 @@ impl Problem {
 
     /// Sets `Retry-After`, rounded up to whole seconds, at least one.
     pub fn retry_after(self, wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+        self.header(header::RETRY_AFTER, retry_after::value(wait))
     }
 
     /// Adds the `RateLimit` and `RateLimit-Policy` headers, and `Retry-After` from the limit's reset.

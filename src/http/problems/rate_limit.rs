@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::retry_after::whole_seconds;
+
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
@@ -36,9 +38,14 @@ impl RateLimit {
 
     /// Returns the values of `RateLimit-Policy` and `RateLimit`.
     pub fn headers(&self) -> (HeaderValue, HeaderValue) {
-        let window = self.window.map(|window| format!(";w={}", seconds(window)));
+        let window = self.window.map(|window| format!(";w={}", whole_seconds(window)));
         let policy = format!("\"{}\";q={}{}", self.policy, self.quota, window.unwrap_or_default());
-        let state = format!("\"{}\";r={};t={}", self.policy, self.remaining, seconds(self.reset));
+        let state = format!(
+            "\"{}\";r={};t={}",
+            self.policy,
+            self.remaining,
+            whole_seconds(self.reset)
+        );
         (value(&policy), value(&state))
     }
 }
@@ -54,10 +61,6 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     let (policy, state) = RateLimit::all_taken("busy", 1, Duration::from_secs(wait)).headers();
     headers.insert(POLICY, policy);
     headers.insert(STATE, state);
-}
-
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 fn value(text: &str) -> HeaderValue {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{ATTEMPTS, set_rate_limit_headers};
 use crate::http::problems::{Code, Problem};
+use crate::retry_after;
 
 /// An error in OpenAI's shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,8 +150,7 @@ impl IntoResponse for OpenAiError {
             headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
         }
         if let Some(wait) = self.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            headers.insert(header::RETRY_AFTER, retry_after::value(wait));
         }
         response
     }

@@ -9,7 +9,9 @@ type Row = (&'static str, &'static [&'static str]);
 const ACTORS: &[Row] = &[
     (
         "actors",
-        &["compute", "crash", "domain", "fairness", "live", "ports", "tenancy"],
+        &[
+            "compute", "crash", "domain", "fairness", "jitter", "live", "ports", "tenancy",
+        ],
     ),
     ("compute", &["domain", "fairness"]),
     ("fairness", &["domain"]),
@@ -44,6 +46,7 @@ const GATEWAY: &[Row] = &[
             "access",
             "actors/compute",
             "actors/domain",
+            "actors/jitter",
             "actors/ports",
             "actors/tenancy",
             "answer",
@@ -126,6 +129,7 @@ const COPILOTD: &[Row] = &[
             "actors/crash",
             "actors/domain",
             "actors/fairness",
+            "actors/jitter",
             "actors/ports",
             "actors/tenancy",
             "gateway/cache",
@@ -136,6 +140,8 @@ const COPILOTD: &[Row] = &[
             "gateway/request",
             "gateway/spending",
             "private_files",
+            "response_body",
+            "retry_after",
             "system_kind",
         ],
     ),
@@ -173,7 +179,10 @@ const COPILOTD: &[Row] = &[
         ],
     ),
     ("audit", &["actors/domain", "actors/ports", "actors/tenancy"]),
-    ("cli", &["actors/domain", "config", "http", "private_files"]),
+    (
+        "cli",
+        &["actors/domain", "config", "http", "private_files", "response_body"],
+    ),
     (
         "config",
         &[
@@ -191,12 +200,15 @@ const COPILOTD: &[Row] = &[
         &[
             "actors/compute",
             "actors/domain",
+            "actors/jitter",
             "actors/ports",
             "actors/tenancy",
             "config",
             "gateway/limit",
             "gateway/request",
             "gateway/spending",
+            "response_body",
+            "retry_after",
             "revocations",
             "shape",
             "telemetry",
@@ -219,6 +231,8 @@ const COPILOTD: &[Row] = &[
             "tenants",
         ],
     ),
+    ("response_body", &[]),
+    ("retry_after", &[]),
     ("revocations", &["actors/domain", "actors/ports", "actors/tenancy"]),
     ("shape", &["actors/domain"]),
     ("system_kind", &[]),
@@ -241,6 +255,7 @@ const COPILOTD: &[Row] = &[
             "gateway/request",
             "http",
             "jobs",
+            "retry_after",
             "revocations",
             "telemetry",
             "tenants",
@@ -257,6 +272,7 @@ const COPILOTD: &[Row] = &[
             "gateway/meter",
             "gateway/request",
             "gateway/target",
+            "response_body",
         ],
     ),
     (

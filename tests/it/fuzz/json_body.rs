@@ -1,6 +1,7 @@
 //! Request bodies.
 
-use copilotd::http::bodies::{MAX_DEPTH, parse};
+use copilotd::http::bodies::parse;
+use copilotd_actors::domain::json::MAX_NESTING;
 use copilotd_gateway::request::body::ChatBody;
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ fn depth(value: &Value) -> usize {
 /// Every accepted body is valid JSON, parses as other parsers do, and is not nested too deeply.
 fn check(body: &[u8]) {
     if let Ok(value) = parse(body) {
-        assert!(depth(&value) <= MAX_DEPTH);
+        assert!(depth(&value) <= MAX_NESTING);
         assert_eq!(serde_json::from_slice::<Value>(body).unwrap(), value);
     }
     if let Ok(chat) = ChatBody::parse(body) {

@@ -1,6 +1,5 @@
 //! What credentials allow, how they are recognised, and how they are revoked.
 
-pub mod fingerprint;
 pub mod key_hash;
 pub mod revocation;
 pub mod scopes;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::ids::{PathId, TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 
-use super::fingerprint::fingerprint;
+use crate::domain::hash::fingerprint;
+use crate::domain::ids::{PathId, TenantId, UserId};
 
 /// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
 /// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has
@@ -114,5 +114,26 @@ impl FromStr for RevocationId {
         let mut id = [0; 16];
         hex::decode_to_slice(digits, &mut id).map_err(|_error| InvalidRevocationId)?;
         Ok(Self(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_stored_and_stay() {
+        for (subject, expected) in [
+            (
+                Subject::User("ada".parse().unwrap()),
+                "rev_c127a7d3a4dda0358c36f2914461b3a1",
+            ),
+            (Subject::Token("j-1".into()), "rev_1d35a68ef22e243cbdaffb70e27e54f5"),
+        ] {
+            assert_eq!(
+                RevocationId::of(&"acme".parse().unwrap(), &subject).to_string(),
+                expected
+            );
+        }
     }
 }

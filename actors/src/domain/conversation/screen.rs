@@ -13,8 +13,9 @@ use super::decide::Rejection;
 use crate::domain::content::{Input, MAX_ARGUMENTS, Metadata};
 use crate::domain::guardrail::{CleanedValue, REDACTED, Rules};
 use crate::domain::ids::TurnId;
+use crate::domain::json::{MAX_NESTING, is_value_too_deep};
 use crate::domain::policy::{Limits, Policy};
-use crate::domain::schema::{AcceptedSchema, MAX_DEPTH, Violation, describe, too_deep};
+use crate::domain::schema::{AcceptedSchema, Violation, describe};
 use crate::domain::{guardrail as guard, weight};
 
 /// Maximum length of a title, in bytes.
@@ -230,8 +231,8 @@ fn arguments_fault(policy: &Policy, arguments: &Value, tool: Option<&str>) -> Op
         let (what, max) = ("arguments", MAX_ARGUMENTS);
         return Some(Rejection::TooLarge { what, max });
     }
-    if too_deep(arguments) {
-        let message = format!("nested deeper than {MAX_DEPTH} levels");
+    if is_value_too_deep(arguments) {
+        let message = format!("nested deeper than {MAX_NESTING} levels");
         return Some(invalid("/arguments", message));
     }
     let violations = policy.tools.get(tool?)?.tool.parameters.check(arguments).err()?;
@@ -256,7 +257,7 @@ fn calls(policy: &Policy, reply: &mut ModelReply) -> Vec<CallVerdict> {
 
 fn call(policy: &Policy, name: &mut String, arguments: &mut Value) -> CallVerdict {
     let Rules { input, output } = &policy.rules;
-    if too_deep(arguments) {
+    if is_value_too_deep(arguments) {
         // Kept as text: it satisfies no tool's schema, and the model is told so.
         *arguments = Value::String(arguments.to_string());
     }
@@ -331,7 +332,7 @@ pub(crate) fn bounded_error(text: &str, max: usize) -> String {
 
 fn bounded(value: Value, max: usize) -> Value {
     let text = value.to_string();
-    if text.len() <= max && !too_deep(&value) {
+    if text.len() <= max && !is_value_too_deep(&value) {
         return value;
     }
     let truncated = |beginning: &str| json!({ "truncated": true, "bytes": text.len(), "beginning": beginning });

@@ -6,7 +6,8 @@
 use serde_json::Value;
 
 use super::budget::{Cost, measure};
-use super::{MAX_DEPTH, Violation, clip, describe, too_deep};
+use super::{Violation, clip, describe};
+use crate::domain::json::{MAX_NESTING, is_value_too_deep};
 
 /// Maximum size of the compiled regular expressions of a whole schema, in bytes.
 const REGEX_BYTES: usize = 1024 * 1024;
@@ -53,8 +54,8 @@ impl Checker {
     /// Checks an answer; the error says in one line what is wrong, for a model to act on.
     pub fn check(&self, answer: &str) -> Result<(), String> {
         let value: Value = serde_json::from_str(answer.trim()).map_err(|error| format!("not JSON: {error}"))?;
-        if too_deep(&value) {
-            return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+        if is_value_too_deep(&value) {
+            return Err(format!("nested deeper than {MAX_NESTING} levels"));
         }
         // Collecting all errors can cost far more than finding out whether there is one.
         if self.0.is_valid(&value) {

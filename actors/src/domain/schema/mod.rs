@@ -63,22 +63,6 @@ impl AcceptedSchema {
     }
 }
 
-/// Maximum nesting of a value that is stored in the log. The parser that reads the log stops at 128 levels, including
-/// those of the record itself: a value that is only just readable at its source would make the whole log unreadable.
-pub const MAX_DEPTH: usize = 64;
-
-/// Returns whether a value is nested deeper than the log allows.
-pub fn too_deep(value: &Value) -> bool {
-    fn within(value: &Value, levels: usize) -> bool {
-        match value {
-            Value::Array(items) => levels > 0 && items.iter().all(|item| within(item, levels - 1)),
-            Value::Object(fields) => levels > 0 && fields.values().all(|field| within(field, levels - 1)),
-            _ => true,
-        }
-    }
-    !within(value, MAX_DEPTH)
-}
-
 /// Maximum number of violations that are reported at once.
 const MAX_VIOLATIONS: usize = 16;
 /// Maximum length of a violation's message in characters; validators quote the value, which may be large.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::token_bucket::{TokenBucket, Wait};
+
 /// A vendor's rate limits, from the headers of any answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateHint {
@@ -18,10 +20,7 @@ pub struct RateHint {
 /// programs.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    per_minute: f64,
-    burst: f64,
-    level: f64,
-    filled_at: Duration,
+    calls: TokenBucket,
     closed_until: Option<Duration>,
 }
 
@@ -31,13 +30,8 @@ pub const LONGEST_CLOSED: Duration = Duration::from_secs(60);
 impl Bucket {
     /// Creates a full bucket of `per_minute` calls with bursts of a sixth of that.
     pub fn new(per_minute: u32, now: Duration) -> Self {
-        let per_minute = f64::from(per_minute.max(1));
-        let burst = (per_minute / 6.0).max(1.0);
         Self {
-            per_minute,
-            burst,
-            level: burst,
-            filled_at: now,
+            calls: TokenBucket::with_burst(per_minute.into(), burst(per_minute), now),
             closed_until: None,
         }
     }
@@ -48,24 +42,24 @@ impl Bucket {
             return Err(until);
         }
         self.closed_until = None;
-        self.fill(now);
-        if self.level >= 1.0 {
-            self.level -= 1.0;
-            return Ok(());
+        match self.calls.fits(1, now) {
+            Ok(()) => {
+                self.calls.take(1, now);
+                Ok(())
+            }
+            Err(Wait::For(wait)) => Err(now.saturating_add(wait)),
+            // No bucket holds less than one call.
+            Err(Wait::Never) => Err(now.saturating_add(LONGEST_CLOSED)),
         }
-        let wait = Duration::from_secs_f64((1.0 - self.level) * 60.0 / self.per_minute + 0.001);
-        Err(now.saturating_add(wait))
     }
 
     /// Applies the rate limit headers of an answer.
     pub fn learn(&mut self, hint: RateHint, now: Duration) {
-        self.fill(now);
         if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
-            self.per_minute = f64::from(limit);
-            self.burst = (self.per_minute / 6.0).max(1.0);
+            self.calls.set(limit.into(), burst(limit), now);
         }
         if let Some(remaining) = hint.remaining {
-            self.level = self.level.min(f64::from(remaining));
+            self.calls.lower_to(remaining.into(), now);
             if remaining == 0 {
                 self.close(hint.reset.unwrap_or(Duration::from_secs(1)), now);
             }
@@ -77,14 +71,13 @@ impl Bucket {
         // A vendor that says zero means "soon"; retrying at once would earn the next 429.
         let until = now.saturating_add(time.clamp(Duration::from_millis(250), LONGEST_CLOSED));
         self.closed_until = self.closed_until.max(Some(until));
-        self.level = self.level.min(1.0);
+        self.calls.lower_to(1, now);
     }
+}
 
-    fn fill(&mut self, now: Duration) {
-        let seconds = now.saturating_sub(self.filled_at).as_secs_f64();
-        self.level = (self.level + seconds * self.per_minute / 60.0).min(self.burst);
-        self.filled_at = self.filled_at.max(now);
-    }
+/// Calls that may follow at once after a pause, at a rate.
+fn burst(per_minute: u32) -> u64 {
+    (u64::from(per_minute) / 6).max(1)
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::token_bucket::MAX_RATE;
 use copilotd_actors::domain::usage::NanoUsd;
-use copilotd_gateway::limit::{AccountUsage, ActualUsage, Demand, Limits, MAX_LIMIT, TenantLimits};
+use copilotd_gateway::limit::{AccountUsage, ActualUsage, Demand, Limits, TenantLimits};
 use copilotd_gateway::spending::Subject;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
@@ -127,7 +128,7 @@ impl Request<'_> {
             .arg(demand.tokens)
             .arg(demand.calls)
             .arg(demand.cost)
-            .arg(spent.tokens.min(demand.tokens.saturating_add(MAX_LIMIT)))
+            .arg(spent.tokens.min(demand.tokens.saturating_add(MAX_RATE)))
             .arg(spent.cost);
         for (n, subject) in self.subjects.iter().enumerate() {
             let [numbers, leases] = self.names.account(subject);
@@ -135,7 +136,7 @@ impl Request<'_> {
             let owed = self.owed.get(n).copied().unwrap_or_default();
             call.key(numbers).key(leases);
             for rate in [limits.requests_per_minute, limits.tokens_per_minute] {
-                number(&mut call, rate.map(|rate| rate.clamp(1, MAX_LIMIT)));
+                number(&mut call, rate.map(|rate| rate.clamp(1, MAX_RATE)));
             }
             for most in [limits.concurrent_calls, limits.usd_per_day, limits.usd_per_month] {
                 number(&mut call, most);

@@ -22,6 +22,8 @@ use bytes::Bytes;
 use copilotd_actors::compute;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use jiff::Timestamp;
+use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -121,7 +123,7 @@ impl Anthropic {
         let options = AnswerOptions {
             chunks: call.chunks,
             include_usage: call.body.include_usage(),
-            created: sent_at(response.headers()),
+            created: created(response.headers()),
         };
         let errors = self.endpoint.errors().clone();
         let decoder = Decoder::new(errors.clone(), options);
@@ -146,7 +148,7 @@ impl Anthropic {
             .endpoint
             .send(body, Accept::Document, span, &deadlines, &call.progress)
             .await?;
-        let created = sent_at(response.headers());
+        let created = created(response.headers());
         let body = self.endpoint.document(response, &deadlines).await?;
         let mut transcript = transcript(call);
         let (size, errors) = (body.len(), self.endpoint.errors().clone());
@@ -212,4 +214,9 @@ impl Upstream for Anthropic {
             .errors()
             .unsupported("input", "embeddings are not supported"))
     }
+}
+
+/// Returns when an answer was created, in seconds since 1970.
+fn created(headers: &HeaderMap) -> i64 {
+    Timestamp::try_from(sent_at(headers)).map_or(0, Timestamp::as_second)
 }

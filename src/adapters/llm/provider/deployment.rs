@@ -19,6 +19,7 @@ use super::deadlines::{Deadlines, TimedOut};
 use super::errors::Errors;
 use super::memory::MemoryShare;
 use crate::adapters::llm::genai_span::{CallSpan, Peer};
+use crate::response_body;
 
 /// Most bytes that are read of an error's body.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -230,13 +231,8 @@ impl Endpoint {
         let mut body = Vec::new();
         // The status alone is an answer: a body that does not come, or never ends, does not change it.
         let deadline = deadlines.due().min(Instant::now() + ERROR_BODY_TIMEOUT);
-        while let Ok(Ok(Some(piece))) = timeout_at(deadline, response.chunk()).await {
-            let memory = MAX_ERROR_BODY - body.len();
-            body.extend_from_slice(&piece[..piece.len().min(memory)]);
-            if body.len() >= MAX_ERROR_BODY {
-                break;
-            }
-        }
+        let read = response_body::read_start(&mut response, &mut body, MAX_ERROR_BODY);
+        let _ = timeout_at(deadline, read).await;
         SendError {
             error: self.errors.status(status, &headers, &body),
             status: Some(status.as_u16()),

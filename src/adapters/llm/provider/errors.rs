@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use copilotd_actors::compute::ComputeError;
 use copilotd_actors::domain::failure::FailureClass;
@@ -15,8 +16,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::deadlines::TimedOut;
-use super::retry_after::retry_after;
+use super::sent_at::sent_at;
+use crate::retry_after;
 
+/// Longest wait that a provider can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest text of a provider that is passed on.
 const MAX_MESSAGE: usize = 500;
 /// Shorter secrets are not masked: they would mask innocent text (a header's value may be `1`).
@@ -79,7 +83,7 @@ impl Errors {
             .unwrap_or_default();
         let class = said.class(status.as_u16());
         let mut error = self.describe(class, &said, &format!("status {}", status.as_u16()));
-        error.retry_after = retry_after(headers);
+        error.retry_after = retry_after::read(headers, Some(sent_at(headers)), MAX_RETRY_AFTER);
         error.refusal = said.refusal(class, status.as_u16());
         if body.is_none() && matches!(status.as_u16(), 400 | 406 | 411..=429 | 431) {
             // An HTML page: whatever refused, a proxy or a firewall before the provider, it was not about the request.

@@ -19,7 +19,7 @@ mod learned;
 pub mod lenient;
 pub(crate) mod memory;
 mod reason;
-mod retry_after;
+mod sent_at;
 mod sse;
 
 pub use super::provider::connection_pool::{ConnectionPool, HostPool, NoClient, StreamPermit};
@@ -33,7 +33,7 @@ pub use errors::Errors;
 pub use estimate::Transcript;
 pub use learned::{AddedParameters, RejectedParameters};
 pub use reason::Reason;
-pub use retry_after::{retry_after, sent_at};
+pub use sent_at::sent_at;
 pub use sse::{MAX_EVENT, SseError, SseReader};
 
 pub use copilotd_gateway::request::prompt_tokens::prompt_tokens;

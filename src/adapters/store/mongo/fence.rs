@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use copilotd_actors::jitter::jitter;
 use copilotd_actors::ports::LogError;
 use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, Uuid, doc};
@@ -131,8 +132,7 @@ impl Fence {
             if !failure.is_conflict() || conflicts >= CONFLICTS {
                 return Err(failure);
             }
-            let longest = 1 << conflicts;
-            tokio::time::sleep(Duration::from_millis(rand::random_range(1..=longest))).await;
+            tokio::time::sleep(jitter(Duration::from_millis(1 << conflicts))).await;
         }
     }
 

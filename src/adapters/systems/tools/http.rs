@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use copilotd_actors::compute;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{ToolError, ToolErrorKind};
@@ -12,6 +12,7 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::{InvalidConfig, failed, refused, unreadable};
+use crate::response_body::{self, BodyError};
 
 /// Longest answer of a vendor.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -83,22 +84,13 @@ pub(crate) async fn send(vendor: &str, request: RequestBuilder) -> Result<Answer
     let mut response = request.send().await.map_err(|error| classify(vendor, error))?;
     let status = response.status();
     let headers = response.headers().clone();
-    let mut body = BytesMut::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| classify(vendor, error))? {
-        if body.len() + piece.len() > MAX_ANSWER_BYTES {
-            // The vendor has done its part: only the answer is lost.
-            return Err(unreadable(
-                vendor,
-                &format!("more than {MAX_ANSWER_BYTES} bytes; the answer was dropped"),
-            ));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(Answer {
-        status,
-        headers,
-        body: body.freeze(),
-    })
+    let body = response_body::read(&mut response, MAX_ANSWER_BYTES).await;
+    let body = body.map_err(|error| match error {
+        BodyError::Network(error) => classify(vendor, error),
+        // The vendor has done its part: only the answer is lost.
+        error @ BodyError::TooLarge(_) => unreadable(vendor, &format!("{error}; the answer was dropped")),
+    })?;
+    Ok(Answer { status, headers, body })
 }
 
 /// Checks a configured address and brings it into the form that paths are appended to.

@@ -4,6 +4,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::http::root_cause;
+use crate::response_body::{self, BodyError};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -16,13 +17,11 @@ pub(crate) async fn ask(request: RequestBuilder) -> Result<(StatusCode, Value), 
         .await
         .map_err(silent)?;
     let status = answer.status();
-    let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(silent)? {
-        if body.len() + piece.len() > MAX_ANSWER {
-            return Err("the answer is larger than 256 KiB".to_owned());
-        }
-        body.extend_from_slice(&piece);
-    }
+    let body = response_body::read(&mut answer, MAX_ANSWER).await;
+    let body = body.map_err(|error| match error {
+        BodyError::Network(error) => silent(error),
+        BodyError::TooLarge(_) => "the answer is larger than 256 KiB".to_owned(),
+    })?;
     Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
 }
 

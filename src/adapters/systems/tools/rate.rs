@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use copilotd_actors::ports::RateHint;
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::HeaderMap;
+
+use crate::retry_after;
 
 /// Windows longer than this belong to single objects (30 updates of one ticket in 10 minutes): respecting them would
 /// stop every other call of the tenant. When such a limit is hit, the vendor answers 429 for that object.
@@ -36,19 +36,8 @@ pub fn hint(headers: &HeaderMap) -> RateHint {
 /// Reads `Retry-After`: seconds, rounded up, or a date, relative to the answer's own date. The caller adds a pause of
 /// its own: zero or a past date must not mean "at once, for ever".
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("retry-after")?.to_str().ok()?.trim();
-    let Ok(seconds) = text.parse::<f64>() else {
-        let ahead = date(text)?.duration_since(date(headers.get("date")?.to_str().ok()?)?);
-        let ahead = Duration::try_from(ahead).unwrap_or_default();
-        return Some(ahead.min(MAX_RETRY_AFTER));
-    };
-    (seconds.is_finite() && seconds >= 0.0)
-        .then(|| Duration::from_secs_f64(seconds.ceil().min(MAX_RETRY_AFTER.as_secs_f64())))
-}
-
-fn date(text: &str) -> Option<Timestamp> {
-    static PARSER: DateTimeParser = DateTimeParser::new();
-    PARSER.parse_timestamp(text.trim()).ok()
+    let wait = retry_after::read(headers, retry_after::sent_at(headers), MAX_RETRY_AFTER)?;
+    Some(Duration::from_secs(retry_after::whole_seconds(wait)))
 }
 
 /// Combines the figures of two answers of one call: the newer ones count; if there are none, the older ones stay.

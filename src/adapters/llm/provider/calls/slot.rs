@@ -1,6 +1,7 @@
 //! One call while its pieces arrive.
 
 use copilotd_actors::domain::content::MAX_ARGUMENTS;
+use copilotd_actors::domain::json::StringScan;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
@@ -49,8 +50,7 @@ struct SentState {
 #[derive(Debug, Default)]
 struct Scan {
     depth: u32,
-    in_text: bool,
-    is_escaped: bool,
+    strings: StringScan,
     has_begun: bool,
     is_closed: bool,
 }
@@ -58,13 +58,7 @@ struct Scan {
 impl Scan {
     fn read(&mut self, json: &str) {
         for byte in json.bytes() {
-            if self.in_text {
-                match byte {
-                    _ if self.is_escaped => self.is_escaped = false,
-                    b'\\' => self.is_escaped = true,
-                    b'"' => self.in_text = false,
-                    _ => {}
-                }
+            if !self.strings.is_outside(byte) {
                 continue;
             }
             match byte {
@@ -73,7 +67,6 @@ impl Scan {
                     self.depth = self.depth.saturating_sub(1);
                     self.is_closed |= self.depth == 0;
                 }
-                b'"' => self.in_text = true,
                 _ => {}
             }
             self.has_begun |= !byte.is_ascii_whitespace();
@@ -130,7 +123,7 @@ impl Slot {
 
     /// Its arguments are an object that was closed.
     pub(super) fn is_closed(&self) -> bool {
-        let has_all = self.scan.is_closed && self.scan.depth == 0 && !self.scan.in_text;
+        let has_all = self.scan.is_closed && self.scan.depth == 0 && !self.scan.strings.in_string();
         has_all || self.has_empty_object || (!self.is_named() && !self.scan.has_begun)
     }
 
