@@ -120,6 +120,7 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
                 "tenant",
                 "api_key",
                 "key_use",
+                "revocation",
                 "usage",
                 "audit",
                 "time",
