@@ -134,6 +134,7 @@ mod tests {
 
     use super::*;
     use crate::app::demo_page;
+    use crate::surfaces::assets;
 
     fn address(port: u16) -> DemoAddress {
         let address = DemoAddress::default();
@@ -235,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn every_route_of_the_demo_is_guarded() {
         let about = Arc::new(OnceLock::from(serde_json::json!({ "admin": "a token" })));
-        let mut paths: Vec<String> = demo_page::paths().collect();
+        let mut paths: Vec<String> = assets::demo::paths().collect();
         paths.push("/demo.json".to_owned());
         let ask = async |router: &axum::Router, method: &str, path: &str, host: &str| {
             let request = Request::builder().method(method).uri(path).header("host", host);

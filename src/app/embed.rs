@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
 use copilotd_gateway::cache::embedder::Embedder;
+use copilotd_gateway::cache::threshold::{EmbeddingKind, MARGIN, default_threshold};
 use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd_gateway::{Embeddings, Gateway};
 
@@ -14,16 +15,10 @@ use crate::adapters::embedding::{LocalEmbedder, ModelKind};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
 
-/// How much nearer the nearest entry must be than one with another answer.
-const MARGIN: f32 = 0.02;
-
-/// Similarity from which an entry without audits is served: the lowest that keeps false hits on the `gptcache` set
-/// under a tenth of GPTCache's own. The table is in docs/operate/semantic-cache.md. The light model's was not lowered, because
-/// its false hits would rise.
-fn cut(kind: Option<ModelKind>) -> f32 {
+fn similarity(kind: ModelKind) -> EmbeddingKind {
     match kind {
-        Some(ModelKind::Minilm) => 0.80,
-        Some(ModelKind::Wordllama) | None => 0.85,
+        ModelKind::Minilm => EmbeddingKind::Sentences,
+        ModelKind::Wordllama => EmbeddingKind::WordVectors,
     }
 }
 
@@ -88,7 +83,9 @@ fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {
         life: cache.ttl,
         max_entries: cache.max_entries,
         max_error: cache.max_error,
-        cut: cache.threshold.unwrap_or_else(|| cut(kind)),
+        cut: cache
+            .threshold
+            .unwrap_or_else(|| default_threshold(kind.map(similarity))),
         margin: MARGIN,
         audit_share: cache.audit_share,
     }

@@ -40,7 +40,7 @@ impl LastUses {
     async fn record(&self) {
         let uses = self.auth.verifier.uses();
         let uses = uses.into_iter().map(|(_, hash, at)| (hash, at)).collect();
-        if let Err(error) = self.registry.record_last_uses(uses).await {
+        if let Err(error) = self.registry.api_keys().record_last_uses(uses).await {
             tracing::warn!(%error, "could not store when API keys were last used; trying again with the next use");
         }
     }

@@ -240,6 +240,9 @@ impl App {
             .providers
             .iter()
             .for_each(|provider| telemetry::start_counters_of_provider(&provider.name));
+        Kinds::built_in()
+            .for_config()
+            .for_each(|kind| telemetry::start_counters_of_system_kind(kind.name()));
         for route in &config.routes {
             for target in &route.targets {
                 telemetry::start_counters_of_target(&route.name, &target.provider, &target.model);

@@ -8,10 +8,12 @@ use copilotd_actors::domain::hash::fingerprint;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ServingState};
 use copilotd_gateway::Gateway;
-use copilotd_gateway::access::{Key, Keys, ModelAccess, TenantAccess, TenantPolicy};
+use copilotd_gateway::access::{
+    self, GivenKey, Keys, KnownKeys, ModelAccess, OfferedTarget, PreparedKeys, TenantAccess, TenantPolicy,
+};
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_gateway::limit::{Limiter, Period, TenantLimits};
-use copilotd_gateway::provider::Timeouts;
+use copilotd_gateway::provider::{Timeouts, Upstream};
 use copilotd_gateway::spending::Spending;
 use copilotd_gateway::target::{TargetName, TargetState};
 use parking_lot::Mutex;
@@ -19,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::upstream::upstream;
 use crate::adapters::llm::provider::ConnectionPool;
-use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
+use crate::config::{Config, Mode, OwnKeys, Provider, Route, Target, Tenant};
 use crate::tenants::Reloadable;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
@@ -30,16 +32,13 @@ pub fn gateway(
     ledger: &Arc<dyn UsageStore>,
 ) -> anyhow::Result<(Gateway, Arc<GatewayTenants>)> {
     let upstreams = UpstreamRegistry::default();
-    let shared = upstreams.all_shared(config)?;
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
     let mut routes = Vec::new();
     for route in &config.routes {
         let mut targets = Vec::new();
         for target in &route.targets {
             let name = name_of(target);
-            let provider = config
-                .provider(&target.provider)
-                .with_context(|| format!("route {}: its provider is not configured", route.name))?;
+            let provider = provider_of(config, route, target)?;
             targets.push(Arc::new(copilotd_gateway::target::Target {
                 state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
@@ -65,7 +64,10 @@ pub fn gateway(
             hedges: route.hedge.then(Arc::default),
         });
     }
-    let model_access = upstreams.model_access(config)?;
+    let (shared, shared_keys) = upstreams.shared_keys(config)?;
+    let (model_access, own_keys) = upstreams.model_access(config)?;
+    upstreams.shared.replace(shared_keys);
+    upstreams.own.replace(own_keys);
     let access = Arc::new(TenantAccess::new(shared, model_access));
     let live = limits(config);
     let limiter = super::limiter::limiter(config, live.clone(), Arc::clone(&clock), spent, ledger)?;
@@ -107,8 +109,11 @@ impl GatewayTenants {
                 *provider = new.clone();
             }
         }
-        let shared = self.upstreams.all_shared(&config)?;
-        Ok(Box::new(move || self.access.replace_shared(shared)))
+        let (shared, keys) = self.upstreams.shared_keys(&config)?;
+        Ok(Box::new(move || {
+            self.upstreams.shared.replace(keys);
+            self.access.replace_shared(shared);
+        }))
     }
 }
 
@@ -147,8 +152,10 @@ impl LiveLimits {
 
 impl Reloadable for GatewayTenants {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
-        let (model_access, limits) = (self.upstreams.model_access(config)?, limits(config));
+        let (model_access, keys) = self.upstreams.model_access(config)?;
+        let limits = limits(config);
         Ok(Box::new(move || {
+            self.upstreams.own.replace(keys);
             self.access.replace(model_access);
             self.limits.take(limits);
         }))
@@ -169,130 +176,112 @@ fn name_of(target: &Target) -> TargetName {
     }
 }
 
-/// Builds upstreams. Those of tenants' own keys are built once per key, so that the state of a key survives changes of
-/// other settings.
+/// Builds upstreams. Each is built once per key, so that the state of a key survives changes of other settings.
 #[derive(Default)]
 struct UpstreamRegistry {
     hosts: ConnectionPool,
-    own: Mutex<HashMap<[u8; 32], Arc<Key>>>,
-    /// The same for keys of the process.
-    shared: Mutex<HashMap<[u8; 32], Arc<Key>>>,
+    /// Keys of tenants.
+    own: KnownKeys,
+    /// Keys of the process.
+    shared: KnownKeys,
 }
 
+/// A target of the configuration, with its route and its provider.
+type Place<'a> = (&'a Route, &'a Target, &'a Provider);
+
 impl UpstreamRegistry {
-    /// Builds the upstreams of all targets that tenants may call with the keys of the process.
-    fn all_shared(&self, config: &Config) -> anyhow::Result<HashMap<TargetName, Keys>> {
-        let mut known = self.shared.lock();
-        let (mut shared, mut kept) = (HashMap::new(), HashMap::new());
-        for route in &config.routes {
-            for target in &route.targets {
-                let name = name_of(target);
-                let provider = config
-                    .provider(&target.provider)
-                    .with_context(|| format!("route {}: its provider is not configured", route.name))?;
-                if provider.own_keys_only || shared.contains_key(&name) {
-                    continue;
-                }
-                let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
-                if secrets.is_empty() {
-                    secrets.push(SecretString::from(String::new()));
-                }
-                let mut keys = Vec::new();
-                for (n, secret) in secrets.into_iter().enumerate() {
-                    let mut parts = vec![name.provider.as_str(), &name.model, secret.expose_secret()];
-                    for (header, value) in &provider.headers {
-                        parts.extend([header.as_str(), value.expose_secret()]);
-                    }
-                    let print = fingerprint(&parts);
-                    let key = match known.get(&print) {
-                        Some(key) => Arc::clone(key),
-                        None => {
-                            let called = format!("{}#{}", provider.name, n + 1);
-                            self.build_key(config, provider, route, target, secret, called)
-                                .with_context(|| format!("route {}", route.name))?
-                        }
-                    };
-                    kept.insert(print, Arc::clone(&key));
-                    keys.push(key);
-                }
-                shared.insert(name, keys.into());
-            }
-        }
-        *known = kept;
-        Ok(shared)
+    /// Prepares the shared keys of all targets.
+    fn shared_keys(&self, config: &Config) -> anyhow::Result<(HashMap<TargetName, Keys>, PreparedKeys)> {
+        let planned = access::shared_keys(&offered(config)?, |(_, _, provider)| keys_of_provider(provider));
+        let mut prepared = self.shared.prepare();
+        let keys = prepared.keys(planned, |place, secret| self.upstream(config, place, secret))?;
+        Ok((keys, prepared))
     }
 
-    /// Returns the model access of each tenant. Suspended and left-out tenants are not included.
-    fn model_access(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, ModelAccess>> {
-        let mut known = self.own.lock();
-        let mut kept = HashMap::new();
+    /// Prepares the model access of each tenant. Suspended and left-out tenants are not included.
+    fn model_access(&self, config: &Config) -> anyhow::Result<(HashMap<TenantId, ModelAccess>, PreparedKeys)> {
+        let offered = offered(config)?;
+        let mut prepared = self.own.prepare();
         let mut all = HashMap::new();
         let served = |tenant: &&Tenant| tenant.standing() == ServingState::Served;
         for tenant in config.tenants.iter().filter(served) {
-            let targets = || {
-                let routes = config.routes.iter();
-                routes.flat_map(|route| route.targets.iter().map(move |target| (route, target)))
-            };
-            let allowed = |target: &Target| {
-                let region = config
-                    .provider(&target.provider)
-                    .and_then(|provider| provider.region.as_deref());
-                tenant.models.allows(&target.provider, &target.model, region)
-            };
-            let only = (tenant.models != TenantModels::default()).then(|| {
-                let allowed = targets().filter(|(_, target)| allowed(target));
-                allowed.map(|(_, target)| name_of(target)).collect()
-            });
-            let mut own: HashMap<TargetName, Keys> = HashMap::new();
-            for given in &tenant.provider_keys {
-                let Some(provider) = config.provider(&given.provider) else {
-                    continue;
-                };
-                for (route, target) in targets().filter(|(_, target)| target.provider == given.provider) {
-                    let name = name_of(target);
-                    if own.contains_key(&name) {
-                        continue;
-                    }
-                    let mut keys = Vec::new();
-                    for (n, secret) in given.keys().enumerate() {
-                        let parts = [tenant.id.as_str(), &name.provider, &name.model, secret.expose_secret()];
-                        let print = fingerprint(&parts);
-                        let key = match known.get(&print) {
-                            Some(key) => Arc::clone(key),
-                            None => {
-                                let name = format!("{}/{}#{}", tenant.id, provider.name, n + 1);
-                                self.build_key(config, provider, route, target, secret.clone(), name)
-                                    .with_context(|| format!("tenant {}", tenant.id))?
-                            }
-                        };
-                        kept.insert(print, Arc::clone(&key));
-                        keys.push(key);
-                    }
-                    own.insert(name, keys.into());
-                }
-            }
+            let given = tenant
+                .provider_keys
+                .iter()
+                .map(|own| (own.provider.clone(), own_keys(own)));
+            let planned = access::own_keys(&tenant.id, &offered, given);
+            let own = prepared
+                .keys(planned, |place, secret| self.upstream(config, place, secret))
+                .with_context(|| format!("tenant {}", tenant.id))?;
             let policy = Arc::new(TenantPolicy {
                 rules: tenant.rules(),
                 knowledge_version: tenant.knowledge_version.clone(),
             });
+            let only = tenant.models.allowed().only(&offered);
             all.insert(tenant.id.clone(), ModelAccess { only, own, policy });
         }
-        *known = kept;
-        Ok(all)
+        Ok((all, prepared))
     }
 
-    fn build_key(
+    fn upstream(
         &self,
         config: &Config,
-        provider: &Provider,
-        route: &Route,
-        target: &Target,
+        (route, target, provider): Place<'_>,
         secret: SecretString,
-        name: String,
-    ) -> anyhow::Result<Arc<Key>> {
-        let upstream = upstream(config, provider, route, target, secret, &self.hosts)?;
-        Ok(Arc::new(Key::new(name, upstream)))
+    ) -> anyhow::Result<Arc<dyn Upstream>> {
+        upstream(config, provider, route, target, secret, &self.hosts)
+            .with_context(|| format!("route {}: target {}/{}", route.name, target.provider, target.model))
     }
+}
+
+/// Lists the targets of all routes.
+fn offered(config: &Config) -> anyhow::Result<Vec<OfferedTarget<Place<'_>>>> {
+    let mut offered = Vec::new();
+    for route in &config.routes {
+        for target in &route.targets {
+            let provider = provider_of(config, route, target)?;
+            offered.push(OfferedTarget {
+                name: name_of(target),
+                region: provider.region.clone(),
+                own_keys_only: provider.own_keys_only,
+                of: (route, target, provider),
+            });
+        }
+    }
+    Ok(offered)
+}
+
+fn provider_of<'a>(config: &'a Config, route: &Route, target: &Target) -> anyhow::Result<&'a Provider> {
+    config
+        .provider(&target.provider)
+        .with_context(|| format!("route {}: its provider is not configured", route.name))
+}
+
+/// Returns a provider's keys; an empty one for a server that needs none. With other headers it is another key.
+fn keys_of_provider(provider: &Provider) -> Vec<GivenKey<SecretString>> {
+    let given = |secret: SecretString| {
+        let mut parts = vec![secret.expose_secret()];
+        for (header, value) in &provider.headers {
+            parts.extend([header.as_str(), value.expose_secret()]);
+        }
+        GivenKey {
+            print: fingerprint(&parts),
+            secret,
+        }
+    };
+    let keys: Vec<_> = provider.keys().cloned().map(given).collect();
+    if keys.is_empty() {
+        return vec![given(SecretString::from(String::new()))];
+    }
+    keys
+}
+
+fn own_keys(own: &OwnKeys) -> Vec<GivenKey<SecretString>> {
+    let given = |secret: &SecretString| GivenKey {
+        print: fingerprint(&[secret.expose_secret()]),
+        secret: secret.clone(),
+    };
+    own.keys().map(given).collect()
 }
 
 fn timeouts(route: &Route) -> Timeouts {

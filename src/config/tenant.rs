@@ -4,6 +4,7 @@ use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::ServingState;
+use copilotd_gateway::access::AllowedModels;
 use copilotd_gateway::limit::{self, Limits};
 use copilotd_gateway::request::role::DEFAULT_ROLE_CLAIMS;
 use jiff::Timestamp;
@@ -208,31 +209,13 @@ pub struct TenantModels {
 }
 
 impl TenantModels {
-    /// Whether a model of a provider in a region may be used.
-    pub fn allows(&self, provider: &str, model: &str, region: Option<&str>) -> bool {
-        let name = format!("{provider}/{model}");
-        let named = |patterns: &Vec<String>| patterns.iter().any(|pattern| matches(pattern, &name));
-        let there = |regions: &Vec<String>| region.is_some_and(|region| regions.iter().any(|known| known == region));
-        self.allow.as_ref().is_none_or(named) && self.regions.as_ref().is_none_or(there)
+    /// Returns the rule for which models are allowed.
+    pub fn allowed(&self) -> AllowedModels<'_> {
+        AllowedModels {
+            allow: self.allow.as_deref(),
+            regions: self.regions.as_deref(),
+        }
     }
-}
-
-/// Whether `text` matches `pattern`, where `*` matches any characters or none.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts: Vec<&str> = parts.collect();
-    let Some(last) = parts.pop() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
 }
 
 /// A tenant's own keys for a provider.
@@ -405,42 +388,3 @@ impl TenantLimits {
 
 /// Default base URL of Slack's Web API.
 pub(super) const SLACK_BASE_URL: &str = "https://slack.com/api/";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn which_models_are_allowed() {
-        let models = |allow: Option<&[&str]>, regions: Option<&[&str]>| {
-            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-            TenantModels {
-                allow: allow.map(owned),
-                regions: regions.map(owned),
-            }
-        };
-        for (allow, regions, allowed) in [
-            (None, None, true),
-            (Some(&["main/gpt-4o"][..]), None, true),
-            (Some(&["main/gpt-4"]), None, false),
-            (Some(&["main/gpt"]), None, false),
-            (Some(&["main/*"]), None, true),
-            (Some(&["*/gpt-4o"]), None, true),
-            (Some(&["*4o"]), None, true),
-            (Some(&["*4"]), None, false),
-            (Some(&["m*/*-*o"]), None, true),
-            (Some(&["*o*o*o*"]), None, false),
-            (Some(&["other/*", "*"]), None, true),
-            (Some(&[]), None, false),
-            (None, Some(&["eu"][..]), true),
-            (None, Some(&["us", "eu"]), true),
-            (None, Some(&["us"]), false),
-            (Some(&["main/*"]), Some(&["us"]), false),
-            (Some(&["other/*"]), Some(&["eu"]), false),
-        ] {
-            let found = models(allow, regions).allows("main", "gpt-4o", Some("eu"));
-            assert_eq!(found, allowed, "{allow:?} {regions:?}");
-        }
-        assert!(!models(None, Some(&["eu"])).allows("main", "gpt-4o", None));
-    }
-}

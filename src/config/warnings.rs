@@ -102,7 +102,7 @@ impl Config {
             let region = provider.and_then(|provider| provider.region.as_deref());
             let has_key = provider.is_none_or(|provider| !provider.own_keys_only)
                 || tenant.provider_keys.iter().any(|keys| keys.provider == target.provider);
-            has_key && tenant.models.allows(&target.provider, &target.model, region)
+            has_key && tenant.models.allowed().allows(&target.provider, &target.model, region)
         };
         let unpriced = |routes: &dyn Fn(&str) -> bool| -> BTreeSet<String> {
             let routes = self.routes.iter().filter(|route| routes(&route.name));

@@ -14,7 +14,12 @@ use tokio::sync::watch;
 /// The revocations in force of all tenants. Each tenant's are separate, so that one that revokes a lot does not wake
 /// other tenants' streams.
 #[derive(Debug, Default)]
-pub struct RevocationList(DashMap<TenantId, Arc<TenantEntry>>);
+pub struct RevocationList {
+    tenants: DashMap<TenantId, Arc<TenantEntry>>,
+    /// All users' tokens of every tenant issued up to this time are revoked: a stored revocation is unreadable, down to
+    /// its tenant.
+    everywhere: RwLock<Option<Timestamp>>,
+}
 
 #[derive(Debug)]
 struct TenantEntry {
@@ -33,6 +38,8 @@ impl Default for TenantEntry {
 
 #[derive(Debug, Default)]
 struct TenantRevocations {
+    /// All users' tokens issued up to this time are revoked: a stored revocation of the tenant is unreadable.
+    everyone: Option<Timestamp>,
     all: HashMap<RevocationId, Revocation>,
     /// Tokens of a user issued up to this time are revoked.
     users: HashMap<UserId, Timestamp>,
@@ -90,12 +97,7 @@ impl TenantRevocations {
     }
 
     fn hits(&self, user: &UserId, token: &TokenIdentity, credential: &str) -> bool {
-        let of_user = self
-            .users
-            .get(user)
-            // `iat` has whole seconds: a token issued in the second of the revocation is revoked, and so is one without
-            // `iat`.
-            .is_some_and(|revoked_at| token.issued_at.is_none_or(|issued_at| issued_at <= *revoked_at));
+        let of_user = is_issued_by(token, self.users.get(user).copied()) || is_issued_by(token, self.everyone);
         if of_user || self.tokens.is_empty() {
             return of_user;
         }
@@ -106,6 +108,12 @@ impl TenantRevocations {
             .chain(by_hash)
             .any(|key| self.tokens.contains_key(&key))
     }
+}
+
+/// Whether a token was issued at `moment` or earlier; if there is such a moment. `iat` has whole seconds: a token issued
+/// in the second of the revocation is revoked, and so is one without `iat`.
+fn is_issued_by(token: &TokenIdentity, moment: Option<Timestamp>) -> bool {
+    moment.is_some_and(|moment| token.issued_at.is_none_or(|issued_at| issued_at <= moment))
 }
 
 impl RevocationList {
@@ -133,7 +141,10 @@ impl RevocationList {
 
     /// Whether a token is revoked.
     pub fn hits(&self, tenant: &TenantId, user: &UserId, token: &TokenIdentity, credential: &str) -> bool {
-        let of_tenant = self.0.get(tenant).map(|found| Arc::clone(&found));
+        if is_issued_by(token, *self.everywhere.read()) {
+            return true;
+        }
+        let of_tenant = self.tenants.get(tenant).map(|found| Arc::clone(&found));
         of_tenant.is_some_and(|of_tenant| of_tenant.read(|revocations| revocations.hits(user, token, credential)))
     }
 
@@ -146,6 +157,22 @@ impl RevocationList {
     pub(super) fn enforce(&self, revocation: Revocation) {
         let of_tenant = self.of(&revocation.tenant);
         of_tenant.write(|revocations| revocations.insert(revocation));
+    }
+
+    /// Revokes the tokens of all users that were issued up to `moment`: of a tenant, or of every tenant.
+    pub(super) fn revoke_all(&self, tenant: Option<&TenantId>, moment: Timestamp) {
+        match tenant {
+            Some(tenant) => self.of(tenant).write(|revocations| revocations.everyone = Some(moment)),
+            None => *self.everywhere.write() = Some(moment),
+        }
+    }
+
+    /// Ends every [`Self::revoke_all`].
+    pub(super) fn end_revoke_all(&self) {
+        *self.everywhere.write() = None;
+        for tenant in &self.tenants {
+            tenant.revocations.write().everyone = None;
+        }
     }
 
     /// Removes a revocation.
@@ -168,7 +195,7 @@ impl RevocationList {
 
     /// Removes everything of a tenant.
     pub(super) fn forget(&self, tenant: &TenantId) {
-        self.0.remove(tenant);
+        self.tenants.remove(tenant);
     }
 
     /// Finds a tenant's revocation.
@@ -191,10 +218,10 @@ impl RevocationList {
     }
 
     fn of(&self, tenant: &TenantId) -> Arc<TenantEntry> {
-        if let Some(found) = self.0.get(tenant) {
+        if let Some(found) = self.tenants.get(tenant) {
             return Arc::clone(&found);
         }
-        Arc::clone(&self.0.entry(tenant.clone()).or_default())
+        Arc::clone(&self.tenants.entry(tenant.clone()).or_default())
     }
 }
 

@@ -6,7 +6,7 @@
 //! Invariants: a revocation is in the audit log before it takes effect, and stored before it is answered; it needs
 //! nothing from tenants or the configuration, so neither a faulty tenant nor a broken file prevents it; no revocation
 //! of one tenant affects another's tokens; a revocation is stored until every token it affects has expired, so their
-//! number is bounded.
+//! number is bounded; a stored revocation that cannot be read refuses whatever it can mean, never nothing.
 
 mod list;
 mod service;

@@ -1,16 +1,19 @@
 //! Creates and lifts revocations.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use dashmap::DashMap;
+use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::list::RevocationList;
-use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, STORED_FOR, Subject};
+use copilotd_actors::domain::access::revocation::{
+    CLOCK_SKEW, Revocation, RevocationId, STORED_FOR, Subject, UnreadableRevocation,
+};
 use copilotd_actors::ports::RevocationStore;
 
 /// Most revocations in force per tenant. A tenant that needs more replaces the issuer's key, which invalidates all its
@@ -54,10 +57,21 @@ impl Revocations {
     pub async fn open(store: Arc<dyn RevocationStore>, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
         let now = clock.now();
         let list = Arc::new(RevocationList::default());
-        for revocation in store.revocations().await? {
+        let stored = store.revocations().await?;
+        for revocation in stored.readable {
             if revocation.expires_at > now {
                 list.enforce(revocation);
             }
+        }
+        let has_ended = |record: &UnreadableRevocation| record.expires_at.is_some_and(|end| end <= now);
+        let unreadable: Vec<_> = stored
+            .unreadable
+            .into_iter()
+            .filter(|record| !has_ended(record))
+            .collect();
+        unreadable.iter().for_each(|record| refuse_in_doubt(&list, record, now));
+        if !unreadable.is_empty() {
+            drop(tokio::spawn(end_doubt(Arc::downgrade(&list))));
         }
         if let Err(error) = store.delete_expired_revocations(now).await {
             tracing::warn!(%error, "could not delete expired token revocations; the next revocation tries again");
@@ -160,6 +174,60 @@ impl Revocations {
             return Arc::clone(&found);
         }
         Arc::clone(&self.changing.entry(tenant.clone()).or_default())
+    }
+}
+
+/// Refuses every token that an unreadable revocation can mean: of its user, or else of its tenant, or else of all. It was
+/// written before `now`, so it covers no token issued later than the clock skew allows: fresh tokens are accepted.
+fn refuse_in_doubt(list: &RevocationList, unreadable: &UnreadableRevocation, now: Timestamp) {
+    const MEND: &str = "revoke again what it revoked, delete the record and restart";
+    let UnreadableRevocation {
+        record,
+        tenant,
+        subject,
+        ..
+    } = unreadable;
+    let moment = now + CLOCK_SKEW;
+    metrics::counter!("copilotd_unreadable_rows_total", "what" => "revocation").increment(1);
+    match (tenant, subject) {
+        (Some(tenant), Some(subject)) => {
+            let revocation = Revocation {
+                tenant: tenant.clone(),
+                subject: subject.clone(),
+                revoked_at: moment,
+                expires_at: moment + STORED_FOR,
+                revoked_by: "unknown".to_owned(),
+                reason: Some("the stored revocation is unreadable".to_owned()),
+            };
+            tracing::error!(
+                record, %tenant, revocation = %revocation.id(), until = %moment,
+                "stored token revocation unreadable; refusing the tokens of its user, or its token, issued until then; \
+                 revoking again or lifting the revocation mends the record"
+            );
+            list.enforce(revocation);
+        }
+        (Some(tenant), None) => {
+            tracing::error!(
+                record, %tenant, until = %moment, mend = MEND,
+                "stored token revocation unreadable; refusing all user tokens of its tenant issued until then"
+            );
+            list.revoke_all(Some(tenant), moment);
+        }
+        (None, _) => {
+            tracing::error!(
+                record, until = %moment, mend = MEND,
+                "stored token revocation unreadable; refusing the user tokens of all tenants issued until then"
+            );
+            list.revoke_all(None, moment);
+        }
+    }
+}
+
+/// Accepts tokens without `iat` again once every token that was valid at the start has expired.
+async fn end_doubt(list: Weak<RevocationList>) {
+    tokio::time::sleep((STORED_FOR + CLOCK_SKEW).unsigned_abs()).await;
+    if let Some(list) = list.upgrade() {
+        list.end_revoke_all();
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod admin;
 mod answer_memory;
 pub mod api;
+pub mod assets;
 mod conversation_access;
 pub mod error_documents;
 pub mod fair_share;

@@ -31,6 +31,17 @@ pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
     CLASSES.iter().copied().chain(["ok", "left", "lost"])
 }
 
+/// Outcomes of a try of a tool call.
+const TRIES: [&str; 7] = [
+    "ok",
+    "found",
+    "missing",
+    "refused",
+    "rate_limited",
+    "unreachable",
+    "in_doubt",
+];
+
 /// Counters with all values of each label.
 const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
     (
@@ -97,16 +108,6 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         "copilotd_gateway_guardrails_total",
         &[("stage", &["input", "output"]), ("action", &["block", "redact"])],
     ),
-    (
-        "copilotd_tool_tries_total",
-        &[
-            ("system", &["zendesk", "slack"]),
-            (
-                "outcome",
-                &["ok", "found", "refused", "rate_limited", "unreachable", "in_doubt"],
-            ),
-        ],
-    ),
     ("copilotd_compute_refused_total", &[]),
     ("copilotd_fair_share_refused_total", &[]),
     (
@@ -120,6 +121,7 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
                 "tenant",
                 "api_key",
                 "key_use",
+                "revocation",
                 "usage",
                 "audit",
                 "time",
@@ -164,6 +166,8 @@ const WITH_DYNAMIC_LABELS: &[&str] = &[
     "copilotd_http_requests_total",
     "copilotd_tenant_requests_total",
     "copilotd_store_bytes_total",
+    // By kind of system: see `system_kind`.
+    "copilotd_tool_tries_total",
     // By configured provider: see `provider`.
     "copilotd_gateway_attempts_total",
     // By routes' targets: see `calls::start`.
@@ -180,6 +184,13 @@ pub(super) fn start() {
             let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, *value)).collect();
             metrics::counter!(*name, labels).increment(0);
         });
+    }
+}
+
+/// Initialises the counters of a kind of external systems.
+pub fn system_kind(name: &'static str) {
+    for outcome in TRIES {
+        metrics::counter!("copilotd_tool_tries_total", "system" => name, "outcome" => outcome).increment(0);
     }
 }
 

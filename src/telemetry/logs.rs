@@ -32,8 +32,8 @@ const COPIED_FIELDS: [(&str, &str); 5] = [
 ];
 
 /// Filter directives before the configured ones, which may override them. ractor opens a span per actor and enters it
-/// at every poll; async-openai quotes responses that it cannot parse; `traces` reports exporter errors itself, once.
-const BASE: &str = "ractor=warn,async_openai=off,opentelemetry=off,opentelemetry_sdk=off,\
+/// at every poll; `traces` reports exporter errors itself, once.
+const BASE: &str = "ractor=warn,opentelemetry=off,opentelemetry_sdk=off,\
                     opentelemetry-otlp=off,opentelemetry-http=off";
 
 /// Parses a filter.

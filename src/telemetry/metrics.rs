@@ -289,7 +289,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,
-        "Attempts of tool calls, by system and outcome.",
+        "Attempts of tool calls, by kind of system and outcome.",
     ),
     metric(
         "copilotd_connector_queue",

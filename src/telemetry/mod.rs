@@ -24,6 +24,7 @@ pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent, traces_url};
 use crate::config::Telemetry as Settings;
 pub use initial_counters::provider as start_counters_of_provider;
+pub use initial_counters::system_kind as start_counters_of_system_kind;
 
 /// Maximum time to send the last spans at exit.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);

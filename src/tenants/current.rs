@@ -6,73 +6,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::tenant::{StoredKey, StoredTenant};
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::Value;
 
+use super::api_keys::KeysByTenant;
 use super::cipher::Cipher;
 use super::entry::{CheckContext, Entry};
 use super::error::SettingsFault;
-use crate::config::{ApiKey, Config, Globals, LeftOut, Tenant, conflicts};
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::tenant::{StoredKey, StoredTenant, TenantStatus};
-
-/// Where a tenant's settings come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// The configuration file.
-    File,
-    /// The store: created or changed at run time.
-    Stored,
-}
-
-/// Whether a tenant is served, as an operator sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShownStatus {
-    /// Served.
-    Active,
-    /// Not served; nothing is deleted.
-    Suspended,
-    /// Not served; a job is erasing it.
-    Deleting,
-}
-
-impl From<TenantStatus> for ShownStatus {
-    fn from(status: TenantStatus) -> Self {
-        match status {
-            TenantStatus::Active => Self::Active,
-            TenantStatus::Suspended => Self::Suspended,
-        }
-    }
-}
-
-/// A tenant as an operator sees it.
-#[derive(Debug, Clone, Serialize)]
-pub struct TenantView {
-    /// Id of the tenant.
-    pub id: TenantId,
-    /// Whether it is served.
-    pub status: ShownStatus,
-    /// The job that is deleting it, if there is one.
-    pub deletion: Option<JobId>,
-    /// Where its settings come from.
-    pub origin: Origin,
-    /// Whether its credentials may grant the scope `operator`, which only the configuration file decides.
-    pub operator: bool,
-    /// Its settings, with fingerprints in place of secrets.
-    pub settings: Value,
-    /// Why it is left out, if it is.
-    pub faults: Vec<String>,
-    /// Warnings, which do not keep it from being served.
-    pub warnings: Vec<String>,
-    /// When it was created or first changed at run time.
-    pub created_at: Option<Timestamp>,
-    /// When it was last changed at run time.
-    pub updated_at: Option<Timestamp>,
-}
+use super::view::{Origin, TenantView};
+use crate::config::{Config, Globals, conflicts};
 
 /// The live tenants and their configuration; see the module.
 #[derive(Debug)]
@@ -270,51 +213,5 @@ impl LiveTenants {
         let faults = self.faults.get(id).map_or(&[][..], Vec::as_slice);
         let warnings = self.warnings.get(id).map_or(&[][..], Vec::as_slice);
         Some(self.tenants.get(id)?.view(id, faults, warnings, seal))
-    }
-}
-
-/// The stored keys of each tenant.
-struct KeysByTenant<'a> {
-    keys: HashMap<&'a TenantId, Vec<&'a StoredKey>>,
-    /// The hashes of all of them: a stored key, even a revoked one, belongs to its tenant whatever a table says.
-    hashes: HashSet<&'a KeyHash>,
-    now: Timestamp,
-}
-
-impl<'a> KeysByTenant<'a> {
-    fn new(stored: &'a [StoredKey], now: Timestamp) -> Self {
-        let mut keys: HashMap<&TenantId, Vec<&StoredKey>> = HashMap::new();
-        for key in stored {
-            keys.entry(&key.tenant).or_default().push(key);
-        }
-        let hashes = stored.iter().map(|key| &key.hash).collect();
-        Self { keys, hashes, now }
-    }
-
-    /// Returns the entry for a tenant that is left out, which also keeps its suspension. Its keys are known only by
-    /// hash.
-    fn left_out(&mut self, id: &TenantId, entry: Option<&Entry>) -> Tenant {
-        let suspended = entry.is_some_and(|entry| entry.status() == TenantStatus::Suspended);
-        let mut tenant = Tenant::left_out(id.clone(), suspended);
-        tenant.api_keys = entry.into_iter().flat_map(Entry::table_keys).collect();
-        tenant = self.applied(tenant);
-        let api_keys = std::mem::take(&mut tenant.api_keys);
-        tenant.left_out = Some(LeftOut { api_keys });
-        tenant
-    }
-
-    /// Replaces the keys of a tenant's table by the stored ones where both have the same key.
-    fn applied(&mut self, mut tenant: Tenant) -> Tenant {
-        let stored = self.keys.remove(&tenant.id).unwrap_or_default();
-        tenant.api_keys.retain(|key| !self.hashes.contains(&key.hash));
-        let ended = |key: &StoredKey| key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= self.now);
-        let live = stored.into_iter().filter(|key| !ended(key));
-        tenant.api_keys.extend(live.map(|key| ApiKey {
-            name: key.name.clone(),
-            hash: key.hash,
-            scopes: key.scopes,
-            expires_at: key.expires_at,
-        }));
-        tenant
     }
 }

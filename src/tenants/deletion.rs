@@ -16,7 +16,7 @@ use crate::audit::{Action, Entry as AuditEntry};
 impl TenantRegistry {
     /// Checks that the tenant may be deleted now. Returns the job that is already deleting it, if there is one.
     pub fn deletable(&self, id: &TenantId) -> Result<Option<JobId>, ChangeError> {
-        let current = self.current();
+        let current = self.live.current();
         let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         if let Some(job) = entry.deletion() {
             return Ok(Some(job));
@@ -39,8 +39,8 @@ impl TenantRegistry {
         recorded_in: &TenantId,
         by: &Requester,
     ) -> Result<JobId, ChangeError> {
-        let source = self.source.lock().await;
-        let current = self.read_or_cached(&source).await;
+        let source = self.live.source.lock().await;
+        let current = self.live.read_or_cached(&source).await;
         let entry = current.tenants.get(id).ok_or(ChangeError::Missing)?;
         if let Some(other) = entry.deletion() {
             return Ok(other);
@@ -65,16 +65,16 @@ impl TenantRegistry {
             changed: Vec::new(),
             reason: None,
         };
-        self.audit.record(recorded_in, recorded).await?;
-        self.store.put_tenant(&record).await?;
-        let after = current.with_status(&self.globals, record, self.clock.now());
-        self.apply_despite_failures(after);
+        self.live.audit.record(recorded_in, recorded).await?;
+        self.live.store.put_tenant(&record).await?;
+        let after = current.with_status(&self.live.globals, record, self.live.clock.now());
+        self.live.apply_despite_failures(after);
         Ok(job)
     }
 
     /// Lists the tenants that are being deleted, with their deletion jobs.
     pub fn deletions(&self) -> Vec<(TenantId, JobId)> {
-        let current = self.current();
+        let current = self.live.current();
         let marked = current.tenants.iter();
         marked
             .filter_map(|(id, entry)| Some((id.clone(), entry.deletion()?)))
@@ -84,15 +84,15 @@ impl TenantRegistry {
     /// Whether the store has marked the tenant as being deleted by `job`. Updates the state in memory from the store,
     /// whose earlier answer may have been lost.
     pub async fn is_marked(&self, id: &TenantId, job: JobId) -> Result<bool, ChangeError> {
-        let source = self.source.lock().await;
-        let tenants = self.store.tenants().await?;
+        let source = self.live.source.lock().await;
+        let tenants = self.live.store.tenants().await?;
         let stored = tenants.iter().find(|record| record.id == *id);
         let marked = stored.is_some_and(|record| record.deletion == Some(job));
-        let remembered = self.current().tenants.get(id).and_then(|entry| entry.deletion()) == Some(job);
+        let remembered = self.live.current().tenants.get(id).and_then(|entry| entry.deletion()) == Some(job);
         if marked != remembered {
-            let keys = self.store.keys().await?;
-            let after = LiveTenants::build(self.check_context(&source), tenants, keys, self.clock.now());
-            self.apply_despite_failures(after);
+            let keys = self.live.store.keys().await?;
+            let after = LiveTenants::build(self.live.check_context(&source), tenants, keys, self.live.clock.now());
+            self.live.apply_despite_failures(after);
         }
         Ok(marked)
     }
@@ -106,25 +106,17 @@ impl TenantRegistry {
         removed: impl Future<Output = Result<(), LogError>>,
         before: impl FnOnce(),
     ) -> Result<(), ChangeError> {
-        let source = self.source.lock().await;
-        let current = self.current();
+        let source = self.live.source.lock().await;
+        let current = self.live.current();
         if let Some(entry) = current.tenants.get(id) {
-            // Keys of its table have no stored record, but their last use may be stored.
-            let hashes: Vec<_> = entry.table_keys().map(|key| key.hash).collect();
-            if !hashes.is_empty() {
-                self.store.delete_keys(&hashes).await?;
-            }
-            let mut uses = self.uses.lock();
-            hashes.iter().for_each(|hash| _ = uses.remove(hash));
-            let stored = current.keys.iter().filter(|key| key.tenant == *id);
-            stored.for_each(|key| _ = uses.remove(&key.hash));
+            self.api_keys.forget_uses(id, entry, &current.keys).await?;
         }
         removed.await?;
-        let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
-        let after = LiveTenants::build(self.check_context(&source), tenants, keys, self.clock.now());
+        let (tenants, keys) = (self.live.store.tenants().await?, self.live.store.keys().await?);
+        let after = LiveTenants::build(self.live.check_context(&source), tenants, keys, self.live.clock.now());
         before();
-        self.apply_despite_failures(after);
-        self.turns.remove(id);
+        self.live.apply_despite_failures(after);
+        self.api_keys.forget_turn(id);
         Ok(())
     }
 }

@@ -4,9 +4,9 @@ use copilotd_actors::domain::ids::{JobId, TenantId};
 use serde_json::{Value, json};
 
 use super::cipher::Cipher;
-use super::current::{Origin, ShownStatus, TenantView};
 use super::error::SettingsFault;
 use super::patch;
+use super::view::{Origin, ShownStatus, TenantView};
 use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
 use copilotd_actors::domain::tenant::{StoredTenant, TenantStatus};
 

@@ -7,22 +7,27 @@
 //! does not keep others from being served or suspended, or credentials from being revoked; a secret is never used at
 //! another place than the one it was given for; only the file can refer to the environment and to files.
 
+mod api_keys;
 mod changes;
 pub(crate) mod cipher;
-pub(crate) mod current;
+mod current;
 mod deletion;
 mod entry;
 mod error;
-mod keys;
+mod live;
 mod patch;
-pub(crate) mod registry;
-pub(crate) mod serving_states;
+mod registry;
+mod serving_states;
+mod settings_change;
+mod view;
 
+pub use api_keys::{ApiKeys, KeyView, NewKey};
 pub use cipher::Cipher;
 pub use copilotd_actors::domain::tenant::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
 pub use copilotd_actors::ports::TenantStore;
-pub use current::{Origin, ShownStatus, TenantView};
 pub use error::{ChangeError, SettingsFault};
-pub use keys::{KeyView, NewKey};
-pub use registry::{Change, Reloadable, SettingsChange, TenantRegistry};
+pub use live::Reloadable;
+pub use registry::TenantRegistry;
 pub use serving_states::LiveServingStates;
+pub use settings_change::{Change, SettingsChange};
+pub use view::{Origin, ShownStatus, TenantView};

@@ -312,22 +312,22 @@ impl Connector {
     fn attempt_result(&self, state: &mut State, mut waiting: Box<QueuedCall>, attempt_result: AttemptResult) {
         state.in_flight -= 1;
         let now = self.shared.ports.clock.elapsed();
-        let system = state.key.1.clone();
+        let kind = state.toolbox.kind();
         match attempt_result {
             AttemptResult::Replied { report, rate } => {
                 state.breaker.succeeded();
                 state.bucket.learn(rate, now);
-                counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "ok").increment(1);
+                counter!("copilotd_tool_tries_total", "system" => kind, "outcome" => "ok").increment(1);
                 send_report(&waiting.job, *report);
             }
             AttemptResult::Found(report) => {
                 state.breaker.succeeded();
-                counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "found").increment(1);
+                counter!("copilotd_tool_tries_total", "system" => kind, "outcome" => "found").increment(1);
                 send_report(&waiting.job, *report);
             }
             AttemptResult::Missing(trace) => {
                 state.breaker.succeeded();
-                counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "missing").increment(1);
+                counter!("copilotd_tool_tries_total", "system" => kind, "outcome" => "missing").increment(1);
                 let times = match waiting.looked {
                     LookUpState::Missing(times) => times.saturating_add(1),
                     _ => 1,
@@ -349,7 +349,7 @@ impl Connector {
                     ToolErrorKind::Unreachable => "unreachable",
                     ToolErrorKind::OutcomeUnknown => "in_doubt",
                 };
-                counter!("copilotd_tool_tries_total", "system" => system, "outcome" => outcome).increment(1);
+                counter!("copilotd_tool_tries_total", "system" => kind, "outcome" => outcome).increment(1);
                 state.bucket.learn(error.rate, now);
                 let is_limited = error.kind == ToolErrorKind::RateLimited;
                 if is_limited {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 pub use super::admission::{Admission, OpenTurns, TurnCounts, TurnLimit};
 use super::connector::Connectors;
 use super::conversations::Directory;
+use crate::compute::ComputeError;
 use crate::fairness::share::Shares;
 use crate::fairness::user_turns::UserTurns;
 use crate::live::Hub;
@@ -158,6 +159,8 @@ pub fn cause(error: &ActorProcessingErr) -> String {
         error.to_string()
     } else if let Some(error) = error.downcast_ref::<SpawnErr>() {
         error.to_string()
+    } else if let Some(error) = error.downcast_ref::<ComputeError>() {
+        error.to_string()
     } else {
         "panic or internal error; a panic is logged separately with its location".to_owned()
     }
@@ -172,4 +175,30 @@ pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
 /// Returns the time from `now` until `at`; zero if it has passed.
 pub fn until(now: jiff::Timestamp, at: jiff::Timestamp) -> Duration {
     at.duration_since(now).try_into().unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_death_is_named_unless_it_may_quote_user_text() {
+        let deaths: [(ActorProcessingErr, &str); 4] = [
+            (
+                LogError::Unavailable("the disk is slow".to_owned()).into(),
+                "the disk is slow",
+            ),
+            (
+                ComputeError::Full.into(),
+                "too many compute jobs of this tenant are queued",
+            ),
+            (ComputeError::Panicked.into(), "compute job panicked"),
+            ("my card number is 4242".into(), "panic or internal error"),
+        ];
+        for (error, expected) in deaths {
+            let told = cause(&error);
+            assert!(told.contains(expected), "{told}");
+            assert!(!told.contains("4242"), "{told}");
+        }
+    }
 }

@@ -195,6 +195,10 @@ fn error(kind: ToolErrorKind, retry_after: Option<Duration>, rate: RateHint) -> 
 
 #[async_trait]
 impl ToolBox for FakeSystem {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
         let _open = self.enter();
         let (answer, rate) = {

@@ -80,6 +80,9 @@ pub enum LookUp {
 /// One external system of one tenant. Its connector applies rate limits, a circuit breaker and retries around it.
 #[async_trait]
 pub trait ToolBox: Send + Sync {
+    /// Returns the kind of the system: a name of the product, while a tenant chooses the system's own name.
+    fn kind(&self) -> &'static str;
+
     /// Runs the call.
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError>;
 

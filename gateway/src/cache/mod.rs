@@ -13,6 +13,7 @@ mod matrix;
 mod personal;
 mod question;
 pub(crate) mod tenant_cache;
+pub mod threshold;
 pub mod veto;
 
 use std::collections::HashMap;
@@ -60,9 +61,9 @@ pub struct Settings {
     pub max_entries: usize,
     /// Tolerated share of wrong answers, as measured by audits.
     pub max_error: f64,
-    /// Similarity from which an entry without audits is served.
+    /// Similarity from which an entry without audits is served; see [`threshold::default_threshold`].
     pub cut: f32,
-    /// How much nearer the entry must be than the next one with another answer.
+    /// How much nearer the entry must be than the next one with another answer; see [`threshold::MARGIN`].
     pub margin: f32,
     /// Share of semantic hits for which the model is also called, off the request path.
     pub audit_share: f64,

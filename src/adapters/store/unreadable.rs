@@ -1,4 +1,5 @@
-//! Handling of unreadable rows: reading continues without them, and they are logged.
+//! Handling of unreadable rows: reading continues without them, and they are logged; except those that may take access
+//! away, without which nothing is read.
 
 use std::fmt::Display;
 
@@ -26,6 +27,23 @@ pub(crate) fn log_unreadable(what: &'static str, id: impl Display, reason: &str)
     metrics::counter!("copilotd_unreadable_rows_total", "what" => what).increment(1);
     tracing::error!(what, %id, reason, "stored row unreadable; skipping it and reading the others");
 }
+
+/// The error for an unreadable record that may take access away from somebody: going on without it would give that
+/// access back. `record` is its place in the store, `meaning` what it may be.
+pub(crate) fn refuse_unreadable(record: impl Display, meaning: &str, error: LogError) -> LogError {
+    match error {
+        LogError::Corrupt(reason) => LogError::Corrupt(format!(
+            "{record} is unreadable ({reason}): it may be {meaning}, so nothing is served without it; restore the \
+             record, or delete it if that access may be given back"
+        )),
+        error => error,
+    }
+}
+
+/// What an unreadable record of a tenant may be.
+pub(crate) const TENANT_MEANING: &str = "the suspension or deletion of a tenant of the configuration file";
+/// What an unreadable record of an API key that was not created at run time may be.
+pub(crate) const KEY_MEANING: &str = "the revocation of an API key of the configuration file";
 
 #[cfg(test)]
 mod tests {

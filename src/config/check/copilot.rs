@@ -111,7 +111,8 @@ fn memory(root: &Node<'_>, copilot: &Node<'_>, faults: &mut Faults) {
     let mut order = |lower: (&str, u64), upper: (&str, u64), strict: bool| {
         if lower.1 > upper.1 || (strict && lower.1 == upper.1) {
             let (name, number) = lower;
-            let message = format!("{name} ({number}) must be less than {} ({})", upper.0, upper.1);
+            let relation = if strict { "less than" } else { "at most" };
+            let message = format!("{name} ({number}) must be {relation} {} ({})", upper.0, upper.1);
             faults.add(memory.path(), message);
         }
     };

@@ -1,7 +1,8 @@
 //! Models that a tenant may use: patterns and regions have to match something, and each copilot needs a model.
 
+use copilotd_gateway::access::AllowedModels;
+
 use super::{Faults, Node, members, unique};
-use crate::config::TenantModels;
 use crate::config::suggest::unknown_name;
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
@@ -10,22 +11,30 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
     let (allow, regions) = (models.get("allow"), models.get("regions"));
     for pattern in allow.items() {
         let Some(text) = pattern.text() else { continue };
-        let only = rule(Some(vec![text.to_owned()]), None);
+        let pattern_alone = [text.to_owned()];
+        let only = AllowedModels {
+            allow: Some(&pattern_alone),
+            regions: None,
+        };
         if !targets(root).any(|target| target.is_allowed(&only)) {
             faults.add(pattern.path(), "matches no model of any route");
         }
     }
-    let texts = |list: &Node<'_>| list.items().filter_map(|item| Some(item.text()?.to_owned())).collect();
+    let texts = |list: &Node<'_>| {
+        let texts = || list.items().filter_map(|item| Some(item.text()?.to_owned())).collect();
+        list.exists().then(texts)
+    };
     for region in regions.items() {
         let Some(text) = region.text() else { continue };
         if !members(&root.get("providers"), "region").any(|known| known.text() == Some(text)) {
             faults.add(region.path(), "no provider has this region");
         }
     }
-    let rule = rule(
-        allow.exists().then(|| texts(&allow)),
-        regions.exists().then(|| texts(&regions)),
-    );
+    let (allow, regions): (Option<Vec<String>>, Option<Vec<String>>) = (texts(&allow), texts(&regions));
+    let rule = AllowedModels {
+        allow: allow.as_deref(),
+        regions: regions.as_deref(),
+    };
     for copilot in tenant.get("copilots").items() {
         for route in [copilot.get("route"), copilot.get("small_route")] {
             let Some(name) = route.text() else { continue };
@@ -40,10 +49,6 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
     }
 }
 
-fn rule(allow: Option<Vec<String>>, regions: Option<Vec<String>>) -> TenantModels {
-    TenantModels { allow, regions }
-}
-
 /// The readable parts of a route's target.
 struct Target<'a> {
     route: Option<&'a str>,
@@ -54,7 +59,7 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn is_allowed(&self, rule: &TenantModels) -> bool {
+    fn is_allowed(&self, rule: &AllowedModels<'_>) -> bool {
         rule.allows(self.provider, self.model, self.region)
     }
 

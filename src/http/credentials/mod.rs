@@ -40,11 +40,12 @@ pub(crate) use writes::is_protective;
 
 use copilotd_gateway::request::role::Role;
 
+use copilotd_actors::domain::access::revocation::CLOCK_SKEW;
 pub use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::access::token_identity::TokenIdentity;
 
 /// Tolerated clock skew.
-pub const SKEW: SignedDuration = SignedDuration::from_secs(60);
+pub const SKEW: SignedDuration = CLOCK_SKEW;
 /// Maximum life of a token, and how long a credential without an expiry lets a stream be reopened.
 pub const DAY: SignedDuration = SignedDuration::from_hours(24);
 

@@ -113,7 +113,7 @@ pub async fn create(
         expires_at: body.expires_at,
     };
     let by = requester(&caller, caller.scope.tenant(), &request);
-    let view = match tenants.create_key(&caller.scope, new, &by).await {
+    let view = match tenants.api_keys().create(&caller.scope, new, &by).await {
         // The client would never see that key, and a retry would create another one.
         Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
             let detail = "the store is not responding; the key may or may not have been created: list the keys before \
@@ -154,7 +154,7 @@ pub async fn list(
     _room: PageMemory,
 ) -> Result<axum::Json<Page<ApiKeyView>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
-    let mut rest = tenants.keys(&caller.scope);
+    let mut rest = tenants.api_keys().list(&caller.scope);
     if let Some(cursor) = &query.cursor {
         let after: String = page::position(&name, cursor)?;
         let at = rest.iter().position(|key| key.id.to_string() == after);
@@ -194,7 +194,7 @@ pub async fn revoke(
     Ids((id,)): Ids<(KeyId,)>,
 ) -> Result<StatusCode, Problem> {
     let by = requester(&caller, caller.scope.tenant(), &request);
-    tenants.revoke_key(&caller.scope, id, &by).await?;
+    tenants.api_keys().revoke(&caller.scope, id, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -189,6 +189,7 @@ const COPILOTD: &[Row] = &[
             "actors/domain",
             "actors/ports",
             "actors/tenancy",
+            "gateway/access",
             "gateway/limit",
             "gateway/request",
             "shape",

@@ -467,3 +467,42 @@ fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
         assert_eq!(faults(&file(cache, more)), expected, "{cache}");
     }
 }
+
+#[test]
+fn figures_of_the_memory_are_in_order_and_some_may_be_equal() {
+    let with = |memory: &str| {
+        faults(&format!(
+            r#"
+            [[providers]]
+            name = "main"
+            base_url = "https://example.com/v1"
+            [[routes]]
+            name = "default"
+            targets = [{{ provider = "main", model = "m", context_tokens = 100000 }}]
+            [[tenants]]
+            id = "acme"
+            [[tenants.copilots]]
+            name = "support"
+            route = "default"
+            memory = {{ summary_tokens = 500, {memory} }}
+            "#
+        ))
+    };
+    for (memory, expected) in [
+        ("keep_tokens = 3999, trigger_tokens = 4000, hard_tokens = 4000", None),
+        (
+            "keep_tokens = 1000, trigger_tokens = 4001, hard_tokens = 4000",
+            Some("trigger_tokens (4001) must be at most hard_tokens (4000)"),
+        ),
+        (
+            "keep_tokens = 4000, trigger_tokens = 4000, hard_tokens = 5000",
+            Some("keep_tokens (4000) must be less than trigger_tokens (4000)"),
+        ),
+    ] {
+        let expected: Vec<String> = expected
+            .map(|fault| format!("tenants[0].copilots[0].memory: {fault}"))
+            .into_iter()
+            .collect();
+        assert_eq!(with(memory), expected, "{memory}");
+    }
+}

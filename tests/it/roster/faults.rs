@@ -127,7 +127,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
             assert!(left_out.api_keys.is_empty() && left_out.copilots.is_empty());
             // Other tenants, and this one, can be changed and suspended, and their keys revoked, meanwhile.
             let acme = KeyId::of(&KeyHash::of(ACME));
-            registry.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
+            registry.api_keys().revoke(&scope("acme"), acme, &root()).await.unwrap();
             assert!(!accepts(&registry, ACME));
             let acme = "acme".parse().unwrap();
             registry
@@ -141,7 +141,11 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
                 .unwrap();
             put(&registry, "hooli", copilot("default")).await;
             let key = KeyId::of(&KeyHash::of(FAULTY));
-            registry.revoke_key(&scope("faulty"), key, &root()).await.unwrap();
+            registry
+                .api_keys()
+                .revoke(&scope("faulty"), key, &root())
+                .await
+                .unwrap();
             let faulty = "faulty".parse().unwrap();
             registry
                 .change(&faulty, status(TenantStatus::Suspended), &root())
@@ -276,7 +280,8 @@ async fn revoking_and_suspending_work_while_the_store_cannot_be_listed() {
     let registry = open(&file_with(""), &store, 1).await;
     store.unlisted.store(true, std::sync::atomic::Ordering::Relaxed);
     registry
-        .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
+        .api_keys()
+        .revoke(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
         .await
         .unwrap();
     registry
@@ -331,7 +336,7 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
         by: "root".to_owned(),
         expires_at: None,
     };
-    let made = registry.create_key(&scope("acme"), new, &root()).await.unwrap();
+    let made = registry.api_keys().create(&scope("acme"), new, &root()).await.unwrap();
     assert_eq!(made.scopes.to_string(), "chat gateway knowledge admin");
 
     let text = file_with(FAULTS[0].0);
@@ -341,7 +346,8 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     assert!(tenant(&registry, "evil").faults[0].starts_with("/zendesk/oauth_token: "));
     assert!(accepts(&registry, ACME));
     registry
-        .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
+        .api_keys()
+        .revoke(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
         .await
         .unwrap();
     for id in ["evil", "broken", "faulty", "initech"] {

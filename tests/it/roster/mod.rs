@@ -172,7 +172,7 @@ async fn only_self_hosted_models_is_one_line() {
     )
     .await;
     let config = registry.config();
-    let models = &config.tenant("acme").unwrap().models;
+    let models = config.tenant("acme").unwrap().models.allowed();
     assert!(models.allows("local", "small", Some("self-hosted")));
     assert!(!models.allows("main", "large", None));
     // A copilot that may use no model is a fault, at start and later.

@@ -80,20 +80,32 @@ fn secret() -> impl Strategy<Value = Value> {
     prop_oneof![kept, reference]
 }
 
-/// One step of a patch: a member at any place.
-fn step() -> impl Strategy<Value = Value> {
-    let host = prop::sample::select(vec![
+fn address_of() -> impl Strategy<Value = &'static str> + Clone {
+    prop::sample::select(vec![
         ACME_HOST,
         STORED_HOST,
         "https://evil.example",
         "https://ACME.zendesk.example/",
-    ]);
+    ])
+}
+
+/// One step of a patch: a member at any place.
+fn step() -> impl Strategy<Value = Value> {
+    let host = address_of();
     let address = host.clone().prop_map(|host| json!({ "zendesk": { "base_url": host } }));
     let token = (secret(), prop::sample::select(vec!["token", "oauth_token"]))
         .prop_map(|(secret, slot)| json!({ "zendesk": { slot: secret } }));
     let whole = (host.clone(), secret()).prop_map(|(host, secret)| json!({ "zendesk": { "base_url": host, "email": null, "token": null, "oauth_token": secret } }));
     let slack = (prop::option::of(host), secret())
         .prop_map(|(host, secret)| json!({ "slack": { "base_url": host, "bot_token": secret } }));
+    let named = (prop::sample::select(vec!["support", "zendesk"]), address_of(), secret(), any::<bool>()).prop_map(
+        |(name, host, secret, twice)| {
+            let system = json!({ "kind": "zendesk", "name": name, "base_url": host, "oauth_token": secret });
+            let other = json!({ "kind": "zendesk", "name": "other", "base_url": "https://evil.example", "oauth_token": secret });
+            let systems = if twice { json!([other, system]) } else { json!([system]) };
+            json!({ "systems": systems, "zendesk": null })
+        },
+    );
     let keys = (prop::sample::select(vec!["main", "evil"]), secret(), any::<bool>()).prop_map(
         |(provider, secret, several)| {
             let key = if several {
@@ -112,10 +124,12 @@ fn step() -> impl Strategy<Value = Value> {
         json!({ "zendesk": { "email": "bot@acme.example", "oauth_token": null } }),
         json!({ "slack": null }),
         json!({ "provider_keys": null }),
+        json!({ "systems": null }),
+        json!({ "systems": [] }),
         json!({ "operator": true }),
         json!({ "knowledge_version": "2" }),
     ]);
-    prop_oneof![2 => address, 3 => token, 3 => whole, 2 => slack, 2 => keys, 2 => fixed]
+    prop_oneof![2 => address, 3 => token, 3 => whole, 3 => named, 2 => slack, 2 => keys, 2 => fixed]
 }
 
 #[derive(Debug, Clone)]

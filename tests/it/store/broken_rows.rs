@@ -138,8 +138,8 @@ async fn unreadable_tenants_are_suspended_and_keys_expired_on_sqlite() {
     let connection = Connection::open(directory.path().join("copilotd.db")).unwrap();
     connection
         .execute_batch(
-            "UPDATE tenants SET id = 'no id' WHERE id = 'a';
-             UPDATE tenants SET suspended = 7, created_at = 9223372036854775807 WHERE id = 'b';
+            "UPDATE tenants SET suspended = 7, created_at = 9223372036854775807 WHERE id = 'b';
+             UPDATE tenants SET deletion = x'00' WHERE id = 'c';
              UPDATE api_keys SET tenant = 'no id' WHERE name = 'a';
              UPDATE api_keys SET revoked_at = 9223372036854775807 WHERE name = 'b';
              UPDATE api_keys SET hash = x'00' WHERE name = 'c';
@@ -152,7 +152,10 @@ async fn unreadable_tenants_are_suspended_and_keys_expired_on_sqlite() {
         .map(|tenant| (tenant.id.as_str(), tenant.status))
         .collect();
     let (active, suspended) = (TenantStatus::Active, TenantStatus::Suspended);
-    assert_eq!(found, [("b", suspended), ("c", active), ("d", active)]);
+    assert_eq!(
+        found,
+        [("a", active), ("b", suspended), ("c", suspended), ("d", active)]
+    );
     let mut keys = log.keys().await.unwrap();
     keys.sort_by(|one, other| one.name.cmp(&other.name));
     let found: Vec<_> = keys
@@ -161,6 +164,62 @@ async fn unreadable_tenants_are_suspended_and_keys_expired_on_sqlite() {
         .collect();
     assert_eq!(found, [("b", true), ("d", false)]);
     assert_eq!(log.key_uses().await.unwrap().len(), 1);
+}
+
+/// A record of which not even the tenant or the key is known may be what keeps somebody of the configuration file out.
+fn refused<T: std::fmt::Debug>(read: Result<T, LogError>, names: &[&str]) {
+    let error = read.unwrap_err();
+    assert!(matches!(error, LogError::Corrupt(_)), "{error}");
+    let told = error.to_string();
+    for name in names {
+        assert!(told.contains(name), "{name}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_read_without_a_record_that_may_take_access_away_on_sqlite() {
+    for (damage, tenant_fails, key_fails) in [
+        ("UPDATE tenants SET id = 'no id' WHERE id = 'a'", true, false),
+        (
+            "UPDATE tenants SET id = CAST(x'ff' AS TEXT) WHERE id = 'a'",
+            true,
+            false,
+        ),
+        (
+            "UPDATE api_keys SET tenant = 'no id' WHERE name = 'of the file'",
+            false,
+            true,
+        ),
+        (
+            "UPDATE api_keys SET hash = x'00' WHERE name = 'of the file'",
+            false,
+            true,
+        ),
+        (
+            "UPDATE api_keys SET hash = x'00', created_by = CAST(x'ff' AS TEXT) WHERE name = 'created'",
+            false,
+            true,
+        ),
+        ("UPDATE api_keys SET hash = x'00' WHERE name = 'created'", false, false),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let log = SqliteLog::open(directory.path()).unwrap();
+        log.put_tenant(&tenant("a")).await.unwrap();
+        log.put_key(&key("created")).await.unwrap();
+        let mut of_file = key("of the file");
+        (of_file.created_by, of_file.revoked_at) = (None, Some(Timestamp::UNIX_EPOCH));
+        log.put_key(&of_file).await.unwrap();
+        let connection = Connection::open(directory.path().join("copilotd.db")).unwrap();
+        assert_eq!(connection.execute(damage, []).unwrap(), 1, "{damage}");
+        let (tenants, keys) = (log.tenants().await, log.keys().await);
+        assert_eq!((tenants.is_err(), keys.is_err()), (tenant_fails, key_fails), "{damage}");
+        if tenant_fails {
+            refused(tenants, &["table tenants, id", "restore the record"]);
+        }
+        if key_fails {
+            refused(keys, &["table api_keys, name", "restore the record"]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,7 +255,7 @@ async fn broken_documents_are_left_out_on_mongodb() {
         assert_eq!(pending(&log, 10).await, ids(&talks, due), "{broken}");
         conversations.replace_one(which, whole).await.unwrap();
     }
-    for id in ["a", "b", "c"] {
+    for id in ["a", "b", "c", "d"] {
         log.put_tenant(&tenant(id)).await.unwrap();
         log.put_key(&key(id)).await.unwrap();
     }
@@ -214,20 +273,44 @@ async fn broken_documents_are_left_out_on_mongodb() {
     change("api_keys", doc! { "name": "a" }, doc! { "tenant": "no id" }).await;
     change("api_keys", doc! { "name": "b" }, doc! { "revoked_at": "yesterday" }).await;
     change("tenants", doc! { "_id": "c" }, doc! { "sealed": 7 }).await;
+    change("tenants", doc! { "_id": "d" }, doc! { "deletion": "no job" }).await;
     let tenants = log.tenants().await.unwrap();
     assert_eq!((&tenants[1].sealed, &tenants[2].sealed), (&None, &Some(Vec::new())));
     let suspended: Vec<_> = tenants
         .iter()
         .map(|tenant| tenant.status == TenantStatus::Suspended)
         .collect();
-    assert_eq!(suspended, [false, true, false]);
+    assert_eq!(suspended, [false, true, false, true]);
     let keys = log.keys().await.unwrap();
     let mut found: Vec<_> = keys
         .iter()
         .map(|key| (key.name.as_str(), key.revoked_at.is_some()))
         .collect();
     found.sort_unstable();
-    assert_eq!(found, [("b", true), ("c", false)]);
+    assert_eq!(found, [("b", true), ("c", false), ("d", false)]);
+    let of_file = doc! { "$unset": { "created_by": "" } };
+    let keys = raw.collection::<Document>("api_keys");
+    assert_eq!(
+        keys.update_one(doc! { "name": "a" }, of_file)
+            .await
+            .unwrap()
+            .matched_count,
+        1
+    );
+    refused(log.keys().await, &["collection api_keys, _id", "restore the record"]);
+    keys.delete_one(doc! { "name": "a" }).await.unwrap();
+    log.keys().await.unwrap();
+    let nameless = raw.collection::<Document>("tenants");
+    nameless
+        .insert_one(doc! { "_id": "no id", "suspended": true })
+        .await
+        .unwrap();
+    refused(
+        log.tenants().await,
+        &["collection tenants, _id", "no id", "restore the record"],
+    );
+    nameless.delete_one(doc! { "_id": "no id" }).await.unwrap();
+    log.tenants().await.unwrap();
 
     // A broken log prevents neither the next process from starting nor the others from being rebuilt.
     let appends = raw.collection::<Document>("appends");

@@ -219,3 +219,31 @@ async fn a_late_append_is_not_acknowledged_and_its_turn_is_found() {
         assert_eq!(owner.read(&talk.scope, talk.id, 0, 10).await.unwrap(), talk.records);
     }
 }
+
+/// A lease that cannot be read may be another process's, which is still writing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreadable_lease_is_not_taken() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    connect(&database, "first").await.unwrap().close().await;
+    let raw = database.raw().await;
+    let meta = raw.collection::<Document>("meta");
+    let whole = lease(&database).await;
+    for damage in [
+        doc! { "$set": { "expires_at": "tomorrow" } },
+        doc! { "$set": { "expires_at": 7 } },
+        doc! { "$unset": { "expires_at": "" } },
+        doc! { "$unset": { "epoch": "" } },
+        doc! { "$set": { "epoch": "two" } },
+        doc! { "$unset": { "owner": "" } , "$set": { "expires_at": DateTime::MAX } },
+    ] {
+        meta.update_one(doc! { "_id": "lease" }, damage.clone()).await.unwrap();
+        let damaged = lease(&database).await;
+        let refused = connect(&database, "second").await.unwrap_err().to_string();
+        assert!(refused.contains("collection meta, _id lease"), "{damage}: {refused}");
+        assert_eq!(lease(&database).await, damaged, "{damage}");
+        meta.replace_one(doc! { "_id": "lease" }, &whole).await.unwrap();
+    }
+    database.connect().await.unwrap();
+}

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
+use copilotd_actors::domain::access::revocation::{
+    Revocation, RevocationId, StoredRevocations, Subject, UnreadableRevocation,
+};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{LogError, RevocationStore};
 use jiff::Timestamp;
@@ -14,6 +16,8 @@ use parking_lot::Mutex;
 #[derive(Default)]
 pub struct MemoryRevocations {
     stored: Mutex<HashMap<RevocationId, Revocation>>,
+    /// Records that cannot be read.
+    pub unreadable: Mutex<Vec<UnreadableRevocation>>,
     /// Whether the store fails.
     pub away: AtomicBool,
 }
@@ -29,8 +33,12 @@ impl MemoryRevocations {
 
 #[async_trait]
 impl RevocationStore for MemoryRevocations {
-    async fn revocations(&self) -> Result<Vec<Revocation>, LogError> {
-        self.stored(|stored| stored.values().cloned().collect())
+    async fn revocations(&self) -> Result<StoredRevocations, LogError> {
+        let unreadable = self.unreadable.lock().clone();
+        self.stored(|stored| StoredRevocations {
+            readable: stored.values().cloned().collect(),
+            unreadable,
+        })
     }
 
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {

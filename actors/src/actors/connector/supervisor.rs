@@ -15,6 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use super::job::{Job, defer, report, unsent};
 use super::{Args, Connector, Msg};
 use crate::actors::shared::{self, Shared};
+use crate::domain::ids::TenantId;
 use crate::ports::{ServingState, SystemKey};
 
 /// Messages of [`Connectors`].
@@ -131,7 +132,16 @@ impl Actor for Connectors {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
+                let dead = alive
+                    .0
+                    .iter()
+                    .find(|(_, known)| known.connector.get_id() == who.get_id());
+                let (tenant, system) = dead
+                    .map(|((tenant, system), _)| (tenant.clone(), system.clone()))
+                    .unzip();
                 tracing::error!(
+                    tenant = tenant.as_ref().map(TenantId::as_str),
+                    system,
                     error = shared::cause(&error),
                     "connector actor died; it is restarted with the next call"
                 );

@@ -8,10 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use crate::domain::hash::fingerprint;
 use crate::domain::ids::{PathId, TenantId, UserId};
 
+/// By how much an issuer's clock may differ from ours.
+pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
 /// How long a revocation is stored: the longest lifetime of a token plus twice the tolerated clock skew (once for a
 /// token accepted with a day left, once at its expiry). By then every token that was valid when it was revoked has
 /// expired.
-pub const STORED_FOR: SignedDuration = SignedDuration::from_secs(24 * 60 * 60 + 2 * 60);
+pub const STORED_FOR: SignedDuration = SignedDuration::from_secs(24 * 60 * 60 + 2 * CLOCK_SKEW.as_secs());
 
 /// The revoked user or token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,6 +74,29 @@ impl Revocation {
     pub fn id(&self) -> RevocationId {
         RevocationId::of(&self.tenant, &self.subject)
     }
+}
+
+/// What is known of a stored revocation that cannot be read: written by a later version, or damaged. It must not be
+/// taken for absent, because then the tokens that it revoked would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRevocation {
+    /// Names the record in its store, for whoever mends it.
+    pub record: String,
+    /// Its tenant, if that is readable.
+    pub tenant: Option<TenantId>,
+    /// The user or token, if that is readable.
+    pub subject: Option<Subject>,
+    /// When every affected token has expired, if that is readable.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// All stored revocations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredRevocations {
+    /// Those that were read, in any order.
+    pub readable: Vec<Revocation>,
+    /// Those that could not be read.
+    pub unreadable: Vec<UnreadableRevocation>,
 }
 
 /// Id of a revocation: `rev_` and 32 hexadecimal digits.

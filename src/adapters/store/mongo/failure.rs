@@ -63,6 +63,11 @@ impl Failure {
         }
     }
 
+    /// Returns whether a document does not have the expected form.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Mongo(error) if is_unreadable(error))
+    }
+
     /// Returns whether trying again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {

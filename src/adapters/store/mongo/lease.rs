@@ -49,6 +49,10 @@ impl LeaseDocument {
     }
 }
 
+/// What to do about a lease document without a readable owner, epoch and expiry.
+const UNREADABLE: &str = "the lease document (collection meta, _id lease) is unreadable, so another process may hold the \
+                          lease: make sure that none runs, then write its owner, a higher epoch and a past expires_at";
+
 /// Expiry of a released lease.
 const RELEASED: DateTime = DateTime::from_millis(0);
 
@@ -238,9 +242,17 @@ pub(super) async fn look(collections: &Collections) -> Result<Option<LeaseDocume
     collections.call(meta.find_one(doc! { "_id": "lease" })).await
 }
 
-/// Takes the lease if it is free, in one atomic step, and returns it as it is afterwards.
+/// Takes the lease if it is free, in one atomic step, and returns it as it is afterwards. It is free if there is none, or
+/// if it has expired; one whose expiry or epoch is unreadable may be another process's, and is not taken.
 async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<LeaseDocument, Failure> {
-    let free = doc! { "$lte": [{ "$ifNull": ["$expires_at", RELEASED] }, "$$NOW"] };
+    let is_missing = |name: &str| doc! { "$eq": [{ "$type": name }, "missing"] };
+    let is_new = doc! { "$and": [is_missing("$owner"), is_missing("$epoch"), is_missing("$expires_at")] };
+    let has_expired = doc! { "$and": [
+        { "$eq": [{ "$type": "$expires_at" }, "date"] },
+        { "$in": [{ "$type": "$epoch" }, ["int", "long"]] },
+        { "$lte": ["$expires_at", "$$NOW"] },
+    ] };
+    let free = doc! { "$or": [is_new, has_expired] };
     let either = |ours: mongodb::bson::Bson, theirs: &str| doc! { "$cond": [free.clone(), ours, theirs] };
     let next = doc! { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] };
     let set = doc! { "$set": {
@@ -253,7 +265,12 @@ async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<
         .find_one_and_update(doc! { "_id": "lease" }, vec![set])
         .upsert(true)
         .return_document(ReturnDocument::After);
-    let taken = collections.call(taken).await?;
+    let taken = collections.call(taken).await.map_err(|failure| {
+        if failure.is_unreadable() {
+            return LogError::Corrupt(UNREADABLE.to_owned()).into();
+        }
+        failure
+    })?;
     taken.ok_or_else(|| {
         LogError::Corrupt("the lease document disappeared while the lease was being taken".to_owned()).into()
     })

@@ -7,27 +7,24 @@ use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, doc};
 
 use super::MongoLog;
+use super::read::name_of;
 use super::usage::date;
-use copilotd_actors::domain::access::revocation::{Revocation, RevocationId, Subject};
+use copilotd_actors::domain::access::revocation::{
+    Revocation, RevocationId, StoredRevocations, Subject, UnreadableRevocation,
+};
 use copilotd_actors::ports::RevocationStore;
 
 #[async_trait]
 impl RevocationStore for MongoLog {
-    async fn revocations(&self) -> Result<Vec<Revocation>, LogError> {
-        let found = self.all(&self.collections.revocations, doc! { "_id": 1 }).await?;
-        let read = |document: &Document| {
-            let revocation = revocation(document);
-            if revocation.is_none() {
-                // One unreadable document must not make the other revocations ineffective.
-                let id = document.get_str("_id").unwrap_or_default();
-                tracing::error!(
-                    id,
-                    "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted"
-                );
+    async fn revocations(&self) -> Result<StoredRevocations, LogError> {
+        let mut found = StoredRevocations::default();
+        for document in self.all(&self.collections.revocations, doc! { "_id": 1 }).await? {
+            match revocation(&document) {
+                Ok(revocation) => found.readable.push(revocation),
+                Err(unreadable) => found.unreadable.push(unreadable),
             }
-            revocation
-        };
-        Ok(found.iter().filter_map(read).collect())
+        }
+        Ok(found)
     }
 
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {
@@ -65,18 +62,31 @@ fn id(tenant: &TenantId, subject: &Subject) -> String {
     format!("{tenant}/{}", RevocationId::of(tenant, subject))
 }
 
-fn revocation(document: &Document) -> Option<Revocation> {
+fn revocation(document: &Document) -> Result<Revocation, UnreadableRevocation> {
     let text = |name: &str| document.get_str(name).ok();
     let time = |name: &str| {
         let date = document.get_datetime(name).ok()?;
         Timestamp::from_millisecond(date.timestamp_millis()).ok()
     };
-    Some(Revocation {
-        tenant: text("tenant")?.parse().ok()?,
-        subject: Subject::read(text("kind")?, text("subject")?)?,
-        revoked_at: time("revoked_at")?,
-        expires_at: time("expires_at")?,
-        revoked_by: text("revoked_by")?.to_owned(),
-        reason: text("reason").map(str::to_owned),
-    })
+    let tenant = text("tenant").and_then(|tenant| tenant.parse().ok());
+    let subject = text("kind")
+        .zip(text("subject"))
+        .and_then(|(kind, subject)| Subject::read(kind, subject));
+    match (tenant, subject, time("revoked_at"), time("expires_at")) {
+        (Some(tenant), Some(subject), Some(revoked_at), Some(expires_at)) => Ok(Revocation {
+            tenant,
+            subject,
+            revoked_at,
+            expires_at,
+            // Nothing depends on these two.
+            revoked_by: text("revoked_by").unwrap_or("unknown").to_owned(),
+            reason: text("reason").map(str::to_owned),
+        }),
+        (tenant, subject, _, expires_at) => Err(UnreadableRevocation {
+            record: format!("collection revocations, _id {}", name_of(document)),
+            tenant,
+            subject,
+            expires_at,
+        }),
+    }
 }

@@ -12,7 +12,9 @@ use super::MongoLog;
 use super::failure::Failure;
 use super::read::name_of;
 use super::usage::{as_future, date};
-use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
+use crate::adapters::store::unreadable::{
+    KEY_MEANING, TENANT_MEANING, log_unreadable, refuse_unreadable, skip_unreadable,
+};
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant, TenantStatus};
@@ -22,7 +24,14 @@ use copilotd_actors::ports::TenantStore;
 impl TenantStore for MongoLog {
     async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError> {
         let found = self.all(&self.collections.tenants, doc! { "_id": 1 }).await?;
-        readable("tenant", &found, tenant)
+        let read = |document: &Document| {
+            let refused = |error| {
+                let record = format!("collection tenants, _id {}", name_of(document));
+                refuse_unreadable(record, TENANT_MEANING, error)
+            };
+            tenant(document).map_err(refused)
+        };
+        found.iter().map(read).collect()
     }
 
     async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError> {
@@ -46,7 +55,17 @@ impl TenantStore for MongoLog {
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
         let order = doc! { "created_at": -1, "_id": 1 };
         let found = self.all(&self.collections.api_keys, order).await?;
-        readable("api_key", &found, key)
+        let read = |document: &Document| {
+            let read = key(document);
+            if read.is_err() && document.get_str("created_by").is_err() {
+                let record = format!("collection api_keys, _id {}", name_of(document));
+                return read
+                    .map(Some)
+                    .map_err(|error| refuse_unreadable(record, KEY_MEANING, error));
+            }
+            skip_unreadable("api_key", name_of(document), read)
+        };
+        found.iter().filter_map(|document| read(document).transpose()).collect()
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
@@ -124,9 +143,16 @@ fn readable<T>(
     found.iter().filter_map(read).collect()
 }
 
-/// Reads a tenant. An unreadable suspension flag is read as suspended.
+/// Reads a tenant. An unreadable suspension flag or deletion job is read as suspended.
 fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
-    let suspended = document.get_bool("suspended").unwrap_or(true);
+    let deletion = match document.get("deletion") {
+        None | Some(Bson::Null) => Ok(None),
+        Some(_) => parsed(document, "deletion").map(Some),
+    };
+    if let Err(error) = &deletion {
+        log_unreadable("tenant", name_of(document), &format!("{error}; it counts as suspended"));
+    }
+    let suspended = document.get_bool("suspended").unwrap_or(true) || deletion.is_err();
     Ok(StoredTenant {
         id: parsed(document, "_id")?,
         status: if suspended {
@@ -142,11 +168,12 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
         },
         created_at: time_or_epoch(document, "created_at"),
         updated_at: time_or_epoch(document, "updated_at"),
-        deletion: document.get_str("deletion").ok().and_then(|job| job.parse().ok()),
+        deletion: deletion.unwrap_or_default(),
     })
 }
 
-/// Reads a key. An unreadable expiry is read as expired.
+/// Reads a key. An unreadable expiry is read as expired. A key that was created at run time and cannot be read is
+/// refused like any unknown one; any other record is of a key of the file, which it revokes.
 fn key(document: &Document) -> Result<StoredKey, LogError> {
     let optional = |name: &str| match document.get(name) {
         None | Some(Bson::Null) => None,

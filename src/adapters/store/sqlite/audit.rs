@@ -33,10 +33,10 @@ impl AuditStore for SqliteLog {
         self.writer.write_as(priority, work).await?;
         // After the commit: the anchor may be behind the log, but never ahead of it.
         crash::point("audit.before:anchor");
-        let (anchor, tenant, head) = (Arc::clone(&self.anchor), tenant.clone(), head.clone());
-        let noted = tokio::task::spawn_blocking(move || anchor.raise(tenant.as_str(), &head)).await;
+        let (anchor, raised, head) = (Arc::clone(&self.anchor), tenant.clone(), head.clone());
+        let noted = tokio::task::spawn_blocking(move || anchor.raise(raised.as_str(), &head)).await;
         if let Err(error) = noted {
-            tracing::warn!(%error, "audit anchor not written; it lags behind the audit log until the next entry");
+            tracing::warn!(%tenant, %error, "audit anchor not written; it lags behind the audit log until the next entry");
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ pub(super) fn heads(connection: &Connection) -> Vec<(String, Head)> {
         Ok::<_, rusqlite::Error>(rows.filter_map(Result::ok).collect())
     };
     read().unwrap_or_else(|error| {
-        tracing::warn!(%error, "heads of audit logs unreadable; each tenant gets an audit anchor again with its next entry");
+        tracing::warn!(path = connection.path(), %error, "heads of audit logs unreadable; each tenant gets an audit anchor again with its next entry");
         Vec::new()
     })
 }

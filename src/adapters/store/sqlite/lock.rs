@@ -43,7 +43,7 @@ impl DirectoryLock {
             .and_then(|()| write!(file, "{:<10}", std::process::id()))
             .and_then(|()| file.set_len(10));
         if let Err(error) = noted {
-            tracing::warn!(%error, "process id not written to the lock file; another process that finds the directory locked cannot name this one");
+            tracing::warn!(path = %path.display(), %error, "process id not written to the lock file; another process that finds the directory locked cannot name this one");
         }
         Ok(Self { _file: file })
     }

@@ -8,12 +8,12 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
-use copilotd_actors::domain::access::revocation::{Revocation, Subject};
+use copilotd_actors::domain::access::revocation::{Revocation, StoredRevocations, Subject, UnreadableRevocation};
 use copilotd_actors::ports::RevocationStore;
 
 #[async_trait]
 impl RevocationStore for SqliteLog {
-    async fn revocations(&self) -> Result<Vec<Revocation>, LogError> {
+    async fn revocations(&self) -> Result<StoredRevocations, LogError> {
         Ok(self.readers.run(all).await?)
     }
 
@@ -54,43 +54,54 @@ impl RevocationStore for SqliteLog {
     async fn delete_expired_revocations(&self, now: Timestamp) -> Result<(), LogError> {
         let now = now.as_millisecond();
         let work = move |connection: &Connection| {
-            connection.execute("DELETE FROM revocations WHERE expires_at <= ?1", [now])?;
+            // A number that is no time is not an expiry that has passed.
+            let first = Timestamp::MIN.as_millisecond();
+            connection.execute(
+                "DELETE FROM revocations WHERE expires_at BETWEEN ?2 AND ?1",
+                [now, first],
+            )?;
             Ok(())
         };
         Ok(self.writer.write(work).await?)
     }
 }
 
-fn all(connection: &Connection) -> Result<Vec<Revocation>, Failure> {
+fn all(connection: &Connection) -> Result<StoredRevocations, Failure> {
     let mut statement = connection
         .prepare("SELECT tenant, kind, subject, revoked_at, expires_at, revoked_by, reason, rowid FROM revocations")?;
     let mut rows = statement.query([])?;
-    let mut found = Vec::new();
+    let mut found = StoredRevocations::default();
     while let Some(row) = rows.next()? {
         match revocation(row) {
-            Some(revocation) => found.push(revocation),
-            // One unreadable row must not make the other revocations ineffective.
-            None => {
-                let row = row.get::<_, i64>(7).unwrap_or_default();
-                tracing::error!(
-                    row,
-                    "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted"
-                );
-            }
+            Ok(revocation) => found.readable.push(revocation),
+            Err(unreadable) => found.unreadable.push(unreadable),
         }
     }
     Ok(found)
 }
 
-fn revocation(row: &Row<'_>) -> Option<Revocation> {
+fn revocation(row: &Row<'_>) -> Result<Revocation, UnreadableRevocation> {
     let text = |column: usize| row.get::<_, String>(column).ok();
     let time = |column: usize| Timestamp::from_millisecond(row.get(column).ok()?).ok();
-    Some(Revocation {
-        tenant: text(0)?.parse().ok()?,
-        subject: Subject::read(&text(1)?, &text(2)?)?,
-        revoked_at: time(3)?,
-        expires_at: time(4)?,
-        revoked_by: text(5)?,
-        reason: row.get(6).ok()?,
-    })
+    let tenant = text(0).and_then(|tenant| tenant.parse().ok());
+    let subject = text(1)
+        .zip(text(2))
+        .and_then(|(kind, subject)| Subject::read(&kind, &subject));
+    match (tenant, subject, time(3), time(4)) {
+        (Some(tenant), Some(subject), Some(revoked_at), Some(expires_at)) => Ok(Revocation {
+            tenant,
+            subject,
+            revoked_at,
+            expires_at,
+            // Nothing depends on these two.
+            revoked_by: text(5).unwrap_or_else(|| "unknown".to_owned()),
+            reason: text(6),
+        }),
+        (tenant, subject, _, expires_at) => Err(UnreadableRevocation {
+            record: format!("table revocations, rowid {}", row.get::<_, i64>(7).unwrap_or_default()),
+            tenant,
+            subject,
+            expires_at,
+        }),
+    }
 }

@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::SqliteLog;
 use super::failure::Failure;
 use super::reserve::Priority;
-use crate::adapters::store::unreadable::{log_unreadable, skip_unreadable};
+use crate::adapters::store::unreadable::{
+    KEY_MEANING, TENANT_MEANING, log_unreadable, refuse_unreadable, skip_unreadable,
+};
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::tenant::{KeyUse, StoredKey, StoredTenant, TenantStatus};
@@ -118,21 +120,33 @@ impl TenantStore for SqliteLog {
     }
 }
 
-/// Reads the tenants. An unreadable suspension flag is read as suspended.
+/// Reads the tenants. An unreadable suspension flag or deletion job is read as suspended.
 fn tenants(connection: &Connection) -> Result<Vec<StoredTenant>, Failure> {
     let mut statement = connection
         .prepare("SELECT id, suspended, sealed, created_at, updated_at, deletion FROM tenants ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.extend(skip_unreadable("tenant", name_of(row, 0), tenant(row))?);
+        let refused = |error: Failure| {
+            let record = format!("table tenants, id {:?}", name_of(row, 0));
+            refuse_unreadable(record, TENANT_MEANING, error.into())
+        };
+        found.push(tenant(row).map_err(refused)?);
     }
     Ok(found)
 }
 
 fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
     let id: String = row.get(0)?;
-    let active = row.get(1).is_ok_and(|suspended: i64| suspended == 0);
+    let deletion = row.get::<_, Option<Uuid>>(5);
+    if let Err(error) = &deletion {
+        log_unreadable(
+            "tenant",
+            &id,
+            &format!("its deletion job: {error}; it counts as suspended"),
+        );
+    }
+    let active = row.get(1).is_ok_and(|suspended: i64| suspended == 0) && deletion.is_ok();
     Ok(StoredTenant {
         status: if active {
             TenantStatus::Active
@@ -144,12 +158,13 @@ fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
         sealed: row.get(2).unwrap_or_else(|_| Some(Vec::new())),
         created_at: time_or_epoch(row, 3, &id),
         updated_at: time_or_epoch(row, 4, &id),
-        deletion: row.get::<_, Option<Uuid>>(5).unwrap_or_default().map(JobId::new),
+        deletion: deletion.unwrap_or_default().map(JobId::new),
         id: id.parse().map_err(|error| corrupt("a tenant", &error))?,
     })
 }
 
-/// Reads the keys. An unreadable expiry is read as expired.
+/// Reads the keys. An unreadable expiry is read as expired. A key that was created at run time and cannot be read is
+/// refused like any unknown one; any other record is of a key of the file, which it revokes.
 fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
     let mut statement = connection.prepare(
         "SELECT hash, tenant, name, scopes, created_at, created_by, expires_at, revoked_at FROM api_keys
@@ -158,7 +173,14 @@ fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.extend(skip_unreadable("api_key", name_of(row, 2), key(row))?);
+        let read = match (key(row), row.get::<_, Option<String>>(5)) {
+            (Err(error), Ok(None) | Err(_)) => {
+                let record = format!("table api_keys, name {:?}", name_of(row, 2));
+                return Err(refuse_unreadable(record, KEY_MEANING, error.into()).into());
+            }
+            (read, _) => read,
+        };
+        found.extend(skip_unreadable("api_key", name_of(row, 2), read)?);
     }
     Ok(found)
 }

@@ -73,6 +73,10 @@ impl Slack {
 
 #[async_trait]
 impl ToolBox for Slack {
+    fn kind(&self) -> &'static str {
+        self.tools.kind()
+    }
+
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
         self.api.started.note(request.call);
         run::call(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await

@@ -70,6 +70,11 @@ pub(crate) struct SystemTools<S: 'static> {
 }
 
 impl<S: Sync> SystemTools<S> {
+    /// Returns the kind of the system.
+    pub fn kind(&self) -> &'static str {
+        self.set.kind
+    }
+
     /// Returns the definitions of all tools.
     pub fn definitions(&self) -> Arc<ToolDefinitions> {
         Arc::clone(&self.definitions)

@@ -81,6 +81,10 @@ impl Zendesk {
 
 #[async_trait]
 impl ToolBox for Zendesk {
+    fn kind(&self) -> &'static str {
+        self.tools.kind()
+    }
+
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
         run::call(&self.tools, &Call::new(&self.api, request.scope.tenant()), request).await
     }

@@ -1,26 +1,46 @@
 //! API keys of tenants: created, listed and revoked.
+//!
+//! Invariant: a stored key, even a revoked one, has precedence over the same key in a tenant's table.
 
-use std::collections::{HashMap, HashSet};
+mod by_tenant;
+mod ended;
+mod last_uses;
+
+use std::fmt;
+use std::sync::Arc;
 
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tenant::{KeyId, Requester, StoredKey};
+use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
-use jiff::{SignedDuration, Timestamp};
+use dashmap::DashMap;
+use jiff::Timestamp;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::current::{LiveTenants, Origin};
+pub(super) use by_tenant::KeysByTenant;
+use ended::forgotten;
+use last_uses::LastUses;
+
+use super::current::LiveTenants;
+use super::entry::Entry;
 use super::error::ChangeError;
-use super::registry::{TenantRegistry, prepare};
+use super::live::{Live, prepare};
+use super::view::Origin;
 use crate::audit::Action;
 use crate::config::ApiKey;
 
 /// Most keys of a tenant that are neither revoked nor expired.
 const MAX_KEYS: usize = 500;
-/// How long a revoked or expired key is still listed.
-const ENDED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Most revoked or expired keys of a tenant that are still listed; bounded because every change reads all keys.
-const MAX_ENDED: usize = 500;
+
+/// The API keys of all tenants.
+pub struct ApiKeys {
+    live: Arc<Live>,
+    last_uses: LastUses,
+    /// One lock per tenant, so that its administrators wait for each other and not for those of other tenants.
+    turns: DashMap<TenantId, Arc<Mutex<()>>>,
+}
 
 /// An API key to create.
 #[derive(Debug, Clone)]
@@ -58,16 +78,28 @@ pub struct KeyView {
     pub last_used_at: Option<Timestamp>,
 }
 
-impl TenantRegistry {
+impl ApiKeys {
+    /// Reads when keys were last used.
+    pub(super) async fn open(live: Arc<Live>) -> Result<Self, LogError> {
+        let last_uses = LastUses::open(Arc::clone(&live.store)).await?;
+        Ok(Self {
+            live,
+            last_uses,
+            turns: DashMap::new(),
+        })
+    }
+
     /// Lists a tenant's keys, newest first, those of the file last, with their effective scopes.
-    pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
-        let current = self.current();
-        let uses = self.uses.lock();
+    pub fn list(&self, scope: &TenantScope) -> Vec<KeyView> {
+        let current = self.live.current();
         let tenant = scope.tenant();
         let known = current.config.tenants.iter().find(|known| known.id == *tenant);
         let grantable = known.map_or(Scopes::NONE, |known| known.grantable());
         let stored = current.keys.iter().filter(|key| key.tenant == *tenant);
-        let mut views: Vec<KeyView> = stored.clone().map(|key| view_of(key, grantable, &uses)).collect();
+        let mut views: Vec<KeyView> = stored
+            .clone()
+            .map(|key| view_of(key, grantable, self.last_uses.of(&key.hash)))
+            .collect();
         for key in known.into_iter().flat_map(|known| &known.api_keys) {
             if !stored.clone().any(|known| known.hash == key.hash) {
                 views.push(KeyView {
@@ -78,7 +110,7 @@ impl TenantRegistry {
                     made: None,
                     expires_at: key.expires_at,
                     revoked_at: None,
-                    last_used_at: uses.get(&key.hash).copied(),
+                    last_used_at: self.last_uses.of(&key.hash),
                 });
             }
         }
@@ -86,11 +118,11 @@ impl TenantRegistry {
     }
 
     /// Creates a key, which is accepted once this returns.
-    pub async fn create_key(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
+    pub async fn create(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
-        let source = self.source.lock().await;
-        let current = self.read(&source).await?;
-        let now = self.clock.now();
+        let source = self.live.source.lock().await;
+        let current = self.live.read(&source).await?;
+        let now = self.live.clock.now();
         let tenant = scope.tenant();
         let known = current.config.tenants.iter().find(|known| known.id == *tenant);
         let live = known.map_or(&[][..], |known| &known.api_keys);
@@ -119,27 +151,28 @@ impl TenantRegistry {
             .filter(|key| !forgotten.contains(&key.hash))
             .cloned();
         let keys = std::iter::once(key.clone()).chain(kept).collect();
-        let after = current.with_keys(&self.globals, keys, now);
-        let parts = self.parts();
+        let after = current.with_keys(&self.live.globals, keys, now);
+        let parts = self.live.parts();
         let commits = prepare(&parts, &after.config)?;
         let id = KeyId::of(&key.hash).to_string();
-        self.record(tenant, Action::KeyCreated, id, vec!["/api_keys".to_owned()], by)
+        self.live
+            .record(tenant, Action::KeyCreated, id, vec!["/api_keys".to_owned()], by)
             .await?;
-        self.store.put_key(&key).await?;
+        self.live.store.put_key(&key).await?;
         if !forgotten.is_empty() {
             let forgotten: Vec<KeyHash> = forgotten.into_iter().collect();
-            self.store.delete_keys(&forgotten).await?;
+            self.live.store.delete_keys(&forgotten).await?;
         }
-        self.apply(after, commits);
-        Ok(view_of(&key, grantable, &HashMap::new()))
+        self.live.apply(after, commits);
+        Ok(view_of(&key, grantable, None))
     }
 
     /// Revokes a key. Once this returns it is refused, and its streams end. Does nothing if it was already revoked.
-    pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
+    pub async fn revoke(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
         let _turn = self.turn(scope.tenant()).await;
-        let source = self.source.lock().await;
-        let current = self.read_or_cached(&source).await;
-        let now = self.clock.now();
+        let source = self.live.source.lock().await;
+        let current = self.live.read_or_cached(&source).await;
+        let now = self.live.clock.now();
         let tenant = scope.tenant();
         let is_it = |key: &&StoredKey| key.tenant == *tenant && KeyId::of(&key.hash) == id;
         let stored = current.keys.iter().find(is_it).cloned();
@@ -151,18 +184,53 @@ impl TenantRegistry {
         key.revoked_at = Some(now);
         let others = current.keys.iter().filter(|known| known.hash != key.hash).cloned();
         let keys = std::iter::once(key.clone()).chain(others).collect();
-        let after = current.with_keys(&self.globals, keys, now);
-        self.record(
-            tenant,
-            Action::KeyRevoked,
-            id.to_string(),
-            vec!["/api_keys".to_owned()],
-            by,
-        )
-        .await?;
-        self.store.put_key(&key).await?;
-        self.apply_despite_failures(after);
+        let after = current.with_keys(&self.live.globals, keys, now);
+        self.live
+            .record(
+                tenant,
+                Action::KeyRevoked,
+                id.to_string(),
+                vec!["/api_keys".to_owned()],
+                by,
+            )
+            .await?;
+        self.live.store.put_key(&key).await?;
+        self.live.apply_despite_failures(after);
         Ok(())
+    }
+
+    /// Records when keys were last used, in memory and in the store.
+    pub async fn record_last_uses(&self, uses: Vec<(KeyHash, Timestamp)>) -> Result<(), LogError> {
+        self.last_uses.record(uses).await
+    }
+
+    /// Deletes what is known of a tenant's keys beside its stored records.
+    pub(super) async fn forget_uses(
+        &self,
+        tenant: &TenantId,
+        entry: &Entry,
+        stored: &[StoredKey],
+    ) -> Result<(), LogError> {
+        // Keys of its table have no stored record, but their last use may be stored.
+        let of_table: Vec<KeyHash> = entry.table_keys().map(|key| key.hash).collect();
+        if !of_table.is_empty() {
+            self.live.store.delete_keys(&of_table).await?;
+        }
+        let stored = stored.iter().filter(|key| key.tenant == *tenant).map(|key| &key.hash);
+        self.last_uses.forget(of_table.iter().chain(stored));
+        Ok(())
+    }
+
+    /// Forgets the lock of a tenant that was deleted.
+    pub(super) fn forget_turn(&self, tenant: &TenantId) {
+        self.turns.remove(tenant);
+    }
+
+    /// Waits until no other administrator of the tenant is making a change. Operators do not wait here: suspending a
+    /// tenant must not queue behind its administrators.
+    async fn turn(&self, tenant: &TenantId) -> OwnedMutexGuard<()> {
+        let turn = Arc::clone(&self.turns.entry(tenant.clone()).or_default());
+        turn.lock_owned().await
     }
 }
 
@@ -182,30 +250,7 @@ fn key_of_table(current: &LiveTenants, scope: &TenantScope, id: KeyId, now: Time
     })
 }
 
-/// Returns the keys to delete: those of all tenants that ended longer than [`ENDED`] ago, and of this tenant also those
-/// that ended before the newest [`MAX_ENDED`].
-fn forgotten(keys: &[StoredKey], tenant: &TenantId, now: Timestamp) -> HashSet<KeyHash> {
-    let past = keys.iter().filter(|key| is_past(key, now));
-    let mut forgotten: HashSet<KeyHash> = past.map(|key| key.hash).collect();
-    // A revoked key of the file has to be remembered for as long as it is in the file.
-    let own = keys
-        .iter()
-        .filter(|key| key.tenant == *tenant && key.created_by.is_some());
-    let mut ended: Vec<(Timestamp, KeyHash)> = own
-        .filter_map(|key| Some((key.revoked_at.or(key.expires_at.filter(|end| *end <= now))?, key.hash)))
-        .collect();
-    ended.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-    forgotten.extend(ended.into_iter().skip(MAX_ENDED).map(|(_, hash)| hash));
-    forgotten
-}
-
-fn is_past(key: &StoredKey, now: Timestamp) -> bool {
-    let long_ago = |end: Option<Timestamp>| end.is_some_and(|end| now.duration_since(end) > ENDED);
-    // A revoked key of the file has to be remembered for as long as it is in the file.
-    key.created_by.is_some() && (long_ago(key.revoked_at) || long_ago(key.expires_at))
-}
-
-fn view_of(key: &StoredKey, grantable: Scopes, uses: &HashMap<KeyHash, Timestamp>) -> KeyView {
+fn view_of(key: &StoredKey, grantable: Scopes, last_used_at: Option<Timestamp>) -> KeyView {
     KeyView {
         id: KeyId::of(&key.hash),
         name: key.name.clone(),
@@ -217,46 +262,12 @@ fn view_of(key: &StoredKey, grantable: Scopes, uses: &HashMap<KeyHash, Timestamp
         made: key.created_by.clone().map(|by| (key.created_at, by)),
         expires_at: key.expires_at,
         revoked_at: key.revoked_at,
-        last_used_at: uses.get(&key.hash).copied(),
+        last_used_at,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ended_keys_are_bounded_and_those_that_count_are_kept() {
-        let now: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
-        let key = |tenant: &str, n: u32, stored: bool, ended_ago: Option<i64>| StoredKey {
-            tenant: tenant.parse().unwrap(),
-            hash: KeyHash::of(&format!("{tenant} {n} {stored}")),
-            name: n.to_string(),
-            scopes: Scopes::CHAT,
-            created_at: now,
-            created_by: stored.then(|| "root".to_owned()),
-            expires_at: None,
-            revoked_at: ended_ago.map(|minutes| now - SignedDuration::from_mins(minutes)),
-        };
-        let mut keys = Vec::new();
-        for n in 0..2 * u32::try_from(MAX_ENDED).unwrap() {
-            keys.push(key("acme", n, true, Some(i64::from(n))));
-            keys.push(key("globex", n, true, Some(i64::from(n))));
-            keys.push(key("acme", n, false, Some(i64::from(n))));
-        }
-        for n in 0..10 {
-            keys.push(key("initech", n, true, None));
-            keys.push(key("initech", 100 + n, true, Some(31 * 24 * 60)));
-        }
-        let gone = forgotten(&keys, &"acme".parse().unwrap(), now);
-        for key in &keys {
-            let minutes = key.revoked_at.map(|at| now.duration_since(at).as_mins());
-            let expected = match (key.tenant.as_str(), &key.created_by, minutes) {
-                (_, Some(_), Some(minutes)) if minutes > 30 * 24 * 60 => true,
-                ("acme", Some(_), Some(minutes)) => minutes >= 500,
-                _ => false,
-            };
-            assert_eq!(gone.contains(&key.hash), expected, "{key:?}");
-        }
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeys").finish_non_exhaustive()
     }
 }
