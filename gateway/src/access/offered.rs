@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use copilotd_actors::domain::access::fingerprint::fingerprint;
+use copilotd_actors::domain::hash::fingerprint;
 use copilotd_actors::domain::ids::TenantId;
 
 use crate::target::TargetName;
