@@ -3,6 +3,7 @@
 //! Invariant: a message never quotes the checked value, which may be a secret or of any size.
 
 use copilotd_actors::domain::schema::Violation;
+use jsonptr::Token;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
@@ -47,7 +48,7 @@ impl Shape {
 fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
     let at = error.instance_path().to_string();
     let member = |name: &str, message: &str| Violation {
-        pointer: format!("{at}/{}", clip(name).replace('~', "~0").replace('/', "~1")),
+        pointer: format!("{at}/{}", Token::new(clip(name)).encoded()),
         message: message.to_owned(),
     };
     match error.kind() {

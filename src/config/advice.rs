@@ -1,6 +1,7 @@
 //! Looks up what the configuration's schema allows at a place, so that a fault there can say what to write instead.
 
 use copilotd_actors::domain::schema::Violation;
+use jsonptr::Pointer;
 use serde_json::Value;
 
 use super::suggest::near;
@@ -24,10 +25,10 @@ impl<'a> Advice<'a> {
     pub fn message(self, value: &Value, violation: &Violation) -> String {
         let Violation { pointer, message } = violation;
         if message == UNKNOWN_MEMBER
-            && let Some((table, name)) = pointer.rsplit_once('/')
+            && let Some((table, name)) = Pointer::parse(pointer).ok().and_then(Pointer::split_back)
         {
-            let name = name.replace("~1", "/").replace("~0", "~");
-            let meant = near(&name, self.names(table)).map(|meant| format!("; did you mean {meant:?}?"));
+            let meant =
+                near(&name.decoded(), self.names(table.as_str())).map(|meant| format!("; did you mean {meant:?}?"));
             return format!("{message}{}", meant.unwrap_or_default());
         }
         let is_text = value.pointer(pointer).is_some_and(Value::is_string);
@@ -47,11 +48,15 @@ impl<'a> Advice<'a> {
     /// Finds the schema nodes for a place; several where the schema has alternatives.
     fn at(self, pointer: &str) -> Vec<&'a Value> {
         let mut nodes = vec![self.part];
-        for name in pointer.split('/').skip(1) {
-            let name = name.replace("~1", "/").replace("~0", "~");
+        // Of our own validator, so valid.
+        let Ok(pointer) = Pointer::parse(pointer) else {
+            return Vec::new();
+        };
+        for name in pointer.tokens() {
+            let name = name.decoded();
             let tables = nodes.into_iter().flat_map(|node| self.alternatives(node));
             let below = tables.filter_map(|node| {
-                let member = node["properties"].get(&name);
+                let member = node["properties"].get(&*name);
                 let item = node.get("items").filter(|_| name.parse::<usize>().is_ok());
                 let other = node.get("additionalProperties").filter(|other| other.is_object());
                 member.or(item).or(other)

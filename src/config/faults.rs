@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jsonptr::Token;
+
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
@@ -29,7 +31,7 @@ impl Fault {
         let mut pointer = String::new();
         for part in self.path.split(['.', '[']).filter(|part| !part.is_empty()) {
             pointer.push('/');
-            pointer.push_str(part.trim_end_matches(']'));
+            pointer.push_str(Token::new(part.trim_end_matches(']')).encoded());
         }
         pointer
     }
@@ -141,6 +143,7 @@ mod tests {
             ("copilots[0].route", "/copilots/0/route"),
             ("issuers[12]", "/issuers/12"),
             ("id", "/id"),
+            ("providers[0].headers.x/y~z", "/providers/0/headers/x~1y~0z"),
             ("", ""),
         ] {
             let faults = Faults::one(path, "x");

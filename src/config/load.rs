@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use jsonptr::Token;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
@@ -375,7 +376,8 @@ pub(super) fn path_of(path: &str, pointer: &str) -> String {
         if !path.is_empty() {
             path.push('.');
         }
-        path.push_str(&part.replace("~1", "/").replace("~0", "~"));
+        let part = Token::from_encoded(part).unwrap_or_else(|_| Token::new(part));
+        path.push_str(&part.decoded());
     }
     path
 }

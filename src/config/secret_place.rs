@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jsonptr::Token;
 use reqwest::Url;
 use serde_json::{Map, Value};
 
@@ -69,7 +70,7 @@ impl Walk {
         // One key and a list of keys are the same slot.
         let slot_name = if name == "api_keys" { "api_key" } else { name };
         Self {
-            pointer: format!("{}/{}", self.pointer, name.replace('~', "~0").replace('/', "~1")),
+            pointer: format!("{}/{}", self.pointer, Token::new(name).encoded()),
             slot: format!("{}/{slot_name}", self.slot),
             bound_to: Arc::clone(&self.bound_to),
         }

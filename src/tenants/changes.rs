@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jsonptr::Token;
 use serde_json::Value;
 
 use crate::config::is_secret;
@@ -40,7 +41,7 @@ fn walk(old: &Value, new: &Value, place: String, found: &mut Vec<String>) {
             let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             for name in names {
                 let (one, other) = (before.get(name), after.get(name));
-                let inner = format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let inner = format!("{place}/{}", Token::new(name.as_str()).encoded());
                 walk(one.unwrap_or(&Value::Null), other.unwrap_or(&Value::Null), inner, found);
             }
         }

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::systems::fits_a_header;
-use super::{Faults, Node, copilot, members, model_access, systems, unique, url};
+use jsonptr::Pointer;
+
+use super::systems::{self, fits_a_header};
+use super::{Faults, Node, copilot, members, model_access, unique, url};
 use crate::config::{Alg, SystemKinds};
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
@@ -42,8 +44,7 @@ fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
 fn role_claims(issuer: &Node<'_>, faults: &mut Faults) {
     for name in issuer.get("role_claims").items() {
         let Some(text) = name.text() else { continue };
-        let mut escapes = text.split('~').skip(1);
-        if text.starts_with('/') && !escapes.all(|rest| rest.starts_with(['0', '1'])) {
+        if text.starts_with('/') && Pointer::parse(text).is_err() {
             faults.add(
                 name.path(),
                 "not a valid JSON Pointer: write ~0 for ~, and ~1 for / within a name",

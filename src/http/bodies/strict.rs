@@ -5,6 +5,7 @@ use std::fmt;
 
 use copilotd_actors::domain::json::MAX_NESTING;
 use copilotd_actors::domain::schema::Violation;
+use jsonptr::Token;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -75,7 +76,7 @@ fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>, mos
                     continue;
                 }
                 pointer.push('/');
-                pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                pointer.push_str(Token::new(name.as_str()).encoded());
                 find_nul(member, pointer, found, most);
                 pointer.truncate(length);
             }

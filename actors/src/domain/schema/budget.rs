@@ -8,8 +8,10 @@
 //! often and rejected too early. The contents of `enum`, `const`, `default` and `examples` are data, unless a reference
 //! turns them into a schema.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use jsonptr::Token;
 use serde_json::{Map, Value};
 
 use super::Violation;
@@ -176,8 +178,8 @@ fn locate(value: &Value, wanted: Key) -> Option<String> {
     }
 }
 
-fn escape(token: &str) -> String {
-    token.replace('~', "~0").replace('/', "~1")
+fn escape(token: &str) -> Cow<'_, str> {
+    Token::new(token).into_encoded()
 }
 
 /// How a keyword's subschemas relate to the value that their schema checks.
