@@ -1,5 +1,7 @@
 //! The configuration of a tenant: issuers, API keys, limits, copilots and external systems.
 
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
@@ -15,8 +17,6 @@ use super::copilot::rules;
 use super::key::Alg;
 use super::models::nano_usd;
 use super::{Copilot, DenyRule, System};
-use copilotd_actors::domain::access::key_hash::KeyHash;
-use copilotd_actors::domain::access::scopes::Scopes;
 
 /// A tenant: one customer company.
 #[derive(Debug, Clone, Deserialize)]

@@ -2,8 +2,13 @@
 
 use std::collections::HashSet;
 
+use wildmatch::WildMatchPattern;
+
 use super::offered::OfferedTarget;
 use crate::target::TargetName;
+
+/// A pattern with `*` only: the character that would match any single one (`?` elsewhere) occurs in no name.
+type Pattern = WildMatchPattern<'*', '\u{10ffff}'>;
 
 /// The models that a tenant's settings allow; all of them if neither list is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,7 +23,7 @@ impl AllowedModels<'_> {
     /// Whether a model of a provider in `region` may be used.
     pub fn allows(&self, provider: &str, model: &str, region: Option<&str>) -> bool {
         let name = format!("{provider}/{model}");
-        let is_named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &name));
+        let is_named = |patterns: &[String]| patterns.iter().any(|pattern| Pattern::new(pattern).matches(&name));
         let is_there = |regions: &[String]| region.is_some_and(|region| regions.iter().any(|known| known == region));
         self.allow.is_none_or(is_named) && self.regions.is_none_or(is_there)
     }
@@ -33,24 +38,6 @@ impl AllowedModels<'_> {
             .filter(|target| self.allows(&target.name.provider, &target.name.model, target.region.as_deref()));
         Some(allowed.map(|target| target.name.clone()).collect())
     }
-}
-
-/// Whether `text` matches `pattern`, where `*` matches any characters or none.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts: Vec<&str> = parts.collect();
-    let Some(last) = parts.pop() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -75,6 +62,8 @@ mod tests {
             (Some(&["main/gpt-4o-mini", "backup/*"]), None, false),
             (Some(&["main"]), None, false),
             (Some(&["*4o*4o"]), None, false),
+            (Some(&["main/gpt-?o"]), None, false),
+            (Some(&["**/*"]), None, true),
             (Some(&[]), None, false),
             (None, Some(&["eu", "us"][..]), true),
             (None, Some(&["us"]), false),
