@@ -41,7 +41,8 @@ pub fn replaced(
     resolve_kept(given, old, file, seal)
 }
 
-/// Applies a merge patch. A secret counts as a single value: it is replaced, never merged.
+/// Applies a merge patch. A secret counts as a single value: it is replaced, never merged. The crate `json-patch` cannot
+/// do that: it would merge the members of a new reference into those of the old one.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         target.clone_from(patch);
