@@ -1,5 +1,6 @@
 //! The HTTP surface. Nothing here names an adapter.
 
+pub mod accept;
 pub mod account;
 pub mod bodies;
 pub mod budget;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use mime::Mime;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -17,6 +18,7 @@ use super::api::{approvals, conversations, events, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, error_documents, fair_share, hand_over, openai};
+use crate::http::accept::Accept;
 use crate::http::account::{Account, Budgets};
 use crate::http::bodies::BodyLimits;
 use crate::http::measure;
@@ -137,65 +139,21 @@ async fn bounds(
 }
 
 async fn accepts_json(request: Request, next: Next) -> Response {
-    accepts(request, next, "application", "json").await
+    accepts(request, next, &mime::APPLICATION_JSON).await
 }
 
 async fn accepts_events(request: Request, next: Next) -> Response {
-    accepts(request, next, "text", "event-stream").await
+    accepts(request, next, &mime::TEXT_EVENT_STREAM).await
 }
 
-async fn accepts(request: Request, next: Next, kind: &str, subtype: &str) -> Response {
-    if request.method() != Method::OPTIONS && !admits(request.headers(), kind, subtype) {
+async fn accepts(request: Request, next: Next, media: &Mime) -> Response {
+    let accept = Accept::of(request.headers());
+    if request.method() != Method::OPTIONS && accept.is_some_and(|accept| accept.preference(media).is_none()) {
         return Problem::new(Code::NotAcceptable)
             .detail(format!(
-                "this route answers with {kind}/{subtype}; allow it in the Accept header"
+                "this route answers with {media}; allow it in the Accept header"
             ))
             .into_response();
     }
     next.run(request).await
-}
-
-/// Whether the `Accept` header allows a media type; true without the header.
-fn admits(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
-    let mut values = headers.get_all(header::ACCEPT).iter().peekable();
-    if values.peek().is_none() {
-        return true;
-    }
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let essence = parts.next().unwrap_or_default();
-            let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-            let (wanted, detail) = essence.split_once('/').unwrap_or((essence, ""));
-            let fits = (wanted == "*" && detail == "*")
-                || (wanted.eq_ignore_ascii_case(kind) && (detail == "*" || detail.eq_ignore_ascii_case(subtype)));
-            fits && !refused
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn accept_headers() {
-        for (accept, admitted) in [
-            ("*/*", true),
-            ("application/json", true),
-            ("Application/*;q=0.5", true),
-            ("text/html, application/json;q=0.1", true),
-            ("application/json;q=0", false),
-            ("text/html", false),
-            ("", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            assert_eq!(admits(&headers, "application", "json"), admitted, "{accept}");
-        }
-        assert!(admits(&HeaderMap::new(), "application", "json"));
-    }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use copilotd_actors::compute::{self, ComputeError};
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::TenantId;
+use mime::Mime;
 pub use read::read;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -193,15 +194,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
-    let mut parts = content_type.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
-            value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
-        _ => true,
-    });
-    identity && essence.eq_ignore_ascii_case("application/json") && utf8
+    let Ok(media) = content_type.parse::<Mime>() else {
+        return false;
+    };
+    let is_utf8 = media
+        .get_param(mime::CHARSET)
+        .is_none_or(|charset| charset == mime::UTF_8);
+    identity && media.essence_str() == mime::APPLICATION_JSON.essence_str() && is_utf8
 }
 
 #[cfg(test)]
@@ -216,6 +215,8 @@ mod tests {
             ("application/json", true),
             ("Application/JSON; charset=UTF-8", true),
             ("application/json;charset=\"utf-8\"", true),
+            ("application/json;", true),
+            ("application/json; profile=x", true),
             ("application/json; charset=latin1", false),
             ("application/problem+json", false),
             ("text/json", false),

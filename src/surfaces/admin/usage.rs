@@ -17,6 +17,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
+use crate::http::accept::Accept;
 use crate::http::credentials::Operator;
 use crate::http::extract::{Query, invalid};
 use crate::http::problems::{Code, Problem};
@@ -109,38 +110,15 @@ impl<S: Send + Sync> FromRequestParts<S> for ReportFormat {
 impl ReportFormat {
     /// Parses the `Accept` header: CSV if it is named and nothing is preferred to it, otherwise JSON if accepted.
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut ranges = Vec::new();
-        for value in headers.get_all(header::ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
-                let essence = parts.next().unwrap_or_default();
-                let quality = parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned));
-                let quality = quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0));
-                ranges.push((essence, quality));
-            }
-        }
-        if ranges.is_empty() {
+        let Some(accept) = Accept::of(headers) else {
             return Some(Self::Json);
-        }
-        // The preference for a format: the quality of its most specific range, then the earlier position.
-        let preference = |names: &[&str]| {
-            let places = names
-                .iter()
-                .find_map(|name| ranges.iter().position(|(range, _)| range == name));
-            places
-                .map(|place| (ranges[place].1, place))
-                .filter(|(quality, _)| *quality > 0.0)
         };
-        match (
-            preference(&["application/json", "application/*", "*/*"]),
-            preference(&["text/csv", "text/*"]),
-        ) {
-            (Some(_), None) => Some(Self::Json),
+        let json = accept.preference(&mime::APPLICATION_JSON);
+        let csv = accept.named_preference(&mime::TEXT_CSV);
+        match (json, csv) {
+            (Some(json), Some(csv)) if csv.is_before(json) => Some(Self::Csv),
+            (Some(_), _) => Some(Self::Json),
             (None, Some(_)) => Some(Self::Csv),
-            (Some((json, first)), Some((csv, second))) if json > csv || (json >= csv && first < second) => {
-                Some(Self::Json)
-            }
-            (Some(_), Some(_)) => Some(Self::Csv),
             (None, None) => None,
         }
     }

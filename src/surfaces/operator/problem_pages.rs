@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use pulldown_cmark::{Options, Parser, html};
 use rust_embed::RustEmbed;
 
+use crate::http::accept::Accept;
 use crate::http::problems::{Code, Problem};
 use crate::surfaces::openapi::problems;
 
@@ -67,8 +68,7 @@ fn page(code: &str) -> Option<String> {
 
 /// Whether `text/html` is named in the `Accept` header. Clients that want JSON or anything do not name it.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.split(',').any(|kind| kind.trim().starts_with("text/html")))
+    Accept::of(headers).is_some_and(|accept| accept.named_preference(&mime::TEXT_HTML).is_some())
 }
 
 fn to_html(code: &str, markdown: &str) -> String {
