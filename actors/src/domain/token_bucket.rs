@@ -178,8 +178,8 @@ mod tests {
         assert_eq!(granted(&mut bucket, 0, 60_000), 10 + 59);
         assert_eq!(bucket.fits(11, at(120_000)), Err(Wait::Never));
         bucket.set(120, 2, at(120_000));
-        assert_eq!(granted(&mut bucket, 120_000, 120_010), 2);
-        assert_eq!(bucket.fits(1, at(120_000)), Err(Wait::For(Duration::from_millis(500))));
+        assert_eq!(granted(&mut bucket, 120_000, 120_100), 2);
+        assert_eq!(bucket.fits(1, at(120_100)), Err(Wait::For(Duration::from_millis(400))));
         bucket.lower_to(0, at(180_000));
         assert_eq!(bucket.fits(1, at(180_000)), Err(Wait::For(Duration::from_millis(500))));
     }
