@@ -3,7 +3,8 @@
 //! Every file has its media type, a strong entity tag, and the Content-Security-Policy of its page. A browser asks each
 //! time whether it still has the file, so that a page never runs with scripts of another version.
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
+#[cfg(feature = "demo")]
 mod checks;
 #[cfg(feature = "demo")]
 pub mod demo;
