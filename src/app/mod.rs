@@ -54,7 +54,7 @@ use crate::jobs;
 use crate::jobs::Jobs;
 use crate::private_files;
 use crate::revocations::Revocations;
-use crate::surfaces::state::{AppState, Shutdown};
+use crate::surfaces::state::{AppState, Services, Shutdown};
 use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::TenantRegistry;
@@ -251,7 +251,7 @@ impl App {
         let probe = Arc::new(StoreProbe::default());
         // Ends with the runtime, as above.
         drop(tokio::spawn(Arc::clone(&probe).run(Arc::clone(&shared.ports.log))));
-        let state = AppState {
+        let state = AppState::from(Services {
             auth,
             usage,
             audit,
@@ -271,7 +271,7 @@ impl App {
             metrics,
             probe,
             store: store::name(&config.store),
-        };
+        });
         state.jobs.resume().await.context("reading unfinished jobs")?;
         Ok(Self {
             state,

@@ -40,10 +40,7 @@ pub fn router(state: AppState) -> Router {
 
 /// Builds the router of the admin port: health checks and metrics, none of the product's routes.
 pub fn admin_router(state: AppState) -> Router {
-    let state = AppState {
-        budgets: Budgets::of_admin_port(),
-        ..state
-    };
+    let state = state.with_budgets(Budgets::of_admin_port());
     Router::new()
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))

@@ -1,5 +1,6 @@
 //! The state that handlers share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,9 +24,13 @@ use crate::surfaces::conversation_access::ConversationAccess;
 use crate::telemetry::Render;
 use crate::tenants::TenantRegistry;
 
-/// The router's state. Cheap to clone.
+/// The router's state. Each layer of the router clones it several times per request, so it is one pointer.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Services {
     /// Authenticates callers.
     pub auth: Arc<Authenticator>,
     /// Usage records of model calls.
@@ -57,7 +62,31 @@ pub struct AppState {
     pub store: &'static str,
 }
 
+impl From<Services> for AppState {
+    fn from(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+}
+
+impl Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
 impl AppState {
+    /// Returns this state with other budgets.
+    #[must_use]
+    pub fn with_budgets(&self, budgets: Arc<Budgets>) -> Self {
+        let services = Services {
+            budgets,
+            ..Services::clone(&self.0)
+        };
+        services.into()
+    }
+
     pub fn log(&self) -> &dyn EventLog {
         self.shared.ports.log.as_ref()
     }

@@ -3,8 +3,9 @@
 //! Invariant: at most [`MAX_SERIES`] label sets, and as many again without a tenant's name, however many tenants and
 //! routes there are. Every label value comes from the configuration or this file, never from a caller or provider.
 
-use std::collections::HashSet;
-use std::sync::{Arc, LazyLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::usage::LostUsage;
@@ -14,7 +15,7 @@ use copilotd_gateway::meter::{AttemptRecord, LostEstimate, Meter, Outcome, Unrep
 use copilotd_gateway::request::call::CacheOutcome;
 use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
-use metrics::{Label, counter, histogram};
+use metrics::{Counter, Histogram, Label, counter, histogram};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -26,7 +27,28 @@ const MAX_SERIES: usize = 1_000;
 /// The route label of calls that name a model directly, as `provider/model`.
 const DIRECT: &str = "direct";
 
-static SERIES: LazyLock<Mutex<HashSet<CallLabels>>> = LazyLock::new(Mutex::default);
+static SERIES: LazyLock<Mutex<KnownSeries>> = LazyLock::new(Mutex::default);
+
+/// The label sets in use.
+#[derive(Default)]
+struct KnownSeries {
+    labels: HashSet<CallLabels>,
+    /// By their labels, which are in `labels` or name nothing.
+    series: HashMap<CallLabels, Arc<CallSeries>>,
+}
+
+/// The metrics of one label set. Finding a metric by its labels costs more than counting, so each is kept once it is
+/// used; not before, because the page shows every metric that was found once.
+struct CallSeries {
+    labels: CallLabels,
+    /// In the order of [`outcomes`].
+    calls: Vec<(&'static str, OnceLock<Counter>)>,
+    tokens: [(&'static str, OnceLock<Counter>); 3],
+    cost: OnceLock<Counter>,
+    estimated: OnceLock<Counter>,
+    seconds: OnceLock<Histogram>,
+    first_content: OnceLock<Histogram>,
+}
 
 /// The labels of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,15 +122,13 @@ pub fn start(route: &str, provider: &str, model: &str) {
             route: route.to_owned(),
             tenant: OTHER.to_owned(),
         };
-        let labels = labels.bounded(&mut SERIES.lock());
+        let series = SERIES.lock().of(labels);
         for outcome in outcomes() {
-            counter!("copilotd_model_calls_total", labels.with("outcome", outcome)).increment(0);
+            series.call(outcome, 0);
         }
-        for kind in ["prompt", "cached", "completion"] {
-            counter!("copilotd_tokens_total", labels.with("kind", kind)).increment(0);
-        }
-        counter!("copilotd_model_cost_usd_total", labels.all()).increment(0);
-        counter!("copilotd_model_calls_estimated_total", labels.all()).increment(0);
+        series.tokens([0; 3]);
+        series.cost(0);
+        series.estimated(0);
     }
 }
 
@@ -119,27 +139,81 @@ fn record(attempt: &AttemptRecord) {
         route: route(&attempt.route, &attempt.target),
         tenant: tenants::label(attempt.caller.scope.tenant()),
     };
-    let labels = labels.bounded(&mut SERIES.lock());
+    let series = SERIES.lock().of(labels);
     let usage = &attempt.usage;
-    let outcome = attempt.outcome.code();
-    counter!("copilotd_model_calls_total", labels.with("outcome", outcome)).increment(1);
-    for (kind, tokens) in [
-        ("prompt", usage.prompt_tokens),
-        ("cached", usage.cached_tokens),
-        ("completion", usage.completion_tokens),
-    ] {
-        counter!("copilotd_tokens_total", labels.with("kind", kind)).increment(tokens);
-    }
-    // Counted in billionths of a dollar, which add up exactly; the metrics page shows dollars.
-    counter!("copilotd_model_cost_usd_total", labels.all()).increment(usage.cost);
-    let estimated = attempt.is_estimated || usage.estimated;
-    counter!("copilotd_model_calls_estimated_total", labels.all()).increment(u64::from(estimated));
+    series.call(attempt.outcome.code(), 1);
+    series.tokens([usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens]);
+    series.cost(usage.cost);
+    series.estimated(u64::from(attempt.is_estimated || usage.estimated));
     // The duration of a call that died with its process is unknown.
     if attempt.outcome != Outcome::Lost {
-        histogram!("copilotd_model_call_seconds", labels.all()).record(attempt.took.as_secs_f64());
+        series.seconds(attempt.took);
     }
     if let Some(first) = attempt.first_content {
-        histogram!("copilotd_model_first_content_seconds", labels.all()).record(first.as_secs_f64());
+        series.first_content(first);
+    }
+}
+
+impl KnownSeries {
+    /// Returns the metrics of a call, with less specific labels if there are too many label sets.
+    fn of(&mut self, labels: CallLabels) -> Arc<CallSeries> {
+        if let Some(series) = self.series.get(&labels) {
+            return Arc::clone(series);
+        }
+        let labels = labels.bounded(&mut self.labels);
+        let series = self.series.entry(labels.clone());
+        Arc::clone(series.or_insert_with(|| Arc::new(CallSeries::new(labels))))
+    }
+}
+
+impl CallSeries {
+    fn new(labels: CallLabels) -> Self {
+        Self {
+            labels,
+            calls: outcomes().map(|outcome| (outcome, OnceLock::new())).collect(),
+            tokens: ["prompt", "cached", "completion"].map(|kind| (kind, OnceLock::new())),
+            cost: OnceLock::new(),
+            estimated: OnceLock::new(),
+            seconds: OnceLock::new(),
+            first_content: OnceLock::new(),
+        }
+    }
+
+    fn call(&self, outcome: &'static str, times: u64) {
+        let register = || counter!("copilotd_model_calls_total", self.labels.with("outcome", outcome));
+        match self.calls.iter().find(|(known, _)| *known == outcome) {
+            Some((_, counter)) => counter.get_or_init(register).increment(times),
+            None => register().increment(times),
+        }
+    }
+
+    /// Counts prompt, cached and completion tokens.
+    fn tokens(&self, tokens: [u64; 3]) {
+        for ((kind, counter), tokens) in self.tokens.iter().zip(tokens) {
+            let register = || counter!("copilotd_tokens_total", self.labels.with("kind", kind));
+            counter.get_or_init(register).increment(tokens);
+        }
+    }
+
+    /// Counted in billionths of a dollar, which add up exactly; the metrics page shows dollars.
+    fn cost(&self, nano_usd: u64) {
+        let register = || counter!("copilotd_model_cost_usd_total", self.labels.all());
+        self.cost.get_or_init(register).increment(nano_usd);
+    }
+
+    fn estimated(&self, times: u64) {
+        let register = || counter!("copilotd_model_calls_estimated_total", self.labels.all());
+        self.estimated.get_or_init(register).increment(times);
+    }
+
+    fn seconds(&self, took: Duration) {
+        let register = || histogram!("copilotd_model_call_seconds", self.labels.all());
+        self.seconds.get_or_init(register).record(took.as_secs_f64());
+    }
+
+    fn first_content(&self, after: Duration) {
+        let register = || histogram!("copilotd_model_first_content_seconds", self.labels.all());
+        self.first_content.get_or_init(register).record(after.as_secs_f64());
     }
 }
 

@@ -3,10 +3,15 @@
 //! Invariant: only a complete, plain answer becomes a [`CachedAnswer`]: one choice that ended with `stop` and has
 //! text and nothing else.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::ModelEvent;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::provider::Piece;
@@ -16,6 +21,23 @@ use crate::target::TargetName;
 pub const LONGEST: usize = 64 * 1024;
 /// Most bytes of text in a replayed chunk.
 const CHUNK: usize = 256;
+
+/// The members of a chat.completion that decide whether it is cacheable. The others are skipped over.
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    #[serde(borrow)]
+    choices: Vec<DocumentChoice<'a>>,
+}
+
+#[derive(Deserialize)]
+struct DocumentChoice<'a> {
+    #[serde(borrow)]
+    message: BTreeMap<String, &'a RawValue>,
+    #[serde(borrow)]
+    finish_reason: Cow<'a, str>,
+}
 
 /// A complete answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,22 +59,24 @@ impl CachedAnswer {
         if body.len() > 2 * LONGEST {
             return None;
         }
-        let body: Value = serde_json::from_slice(body).ok()?;
-        let [choice] = body.get("choices")?.as_array()?.as_slice() else {
+        let Document { model, choices } = serde_json::from_slice(body).ok()?;
+        let [choice] = choices.as_slice() else {
             return None;
         };
-        let message = choice.get("message")?.as_object()?;
-        let empty = |value: &Value| match value {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
+        let is_empty = |value: &RawValue| match value.get() {
+            "null" | "\"\"" => true,
+            text => {
+                let items = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+                items.is_some_and(|items| items.trim().is_empty())
+            }
         };
-        let plain = |(name, value): (&String, &Value)| matches!(name.as_str(), "role" | "content") || empty(value);
-        if choice.get("finish_reason")?.as_str()? != "stop" || !message.iter().all(plain) {
+        let is_plain =
+            |(name, value): (&String, &&RawValue)| matches!(name.as_str(), "role" | "content") || is_empty(value);
+        if choice.finish_reason != "stop" || !choice.message.iter().all(is_plain) {
             return None;
         }
-        Self::new(body.get("model")?.as_str()?, message.get("content")?.as_str()?, usage)
+        let text: String = serde_json::from_str(choice.message.get("content")?.get()).ok()?;
+        Self::new(&model, &text, usage)
     }
 
     fn new(model: &str, text: &str, usage: Usage) -> Option<Self> {
@@ -287,11 +311,25 @@ mod tests {
                 json!([choice(json!({ "content": "x".repeat(LONGEST + 1) }), "stop")]),
                 false,
             ),
+            (json!([choice(json!({ "content": ["yes"] }), "stop")]), false),
+            (json!([choice(json!({ "role": "assistant" }), "stop")]), false),
+            (json!([choice(json!({ "content": "a", "audio": {} }), "stop")]), false),
+            (json!([choice(json!({ "content": "a", "refusal": "" }), "stop")]), true),
+            (
+                json!([{ "message": { "content": "yes" }, "finish_reason": null }]),
+                false,
+            ),
+            (json!([{ "message": null, "finish_reason": "stop" }]), false),
+            (json!({}), false),
         ] {
             let read = CachedAnswer::from_whole(body(choices.clone()).as_bytes(), Usage::default());
             assert_eq!(read.is_some(), expected, "{choices}");
         }
         assert_eq!(CachedAnswer::from_whole(b"not json", Usage::default()), None);
+        let spaced = br#"{ "choices": [ { "finish_reason": "\u0073top", "message":
+            { "annotations": [ ], "c\u006fntent": "\u0079es \"1\"" } } ], "model": "\u006d" }"#;
+        let read = CachedAnswer::from_whole(spaced, Usage::default()).unwrap();
+        assert_eq!((read.model.as_str(), read.text.as_str()), ("m", "yes \"1\""));
     }
 
     #[test]

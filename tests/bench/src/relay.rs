@@ -46,6 +46,11 @@ async fn relay(State(provider): State<Arc<Provider>>, uri: Uri, headers: HeaderM
         return StatusCode::BAD_GATEWAY.into_response();
     };
     let status = answer.status();
+    let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
+    if let Some(kind) = kind.filter(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        let stream = Body::from_stream(answer.bytes_stream());
+        return (status, [(header::CONTENT_TYPE, kind)], stream).into_response();
+    }
     match answer.bytes().await {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], Body::from(bytes)).into_response(),
         Err(_) => StatusCode::BAD_GATEWAY.into_response(),

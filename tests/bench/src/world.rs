@@ -42,6 +42,21 @@ log_bytes = 0
 per_user = { writes_per_minute = 0, conversations = 0, log_bytes = 0 }
 "#;
 
+/// Deny rules that no text of the benchmark matches.
+const RULES: &str = r#"
+deny_input = [{ name = "sql", literal = "DROP TABLE" }]
+deny_output = [{ name = "codename", literal = "Bluebird", action = "redact" }, { name = "key", literal = "sk-live" }]
+"#;
+
+/// An issuer whose tokens `copilotd token` can sign.
+const ISSUER: &str = r#"
+  [[tenants.issuers]]
+  iss = "https://acme.example"
+  alg = "HS256"
+  secret = { value = "a-secret-of-at-least-thirty-two-bytes" }
+  scopes = ["chat", "gateway"]
+"#;
+
 /// Longest wait for a program to start.
 const START: Duration = Duration::from_secs(60);
 
@@ -67,6 +82,8 @@ pub struct ServerOptions {
     pub one_core: bool,
     /// Whether the tenant has limits, which are never reached, and the route an exact cache.
     pub limits: bool,
+    /// Whether the tenant has deny rules, which never match, and an issuer of user tokens.
+    pub rules: bool,
     /// Whether there are two more tenants: globex, and initech with a low token limit.
     pub tenants: bool,
 }
@@ -142,6 +159,17 @@ impl Testbed {
         let other = self.others.iter().find(|(name, _)| *name == tenant);
         let (_, key) = other.with_context(|| format!("no tenant {tenant}"))?;
         Ok(Arc::new(Client::new(self.client.address(), key)))
+    }
+
+    /// Issues a token for a user of the measured tenant.
+    pub fn user_token(&self, user: &str) -> anyhow::Result<String> {
+        let config = self.directory.path().join("copilotd.toml");
+        let config = config.to_str().context("the directory's name is not UTF-8")?;
+        let arguments = [
+            "token", "--config", config, "--tenant", "acme", "--user", user, "--scope", "gateway",
+        ];
+        let (token, _) = process::output(&self.programs.server, &arguments)?;
+        Ok(token.trim().to_owned())
     }
 
     /// Kills the server and restarts it on the same data; returns the time until it serves.
@@ -256,6 +284,7 @@ fn configuration(
     } else {
         ""
     };
+    let (rules, issuer) = if options.rules { (RULES, ISSUER) } else { ("", "") };
     let context = options.context_tokens.unwrap_or(128_000);
     format!(
         r#"[server]
@@ -276,11 +305,11 @@ name = "small"
 targets = [{{ provider = "main", model = "sim-small", context_tokens = {context} }}]
 [[tenants]]
 id = "acme"
-  [[tenants.copilots]]
+{rules}  [[tenants.copilots]]
   name = "support"
   instructions = "You are measured."
   route = "default"
   small_route = "small"
-{key}{limits}"#
+{key}{issuer}{limits}"#
     )
 }

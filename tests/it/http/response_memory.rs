@@ -56,8 +56,7 @@ fn narrow(app: &TestApp) -> (Router, AppState) {
         answer_memory_bytes: ANSWERS,
         ..Server::default()
     };
-    let mut state = app.app.state.clone();
-    state.budgets = Budgets::new(&server);
+    let state = app.app.state.with_budgets(Budgets::new(&server));
     (router(state.clone()), state)
 }
 

@@ -9,6 +9,7 @@ use copilotd::config::Server;
 use copilotd::http::account::Budgets;
 use copilotd::http::server::{self, Connections, Timeouts};
 use copilotd::surfaces::router::router;
+use copilotd::surfaces::state::{AppState, Services};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
@@ -32,9 +33,10 @@ pub async fn serve(app: &TestApp, server: &Server, test: impl AsyncFnOnce(&Wire)
 
 /// Like [`serve`], with timeouts that the configuration does not offer.
 pub async fn serve_with(app: &TestApp, server: &Server, timeouts: Timeouts, test: impl AsyncFnOnce(&Wire)) {
-    let mut state = app.app.state.clone();
-    state.body.time = server.body_timeout;
-    state.budgets = Budgets::new(server);
+    let mut services = Services::clone(&app.app.state);
+    services.body.time = server.body_timeout;
+    services.budgets = Budgets::new(server);
+    let state = AppState::from(services);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wire = Wire {
         address: listener.local_addr().unwrap(),

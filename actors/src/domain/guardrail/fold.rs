@@ -173,6 +173,17 @@ pub(super) struct IgnorableFilter {
 
 impl IgnorableFilter {
     pub(super) fn pass<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
+        if is_simple(text) {
+            // Nothing to drop: only what `pass_any` would remember.
+            if let Some(last) = text.bytes().last() {
+                (self.in_a_row, self.base, self.of_flag) = (0, Some(char::from(last)), 0);
+            }
+            return Cow::Borrowed(text);
+        }
+        self.pass_any(text)
+    }
+
+    fn pass_any<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
         let mut kept: Option<String> = None;
         for (at, c) in text.char_indices() {
             let class = self.base.map_or_else(|| class(c), |base| class_behind(base, c));
@@ -198,8 +209,49 @@ impl IgnorableFilter {
     }
 }
 
+/// Whether a text is ASCII without invisible characters: each of its characters is a segment, and so is each run of
+/// white space. Most texts are like this, so they do not go through the tables.
+pub(super) fn is_simple(text: &str) -> bool {
+    // Without a branch per byte, so that several bytes are compared at once.
+    text.bytes()
+        .fold(true, |all, byte| all & matches!(byte, b'\t'..=b'\r' | b' '..=b'~'))
+}
+
+/// Whether a byte of a [simple](is_simple) text is white space.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ')
+}
+
+/// Adds the plain folded form of a [simple](is_simple) text to `out`. White space at its beginning continues a run if
+/// `in_space`; returns whether it ends in one.
+pub(super) fn fold_simple(text: &str, mut in_space: bool, out: &mut String) -> bool {
+    for byte in text.bytes() {
+        let is_space = is_space(byte);
+        if !is_space {
+            out.push(char::from(byte.to_ascii_lowercase()));
+        } else if !in_space {
+            out.push(' ');
+        }
+        in_space = is_space;
+    }
+    in_space
+}
+
 /// Calls `each` with the segments of `text`, in order and without gaps.
 pub(super) fn segments<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
+    if !is_simple(text) {
+        return segments_any(text, each);
+    }
+    let mut from = 0;
+    while from < text.len() {
+        let spaces = text.as_bytes()[from..].iter().take_while(|byte| is_space(**byte));
+        let end = from + spaces.count().max(1);
+        each(&text[from..end]);
+        from = end;
+    }
+}
+
+fn segments_any<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
     let (mut from, mut attached, mut in_space) = (0, 0, false);
     let Some(mut base) = text.chars().next() else {
         return;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 
 use super::Rule;
-use super::fold::{FoldedText, Form, IgnorableFilter, fold_literal, letter, segments};
+use super::fold::{FoldedText, Form, IgnorableFilter, fold_literal, fold_simple, is_simple, letter, segments};
 
 /// Bytes of folded text that are searched at once.
 const CHUNK: usize = 32 * 1024;
@@ -78,25 +78,49 @@ impl LiteralMatcher {
 
     /// Lists the rules whose literals are in `text`, each once.
     pub(super) fn rules_in(&self, text: &str) -> Vec<usize> {
+        // Where segments begin and end matters to look-alikes only.
+        if self.form == Form::Plain && is_simple(text) {
+            self.rules_in_simple(text)
+        } else {
+            self.rules_in_any(text)
+        }
+    }
+
+    fn rules_in_simple(&self, text: &str) -> Vec<usize> {
         let (mut found, mut folded) = (Vec::new(), FoldedText::default());
-        let look = |folded: &FoldedText, found: &mut Vec<usize>| {
-            let rules = self.matches(folded).map(|(literal, _)| self.literals[literal].rule);
-            for rule in rules {
-                // Few rules match at all.
-                if !found.contains(&rule) {
-                    found.push(rule);
-                }
-            }
-        };
+        let (mut rest, mut in_space) = (text, false);
+        while !rest.is_empty() {
+            let (chunk, later) = rest.split_at(CHUNK.min(rest.len()));
+            in_space = fold_simple(chunk, in_space, &mut folded.text);
+            self.add_rules(&folded, &mut found);
+            let cut = folded.text.len().saturating_sub(self.reach);
+            folded.text.drain(..cut);
+            rest = later;
+        }
+        found
+    }
+
+    fn rules_in_any(&self, text: &str) -> Vec<usize> {
+        let (mut found, mut folded) = (Vec::new(), FoldedText::default());
         segments(&IgnorableFilter::default().pass(text), |segment| {
             folded.push(segment, self.form);
             if folded.text.len() >= CHUNK + self.reach {
-                look(&folded, &mut found);
+                self.add_rules(&folded, &mut found);
                 folded.keep_last(self.reach);
             }
         });
-        look(&folded, &mut found);
+        self.add_rules(&folded, &mut found);
         found
+    }
+
+    fn add_rules(&self, folded: &FoldedText, found: &mut Vec<usize>) {
+        for (literal, _) in self.matches(folded) {
+            let rule = self.literals[literal].rule;
+            // Few rules match at all.
+            if !found.contains(&rule) {
+                found.push(rule);
+            }
+        }
     }
 
     /// Lists the literals in a text by their segments.
@@ -112,7 +136,10 @@ impl LiteralMatcher {
     }
 
     fn matches<'a>(&'a self, folded: &'a FoldedText) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
-        let found = self.every.find_overlapping_iter(&folded.text);
+        // Few texts contain any literal, and finding out whether one does is faster than looking for all of them.
+        let has_any = self.every.is_match(&folded.text);
+        let all = has_any.then(|| self.every.find_overlapping_iter(&folded.text));
+        let found = all.into_iter().flatten();
         // One character may look like two (m like rn): half of it does not match.
         let is_whole = |place: &Range<usize>| {
             self.form == Form::Plain || (folded.is_edge(place.start) && folded.is_edge(place.end))
@@ -159,5 +186,41 @@ impl LiteralMatcher {
 
     fn beginning_with(&self, byte: u8) -> impl Iterator<Item = &Literal> {
         self.beginnings[usize::from(byte)].iter().map(|at| &self.literals[*at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::OnMatch;
+    use super::*;
+
+    fn matcher(literals: &[&str]) -> LiteralMatcher {
+        let rule = |literal: &&str| Rule {
+            name: literal.to_string(),
+            literal: literal.to_string(),
+            action: OnMatch::Block,
+            confusables: false,
+        };
+        let rules: Vec<Rule> = literals.iter().map(rule).collect();
+        LiteralMatcher::new(Form::Plain, &rules, 0..rules.len())
+    }
+
+    fn sorted(mut rules: Vec<usize>) -> Vec<usize> {
+        rules.sort_unstable();
+        rules
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_way_finds_the_same_rules(text in "[abAB \n.]{0,24}", before in 0_usize..40) {
+            let matcher = matcher(&["ab", "a b", "ba.a", "b", "abba baab"]);
+            // Also across the end of a chunk.
+            for before in [before, CHUNK - 12 + before] {
+                let text = format!("{}{text}", "x".repeat(before));
+                prop_assert_eq!(sorted(matcher.rules_in_simple(&text)), sorted(matcher.rules_in_any(&text)));
+            }
+        }
     }
 }

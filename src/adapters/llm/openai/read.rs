@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::adapters::llm::provider::Reason;
 use crate::adapters::llm::provider::calls::{Arguments, CallPiece};
-use crate::adapters::llm::provider::lenient::{self, Count, Members, is_text, is_whole, items, skipped, word};
+use crate::adapters::llm::provider::lenient::{Count, Members, checked_items, is_text, is_whole, items, skipped, word};
 
 /// A chunk, or a whole completion.
 #[derive(Debug)]
@@ -50,8 +50,9 @@ impl<'a> ParsedChunk<'a> {
         let list = top.get("choices");
         let is_list = list.is_some_and(|list| list.get().starts_with('['));
         let mut choices = Vec::new();
-        let (mut is_odd, mut at) = (!list.is_some_and(lenient::is_list), 0);
-        for item in items(list) {
+        let (items, has_all_items) = checked_items(list);
+        let (mut is_odd, mut at) = (!has_all_items, 0);
+        for item in items {
             match Members::read(item.get()) {
                 Some(members) => choices.push(Choice::of(members, at)),
                 None => {

@@ -20,7 +20,7 @@ const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Sizes of requests in KiB, with 64 connections.
 const SIZES: [usize; 3] = [1, 16, 64];
 /// Path of chat completions.
-const PATH: &str = "/v1/chat/completions";
+pub(super) const PATH: &str = "/v1/chat/completions";
 /// Tokens of an answer.
 const TOKENS: usize = 20;
 
@@ -203,6 +203,14 @@ pub(super) fn body(model: &str, kib: usize) -> String {
         &filler[..(kib * 1024).saturating_sub(200).min(filler.len())]
     );
     json!({ "model": model, "messages": [{ "role": "user", "content": content }], "max_tokens": 64 }).to_string()
+}
+
+/// Returns the same request for a streamed answer.
+pub(super) fn streamed(request: &TargetRequest) -> TargetRequest {
+    TargetRequest {
+        body: request.body.replacen('{', "{\"stream\":true,", 1),
+        ..request.clone()
+    }
 }
 
 /// Sends requests for `time` on so many connections, on each the next as soon as the previous one is answered.

@@ -9,6 +9,7 @@ mod gateway;
 mod history;
 mod idle;
 mod open;
+mod ratio;
 mod semcache;
 mod stream;
 mod submit;
@@ -43,6 +44,8 @@ pub enum Scenario {
     Idle,
     /// The OpenAI-compatible endpoint, at saturation and below
     Gateway,
+    /// The endpoint with everything on and a bare relay in turn, and the ratio of both
+    Ratio,
     /// What a tenant's flood does to another tenant
     Floods,
     /// Clients that do not read their answers, and bodies that do not end; not part of `all`: takes four minutes
@@ -98,6 +101,7 @@ impl Scenario {
             Self::Bytes,
             Self::Idle,
             Self::Gateway,
+            Self::Ratio,
             Self::Floods,
         ];
         if asked.contains(&Self::All) {
@@ -118,6 +122,7 @@ impl Scenario {
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
             Self::Gateway => return gateway::run(programs, size).await,
+            Self::Ratio => ratio::run(programs, size).await,
             Self::Floods => floods::run(programs, size).await,
             Self::Unread => unread::run(programs, size).await,
             Self::Embed => embed::run(size).await,

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn plain(text: &str) -> String {
@@ -238,5 +240,54 @@ fn segments_are_bounded() {
             whole += segment;
         });
         assert_eq!(whole, text);
+    }
+}
+
+/// Returns the segments and the folded form, by the tables, and what the filter remembers.
+fn by_the_tables(text: &str) -> (Vec<&str>, String, String) {
+    let (mut filter, mut all, mut folded) = (IgnorableFilter::default(), Vec::new(), String::new());
+    assert_eq!(filter.pass_any(text), text);
+    segments_any(text, |segment| {
+        all.push(segment);
+        fold_segment(segment, Form::Plain, &mut folded);
+    });
+    (all, folded, format!("{filter:?}"))
+}
+
+#[test]
+fn simple_texts_are_those_without_invisible_characters() {
+    for byte in 0..=u8::MAX {
+        let c = char::from(byte);
+        let expected = c.is_ascii() && matches!(class(c), Class::Base | Class::Space);
+        assert_eq!(is_simple(&format!("abc{c}def")), expected, "{c:?}");
+        assert!(!expected || is_space(byte) == (class(c) == Class::Space), "{c:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_simple_text_folds_as_by_the_tables(text in "[ -~\t-\r]{0,40}", cut in 0_usize..40) {
+        prop_assert!(is_simple(&text));
+        let (segments_by_tables, folded_by_tables, filter_by_tables) = by_the_tables(&text);
+        let mut filter = IgnorableFilter::default();
+        prop_assert_eq!(filter.pass(&text), text.as_str());
+        prop_assert_eq!(format!("{filter:?}"), filter_by_tables);
+        let mut all = Vec::new();
+        segments(&text, |segment| all.push(segment));
+        prop_assert_eq!(all, segments_by_tables);
+        let (one, other) = text.split_at(cut.min(text.len()));
+        let mut folded = String::new();
+        let in_space = fold_simple(one, false, &mut folded);
+        fold_simple(other, in_space, &mut folded);
+        prop_assert_eq!(folded, folded_by_tables);
+    }
+
+    #[test]
+    fn a_simple_piece_leaves_the_filter_as_any_piece_does(before in ".{0,24}", text in "[ -~\t-\r]{0,8}", after in ".{0,24}") {
+        let (mut by_tables, mut filter) = (IgnorableFilter::default(), IgnorableFilter::default());
+        for piece in [&before, &text, &after] {
+            prop_assert_eq!(filter.pass(piece), by_tables.pass_any(piece));
+            prop_assert_eq!(format!("{filter:?}"), format!("{by_tables:?}"));
+        }
     }
 }

@@ -129,12 +129,22 @@ pub fn is_list(raw: &RawValue) -> bool {
 
 /// Lists the items of a list that have a value; anything else is a list of one.
 pub fn items(raw: Option<&RawValue>) -> Vec<&RawValue> {
+    checked_items(raw).0
+}
+
+/// Returns [`items`], and what [`is_list`] says of the value.
+pub fn checked_items(raw: Option<&RawValue>) -> (Vec<&RawValue>, bool) {
     let Some(raw) = raw.filter(|raw| !is_null(raw)) else {
-        return Vec::new();
+        return (Vec::new(), false);
     };
     match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
-        Ok(items) => items.into_iter().filter(|item| !is_null(item)).collect(),
-        Err(_) => vec![raw],
+        Ok(mut items) => {
+            let all = items.len();
+            items.retain(|item| !is_null(item));
+            let is_list = items.len() == all;
+            (items, is_list)
+        }
+        Err(_) => (vec![raw], false),
     }
 }
 
@@ -300,6 +310,7 @@ mod tests {
             ("\"x\"", vec!["\"x\""]),
         ] {
             let found: Vec<&str> = items(Some(raw(json))).into_iter().map(RawValue::get).collect();
+            assert_eq!(checked_items(Some(raw(json))).1, is_list(raw(json)), "{json}");
             assert_eq!(found, expected, "{json}");
         }
         assert!(items(None).is_empty());
