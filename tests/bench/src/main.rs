@@ -58,6 +58,9 @@ struct Arguments {
     /// Path of the server binary (default: beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
+    /// Another server binary, such as one of an earlier version, that takes turns with the first; for `short`
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Path of the simulator binary (default: beside this one)
     #[arg(long)]
     sim: Option<PathBuf>,
@@ -90,6 +93,7 @@ async fn measure(arguments: Arguments) -> anyhow::Result<()> {
         small: arguments.small,
         streams: arguments.streams,
         floods: arguments.floods,
+        against: arguments.against,
         data: arguments.data,
         models: arguments.models,
         endpoints: arguments.endpoint,

@@ -11,6 +11,7 @@ mod idle;
 mod open;
 mod ratio;
 mod semcache;
+mod short;
 mod stream;
 mod submit;
 mod turns;
@@ -36,6 +37,8 @@ pub enum Scenario {
     Stream,
     /// Turns per second
     Turns,
+    /// What a turn of one token costs by itself; with --against in alternation with another server
+    Short,
     /// Long conversations
     History,
     /// Bytes handed to the store
@@ -69,6 +72,8 @@ pub struct Size {
     pub streams: Vec<usize>,
     /// Requested floods.
     pub floods: Vec<Flood>,
+    /// Another server binary, for `short`.
+    pub against: Option<PathBuf>,
     /// Directory of the labelled pairs.
     pub data: Option<PathBuf>,
     /// Directory of the embedding models.
@@ -97,6 +102,7 @@ impl Scenario {
             Self::Submit,
             Self::Stream,
             Self::Turns,
+            Self::Short,
             Self::History,
             Self::Bytes,
             Self::Idle,
@@ -118,6 +124,7 @@ impl Scenario {
             Self::Submit => submit::run(programs, size).await,
             Self::Stream => stream::run(programs, size).await,
             Self::Turns => turns::run(programs, size).await,
+            Self::Short => short::run(programs, size).await,
             Self::History => history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
