@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::OpenError;
@@ -237,6 +238,7 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    keep_plans(&connection)?;
     // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: erased data is
     // overwritten and not only unlinked. recursive_triggers: a replaced header updates the counters like a deleted one.
     connection.execute_batch(
@@ -267,8 +269,16 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA busy_timeout = 5000;")?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+/// Plans statements once, whatever their parameters. Otherwise SQLite parses and plans a statement again for each new
+/// value that is compared with an indexed column, in case its statistics suggest another plan; there are none.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
@@ -298,4 +308,28 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn statements_are_planned_once_whatever_their_parameters() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copilotd.db");
+        let reserve = Reserve::open(directory.path(), &path);
+        for connection in [open_writer(&path, &reserve).unwrap(), open_reader(&path).unwrap()] {
+            let sql =
+                "SELECT last_seq FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq BETWEEN 1 AND ?3";
+            let mut statement = connection.prepare(sql).unwrap();
+            for tenant in ["acme", "globex", "initech"] {
+                let found = statement.exists(rusqlite::params![tenant, tenant.as_bytes(), tenant.len()]);
+                assert!(!found.unwrap());
+            }
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+        }
+    }
 }
