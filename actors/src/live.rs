@@ -177,6 +177,14 @@ impl Tail {
         Next::UpToDate(state.live.clone().filter(|_| state.last_seq == seq))
     }
 
+    /// Whether everything committed after `seq` is here or will be: the actor that wrote `seq` published it here. If not,
+    /// the log has to be read to its end once.
+    pub fn continues(&self, seq: Seq) -> bool {
+        let state = self.state.lock();
+        let first = state.ring.front().map_or(Seq::MAX, |encoded| encoded.seq);
+        seq > 0 && (state.last_seq == seq || (state.last_seq > seq && first <= seq + 1))
+    }
+
     /// Returns a receiver that wakes at every change. Subscribe before reading the state.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.wake.subscribe()

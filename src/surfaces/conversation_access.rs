@@ -103,16 +103,23 @@ impl ConversationAccess {
         id: TurnId,
         _room: &PageMemory,
     ) -> Result<TurnRecords, Problem> {
-        let found = self.log.read_turn(&asker.caller.scope, id).await?;
-        let turn = found
-            .filter(|turn| asker.reaches(&turn.user))
-            .ok_or_else(|| Problem::new(Code::NotFound))?;
-        // Records of an erased conversation exist until the reconciler removes them, but clients must not see them.
-        let header = self.log.header(&asker.caller.scope, turn.conversation).await?;
-        match header {
-            Some(header) if !header.erased => Ok(turn),
-            _ => Err(Problem::new(Code::NotFound)),
-        }
+        let found = self.log.read_turn_and_header(&asker.caller.scope, id).await?;
+        found
+            // Records of an erased conversation exist until the reconciler removes them, but clients must not see them.
+            .filter(|(turn, header)| asker.reaches(&turn.user) && !header.erased)
+            .map(|(turn, _)| turn)
+            .ok_or_else(|| Problem::new(Code::NotFound))
+    }
+
+    /// Creates a conversation under an id that was made up for it.
+    pub(crate) async fn create(
+        &self,
+        asker: Asker<'_>,
+        id: ConversationId,
+        command: Command,
+    ) -> Result<Accepted, Refusal> {
+        let (scope, principal) = (&asker.caller.scope, asker.principal());
+        self.directory.create(scope, id, &principal, command).await
     }
 
     /// Sends a command to a conversation.

@@ -42,7 +42,8 @@ pub struct StreamWriter {
     greeting_sent: bool,
     /// Number of records of the next read.
     page: usize,
-    /// Whether the log was read to its end once; only then can the tail be used.
+    /// Whether the log was read to its end once, or the tail continues where this reader is; only then can the tail be
+    /// used.
     caught_up: bool,
     last_delta: Option<Instant>,
     _slot: Reservation,
@@ -125,6 +126,7 @@ impl StreamWriter {
     /// Collects what is available without waiting.
     async fn collect(&mut self, out: &mut String) -> Result<(), LogError> {
         let now = self.state.clock().now();
+        self.caught_up = self.caught_up || self.tail.continues(self.reader.seen());
         loop {
             let next = if self.caught_up {
                 self.tail.after(self.reader.seen())

@@ -50,6 +50,8 @@ pub enum Msg {
     Get {
         /// The conversation.
         key: Key,
+        /// Whether its log may have records.
+        origin: Origin,
         /// Answered once an actor is in the map.
         reply: RpcReplyPort<ConversationRef>,
     },
@@ -71,6 +73,16 @@ pub enum Msg {
         /// The conversation.
         key: Key,
     },
+}
+
+/// What is known of a conversation's log before its actor has read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It may have records.
+    Stored,
+    /// Its id was made up for the command at hand, so it has none. A mistake is noticed: the first append would be
+    /// refused.
+    New,
 }
 
 /// Access to conversations for the rest of the process. Cheap to clone.
@@ -105,10 +117,33 @@ impl Directory {
         principal: &Principal,
         command: Command,
     ) -> Result<Accepted, Refusal> {
+        self.execute_from(Origin::Stored, scope, id, principal, command).await
+    }
+
+    /// Like [`Directory::execute`], for a command that creates the conversation under an id that was made up for it:
+    /// there is no log to read.
+    pub async fn create(
+        &self,
+        scope: &TenantScope,
+        id: ConversationId,
+        principal: &Principal,
+        command: Command,
+    ) -> Result<Accepted, Refusal> {
+        self.execute_from(Origin::New, scope, id, principal, command).await
+    }
+
+    async fn execute_from(
+        &self,
+        origin: Origin,
+        scope: &TenantScope,
+        id: ConversationId,
+        principal: &Principal,
+        command: Command,
+    ) -> Result<Accepted, Refusal> {
         if command.weight() > compute::INLINE_COST {
             return self.execute_heavy(scope, id, principal, command).await;
         }
-        self.call_with_retry(scope, id, |reply, started| conversation::Msg::Execute {
+        self.call_with_retry(scope, id, origin, |reply, started| conversation::Msg::Execute {
             principal: principal.clone(),
             command: Box::new(IncomingCommand::Light(command.clone())),
             started,
@@ -128,7 +163,7 @@ impl Directory {
     ) -> Result<Accepted, Refusal> {
         let (cost, command) = (command.weight(), Arc::new(command));
         let Screening { policy, tool } = self
-            .call_with_retry(scope, id, |reply, _| conversation::Msg::Screening {
+            .call_with_retry(scope, id, Origin::Stored, |reply, _| conversation::Msg::Screening {
                 principal: principal.clone(),
                 command: Arc::clone(&command),
                 reply,
@@ -140,7 +175,7 @@ impl Directory {
             tracing::warn!(conversation = %id, %error, "command could not be screened; refusing the request, nothing was stored");
             Refusal::NotStored
         })?;
-        self.call_with_retry(scope, id, |reply, started| conversation::Msg::Execute {
+        self.call_with_retry(scope, id, Origin::Stored, |reply, started| conversation::Msg::Execute {
             principal: principal.clone(),
             command: Box::new(IncomingCommand::ScreenedCommand(screened.clone())),
             started,
@@ -155,12 +190,15 @@ impl Directory {
         &self,
         scope: &TenantScope,
         id: ConversationId,
+        origin: Origin,
         make: impl Fn(RpcReplyPort<Result<T, Refusal>>, StartedFlag) -> conversation::Msg + Copy,
     ) -> Result<T, Refusal> {
         let mut is_unknown = false;
-        for again in [false, true] {
+        // The first attempt may have stored records.
+        for (again, origin) in [(false, origin), (true, Origin::Stored)] {
             let started = StartedFlag::default();
-            match self.call(scope, id, again, |reply| make(reply, started.clone())).await {
+            let make = |reply| make(reply, started.clone());
+            match self.call(scope, id, again, origin, make).await {
                 // This actor stored nothing of it.
                 Some(Err(Refusal::Gone)) => {}
                 None => is_unknown |= started.is_marked(),
@@ -206,7 +244,7 @@ impl Directory {
 
     /// Starts a conversation if it is not running, so that it resumes its open turns. Returns whether it runs.
     pub async fn wake(&self, scope: &TenantScope, id: ConversationId) -> bool {
-        self.get((scope.clone(), id)).await.is_some()
+        self.get((scope.clone(), id), Origin::Stored).await.is_some()
     }
 
     /// Notifies the conversations of tenants whose standing has changed. Those not in memory find out when they are
@@ -223,7 +261,7 @@ impl Directory {
 
     /// Cancels the open turns of a suspended tenant's conversation.
     pub async fn cancel_suspended(&self, scope: &TenantScope, id: ConversationId) {
-        if let Some(conversation) = self.get((scope.clone(), id)).await {
+        if let Some(conversation) = self.get((scope.clone(), id), Origin::Stored).await {
             let _ = conversation.cast(conversation::Msg::StandingChanged);
         }
     }
@@ -343,17 +381,18 @@ impl Directory {
         scope: &TenantScope,
         id: ConversationId,
         again: bool,
+        origin: Origin,
         make: impl Fn(RpcReplyPort<Result<T, Refusal>>) -> conversation::Msg,
     ) -> Option<Result<T, Refusal>> {
         let key = (scope.clone(), id);
-        let known = if again {
+        let known = if again || origin == Origin::New {
             None
         } else {
             self.live.get(&key).map(|entry| entry.clone())
         };
         let conversation = match known {
             Some(conversation) => conversation,
-            None => self.get(key).await?,
+            None => self.get(key, origin).await?,
         };
         match conversation.call(make, Some(self.timeout)).await {
             Ok(CallResult::Success(reply)) => Some(reply),
@@ -363,8 +402,8 @@ impl Directory {
         }
     }
 
-    async fn get(&self, key: Key) -> Option<ConversationRef> {
-        let make = |reply| Msg::Get { key, reply };
+    async fn get(&self, key: Key, origin: Origin) -> Option<ConversationRef> {
+        let make = |reply| Msg::Get { key, origin, reply };
         match self.actor.call(make, Some(self.timeout)).await {
             Ok(CallResult::Success(conversation)) => Some(conversation),
             _ => None,
@@ -427,7 +466,7 @@ impl Conversations {
         &self,
         me: &ActorRef<Msg>,
         state: &mut State,
-        key: Key,
+        (key, origin): (Key, Origin),
         reply: RpcReplyPort<ConversationRef>,
     ) -> Result<(), ActorProcessingErr> {
         if self.closed.contains(key.0.tenant()) || self.is_handing_over() {
@@ -446,7 +485,7 @@ impl Conversations {
                 return Ok(());
             }
             Some(conversation) => conversation,
-            None => self.spawn(me, state, key).await?,
+            None => self.spawn(me, state, key, origin).await?,
         };
         let _ = reply.send(conversation);
         Ok(())
@@ -461,10 +500,12 @@ impl Conversations {
         me: &ActorRef<Msg>,
         state: &mut State,
         key: Key,
+        origin: Origin,
     ) -> Result<ConversationRef, ActorProcessingErr> {
         let args = Args {
             scope: key.0.clone(),
             id: key.1,
+            origin,
         };
         let conversation = Conversation {
             shared: Arc::clone(&self.shared),
@@ -508,7 +549,7 @@ impl Conversations {
         if self.closed.contains(key.0.tenant()) {
             state.deaths.remove(&key);
         } else if !waiting.is_empty() {
-            let conversation = self.spawn(me, state, key).await?;
+            let conversation = self.spawn(me, state, key, Origin::Stored).await?;
             for reply in waiting {
                 let _ = reply.send(conversation.clone());
             }
@@ -559,7 +600,7 @@ impl Actor for Conversations {
 
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Get { key, reply } => self.get(&me, state, key, reply).await?,
+            Msg::Get { key, origin, reply } => self.get(&me, state, (key, origin), reply).await?,
             Msg::Passivate {
                 key,
                 actor,
@@ -577,7 +618,7 @@ impl Actor for Conversations {
             Msg::Restart { key } => {
                 let is_closed = self.closed.contains(key.0.tenant()) || self.is_handing_over();
                 if !is_closed && !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
-                    self.spawn(&me, state, key).await?;
+                    self.spawn(&me, state, key, Origin::Stored).await?;
                 }
             }
         }

@@ -50,6 +50,7 @@ struct Store {
     refusals: BTreeMap<u64, String>,
     delay: Duration,
     down: bool,
+    reads: u64,
 }
 
 #[derive(Debug)]
@@ -107,6 +108,11 @@ impl MemoryLog {
         self.store().down = down;
     }
 
+    /// Returns how often a log, a header or a snapshot was read.
+    pub fn reads(&self) -> u64 {
+        self.store().reads
+    }
+
     /// Returns how many appends took effect.
     pub fn commits(&self) -> u64 {
         *self.shared.commits.borrow()
@@ -160,7 +166,8 @@ impl MemoryLog {
         conversation: ConversationId,
         read: impl FnOnce(&Log) -> T,
     ) -> Result<Option<T>, LogError> {
-        let store = self.open()?;
+        let mut store = self.open()?;
+        store.reads += 1;
         Ok(store.logs.get(&(scope.tenant().clone(), conversation)).map(read))
     }
 }
@@ -254,7 +261,8 @@ impl EventLog for MemoryLog {
     }
 
     async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError> {
-        let store = self.open()?;
+        let mut store = self.open()?;
+        store.reads += 1;
         for ((tenant, conversation), log) in &store.logs {
             let records: Vec<Record> = log.records().filter(|r| r.turn == Some(turn)).cloned().collect();
             if tenant == scope.tenant() && !records.is_empty() {

@@ -147,6 +147,19 @@ pub trait EventLog: Send + Sync {
     /// Reads all records of one turn, with its conversation.
     async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError>;
 
+    /// Reads all records of a turn, and then the header of its conversation, which is not older.
+    async fn read_turn_and_header(
+        &self,
+        scope: &TenantScope,
+        turn: TurnId,
+    ) -> Result<Option<(TurnRecords, Header)>, LogError> {
+        let Some(found) = self.read_turn(scope, turn).await? else {
+            return Ok(None);
+        };
+        let header = self.header(scope, found.conversation).await?;
+        Ok(header.map(|header| (found, header)))
+    }
+
     /// Reads the records of one conversation that are messages (`Event::is_message`), in either order, starting after
     /// `cursor` (exclusive), at most `limit`.
     async fn read_messages(

@@ -111,7 +111,13 @@ pub async fn create(
         metadata: body.metadata,
         idempotency,
     };
-    match conversations.execute(Asker::owner(&caller), id, command).await {
+    let asker = Asker::owner(&caller);
+    let answer = if keyed {
+        conversations.execute(asker, id, command).await
+    } else {
+        conversations.create(asker, id, command).await
+    };
+    match answer {
         Ok(accepted) => Ok(created(&accepted.header)),
         Err(refusal) if keyed => {
             // It may have been erased between the lookup and the command.

@@ -138,10 +138,11 @@ pub async fn of_turn(
     let id = found.conversation;
     access.admit(id)?;
     let tail = state.directory.watch(&access.caller.scope, id);
-    let header = state.conversations().find(Asker::owner(&access.caller), id).await?;
     let first = found.records.first().map_or(1, |record| record.seq);
     let reader = match position(&access)? {
         Some(position) => {
+            // Read after the tail was obtained: the position may be of a record committed since.
+            let header = conversations.find(Asker::owner(&access.caller), id).await?;
             let ended = |seq: Seq| {
                 found
                     .records

@@ -429,3 +429,35 @@ async fn streams_of_one_user_and_of_one_tenant_leave_room_for_others() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_stream_of_a_running_turn_is_not_read_from_the_log() {
+    with_app(async |app| {
+        app.model.on("hi", &[says(&["hel", "lo"], Duration::from_secs(1))]);
+        let before = app.log.reads();
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        assert_eq!(
+            app.log.reads() - before,
+            0,
+            "the id was made up: there is nothing to read"
+        );
+        let path = format!("{turn}/events");
+        let mut seen = Vec::new();
+        // The turn and the header of its conversation, which are one read in SQLite. When nobody watches any more, also
+        // the log.
+        for reads in [2, 3] {
+            let before = app.log.reads();
+            let mut stream = app.ada("GET", &path).stream().await;
+            let mut events = Vec::new();
+            while let Some(event) = stream.next().await {
+                events.push(event);
+            }
+            assert_eq!(delta_text(&events), "hello");
+            assert_eq!(app.log.reads() - before, reads);
+            seen.push(durable(&events).join(" "));
+        }
+        assert_eq!(seen[0], seen[1]);
+    })
+    .await;
+}

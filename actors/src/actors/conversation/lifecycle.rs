@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State, pause};
-use crate::actors::conversations::{self, Directory};
+use crate::actors::conversations::{self, Directory, Origin};
 use crate::actors::shared::until;
 use crate::compute::{self, ComputeError};
 use crate::domain::conversation::command::{Command, Step};
@@ -41,6 +41,10 @@ async fn decoded(
 impl Conversation {
     /// Folds the log and resumes open turns, with the same functions as in normal operation.
     pub(super) async fn load(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if state.origin == Origin::New {
+            self.rest(me, state);
+            return Ok(());
+        }
         let log = &self.shared.ports.log;
         let id = state.core.id;
         let mut from: Seq = 1;

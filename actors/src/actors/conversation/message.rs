@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::actors::compressor::CompressionOutcome;
 use crate::actors::connector::Gate;
+use crate::actors::conversations::Origin;
 use crate::actors::shared::TurnLimit;
 use crate::domain::conversation::command::{Command, ModelFailure, Step};
 use crate::domain::conversation::decide::Rejection;
@@ -205,4 +206,6 @@ pub struct Args {
     pub scope: TenantScope,
     /// Conversation id.
     pub id: ConversationId,
+    /// Whether its log may have records.
+    pub origin: Origin,
 }

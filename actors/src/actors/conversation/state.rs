@@ -12,6 +12,7 @@ use super::message::Args;
 use super::oversized::OversizedPrompt;
 use crate::actors::agent::RunStep;
 use crate::actors::connector::Gate;
+use crate::actors::conversations::Origin;
 use crate::actors::shared::{Alive, Shared, TurnCounts, TurnLimit};
 use crate::actors::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
@@ -28,6 +29,8 @@ use crate::tenancy::TenantScope;
 /// Mutable state of the actor.
 pub struct State {
     pub(super) scope: TenantScope,
+    /// What was known of the log when the actor started.
+    pub(super) origin: Origin,
     pub(super) core: Core,
     pub(super) tail: Option<Arc<Tail>>,
     pub(super) live: Option<Live>,
@@ -131,6 +134,7 @@ impl State {
         Self {
             core: Core::new(args.id),
             scope: args.scope,
+            origin: args.origin,
             tail: None,
             live: None,
             agent: None,

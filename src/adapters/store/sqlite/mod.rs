@@ -336,6 +336,22 @@ impl EventLog for SqliteLog {
         Ok(self.readers.run(move |c| read::turn(c, &tenant, turn)).await?)
     }
 
+    async fn read_turn_and_header(
+        &self,
+        scope: &TenantScope,
+        turn: TurnId,
+    ) -> Result<Option<(TurnRecords, Header)>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |c: &_| {
+            let Some(found) = read::turn(c, &tenant, turn)? else {
+                return Ok(None);
+            };
+            let header = erase::find_header(c, &tenant, found.conversation)?;
+            Ok(header.map(|header| (found, header)))
+        };
+        Ok(self.readers.run(query).await?)
+    }
+
     async fn read_messages(
         &self,
         scope: &TenantScope,
