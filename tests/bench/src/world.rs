@@ -242,7 +242,11 @@ fn serve(programs: &Programs, directory: &Path, options: &ServerOptions) -> anyh
 /// Creates an API key: returns the key, and its section of the configuration.
 fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
     let (table, said) = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
-    let key = said.lines().find(|line| line.starts_with("cpk_"));
+    // Earlier versions print the key as a comment of its section.
+    let key = said.lines().chain(table.lines()).find_map(|line| {
+        let line = line.trim_start_matches("# ");
+        line.starts_with("cpk_").then_some(line)
+    });
     Ok((key.context("`copilotd key create` printed no key")?.to_owned(), table))
 }
 
