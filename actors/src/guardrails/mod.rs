@@ -23,9 +23,6 @@ use crate::tenancy::TenantScope;
 pub use deny::DenyRules;
 pub use report::{Entrance, report};
 
-/// The part of a command's screening that is neither rules nor detectors: parsing, bounding, checking schemas.
-const SHARE_OF_THE_REST: usize = 4;
-
 /// The registered detectors. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Guardrails {
@@ -111,7 +108,7 @@ impl Guardrails {
         };
         let own = Arc::clone(policy);
         let prepare = move || command.prepare(&own, tool.as_deref());
-        let prepared = compute::run(tenant, cost / SHARE_OF_THE_REST, prepare).await;
+        let prepared = compute::run(tenant, cost, prepare).await;
         let prepared = Arc::new(prepared.map_err(failed)?);
         let content = |number| {
             let texts = PartTexts::new(Arc::clone(&prepared), number);
@@ -122,7 +119,7 @@ impl Guardrails {
         drop(contents);
         let own = Arc::clone(policy);
         let finish = move || PreparedCommand::finish(Arc::unwrap_or_clone(prepared), &own, findings);
-        let screened = compute::run(tenant, cost / SHARE_OF_THE_REST, finish).await;
+        let screened = compute::run(tenant, cost, finish).await;
         screened.map_err(failed)
     }
 }
