@@ -9,6 +9,7 @@ pub mod domain;
 pub mod fairness;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+pub mod guardrails;
 pub mod jitter;
 pub mod live;
 pub mod ports;

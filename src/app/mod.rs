@@ -6,6 +6,7 @@ mod demo;
 mod demo_origin;
 #[cfg(feature = "demo")]
 mod demo_page;
+mod detectors;
 mod embed;
 mod files;
 pub(crate) mod last_used;
@@ -139,6 +140,7 @@ impl App {
             clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
+            detectors: gateway.guardrails().detectors().to_vec(),
         })
     }
 

@@ -73,6 +73,7 @@ pub fn gateway(
     let limiter = super::limiter::limiter(config, live.clone(), Arc::clone(&clock), spent, ledger)?;
     let gateway = Gateway::new(routes, Arc::clone(&access) as _);
     let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
+    let gateway = gateway.with_guardrails(super::detectors::guardrails());
     let gateway = super::embed::with_cache(gateway, config, clock)?;
     let tenancy = GatewayTenants {
         upstreams,

@@ -106,7 +106,10 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
     ("copilotd_cache_audits_total", &[("right", &["yes", "no"])]),
     (
         "copilotd_gateway_guardrails_total",
-        &[("stage", &["input", "output"]), ("action", &["block", "redact"])],
+        &[
+            ("stage", &["input", "tool", "output"]),
+            ("action", &["block", "redact"]),
+        ],
     ),
     ("copilotd_compute_refused_total", &[]),
     ("copilotd_fair_share_refused_total", &[]),

@@ -25,19 +25,21 @@ use crate::domain::context::memory::Memory;
 use crate::domain::context::tokens::{self, Sample};
 use crate::domain::conversation::command::{Command, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::conversation::screen::ScreenedCommand;
-use crate::domain::event::{GuardAction, GuardStage};
+use crate::domain::event::GuardAction;
 use crate::domain::failure::FailureClass;
-use crate::domain::guardrail as guard;
-use crate::domain::guardrail::{BlockedByRule, HoldBack, REDACTED, RuleSet};
+use crate::domain::guardrail::pipeline::UNCHECKED_RULE;
+use crate::domain::guardrail::{BlockedByRule, ContentKind, OutputGuard, Rules, Stage, Verdict, judge};
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
-use crate::domain::surrogates::without_lone_surrogates;
 use crate::domain::usage::Usage;
 use crate::fairness::share::{UNMEASURED, metered};
+use crate::guardrails::{Unchecked, output};
 use crate::jitter::jitter;
 use crate::live::LiveMessage;
-use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState, ToolOffer};
+use crate::ports::{
+    Content, ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState, ToolOffer,
+};
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 pub(crate) use prompt::count_entries;
@@ -106,7 +108,9 @@ enum StreamOutcome {
 
 /// An answer being collected.
 struct Answer {
-    guard: HoldBack,
+    guard: OutputGuard,
+    /// Whether the text becomes visible only once detectors have inspected all of it.
+    is_held: bool,
     calls: BTreeMap<usize, (String, String)>,
     /// Total bytes of the arguments of all calls.
     arguments: usize,
@@ -152,7 +156,8 @@ impl Agent {
             Err(error) => {
                 let message = format!("prompt could not be assembled: {error}");
                 let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
-                span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
+                let failed = self.screen(Command::ModelFailed { at, failure }, &policy).await;
+                span.in_scope(|| self.tell(failed));
                 return;
             }
         };
@@ -195,12 +200,20 @@ impl Agent {
             )
             .await;
         let command = match outcome {
-            StreamOutcome::Replied(mut reply, calls) => {
+            StreamOutcome::Replied(reply, calls) => {
+                let inspected = self.inspected(at, *reply, &live).await;
+                let mut reply = match inspected {
+                    Ok(reply) => reply,
+                    Err(blocked) => {
+                        span.in_scope(|| self.report(blocked, &policy));
+                        return;
+                    }
+                };
                 if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
                     self.shared.wait_while_left_out(&self.scope).await;
                     reply.output = self.check_output(&schema, &reply.text).await;
                 }
-                match self.screened(at, *reply, calls, &policy).await {
+                match self.screened(at, reply, calls, &policy).await {
                     Ok(screened) => {
                         span.in_scope(|| self.tell(screened));
                         return;
@@ -224,7 +237,66 @@ impl Agent {
                 Command::ModelFailed { at, failure }
             }
         };
-        span.in_scope(|| self.report(command, &policy));
+        let screened = self.screen(command, &policy).await;
+        span.in_scope(|| self.tell(screened));
+    }
+
+    /// Screens a failure, whose text may be a provider's. A text that cannot be checked is withheld.
+    async fn screen(&self, mut command: Command, policy: &Arc<Policy>) -> ScreenedCommand {
+        let guardrails = &self.shared.guardrails;
+        if guardrails.looks_at_command(&command) {
+            match guardrails.screen(&self.scope, command.clone(), policy, None).await {
+                Ok(screened) => return screened,
+                Err(error) => {
+                    tracing::warn!(conversation = %self.id, %error, "error text of a model call could not be checked; withholding it");
+                    if let Command::ModelFailed { failure, .. } = &mut command {
+                        UNCHECKED_TEXT.clone_into(&mut failure.message);
+                    }
+                }
+            }
+        }
+        command.screen(policy, None)
+    }
+
+    /// Lets detectors inspect an answer that was held back for them, and shows what may be seen of it. Without such
+    /// detectors the answer has been shown already.
+    async fn inspected(&self, at: Step, mut reply: ModelReply, live: &LiveMessage) -> Result<ModelReply, Command> {
+        let (kind, guardrails) = (ContentKind::Answer, &self.shared.guardrails);
+        if !guardrails.looks_at(kind) {
+            return Ok(reply);
+        }
+        let cost = OutputGuard::cost(&reply.text);
+        let content = Content::new(kind, reply.text.clone(), cost);
+        // The rules have been applied while it arrived.
+        let inspected = guardrails.inspect(&self.scope, &Rules::default(), &[content]).await;
+        let findings = inspected.map(|findings| findings.into_iter().flatten().collect::<Vec<_>>());
+        let text = std::mem::take(&mut reply.text);
+        let rule = match findings.map(|findings| judge(kind, Value::String(text), &findings)) {
+            Ok(Verdict::Allowed(Value::String(text))) => {
+                reply.text = text;
+                live.push(&reply.text);
+                return Ok(reply);
+            }
+            Ok(Verdict::Redacted {
+                content: Value::String(text),
+                rules,
+            }) => {
+                reply.text = text;
+                live.push(&reply.text);
+                let redacted = |rule| (Stage::Output, rule, GuardAction::Redact);
+                reply.guardrails.extend(rules.into_iter().map(redacted));
+                return Ok(reply);
+            }
+            Ok(Verdict::Blocked { rule }) => rule,
+            // A text stays a text.
+            Ok(Verdict::Allowed(_) | Verdict::Redacted { .. }) => UNCHECKED_RULE.to_owned(),
+            Err(error) => {
+                tracing::warn!(conversation = %self.id, %error, "answer could not be checked; blocking it");
+                UNCHECKED_RULE.to_owned()
+            }
+        };
+        let (model, usage) = (reply.model, reply.usage);
+        Err(Command::OutputBlocked { at, rule, model, usage })
     }
 
     /// Parses and screens the tool calls of an answer, all together; on the compute pool when they are long. Fails the
@@ -236,16 +308,12 @@ impl Agent {
         calls: Vec<(String, String)>,
         policy: &Arc<Policy>,
     ) -> Result<ScreenedCommand, Command> {
-        let bytes: usize = calls.iter().map(|(name, arguments)| name.len() + arguments.len()).sum();
         let (usage, model) = (reply.usage, reply.model.clone());
-        let rules = Arc::clone(policy);
-        let screen = move || {
-            let parse = |(name, arguments)| (name, parse_arguments(arguments));
-            reply.calls = calls.into_iter().map(parse).collect();
-            Command::ModelReplied { at, reply }.screen(&rules, None)
-        };
-        let screened = compute::run(Some(self.scope.tenant()), bytes * guard::COST_PER_BYTE, screen).await;
-        screened.map_err(|error| {
+        let as_written = |(name, arguments)| (name, Value::String(arguments));
+        reply.calls = calls.into_iter().map(as_written).collect();
+        let reply = Command::ModelReplied { at, reply };
+        let screened = self.shared.guardrails.screen(&self.scope, reply, policy, None).await;
+        screened.map_err(|error: Unchecked| {
             let message = format!("answer could not be screened: {error}");
             let mut failure = failure(FailureClass::Overload, message, policy, usage, None);
             failure.model = model;
@@ -302,7 +370,8 @@ impl Agent {
         span: &tracing::Span,
     ) -> StreamOutcome {
         let mut answer = Answer {
-            guard: HoldBack::new(&policy.rules.output),
+            guard: OutputGuard::new(&policy.rules.output, validated),
+            is_held: self.shared.guardrails.looks_at(ContentKind::Answer),
             calls: BTreeMap::new(),
             arguments: 0,
             text: String::new(),
@@ -327,10 +396,11 @@ impl Agent {
                     span.in_scope(|| self.report(fell_back, policy));
                     continue;
                 }
-                Ok(ModelEvent::Text(piece)) if piece.len() * guard::COST_PER_BYTE > compute::INLINE_COST => {
-                    answer.push_long(self.scope.tenant(), piece, policy, live).await
+                Ok(ModelEvent::Text(piece)) => answer.push(self.scope.tenant(), piece, policy, live).await,
+                Ok(event) => {
+                    answer.take(event);
+                    Ok(true)
                 }
-                Ok(event) => answer.take(event, policy, live),
                 Err(error) if answer.is_empty() => {
                     // No usage report means that nothing was billed: the provider refused the call.
                     let mut failure = from_error(error, policy, answer.usage.unwrap_or_default());
@@ -360,12 +430,9 @@ impl Agent {
         }
         drop(stream);
         crash::point("effect.after:model_stream");
-        match answer.guard.finish() {
+        match output::finish(self.scope.tenant(), &mut answer.guard).await {
             Ok(rest) => answer.release(&rest, live),
             Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
-        }
-        if validated && let Some(rule) = forbidden_json(self.scope.tenant(), policy, &answer.text).await {
-            return self.blocked(answer, rule, policy, prompt_tokens).await;
         }
         let Some(finish) = answer.finish else {
             let message = "provider ended the stream without a finish reason".to_owned();
@@ -379,7 +446,7 @@ impl Agent {
             histogram!("copilotd_first_token_seconds").record(ms as f64 / 1000.0);
         }
         let usage = self.used(&answer, policy, prompt_tokens).await;
-        let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
+        let redacted = |rule: &String| (Stage::Output, rule.clone(), GuardAction::Redact);
         // The calls of an answer cut off at its size limit may be incomplete.
         let calls = if finish == Finish::Length {
             BTreeMap::new()
@@ -437,7 +504,11 @@ impl Agent {
     }
 
     /// Returns a step whose prompt is too long to the conversation, which compresses and repeats it, or fails it.
-    fn report_too_large(&self, at: Step, failure: ModelFailure) {
+    fn report_too_large(&self, at: Step, mut failure: ModelFailure) {
+        // The conversation cannot wait for detectors.
+        if self.shared.guardrails.looks_at(ContentKind::ProviderError) {
+            UNCHECKED_TEXT.clone_into(&mut failure.message);
+        }
         let failure = Box::new(failure);
         let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
     }
@@ -451,7 +522,7 @@ impl Agent {
         u64::try_from(ms).unwrap_or(0)
     }
 
-    /// Reports a command whose screening is cheap.
+    /// Reports a command without content.
     fn report(&self, command: Command, policy: &Policy) {
         self.tell(command.screen(policy, None));
     }
@@ -463,20 +534,28 @@ impl Agent {
 }
 
 impl Answer {
-    /// Adds one stream event. `Ok(false)`: the answer has reached its size limit.
-    fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, BlockedByRule> {
+    /// Adds a piece of the text. `Ok(false)`: the answer has reached its size limit.
+    async fn push(
+        &mut self,
+        tenant: &TenantId,
+        piece: String,
+        policy: &Policy,
+        live: &LiveMessage,
+    ) -> Result<bool, BlockedByRule> {
+        self.written.add(&piece);
+        let released = output::push(tenant, &mut self.guard, piece).await?;
+        self.release(&released, live);
+        Ok(self.text.len() <= policy.limits.answer_bytes)
+    }
+
+    /// Adds one stream event other than text.
+    fn take(&mut self, event: ModelEvent) {
         match event {
             ModelEvent::Model(model) => self.model = model,
-            ModelEvent::Text(piece) => {
-                self.written.add(&piece);
-                let released = self.guard.push(&piece)?;
-                self.release(&released, live);
-                return Ok(self.text.len() <= policy.limits.answer_bytes);
-            }
             ModelEvent::ToolCall { index, name, arguments } => {
                 self.written.add(&arguments);
                 if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&index) {
-                    return Ok(true);
+                    return;
                 }
                 let call = self.calls.entry(index).or_default();
                 if let Some(name) = name {
@@ -493,10 +572,9 @@ impl Answer {
             }
             ModelEvent::Usage(usage) => self.usage = Some(usage),
             ModelEvent::Finished(finish) => self.finish = Some(finish),
-            // Reported before it gets here.
-            ModelEvent::Fallback { .. } => {}
+            // Handled before they get here.
+            ModelEvent::Text(_) | ModelEvent::Fallback { .. } => {}
         }
-        Ok(true)
     }
 
     /// Whether nothing of the answer has arrived yet.
@@ -504,59 +582,18 @@ impl Answer {
         self.written.written() == 0
     }
 
-    /// Adds a text piece that is too long to be matched on this thread.
-    async fn push_long(
-        &mut self,
-        tenant: &TenantId,
-        piece: String,
-        policy: &Policy,
-        live: &LiveMessage,
-    ) -> Result<bool, BlockedByRule> {
-        self.written.add(&piece);
-        let mut guard = std::mem::replace(&mut self.guard, HoldBack::new(&RuleSet::default()));
-        let cost = piece.len() * guard::COST_PER_BYTE;
-        let look = move || {
-            let released = guard.push(&piece);
-            (guard, released)
-        };
-        let outcome = compute::run(Some(tenant), cost, look).await;
-        let (guard, released) = outcome.map_err(|_| BlockedByRule {
-            rule: UNCHECKED_RULE.to_owned(),
-            released: String::new(),
-        })?;
-        self.guard = guard;
-        self.release(&released?, live);
-        Ok(self.text.len() <= policy.limits.answer_bytes)
-    }
-
     fn release(&mut self, text: &str, live: &LiveMessage) {
         if !text.is_empty() {
-            live.push(text);
+            if !self.is_held {
+                live.push(text);
+            }
             self.text.push_str(text);
         }
     }
 }
 
-/// Reported as the rule when an answer could not be matched against the rules.
-const UNCHECKED_RULE: &str = "an answer that cannot be checked";
-
-/// Returns the name of an output rule that a structured answer matches once its JSON escapes are decoded: escapes can
-/// spell a literal in many ways. Ignores what is redacted already.
-async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
-    let rules = policy.rules.output.clone();
-    if rules.is_empty() {
-        return None;
-    }
-    let (cost, text) = (text.len() * guard::COST_PER_BYTE, text.to_owned());
-    let look = move || {
-        let text = text.replace(REDACTED, "\u{e000}");
-        rules.matching_text(&text).map(|rule| rule.name.clone())
-    };
-    // Parsing may take a while, so it runs on the pool. An answer that cannot be matched is not shown.
-    compute::run(Some(tenant), cost, look)
-        .await
-        .unwrap_or_else(|_| Some(UNCHECKED_RULE.to_owned()))
-}
+/// Stands for an error text that could not be checked.
+const UNCHECKED_TEXT: &str = "the error text could not be checked, so it is withheld";
 
 /// Parses an answer that is known to be JSON; on the compute pool when it is long.
 async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
@@ -572,25 +609,6 @@ fn offers(policy: &Policy) -> Vec<ToolOffer> {
         parameters: tool.tool.parameters.source().clone(),
     };
     policy.tools.values().map(offer).collect()
-}
-
-/// Parses tool arguments. Models often leave an empty argument list out; anything else that is not JSON stays a string,
-/// for the validator to reject.
-fn parse_arguments(arguments: String) -> Value {
-    if arguments.trim().is_empty() {
-        return Value::Object(serde_json::Map::new());
-    }
-    let read = |text: &str| serde_json::from_str::<Value>(text);
-    let value = read(&arguments).or_else(|_| read(&without_lone_surrogates(&arguments)));
-    match value {
-        // Some servers encode the arguments twice, as a string of JSON.
-        Ok(Value::String(text)) => match read(&text) {
-            Ok(inner @ Value::Object(_)) => inner,
-            _ => Value::String(text),
-        },
-        Ok(value) => value,
-        Err(_) => Value::String(arguments),
-    }
 }
 
 fn from_error(error: ModelError, policy: &Policy, usage: Usage) -> ModelFailure {
@@ -643,30 +661,5 @@ impl Actor for Agent {
         share.charge(UNMEASURED);
         metered(share, self.run_step(*run_step)).await;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn arguments_are_what_the_model_wrote_or_a_text() {
-        for (written, expected) in [
-            ("", json!({})),
-            (" \n", json!({})),
-            (r#"{"a":1}"#, json!({"a": 1})),
-            (r#"{"a":"\ud83d"}"#, json!({"a": "\u{fffd}"})),
-            (r#""{\"a\":1}""#, json!({"a": 1})),
-            (r#""text""#, json!("text")),
-            (r#"{"a":"#, json!(r#"{"a":"#)),
-            (r#"{"a":1}{"b":2}"#, json!(r#"{"a":1}{"b":2}"#)),
-            ("null", json!(null)),
-            ("[]", json!([])),
-        ] {
-            assert_eq!(parse_arguments(written.to_owned()), expected, "{written}");
-        }
     }
 }

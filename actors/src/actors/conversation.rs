@@ -37,10 +37,11 @@ use crate::domain::conversation::header::Header;
 use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::conversation::stream::EncodedRecord;
 use crate::domain::conversation::turn::Phase;
-use crate::domain::event::{Event, Record};
-use crate::domain::ids::TurnId;
+use crate::domain::event::{Event, GuardAction, Record};
+use crate::domain::ids::{TenantId, TurnId};
 use crate::domain::policy::Policy;
 use crate::fairness::share::metered;
+use crate::guardrails::{self, Entrance};
 use crate::ports::{Append, LogError, ServingState};
 use crate::{compute, crash};
 use admission::KeyLookup;
@@ -145,7 +146,7 @@ impl Conversation {
             };
             let encoded = self.with_core(state, cost, apply).await?;
             for record in records.iter() {
-                count(record);
+                count(state.scope.tenant(), record);
                 if let Some(spans) = &state.spans {
                     spans.note(record);
                 }
@@ -584,8 +585,14 @@ fn crash_points(place: &str, records: &[Record]) {
     }
 }
 
-fn count(record: &Record) {
-    let state = match record.event {
+fn count(tenant: &TenantId, record: &Record) {
+    let state = match &record.event {
+        // A repair is the model's, not a guardrail's.
+        Event::GuardrailTriggered {
+            stage, rule, action, ..
+        } if *action != GuardAction::Repair => {
+            return guardrails::report(Entrance::Turn, tenant, *stage, *action, rule);
+        }
         Event::TurnQueued { .. } => "queued",
         Event::TurnStarted { attempt: 1, .. } => "started",
         Event::TurnCompleted { .. } => "completed",

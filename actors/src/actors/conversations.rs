@@ -24,6 +24,7 @@ use super::shared::{Shared, cause};
 use crate::compute;
 use crate::domain::conversation::command::Command;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use crate::guardrails::Guardrails;
 use crate::jitter::jitter;
 use crate::live::{Hub, Tail};
 use crate::ports::ServingState;
@@ -94,6 +95,7 @@ pub struct Directory {
     hub: Hub,
     actor: ActorRef<Msg>,
     shared: Weak<Shared>,
+    guardrails: Guardrails,
     timeout: Duration,
 }
 
@@ -140,7 +142,7 @@ impl Directory {
         principal: &Principal,
         command: Command,
     ) -> Result<Accepted, Refusal> {
-        if command.weight() > compute::INLINE_COST {
+        if command.weight() > compute::INLINE_COST || self.guardrails.looks_at_command(&command) {
             return self.execute_heavy(scope, id, principal, command).await;
         }
         self.call_with_retry(scope, id, origin, |reply, started| conversation::Msg::Execute {
@@ -152,8 +154,8 @@ impl Directory {
         .await
     }
 
-    /// Screens a command on the compute pool before its conversation decides on it. If the caller leaves meanwhile,
-    /// nothing is sent.
+    /// Screens a command before its conversation decides on it: on the compute pool, and by detectors, neither of which
+    /// a conversation can wait for. If the caller leaves meanwhile, nothing is sent.
     async fn execute_heavy(
         &self,
         scope: &TenantScope,
@@ -161,7 +163,7 @@ impl Directory {
         principal: &Principal,
         command: Command,
     ) -> Result<Accepted, Refusal> {
-        let (cost, command) = (command.weight(), Arc::new(command));
+        let command = Arc::new(command);
         let Screening { policy, tool } = self
             .call_with_retry(scope, id, Origin::Stored, |reply, _| conversation::Msg::Screening {
                 principal: principal.clone(),
@@ -169,8 +171,8 @@ impl Directory {
                 reply,
             })
             .await?;
-        let screen = move || Arc::unwrap_or_clone(command).screen(&policy, tool.as_deref());
-        let screened = compute::run(Some(scope.tenant()), cost, screen).await;
+        let command = Arc::unwrap_or_clone(command);
+        let screened = self.guardrails.screen(scope, command, &policy, tool).await;
         let screened = screened.map_err(|error| {
             tracing::warn!(conversation = %id, %error, "command could not be screened; refusing the request, nothing was stored");
             Refusal::NotStored
@@ -455,6 +457,7 @@ impl Conversations {
             hub: shared.hub.clone(),
             actor,
             shared: Arc::downgrade(&shared),
+            guardrails: shared.guardrails.clone(),
             timeout,
         };
         // Set once: a process has one directory.

@@ -15,6 +15,7 @@ use super::conversations::Directory;
 use crate::compute::ComputeError;
 use crate::fairness::share::Shares;
 use crate::fairness::user_turns::UserTurns;
+use crate::guardrails::Guardrails;
 use crate::live::Hub;
 use crate::ports::{LogError, Ports, ServingState};
 use crate::tenancy::TenantScope;
@@ -77,6 +78,8 @@ impl Default for Bounds {
 pub struct Shared {
     /// Ports to the outside world.
     pub ports: Ports,
+    /// Guardrails: the deny rules and the detectors among the ports.
+    pub guardrails: Guardrails,
     /// Limits of the actors.
     pub bounds: Bounds,
     /// When this process started: work recorded as running before then belongs to no live process.
@@ -104,6 +107,7 @@ impl Shared {
     pub fn new(ports: Ports, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             started_at: ports.clock.now(),
+            guardrails: Guardrails::new(ports.detectors.iter().cloned()),
             ports,
             bounds,
             hub: Hub::default(),

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
 use super::context_record::ContextRecord;
+use super::guardrail::Stage;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
 use super::usage::{TotalUsage, Usage};
 use super::weight;
@@ -136,20 +137,6 @@ pub enum ApprovalOutcome {
     Expired,
 }
 
-/// Where a guardrail was triggered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GuardStage {
-    /// The user's prompt.
-    Input,
-    /// Passages retrieved for the prompt.
-    Retrieval,
-    /// Arguments or results of a tool.
-    Tool,
-    /// The model's answer.
-    Output,
-}
-
 /// What a guardrail did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +149,18 @@ pub enum GuardAction {
     Block,
     /// Asked the model to try again.
     Repair,
+}
+
+impl GuardAction {
+    /// Returns the name in logs and metrics; events have the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Redact => "redact",
+            Self::Block => "block",
+            Self::Repair => "repair",
+        }
+    }
 }
 
 /// Why a turn waits, as clients see it.
@@ -430,7 +429,7 @@ pub enum Event {
     },
     #[serde(rename = "guardrail.triggered")]
     GuardrailTriggered {
-        stage: GuardStage,
+        stage: Stage,
         rule: String,
         action: GuardAction,
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! In-memory ports for tests. Never part of the product: the feature `fakes` is off by default.
 
+pub mod detector;
 pub mod log;
 pub mod model;
 pub mod policy;

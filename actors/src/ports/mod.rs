@@ -2,6 +2,7 @@
 
 mod audit_store;
 mod clock;
+mod detector;
 mod event_log;
 mod ids;
 mod job;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub use crate::domain::tool::rate::RateHint;
 pub use audit_store::{AuditStore, Digest, Head, StoredEntry};
 pub use clock::Clock;
+pub use detector::{Content, Detector, DetectorError};
 pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
@@ -49,4 +51,5 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     pub traces: Arc<dyn Traces>,
+    pub detectors: Vec<Arc<dyn Detector>>,
 }

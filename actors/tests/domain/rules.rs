@@ -4,6 +4,7 @@ use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::view::{TurnView, public_event};
 use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Policy;
@@ -98,6 +99,9 @@ fn a_forbidden_call_is_rejected_and_shown_to_nobody() {
         ("read", json!("not json: sk-1"), "key"),
         ("read", json!({ "n": "the secret" }), "no_secrets"),
         ("ask", json!({ "n": "sk-1" }), "key"),
+        // As the model wrote it: the parsed object has only the second member.
+        ("read", json!(r#"{"n":"bluebird","n":1}"#), "codename"),
+        ("read", json!(r#"{"n":1,"m":{"n":"sk-1","n":2}}"#), "key"),
     ] {
         let mut scenario = Scenario::new(guarded());
         scenario.play(&submit(1));
@@ -220,4 +224,36 @@ fn details_quote_no_answer() {
     }
     scenario.appends.push(vec![old]);
     assert!(!shown(&scenario).contains("nobody"));
+}
+
+#[test]
+fn what_a_provider_says_about_its_failure_is_kept_only_as_rules_allow() {
+    for (message, lines, kept) in [
+        ("the model is overloaded", "", "the model is overloaded"),
+        (
+            "no such tool: BLUEBIRD",
+            "t1 guardrail.triggered output codename redact\n",
+            "a guardrail rule withholds the provider's message",
+        ),
+    ] {
+        let mut scenario = Scenario::new(guarded());
+        scenario.play(&submit(1));
+        let failed = Act::Do(Box::new(move |scenario| {
+            let Act::Do(make) = fails(FailureClass::Rejected) else {
+                unreachable!("a command")
+            };
+            let mut command = make(scenario);
+            if let Command::ModelFailed { failure, .. } = &mut command {
+                message.clone_into(&mut failure.message);
+            }
+            command
+        }));
+        let out = scenario.play(&failed);
+        assert!(out.starts_with(&format!("{lines}t1 message.reset")), "{out}");
+        let detail = scenario.log().find_map(|record| match &record.event {
+            Event::ModelFailed { detail, .. } => detail.clone(),
+            _ => None,
+        });
+        assert_eq!(detail.as_deref(), Some(kept));
+    }
 }

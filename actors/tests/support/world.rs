@@ -19,7 +19,7 @@ use copilotd_actors::fakes::policy::{FixedPolicies, policy};
 use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
-use copilotd_actors::ports::{EventLog, Ids, Ports};
+use copilotd_actors::ports::{Detector, EventLog, Ids, Ports};
 use copilotd_actors::tenancy::TenantScope;
 use ractor::{Actor, ActorCell};
 use tokio::task::JoinHandle;
@@ -45,6 +45,8 @@ pub struct World {
     pub systems: FakeSystems,
     pub policies: Arc<FixedPolicies>,
     pub schemas: FakeChecker,
+    /// Used from the next start on.
+    pub detectors: Vec<Arc<dyn Detector>>,
     pub clock: Arc<PausedClock>,
     pub ids: Arc<CountingIds>,
     pub scope: TenantScope,
@@ -76,6 +78,7 @@ impl World {
             systems: FakeSystems::default(),
             policies: Arc::new(FixedPolicies::of(policy)),
             schemas: FakeChecker::default(),
+            detectors: Vec::new(),
             clock: Arc::default(),
             ids: Arc::default(),
             scope: scope("acme"),
@@ -98,6 +101,7 @@ impl World {
             clock: Arc::clone(&self.clock) as _,
             ids: Arc::clone(&self.ids) as _,
             traces: Arc::new(NoTraces),
+            detectors: self.detectors.clone(),
         };
         let shared = Shared::new(ports, self.bounds.clone());
         let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 pub use crate::meter::{AttemptRecord, LostEstimate, Meter, Outcome};
 use copilotd_actors::domain::prices::PriceList;
+use copilotd_actors::guardrails::Guardrails;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
@@ -32,6 +33,7 @@ pub use crate::access::TenantPolicy;
 use crate::answer::{Answer, Reply};
 use crate::cache::{Cache, Hit, Knowledge, Settings};
 use crate::error::GatewayError;
+use crate::guardrail::Guard;
 use crate::limit::{AnswerStatistics, CallPermits, Limiter};
 use crate::request::call::{CacheOutcome, Caller, GatewayCall, Mode};
 use crate::request::embed::{EmbedCall, EmbedReply};
@@ -49,6 +51,7 @@ pub struct Gateway {
     planner: Planner,
     cached: Option<RouteCaches>,
     turns: FallbackMemory,
+    guardrails: Guardrails,
 }
 
 /// A model that a tenant may use.
@@ -79,7 +82,20 @@ impl Gateway {
             },
             cached: None,
             turns: FallbackMemory::default(),
+            guardrails: Guardrails::default(),
         }
+    }
+
+    /// Applies these detectors, beside tenants' deny rules, to requests of the endpoint and their answers.
+    #[must_use]
+    pub fn with_guardrails(mut self, guardrails: Guardrails) -> Self {
+        self.guardrails = guardrails;
+        self
+    }
+
+    /// Returns the guardrails of the endpoint; turns use the same detectors.
+    pub fn guardrails(&self) -> &Guardrails {
+        &self.guardrails
     }
 
     /// Reports every attempt to `meter`.
@@ -219,8 +235,13 @@ impl Gateway {
             .planner
             .reserve(&mut execution, &route, Prompt::chat(&body))
             .await?;
-        let tenant = execution.context.caller.scope.tenant().clone();
-        crate::guardrail::admit(&tenant, &policy, &body).await?;
+        let scope = execution.context.caller.scope.clone();
+        let guard = |policy| Guard {
+            guardrails: self.guardrails.clone(),
+            scope: scope.clone(),
+            policy,
+        };
+        guard(Arc::clone(&policy)).admit(&body).await?;
         let (mut pending_fill, mut policy) = (None, policy);
         let mut cache = CacheOutcome::Bypass;
         if let Some(cached) = &self.cached {
@@ -252,7 +273,7 @@ impl Gateway {
                     }
                     let answer = cached.replay(&kept, &body);
                     self.record_hit(&execution, &kept);
-                    let answer = crate::guardrail::guarded(&tenant, policy, &body, answer).await?;
+                    let answer = guard(policy).guarded(&body, answer).await?;
                     let (answer, cost) = billed::answer(&execution.context, &body, answer, kept.usage).await;
                     return Ok(Reply {
                         model: kept.by.map_or(kept.model, |by| by.to_string()),
@@ -266,7 +287,7 @@ impl Gateway {
             }
         }
         let answered = Planner::answered(&mut execution).await;
-        let (candidate, got) = answered.map_err(|error| crate::guardrail::withhold_matching(&policy, error))?;
+        let (candidate, got) = answered.map_err(|error| guard(Arc::clone(&policy)).withhold_matching(error))?;
         let (attempts, context) = (execution.plan.attempts(), execution.context.clone());
         let target = execution.plan.target(candidate).name.clone();
         if let Some(pending_fill) = &mut pending_fill {
@@ -284,13 +305,8 @@ impl Gateway {
             }
         };
         // The cache stores what the model said, before guardrails: rules may change.
-        let answer = crate::guardrail::guarded(
-            &tenant,
-            policy,
-            &body,
-            cached::store_answer(pending_fill, answer, usage),
-        )
-        .await?;
+        let answer = cached::store_answer(pending_fill, answer, usage);
+        let answer = guard(policy).guarded(&body, answer).await?;
         let (answer, cost) = billed::answer(&context, &body, answer, usage.unwrap_or_default()).await;
         Ok(Reply {
             model: target.to_string(),

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use copilotd_actors::domain::guardrail::{OnMatch, Rule};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
@@ -22,13 +22,17 @@ fn on_processor() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
 
-fn rules() -> RuleSet {
-    RuleSet::new([Rule {
+fn rules() -> Rules {
+    let output = RuleSet::new([Rule {
         name: "secret".into(),
         literal: "secret".into(),
         action: OnMatch::Block,
         confusables: false,
-    }])
+    }]);
+    Rules {
+        output,
+        ..Rules::default()
+    }
 }
 
 /// Asserts that checking the deltas that `make` builds for a size grows no faster than that size.

@@ -1,22 +1,32 @@
-//! The tenant's guardrail rules for the endpoint's prompts and answers.
+//! The guardrails of the endpoint: the tenant's deny rules, and the registered detectors.
+//!
+//! What a finding does is decided where it is decided for conversations
+//! ([`copilotd_actors::domain::guardrail::stage`]); here are the texts of requests and answers in the protocol's form.
 //!
 //! Invariants: everything sent to the caller has been checked, a cached answer like a fresh one, a document like a
 //! stream; what cannot be checked is not sent. No part of a forbidden text is sent, however it is split into pieces.
 
+mod calls;
 mod choice;
+mod detect;
 mod prompt;
 mod stream;
+mod strip;
+mod texts;
 
+use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use copilotd_actors::compute::{self, ComputeError};
-use copilotd_actors::domain::guardrail::{COST_PER_BYTE, RuleSet};
-use copilotd_actors::domain::ids::TenantId;
-use serde_json::Value;
+use copilotd_actors::domain::event::GuardAction;
+use copilotd_actors::domain::guardrail::{COST_PER_BYTE, ContentKind, Rules, Stage, blocked_by, find};
+use copilotd_actors::guardrails::{self, Entrance, Guardrails, Unchecked, report};
+use copilotd_actors::ports::{Content, DetectorError};
+use copilotd_actors::tenancy::TenantScope;
+use serde_json::{Map, Value};
 
-use self::choice::{Choice, Object};
-use self::prompt::PromptRefusal;
+use self::choice::Choice;
+use self::prompt::PromptTexts;
 use super::error::{GatewayError, GatewayErrorKind};
 use crate::access::TenantPolicy;
 use crate::answer::Answer;
@@ -25,66 +35,143 @@ use crate::request::body::ChatBody;
 /// OpenAI's finish reason for an answer that a content filter ended.
 const FILTERED: &str = "content_filter";
 
-/// Refuses a request that a rule blocks; see [`prompt`] for what is not checked.
-pub(crate) async fn admit(tenant: &TenantId, policy: &TenantPolicy, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
-    let rules = &policy.rules.input;
-    if rules.is_empty() {
-        return Ok(());
+/// A JSON object.
+type Object = Map<String, Value>;
+
+/// The guardrails of one call.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    /// Detectors beside the rules.
+    pub guardrails: Guardrails,
+    /// Whose call it is.
+    pub scope: TenantScope,
+    /// Has the rules.
+    pub policy: Arc<TenantPolicy>,
+}
+
+/// A rule that did something to an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Triggered {
+    stage: Stage,
+    action: GuardAction,
+    rule: String,
+}
+
+impl Guard {
+    /// Refuses a request that a rule or a detector blocks; see [`prompt`] for what is not checked.
+    pub(crate) async fn admit(&self, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+        let (kind, cost) = (ContentKind::Prompt, body.size() * COST_PER_BYTE);
+        let content = Content::new(kind, PromptTexts(Arc::clone(body)), cost);
+        let inspected = self
+            .guardrails
+            .inspect(&self.scope, &self.policy.rules, slice::from_ref(&content))
+            .await;
+        let findings = inspected.map_err(unchecked)?;
+        let Some(rule) = findings.first().and_then(|findings| blocked_by(kind, findings)) else {
+            return Ok(());
+        };
+        let (stage, action) = (kind.stage(), GuardAction::Block);
+        let rule = rule.to_owned();
+        let error = blocked("prompt", &rule);
+        self.report([Triggered { stage, action, rule }]);
+        Err(error)
     }
-    let (rules, body) = (rules.clone(), Arc::clone(body));
-    let cost = body.size() * COST_PER_BYTE;
-    let checked = compute::run(Some(tenant), cost, move || check(&rules, &body)).await;
-    checked.map_err(unchecked)?
-}
 
-fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
-    prompt::check(rules, body).map_err(|refused| match refused {
-        PromptRefusal::Forbidden(rule) => {
-            note("input", "block", &rule.name);
-            let message = format!("guardrail rule {:?} blocks this prompt", rule.name);
-            GatewayError::new(GatewayErrorKind::ContentPolicy, message)
+    /// Applies the guardrails to an answer to `body`.
+    pub(crate) async fn guarded(self, body: &ChatBody, answer: Answer) -> Result<Answer, GatewayError> {
+        let is_inspected = detect::is_wanted(&self);
+        if !is_inspected && ContentKind::ToolCall.rules(&self.policy.rules).next().is_none() {
+            return Ok(answer);
         }
-        PromptRefusal::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
-    })
-}
-
-/// Applies the tenant's rules to an answer to `body`.
-pub(crate) async fn guarded(
-    tenant: &TenantId,
-    policy: Arc<TenantPolicy>,
-    body: &ChatBody,
-    answer: Answer,
-) -> Result<Answer, GatewayError> {
-    if policy.rules.output.is_empty() {
-        return Ok(answer);
+        let answer = match answer {
+            Answer::Whole(bytes) => {
+                let (is_json, cost) = (body.is_json(), bytes.len() * COST_PER_BYTE);
+                let policy = Arc::clone(&self.policy);
+                let look = move |_: &mut ()| document(&policy.rules, is_json, &bytes);
+                let looked = guardrails::output::guarding(self.scope.tenant(), cost, (), look).await;
+                let ((), checked) = looked.map_err(|error| unchecked_because(&error))?;
+                let (checked, triggered) = checked?;
+                self.report(triggered);
+                Answer::Whole(checked)
+            }
+            Answer::Stream(pieces) => Answer::Stream(stream::guarded(self.clone(), body, pieces)),
+        };
+        if is_inspected {
+            return detect::inspected(self, answer).await;
+        }
+        Ok(answer)
     }
-    Ok(match answer {
-        Answer::Whole(bytes) => {
-            let (is_json, cost) = (body.is_json(), bytes.len() * COST_PER_BYTE);
-            let look = move || document(&policy.rules.output, is_json, &bytes);
-            let looked = compute::run(Some(tenant), cost, look).await;
-            Answer::Whole(looked.map_err(unchecked)??)
+
+    /// Withholds an error text that a rule matches: a provider's error may quote its model. Where a detector would have
+    /// to look at it first, it is withheld in any case.
+    pub(crate) fn withhold_matching(&self, mut error: GatewayError) -> GatewayError {
+        let kind = ContentKind::ProviderError;
+        let refusal = error.refusal.as_deref();
+        let said = refusal
+            .into_iter()
+            .flat_map(|refusal| [&refusal.code, &refusal.param])
+            .flatten();
+        let findings = said.chain([&error.message]).map(|text| {
+            let found = find(&self.policy.rules, kind, text);
+            found.unwrap_or_default()
+        });
+        let findings: Vec<_> = findings.flatten().collect();
+        let rule = blocked_by(kind, &findings).map(str::to_owned);
+        if rule.is_some() || self.guardrails.looks_at(kind) {
+            error.message = "the provider refused the request; a guardrail rule withholds its message".to_owned();
+            error.refusal = None;
         }
-        Answer::Stream(pieces) => Answer::Stream(stream::guarded(tenant.clone(), policy, body, pieces)),
-    })
+        let (stage, action) = (kind.stage(), GuardAction::Redact);
+        self.report(rule.map(|rule| Triggered { stage, action, rule }));
+        error
+    }
+
+    /// Logs and counts what was triggered.
+    fn report(&self, triggered: impl IntoIterator<Item = Triggered>) {
+        for Triggered { stage, action, rule } in triggered {
+            report(Entrance::Endpoint, self.scope.tenant(), stage, action, &rule);
+        }
+    }
 }
 
-/// The error for what could not be checked because the compute pool is full or failed.
-fn unchecked(error: ComputeError) -> GatewayError {
-    let message = match error {
-        ComputeError::Full => "too many large prompts and answers of this tenant are waiting to be checked",
-        ComputeError::Panicked => "the prompt or its answer could not be checked against the guardrail rules",
+/// The error for what a rule does not let pass.
+fn blocked(what: &str, rule: &str) -> GatewayError {
+    let message = format!("guardrail rule {rule:?} blocks this {what}");
+    GatewayError::new(GatewayErrorKind::ContentPolicy, message)
+}
+
+/// The error for what could not be checked.
+fn unchecked(error: Unchecked) -> GatewayError {
+    if !matches!(error.cause, DetectorError::Unreadable(_) | DetectorError::Busy) {
+        tracing::warn!(%error, "content could not be checked by the guardrails; not letting it pass");
+    }
+    unchecked_because(&error.cause)
+}
+
+fn unchecked_because(error: &DetectorError) -> GatewayError {
+    let kind = match error {
+        DetectorError::Unreadable(_) => GatewayErrorKind::Invalid,
+        DetectorError::Busy => GatewayErrorKind::RateLimited,
+        DetectorError::TimedOut(_) | DetectorError::Unavailable(_) => GatewayErrorKind::Unavailable,
     };
-    GatewayError::new(GatewayErrorKind::RateLimited, message)
+    let message = match error {
+        DetectorError::Unreadable(what) => return GatewayError::new(kind, what.to_string()),
+        DetectorError::Busy => "too many large prompts and answers of this tenant are waiting to be checked",
+        DetectorError::TimedOut(_) | DetectorError::Unavailable(_) => {
+            "the prompt or its answer could not be checked against the guardrail rules"
+        }
+    };
+    GatewayError::new(kind, message)
 }
 
-fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, GatewayError> {
+fn document(rules: &Rules, is_json: bool, bytes: &[u8]) -> Result<(Bytes, Vec<Triggered>), GatewayError> {
     let mut body: Object = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
-    choice::strip_top(&mut body);
+    strip::strip_top(rules, &mut body);
     let choices = body.get_mut("choices").and_then(Value::as_array_mut);
+    let mut triggered = Vec::new();
     for choice in choices.into_iter().flatten() {
         let choice = choice.as_object_mut().ok_or_else(unreadable)?;
-        choice::strip(choice, "message");
+        strip::strip(rules, choice, "message");
         let Some(Value::Object(message)) = choice.get_mut("message") else {
             choice.remove("message");
             continue;
@@ -98,12 +185,13 @@ fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, Gatew
                 stopped
             }
         };
+        triggered.extend(guard.triggered());
         if let Some(stopped) = stopped {
-            stopped.note();
+            triggered.push(stopped.triggered());
             choice.insert("finish_reason".to_owned(), FILTERED.into());
         }
     }
-    Ok(Value::Object(body).to_string().into())
+    Ok((Value::Object(body).to_string().into(), triggered))
 }
 
 /// Appends what was held back to what is there already.
@@ -116,35 +204,12 @@ fn join(message: &mut Object, held: Object) {
     }
 }
 
-/// Withholds an error text that a rule matches: a provider's error may quote its model.
-pub(crate) fn withhold_matching(policy: &TenantPolicy, mut error: GatewayError) -> GatewayError {
-    let rules = &policy.rules.output;
-    let refusal = error.refusal.as_deref();
-    let said = refusal
-        .into_iter()
-        .flat_map(|refusal| [&refusal.code, &refusal.param])
-        .flatten();
-    let hit = said.chain([&error.message]).find_map(|text| rules.matching(text));
-    if let Some(rule) = hit {
-        note("output", "redact", &rule.name);
-        error.message = "the provider refused the request; a guardrail rule withholds its message".to_owned();
-        error.refusal = None;
-    }
-    error
-}
-
 /// The error for an answer that cannot be checked and is therefore not passed on.
 fn unreadable() -> GatewayError {
     GatewayError::new(
         GatewayErrorKind::Cut,
         "the answer could not be checked against the guardrail rules",
     )
-}
-
-/// Logs and counts a triggered rule, by its name alone.
-fn note(stage: &'static str, action: &'static str, rule: &str) {
-    metrics::counter!("copilotd_gateway_guardrails_total", "stage" => stage, "action" => action).increment(1);
-    tracing::info!(stage, action, rule, "guardrail triggered");
 }
 
 #[cfg(test)]

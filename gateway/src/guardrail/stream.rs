@@ -6,15 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::guardrail::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::guardrail::{COST_PER_BYTE, Rules};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::weight;
+use copilotd_actors::guardrails::output::guarding;
 use copilotd_actors::ports::ModelEvent;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::choice::{Choice, Object, StopReason, strip, strip_top};
-use super::{FILTERED, join, unreadable, withhold_matching};
+use super::choice::{Choice, StopReason};
+use super::strip::{strip, strip_top};
+use super::{FILTERED, Guard, Object, Triggered, join, unreadable};
 use crate::access::TenantPolicy;
 use crate::answer::AnswerStream;
 use crate::error::GatewayError;
@@ -23,7 +25,7 @@ use crate::request::body::ChatBody;
 
 /// A stream being checked.
 struct GuardedStream {
-    tenant: TenantId,
+    guard: Guard,
     /// `None` once ended: dropping the stream closes the upstream's connection.
     pieces: Option<AnswerStream>,
     stream_guard: StreamGuard,
@@ -60,32 +62,28 @@ struct CheckedChunk {
     chunk: Option<Object>,
     /// Whether nothing more is needed from the upstream.
     is_over: bool,
+    triggered: Vec<Triggered>,
 }
 
 /// Applies the rules to a stream that answers `body`. The stream ends, and so does the upstream's, once all choices have
 /// ended and at least one of them only because a rule stopped it.
-pub(super) fn guarded(
-    tenant: TenantId,
-    policy: Arc<TenantPolicy>,
-    body: &ChatBody,
-    pieces: AnswerStream,
-) -> AnswerStream {
+pub(super) fn guarded(guard: Guard, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
     let guarded = GuardedStream {
-        tenant,
         pieces: Some(pieces),
         stream_guard: StreamGuard {
-            policy,
+            policy: Arc::clone(&guard.policy),
             choices: BTreeMap::new(),
             wanted: body.choices(),
             is_json: body.is_json(),
         },
         ready: VecDeque::new(),
+        guard,
     };
     stream::unfold(guarded, |mut guarded| async move {
         loop {
             if let Some(ready) = guarded.ready.pop_front() {
                 let item = match ready {
-                    Ok(ready) => ready.piece(&guarded.tenant).await,
+                    Ok(ready) => ready.piece(guarded.guard.scope.tenant()).await,
                     Err(error) => Err(error),
                 };
                 return Some((item, guarded));
@@ -93,7 +91,7 @@ pub(super) fn guarded(
             match guarded.pieces.as_mut()?.next().await? {
                 Ok(piece) => guarded = guarded.take(piece).await,
                 Err(error) => {
-                    let error = withhold_matching(&guarded.stream_guard.policy, error);
+                    let error = guarded.guard.withhold_matching(error);
                     guarded.ready.push_back(Err(error));
                 }
             }
@@ -107,7 +105,7 @@ impl GuardedStream {
     /// pool.
     async fn take(self, piece: Piece) -> Self {
         let Self {
-            tenant,
+            guard,
             mut pieces,
             stream_guard,
             mut ready,
@@ -118,7 +116,7 @@ impl GuardedStream {
         let policy = Arc::clone(&stream_guard.policy);
         let checked = match chunk {
             None => Ok((stream_guard, CheckedChunk::default())),
-            Some(chunk) => stream_guard.chunk(&tenant, chunk).await,
+            Some(chunk) => stream_guard.chunk(guard.scope.tenant(), chunk).await,
         };
         let (stream_guard, checked) = match checked {
             Ok(checked) => checked,
@@ -131,13 +129,14 @@ impl GuardedStream {
                     is_json: false,
                 };
                 return Self {
-                    tenant,
+                    guard,
                     pieces: None,
                     stream_guard,
                     ready,
                 };
             }
         };
+        guard.report(checked.triggered);
         ready.extend(checked.before.into_iter().map(Ok));
         if checked.is_over {
             pieces = None;
@@ -148,7 +147,7 @@ impl GuardedStream {
             ready.push_back(Ok(Ready::Piece(to_piece(checked.chunk, events))));
         }
         Self {
-            tenant,
+            guard,
             pieces,
             stream_guard,
             ready,
@@ -181,13 +180,12 @@ impl StreamGuard {
         let read = compute::run(Some(tenant), cost, read).await;
         let chunk = read.map_err(|_| unreadable())?.map_err(|_| unreadable())?;
         let cost = (cost + self.ending(&chunk)) * COST_PER_BYTE;
-        let mut stream_guard = self;
-        let guard = move || {
+        let check = move |stream_guard: &mut Self| {
             let mut checked = CheckedChunk::default();
             checked.chunk = stream_guard.guard(chunk, &mut checked);
-            (stream_guard, checked)
+            checked
         };
-        compute::run(Some(tenant), cost, guard).await.map_err(|_| unreadable())
+        guarding(tenant, cost, self, check).await.map_err(|_| unreadable())
     }
 
     /// Bytes held back for the choices that end with this chunk.
@@ -203,7 +201,7 @@ impl StreamGuard {
 
     /// Checks a chunk; `None` if nothing of it is left.
     fn guard(&mut self, mut chunk: Object, checked: &mut CheckedChunk) -> Option<Object> {
-        strip_top(&mut chunk);
+        strip_top(&self.policy.rules, &mut chunk);
         let choices = match chunk.get_mut("choices") {
             Some(Value::Array(choices)) if !choices.is_empty() => std::mem::take(choices),
             _ => return Some(chunk),
@@ -222,15 +220,16 @@ impl StreamGuard {
                 known.is_cut &= !has_finished(&choice);
                 continue;
             }
-            let checked_choice = guard(known, &self.policy.rules.output, &mut choice);
+            let checked_choice = guard(known, &self.policy.rules, &mut choice);
             for delta in checked_choice.held {
                 let template = Arc::clone(template.get_or_insert_with(|| before(&chunk)));
                 checked.before.push(Ready::HeldBack { template, index, delta });
             }
             if let Some(stopped) = checked_choice.stopped {
-                stopped.note();
+                checked.triggered.push(stopped.triggered());
             }
-            if !is_empty(&choice) {
+            checked.triggered.extend(known.triggered());
+            if !checked_choice.is_held || !is_empty(&choice) {
                 left.push(Value::Object(choice));
             }
         }
@@ -269,15 +268,21 @@ struct CheckedChoice {
     /// Deltas to be sent before the chunk.
     held: Vec<Object>,
     stopped: Option<StopReason>,
+    /// Whether something of it may be held back.
+    is_held: bool,
 }
 
 /// Checks one choice of a chunk.
-fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> CheckedChoice {
-    strip(choice, "delta");
+fn guard(known: &mut Choice, rules: &Rules, choice: &mut Object) -> CheckedChoice {
+    strip(rules, choice, "delta");
     let mut delta = match choice.remove("delta") {
         Some(Value::Object(delta)) => delta,
         _ => Object::new(),
     };
+    let has_calls = ["tool_calls", "function_call"]
+        .iter()
+        .any(|name| delta.contains_key(*name));
+    let is_held = has_calls || !rules.output.is_empty();
     let has_finished = has_finished(choice);
     let mut stopped = known.take(rules, &mut delta).err();
     let mut held = Vec::new();
@@ -305,7 +310,7 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> CheckedCho
     choice.insert("delta".to_owned(), Value::Object(delta));
     known.is_ended = has_finished || stopped.is_some();
     known.is_cut = !has_finished && stopped.is_some();
-    CheckedChoice { held, stopped }
+    CheckedChoice { held, stopped, is_held }
 }
 
 /// Whether the provider ends a choice here.
@@ -324,4 +329,34 @@ fn is_empty(choice: &Object) -> bool {
         delta.iter().any(something)
     });
     !ends && !says
+}
+
+#[cfg(test)]
+pub(super) mod tests_support {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// Streams these deltas of one choice, and its end; returns the deltas that are passed on.
+    pub(in crate::guardrail) fn stream_of(guard: Guard, deltas: Vec<Value>, is_json: bool) -> Vec<Value> {
+        let form = if is_json { "json_object" } else { "text" };
+        let body = json!({ "model": "m", "messages": [], "response_format": { "type": form } });
+        let body = ChatBody::from_value(&body).unwrap();
+        let end = json!({ "index": 0, "delta": {}, "finish_reason": "stop" });
+        let choices = deltas.into_iter().map(|delta| json!({ "index": 0, "delta": delta }));
+        let pieces = choices.chain([end]).map(|choice| {
+            Ok(Piece {
+                chunk: Some(json!({ "choices": [choice] }).to_string().into()),
+                ..Piece::default()
+            })
+        });
+        let pieces: AnswerStream = stream::iter(pieces.collect::<Vec<_>>()).boxed();
+        let passed = guarded(guard, &body, pieces).collect::<Vec<_>>().now_or_never();
+        let chunks = passed.unwrap().into_iter().filter_map(|piece| piece.unwrap().chunk);
+        let read = |chunk: Bytes| serde_json::from_slice::<Value>(&chunk).unwrap();
+        chunks
+            .map(read)
+            .map(|mut chunk| chunk["choices"][0]["delta"].take())
+            .collect()
+    }
 }

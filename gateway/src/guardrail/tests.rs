@@ -1,8 +1,11 @@
 //! Rules on answers, split in every way.
 
+mod entrances;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use copilotd_actors::domain::guardrail::{OnMatch, Rule};
+use copilotd_actors::compute;
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use futures::{FutureExt, StreamExt, stream as streams};
 use proptest::prelude::*;
 use serde_json::json;
@@ -23,8 +26,12 @@ fn policy(rules: &[(&str, OnMatch)]) -> Arc<TenantPolicy> {
     Arc::new(policy)
 }
 
-fn tenant() -> TenantId {
-    "acme".parse().unwrap()
+fn guard(policy: &Arc<TenantPolicy>) -> Guard {
+    Guard {
+        guardrails: Guardrails::default(),
+        scope: TenantScope::from_verified("acme".parse().unwrap()),
+        policy: Arc::clone(policy),
+    }
 }
 
 fn body(n: u64) -> ChatBody {
@@ -44,7 +51,7 @@ fn whole_for(body: &ChatBody, policy: &Arc<TenantPolicy>, choice: Value) -> Valu
         "id": "1", "model": "m", "choices": [choice], "usage": {"total_tokens": 3}, "related_questions": ["secret"],
     });
     let answer = Answer::Whole(document.to_string().into());
-    let Ok(Answer::Whole(bytes)) = now(guarded(&tenant(), Arc::clone(policy), body, answer)) else {
+    let Ok(Answer::Whole(bytes)) = now(guard(policy).guarded(body, answer)) else {
         panic!("a document stays one")
     };
     serde_json::from_slice(&bytes).unwrap()
@@ -64,7 +71,7 @@ fn streamed_for(body: &ChatBody, policy: &Arc<TenantPolicy>, chunks: &[Value]) -
         })
     };
     let pieces: AnswerStream = streams::iter(chunks.iter().map(piece).collect::<Vec<_>>()).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), Arc::clone(policy), body, Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guard(policy).guarded(body, Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = pieces
@@ -422,7 +429,7 @@ fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
 fn an_error_quotes_nothing_forbidden() {
     let policy = policy(&[("secret", OnMatch::Redact)]);
     for (message, passes) in [("it was too long", true), ("it called the Secret tool", false)] {
-        let error = withhold_matching(&policy, GatewayError::new(GatewayErrorKind::Invalid, message));
+        let error = guard(&policy).withhold_matching(GatewayError::new(GatewayErrorKind::Invalid, message));
         assert_eq!(error.message == message, passes);
     }
 }
@@ -508,8 +515,8 @@ fn prompts_are_checked_in_every_form_that_a_parser_could_read() {
     ] {
         let body = format!(r#"{{"model":"m","messages":{messages}}}"#);
         let body = Arc::new(ChatBody::parse(body.as_bytes()).unwrap());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let admitted = runtime.block_on(admit(&tenant(), &policy, &body));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let admitted = runtime.block_on(guard(&policy).admit(&body));
         assert_eq!(
             admitted.err().map(|error| error.kind),
             expected,
@@ -524,7 +531,9 @@ fn threads_for<T>(work: impl Future<Output = T>) -> (T, usize) {
     let started = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&started);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.on_thread_start(move || _ = count.fetch_add(1, Ordering::SeqCst));
+    let runtime = runtime
+        .enable_time()
+        .on_thread_start(move || _ = count.fetch_add(1, Ordering::SeqCst));
     let done = runtime.build().unwrap().block_on(work);
     (done, started.load(Ordering::SeqCst))
 }
@@ -548,13 +557,13 @@ fn long_texts_are_checked_on_the_compute_pool() {
     for (parts, threads) in [(1, 0), (12, 1)] {
         let asked = json!({ "model": "m", "messages": [{ "role": "user", "content": part.repeat(parts) }] });
         let asked = Arc::new(ChatBody::from_value(&asked).unwrap());
-        let (admitted, started) = threads_for(admit(&tenant(), &policy, &asked));
+        let (admitted, started) = threads_for(guard(&policy).admit(&asked));
         assert!(admitted.is_ok());
         assert_eq!(started, threads, "a prompt of {parts}");
 
         let message = json!({ "choices": [{ "index": 0, "message": { "content": part.repeat(parts) } }] });
         let answer = Answer::Whole(message.to_string().into());
-        let (looked, started) = threads_for(guarded(&tenant(), Arc::clone(&policy), &body(1), answer));
+        let (looked, started) = threads_for(guard(&policy).guarded(&body(1), answer));
         assert!(looked.is_ok());
         assert_eq!(started, threads, "a document of {parts}");
 
@@ -565,7 +574,7 @@ fn long_texts_are_checked_on_the_compute_pool() {
         for (name, pieces) in [("one piece", vec![one, end()]), ("many pieces", many)] {
             let pieces: AnswerStream = streams::iter(pieces).boxed();
             let work = async {
-                let answer = guarded(&tenant(), Arc::clone(&policy), &body(1), Answer::Stream(pieces)).await;
+                let answer = guard(&policy).guarded(&body(1), Answer::Stream(pieces)).await;
                 let Ok(Answer::Stream(pieces)) = answer else {
                     panic!("a stream stays one")
                 };
@@ -615,13 +624,13 @@ fn one_choice_is_stopped_and_the_other_goes_on() {
 fn invalid_json_is_not_passed_on() {
     let policy = policy(&[("secret", OnMatch::Block)]);
     let broken = Answer::Whole(Bytes::from_static(b"secret"));
-    assert!(now(guarded(&tenant(), Arc::clone(&policy), &body(1), broken)).is_err());
+    assert!(now(guard(&policy).guarded(&body(1), broken)).is_err());
     let piece = Piece {
         chunk: Some(Bytes::from_static(b"secret")),
         ..Piece::default()
     };
     let pieces: AnswerStream = streams::iter([Ok(piece)]).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), policy, &body(1), Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guard(&policy).guarded(&body(1), Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = now(pieces.collect::<Vec<_>>());

@@ -59,6 +59,7 @@ impl BadDay {
             clock: Arc::new(PausedClock::default()),
             ids: Arc::clone(&ids) as _,
             traces: Arc::new(NoTraces),
+            detectors: Vec::new(),
         };
         let shared = Shared::new(ports, Bounds::default());
         let (directory, _) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -9,15 +9,16 @@ use serde_json::Value;
 use super::gate::Gate;
 use crate::actors::conversation::{self, ConversationRef};
 use crate::actors::shared::until;
-use crate::compute;
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::command::Command;
 use crate::domain::conversation::decide::SETTLE_MARGIN;
 use crate::domain::conversation::screen::ScreenedCommand;
+use crate::domain::guardrail::ContentKind;
 use crate::domain::ids::TurnId;
 use crate::domain::policy::{Policy, Repeat};
 use crate::domain::tool::outcome;
 use crate::domain::tool::outcome::{LookUpState, SendState};
+use crate::guardrails::Guardrails;
 use crate::ports::ToolRequest;
 
 /// A tool call to be made.
@@ -37,8 +38,10 @@ pub struct Job {
     pub settles_at: Timestamp,
     /// Gate that the call must pass to be sent.
     pub gate: Arc<Gate>,
-    /// Policy whose guardrails and limits apply to the answer.
+    /// Policy whose guardrail rules and limits apply to the answer.
     pub policy: Arc<Policy>,
+    /// Guardrails through which the answer passes.
+    pub guardrails: Guardrails,
     /// Conversation to which the outcome is reported.
     pub reply_to: ConversationRef,
     /// Span of the turn's trace.
@@ -124,9 +127,10 @@ pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, erro
 /// call counts as succeeded all the same.
 pub(super) async fn screened(job: &Job, result: Value) -> ScreenedCommand {
     let report = outcome(job, ToolStatus::Succeeded, Some(result), None);
-    let (cost, policy) = (report.weight(), Arc::clone(&job.policy));
-    let screen = move || report.screen(&policy, None);
-    let screened = compute::run(Some(job.request.scope.tenant()), cost, screen).await;
+    let screened = job
+        .guardrails
+        .screen(&job.request.scope, report, &job.policy, None)
+        .await;
     screened.unwrap_or_else(|error| {
         tracing::warn!(call = %job.request.call, %error, "tool result could not be screened; withholding it from the model");
         let why = "the tool's answer could not be checked, so it is withheld".to_owned();
@@ -134,8 +138,26 @@ pub(super) async fn screened(job: &Job, result: Value) -> ScreenedCommand {
     })
 }
 
-/// Reports the end of a call without an answer.
+/// Reports the end of a call without an answer. If detectors have to look at the error first, which a connector cannot
+/// wait for, a task of its own does; what they cannot check is withheld.
 pub(super) fn report(job: &Job, status: ToolStatus, error: String) {
+    if job.guardrails.looks_at(ContentKind::ToolAnswer) {
+        let job = job.clone();
+        tokio::spawn(async move {
+            let report = outcome(&job, status, None, Some(error));
+            let screened = job
+                .guardrails
+                .screen(&job.request.scope, report, &job.policy, None)
+                .await;
+            let screened = screened.unwrap_or_else(|error| {
+                tracing::warn!(call = %job.request.call, %error, "error of a tool call could not be checked; withholding it from the model");
+                let why = "the tool's error could not be checked, so it is withheld".to_owned();
+                outcome(&job, status, None, Some(why)).screen(&job.policy, None)
+            });
+            send_report(&job, screened);
+        });
+        return;
+    }
     send_report(job, outcome(job, status, None, Some(error)).screen(&job.policy, None));
 }
 

@@ -250,6 +250,7 @@ impl Conversation {
             settles_at,
             gate,
             policy: Arc::clone(policy),
+            guardrails: self.shared.guardrails.clone(),
             reply_to: me.clone(),
             span: self.spans(&mut state.spans, &state.scope, open, state.core.id).agent(
                 open,

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::domain::content::{Citation, Finish, Input, Metadata, ToolStatus};
 use crate::domain::context_record::ContextRecord;
-use crate::domain::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
+use crate::domain::event::{Channel, CompressionMethod, GuardAction, Idempotency};
 use crate::domain::failure::FailureClass;
+use crate::domain::guardrail;
 use crate::domain::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::AcceptedSchema;
@@ -266,7 +267,7 @@ pub struct ModelReply {
     /// Milliseconds from the turn's acceptance to the first released text.
     pub first_token_ms: Option<u64>,
     /// Guardrail rules that were triggered by the text.
-    pub guardrails: Vec<(GuardStage, String, GuardAction)>,
+    pub guardrails: Vec<(guardrail::Stage, String, GuardAction)>,
 }
 
 /// The result of checking an answer against the turn's `response_schema`.

@@ -5,6 +5,7 @@
 //! forbidden literal can begin in it and end in a later piece.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 
 use super::fold::{FoldedText, IgnorableFilter, SpaceRun, fold_open, segments};
 use super::scan::{LiteralMatch, PartialMatch};
@@ -29,6 +30,19 @@ pub struct HoldBack {
     counted: Vec<CountedSpaces>,
     /// Names of the redacting rules that were triggered, each once.
     redactions: Vec<String>,
+    /// Where they matched; only for a text whose places are wanted.
+    marks: Option<Marks>,
+}
+
+/// Where redacting rules matched in a whole text.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Each rule by its name, and the bytes of the text.
+    places: Vec<(String, Range<usize>)>,
+    /// Bytes of the text that were released or replaced so far.
+    passed: usize,
+    /// Whether characters were dropped, so that the bytes are not those of the original text.
+    is_shifted: bool,
 }
 
 /// The number of white space characters before byte `at` of the held text, in addition to those kept there.
@@ -58,7 +72,23 @@ impl HoldBack {
             run: SpaceRun::default(),
             counted: Vec::new(),
             redactions: Vec::new(),
+            marks: None,
         }
+    }
+
+    /// Creates a window that records where redacting rules match.
+    pub(super) fn marking(rules: &RuleSet) -> Self {
+        Self {
+            marks: Some(Marks::default()),
+            ..Self::new(rules)
+        }
+    }
+
+    /// Returns the places that redacting rules matched, in order: the name of the rule and the bytes of the text. `None`
+    /// if characters had to be dropped from the text, so that there are no such bytes.
+    pub(super) fn into_marks(self) -> Option<Vec<(String, Range<usize>)>> {
+        let marks = self.marks.filter(|marks| !marks.is_shifted)?;
+        Some(marks.places)
     }
 
     /// Adds a piece of the answer and returns what may be released now, possibly nothing.
@@ -70,8 +100,11 @@ impl HoldBack {
         let mut rest = piece;
         loop {
             let (begun, later) = rest.split_at(rest.floor_char_boundary(CHUNK));
-            let begun = self.thin.pass(begun);
-            self.hold(&begun);
+            let thin = self.thin.pass(begun);
+            if let Some(marks) = &mut self.marks {
+                marks.is_shifted |= thin.len() != begun.len();
+            }
+            self.hold(&thin);
             match self.release(false) {
                 Ok(released) => out.push_str(&released),
                 Err(BlockedByRule { rule, released }) => {
@@ -104,7 +137,11 @@ impl HoldBack {
             match runs.last_mut() {
                 Some((last, times)) if *last == c => *times += 1,
                 _ if changes < MAX_CHANGES => runs.push((c, 1)),
-                _ => {}
+                _ => {
+                    if let Some(marks) = &mut self.marks {
+                        marks.is_shifted = true;
+                    }
+                }
             }
         }
     }
@@ -187,9 +224,15 @@ impl HoldBack {
             {
                 break place.start;
             }
-            released.push_str(&text(at, place.start));
+            let before = text(at, place.start);
+            released.push_str(&before);
             released.push_str(REDACTED);
             let name = &compiled.rules[next.rule].name;
+            if let Some(marks) = &mut self.marks {
+                let begin = marks.passed + before.len();
+                marks.passed = begin + text(place.start, place.end).len();
+                marks.places.push((name.clone(), begin..marks.passed));
+            }
             if !self.redactions.contains(name) {
                 self.redactions.push(name.clone());
             }
@@ -198,7 +241,11 @@ impl HoldBack {
                 keep_from = begun_from(at);
             }
         };
-        released.push_str(&text(at, kept));
+        let last = text(at, kept);
+        released.push_str(&last);
+        if let Some(marks) = &mut self.marks {
+            marks.passed += last.len();
+        }
         let cut = starts[kept];
         held[cut..].clone_into(&mut self.held);
         if self.held.is_empty() {

@@ -1,26 +1,36 @@
 //! Deny rules: forbidden literals in prompts, answers, tool arguments and tool results.
 //!
+//! [`stage`] is the table of what is checked where. [`pipeline`] turns what was found in a content into a verdict;
+//! [`find`] finds what the deny rules forbid, and detectors (`ports::Detector`) find what else there is. [`OutputGuard`]
+//! guards the text of an answer while it arrives.
+//!
 //! Text and literals are compared in one folded form (`fold`), so that another spelling of a literal still matches.
-//! [`HoldBack`] guards streamed text; [`RuleSet::matching_value`] and [`RuleSet::clean`] guard JSON.
 
 mod boxed;
+pub mod content;
+mod deny;
 mod fold;
 mod hold_back;
 mod neutral;
+mod output;
+pub mod pipeline;
 mod scan;
 mod script;
+pub mod stage;
 mod value;
 
 use std::sync::Arc;
 
+pub use content::{Text, TextRole, Texts};
+pub use deny::find;
 pub use fold::MAX_IGNORABLE;
 use fold::{Form, fold_literal, tagged};
 pub use hold_back::{BlockedByRule, HoldBack};
 pub use neutral::{NOTICE, delimit, neutral};
-use serde_json::Value;
-
+pub use output::OutputGuard;
+pub use pipeline::{Finding, Place, Verdict, blocked_by, judge};
 use scan::LiteralMatcher;
-pub use value::CleanedValue;
+pub use stage::{ContentKind, OnFinding, Stage};
 
 /// The action when a forbidden literal is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,18 +171,6 @@ impl Rules {
             input: self.input.and(&others.input),
             output: self.output.and(&others.output),
         }
-    }
-
-    /// Returns a rule, for answers or for prompts, that matches anywhere in `value`, whatever its action.
-    pub fn forbidding(&self, value: &Value) -> Option<&Rule> {
-        let of_output = self.output.matching_value(value);
-        of_output.or_else(|| self.input.matching_value(value))
-    }
-
-    /// Like [`Rules::forbidding`], for a text.
-    pub fn forbidding_text(&self, text: &str) -> Option<&Rule> {
-        let of_output = self.output.matching_text(text);
-        of_output.or_else(|| self.input.matching_text(text))
     }
 }
 

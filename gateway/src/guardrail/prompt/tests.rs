@@ -1,10 +1,14 @@
 //! Bodies under a rule for prompts.
 
-use copilotd_actors::domain::guardrail::OnMatch;
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
+use copilotd_actors::guardrails::Guardrails;
+use copilotd_actors::tenancy::TenantScope;
 use serde_json::json;
 
 use super::*;
+use crate::access::TenantPolicy;
 use crate::error::GatewayErrorKind;
+use crate::guardrail::Guard;
 
 const WORD: &str = "bluebird";
 
@@ -17,8 +21,19 @@ fn admission(body: &str) -> Option<GatewayErrorKind> {
         confusables: false,
     };
     let rules = RuleSet::new([rule("sql", "drop table"), rule("codename", WORD)]);
-    let body = ChatBody::parse(body.as_bytes()).unwrap();
-    super::super::check(&rules, &body).err().map(|error| error.kind)
+    let mut policy = TenantPolicy::default();
+    policy.rules.input = rules;
+    let guard = Guard {
+        guardrails: Guardrails::default(),
+        scope: TenantScope::from_verified("acme".parse().unwrap()),
+        policy: Arc::new(policy),
+    };
+    let body = Arc::new(ChatBody::parse(body.as_bytes()).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(guard.admit(&body)).err().map(|error| error.kind)
 }
 
 #[test]

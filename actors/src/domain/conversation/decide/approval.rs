@@ -7,7 +7,7 @@ use super::draft::Draft;
 use super::tools::{call_tool, finish_call, forbid, record_triggered_rules};
 use crate::domain::content::ToolStatus;
 use crate::domain::conversation::command::Decision;
-use crate::domain::conversation::screen::Verdict;
+use crate::domain::conversation::screen::ScreeningResult;
 use crate::domain::conversation::turn::{Call, Stage};
 use crate::domain::event::{ApprovalOutcome, Event, GuardAction};
 use crate::domain::ids::{CallId, TurnId};
@@ -19,7 +19,7 @@ pub(super) fn decide(
     decision: Decision,
     reason: Option<String>,
     by: String,
-    verdict: Verdict,
+    verdict: ScreeningResult,
 ) -> Result<Option<TurnId>, Rejection> {
     let Call {
         name, arguments, stage, ..

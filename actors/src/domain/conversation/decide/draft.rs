@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use crate::domain::conversation::DecisionState;
 use crate::domain::conversation::command::{Env, Step};
 use crate::domain::conversation::turn::{Phase, Turn};
-use crate::domain::event::{Event, FailureCode, Record};
+use crate::domain::event::{Event, FailureCode, GuardAction, Record};
+use crate::domain::guardrail::Stage;
 use crate::domain::ids::{Seq, TurnId};
 use crate::domain::policy::{Limits, Policy};
 
@@ -42,6 +43,20 @@ impl<'a> Draft<'a> {
 
     pub(super) fn push(&mut self, turn: TurnId, event: Event) {
         self.record(Some(turn), event);
+    }
+
+    /// Records what a guardrail did. The rule's name says it all: nothing is quoted.
+    pub(super) fn trigger(&mut self, turn: TurnId, stage: Stage, rule: String, action: GuardAction) {
+        let detail = None;
+        self.push(
+            turn,
+            Event::GuardrailTriggered {
+                stage,
+                rule,
+                action,
+                detail,
+            },
+        );
     }
 
     pub(super) fn push_plain(&mut self, event: Event) {

@@ -8,7 +8,7 @@ use super::{Decision, Rejection};
 use crate::domain::content::Metadata;
 use crate::domain::conversation::Conversation;
 use crate::domain::conversation::command::{Env, StoppedWork};
-use crate::domain::conversation::screen::Verdict;
+use crate::domain::conversation::screen::ScreeningResult;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
 
@@ -20,7 +20,7 @@ pub(super) fn create(
     env: Env<'_>,
     idempotency: Option<Idempotency>,
     created: Event,
-    verdict: Verdict,
+    verdict: ScreeningResult,
 ) -> Result<Decision, Rejection> {
     if let Some(book) = &conversation.book {
         // The id is derived from the key: a copy of the request finds the conversation that the first one created.
@@ -50,7 +50,7 @@ pub(super) fn update(
     draft: &mut Draft<'_>,
     title: Option<String>,
     metadata: Option<Metadata>,
-    verdict: Verdict,
+    verdict: ScreeningResult,
 ) -> Result<Option<TurnId>, Rejection> {
     if let Some(fault) = verdict.fault {
         return Err(fault);

@@ -193,7 +193,7 @@ impl Conversation {
             } => model::context_assembled(&mut draft, at, prompt_tokens, summary_upto_seq, context),
             Command::FellBack { at, from, to, reason } => model::fell_back(&mut draft, at, from, to, reason),
             Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply, verdict.calls),
-            Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure),
+            Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure, verdict.forbidden_by),
             Command::OutputBlocked { at, rule, model, usage } => model::blocked(&mut draft, at, rule, model, usage),
             Command::ToolReplied {
                 turn,

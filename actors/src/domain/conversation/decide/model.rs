@@ -7,8 +7,9 @@ use crate::domain::context_record::ContextRecord;
 use crate::domain::conversation::command::{ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::conversation::outage::AfterFailure;
 use crate::domain::conversation::screen::CallVerdict;
-use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
+use crate::domain::event::{Event, FailureCode, GuardAction};
 use crate::domain::failure::FailureClass;
+use crate::domain::guardrail::Stage;
 use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
 use crate::domain::usage::Usage;
 
@@ -51,15 +52,7 @@ pub(super) fn replied(
     let turn = draft.thinking_at(at)?;
     let (id, wants_json, first_token_ms) = (turn.id, turn.response_schema.is_some(), turn.first_token_ms);
     for (stage, rule, action) in reply.guardrails {
-        draft.push(
-            id,
-            Event::GuardrailTriggered {
-                stage,
-                rule,
-                action,
-                detail: None,
-            },
-        );
+        draft.trigger(id, stage, rule, action);
     }
     // Invariant: no call of a step that reached its length limit runs: it is incomplete, however complete it looks.
     let calls = if reply.finish == Finish::Length {
@@ -164,16 +157,12 @@ fn unchecked(draft: &mut Draft<'_>, at: Step, code: FailureCode, message: &str, 
 /// Rejects an answer that violates the schema: it never becomes a message but is reset, and the model receives the
 /// reason.
 fn reject(draft: &mut Draft<'_>, at: Step, text: String, error: String, model: String, usage: Usage) {
-    let (stage, rule, action) = (GuardStage::Output, "response_schema".to_owned(), GuardAction::Repair);
-    draft.push(
+    // Without the validator's detail: it quotes the answer, which is not shown.
+    draft.trigger(
         at.turn,
-        Event::GuardrailTriggered {
-            stage,
-            rule,
-            action,
-            // The validator quotes the answer, which is not shown.
-            detail: None,
-        },
+        Stage::Output,
+        "response_schema".to_owned(),
+        GuardAction::Repair,
     );
     let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
     draft.push(
@@ -197,16 +186,7 @@ fn reject(draft: &mut Draft<'_>, at: Step, text: String, error: String, model: S
 
 pub(super) fn blocked(draft: &mut Draft<'_>, at: Step, rule: String, model: String, usage: Usage) -> Option<TurnId> {
     draft.thinking_at(at)?;
-    let (stage, action) = (GuardStage::Output, GuardAction::Block);
-    draft.push(
-        at.turn,
-        Event::GuardrailTriggered {
-            stage,
-            rule,
-            action,
-            detail: None,
-        },
-    );
+    draft.trigger(at.turn, Stage::Output, rule, GuardAction::Block);
     let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
     draft.push(
         at.turn,
@@ -233,8 +213,17 @@ pub(super) fn blocked(draft: &mut Draft<'_>, at: Step, rule: String, model: Stri
     Some(at.turn)
 }
 
-pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> Option<TurnId> {
+/// Records a failed step. `withheld_by` is the rule that withholds the provider's text.
+pub(super) fn failed(
+    draft: &mut Draft<'_>,
+    at: Step,
+    failure: ModelFailure,
+    withheld_by: Option<String>,
+) -> Option<TurnId> {
     let attempt = draft.thinking_at(at)?.attempt;
+    if let Some(rule) = withheld_by {
+        draft.trigger(at.turn, Stage::Output, rule, GuardAction::Redact);
+    }
     let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
     let ModelFailure {
         class,

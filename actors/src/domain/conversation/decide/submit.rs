@@ -5,8 +5,9 @@ use super::draft::Draft;
 use super::stop::stop;
 use crate::domain::conversation::Conversation;
 use crate::domain::conversation::command::{Env, StoppedWork, WhenBusy};
-use crate::domain::conversation::screen::Verdict;
-use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
+use crate::domain::conversation::screen::ScreeningResult;
+use crate::domain::event::{Event, FailureCode, GuardAction, Idempotency};
+use crate::domain::guardrail::Stage;
 use crate::domain::ids::TurnId;
 
 /// Finds the turn that an earlier copy of this request created.
@@ -38,7 +39,7 @@ pub(super) fn submit(
     mut queued: Event,
     when_busy: WhenBusy,
     stopped: &StoppedWork,
-    verdict: Verdict,
+    verdict: ScreeningResult,
 ) -> Result<Option<TurnId>, Rejection> {
     if let Some(fault) = verdict.fault {
         return Err(fault);
@@ -66,16 +67,7 @@ pub(super) fn submit(
     }
     draft.push(turn, queued);
     if let Some(rule) = verdict.forbidden_by {
-        let (stage, action) = (GuardStage::Input, GuardAction::Block);
-        draft.push(
-            turn,
-            Event::GuardrailTriggered {
-                stage,
-                rule,
-                action,
-                detail: None,
-            },
-        );
+        draft.trigger(turn, Stage::Input, rule, GuardAction::Block);
         draft.fail(
             turn,
             FailureCode::GuardrailBlocked,

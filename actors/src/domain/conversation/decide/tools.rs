@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::draft::Draft;
 use crate::domain::content::{ToolCall, ToolStatus};
-use crate::domain::conversation::screen::{Arguments, CallVerdict, Verdict, bounded_error};
+use crate::domain::conversation::screen::{Arguments, CallVerdict, ScreeningResult, bounded_error};
 use crate::domain::conversation::turn::Stage;
-use crate::domain::event::{Event, GuardAction, GuardStage};
+use crate::domain::event::{Event, GuardAction};
+use crate::domain::guardrail;
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::policy::{Policy, ToolPolicy};
 
@@ -50,16 +51,7 @@ pub(super) fn record_triggered_rules<'r>(
     rules: impl IntoIterator<Item = &'r String>,
 ) {
     for rule in rules {
-        let (stage, rule, detail) = (GuardStage::Tool, rule.clone(), None);
-        draft.push(
-            turn,
-            Event::GuardrailTriggered {
-                stage,
-                rule,
-                action,
-                detail,
-            },
-        );
+        draft.trigger(turn, guardrail::Stage::Tool, rule.clone(), action);
     }
 }
 
@@ -98,15 +90,11 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
         .collect();
     if calls.iter().any(|(_, refused)| refused.is_some()) {
         // Once per step: several invalid calls of one answer count as one repair.
-        let (stage, rule, action) = (GuardStage::Tool, "tool_arguments".to_owned(), GuardAction::Repair);
-        draft.push(
+        draft.trigger(
             turn,
-            Event::GuardrailTriggered {
-                stage,
-                rule,
-                action,
-                detail: None,
-            },
+            guardrail::Stage::Tool,
+            "tool_arguments".to_owned(),
+            GuardAction::Repair,
         );
     }
     for (call, refused) in calls {
@@ -187,7 +175,7 @@ pub(super) fn replied(
     call: CallId,
     status: ToolStatus,
     (result, error): (Option<Value>, Option<String>),
-    verdict: &Verdict,
+    verdict: &ScreeningResult,
 ) -> Option<TurnId> {
     let running = draft.book.turn(turn).is_some_and(|open| {
         open.calls()

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::usd;
 use crate::domain::content::{Citation, Input, Metadata, ToolCall, ToolStatus};
-use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Record, WaitReason};
+use crate::domain::event::{Event, FailureCode, GuardAction, Record, WaitReason};
+use crate::domain::guardrail;
 use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::usage::TotalUsage;
 
@@ -99,7 +100,7 @@ pub struct ToolCallView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md")]
 pub struct GuardrailView {
-    pub stage: GuardStage,
+    pub stage: guardrail::Stage,
     pub rule: String,
     pub action: GuardAction,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,65 @@
+//! Faults in what a caller asks for: sizes, and the schema of edited arguments.
+
+use serde_json::Value;
+
+use super::Rejection;
+use crate::domain::content::{Input, MAX_ARGUMENTS, Metadata};
+use crate::domain::conversation::command::Decision;
+use crate::domain::json::{MAX_NESTING, is_value_too_deep};
+use crate::domain::policy::{Limits, Policy};
+use crate::domain::schema::Violation;
+
+/// Maximum length of a title, in bytes.
+pub const MAX_TITLE: usize = 1024;
+
+pub(super) fn fault(title: Option<&str>, metadata: Option<&Metadata>, limits: &Limits) -> Option<Rejection> {
+    let (what, max) = ("the title", MAX_TITLE);
+    let of_title = title.filter(|title| title.len() > max);
+    let of_title = of_title.map(|_| Rejection::TooLarge { what, max });
+    of_title.or_else(|| metadata_fault(metadata?, limits))
+}
+
+fn metadata_fault(metadata: &Metadata, limits: &Limits) -> Option<Rejection> {
+    let (what, max) = ("metadata", limits.metadata_bytes);
+    let bytes = || serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
+    (!metadata.is_empty() && bytes() > max).then_some(Rejection::TooLarge { what, max })
+}
+
+pub(super) fn prompt_fault(input: &Input, metadata: &Metadata, limits: &Limits) -> Option<Rejection> {
+    let (what, max) = ("input", limits.input_bytes);
+    if input.bytes() > max {
+        return Some(Rejection::TooLarge { what, max });
+    }
+    let is_empty = || input.text().trim().is_empty();
+    let empty = || is_empty().then(|| invalid("/input", "must not be empty".into()));
+    metadata_fault(metadata, limits).or_else(empty)
+}
+
+pub(super) fn decision_fault(policy: &Policy, decision: &Decision, tool: Option<&str>) -> Option<Rejection> {
+    match decision {
+        Decision::Approve { arguments } => arguments_fault(policy, arguments.as_ref()?, tool),
+        Decision::Reject => None,
+    }
+}
+
+fn arguments_fault(policy: &Policy, arguments: &Value, tool: Option<&str>) -> Option<Rejection> {
+    if arguments.to_string().len() > MAX_ARGUMENTS {
+        let (what, max) = ("arguments", MAX_ARGUMENTS);
+        return Some(Rejection::TooLarge { what, max });
+    }
+    if is_value_too_deep(arguments) {
+        let message = format!("nested deeper than {MAX_NESTING} levels");
+        return Some(invalid("/arguments", message));
+    }
+    let violations = policy.tools.get(tool?)?.tool.parameters.check(arguments).err()?;
+    let below = |v: Violation| Violation {
+        pointer: format!("/arguments{}", v.pointer),
+        message: v.message,
+    };
+    Some(Rejection::Invalid(violations.into_iter().map(below).collect()))
+}
+
+fn invalid(pointer: &str, message: String) -> Rejection {
+    let pointer = pointer.to_owned();
+    Rejection::Invalid(vec![Violation { pointer, message }])
+}
