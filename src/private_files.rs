@@ -118,7 +118,7 @@ pub fn tighten_directory(directory: &Path) {
     }
     if !changed.is_empty() {
         let paths = changed.join(", ");
-        tracing::warn!(paths, "files were accessible to other users; removed their permissions");
+        tracing::warn!(paths, "files were accessible to other users; removed that access");
     }
 }
 

@@ -61,7 +61,7 @@ pub async fn check(config: &Config, source: &Source, kinds: &Kinds) -> Result<()
         .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .build();
-    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let client = client.map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
     let mut checks = Checks {
         source,
         all: Vec::new(),
@@ -272,7 +272,7 @@ async fn published(client: &reqwest::Client, url: &str) -> Result<String, String
     let set: serde_json::Value = answer
         .json()
         .await
-        .map_err(|_error| "answered with something that is not JSON".to_owned())?;
+        .map_err(|_error| "did not answer with JSON".to_owned())?;
     match set["keys"].as_array().map(Vec::len) {
         Some(keys) if keys > 0 => Ok(format!("published keys: {keys}")),
         _ => Err("published no keys".to_owned()),

@@ -23,7 +23,10 @@ impl Reloader {
     pub async fn reload(&mut self, again: &impl Fn() -> Result<Source, Failure>) {
         match self.apply(again).await {
             Ok(summary) => tracing::info!("configuration reloaded; {summary}"),
-            Err(error) => tracing::error!(%error, "configuration reload failed; keeping the previous one"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(%error, "configuration reload failed; keeping the previous one");
+            }
         }
     }
 

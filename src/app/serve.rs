@@ -140,8 +140,8 @@ pub async fn run_with(
         Err(error) if error.is_disk_full() => {
             tracing::error!(
                 %error,
-                "disk full: could not record the previous process's calls in flight as lost; budgets omit them until the \
-                 next start"
+                "disk full: could not record the previous process's in-flight model calls as lost; budgets omit them until \
+                 the next start"
             );
             0
         }
@@ -190,7 +190,7 @@ pub async fn run_with(
     tracing::info!(
         open_files,
         max_connections = most,
-        "open file limit; files not reserved for client connections are left to providers, external systems and the store"
+        "open file limit applied: up to max_connections files for clients, the rest for providers, external systems and the store"
     );
     if let Some(files) = open_files.and_then(|files| usize::try_from(files).ok()) {
         app.state.gateway.bound_calls(files.saturating_sub(most));
@@ -218,9 +218,9 @@ pub async fn run_with(
                 reloader.reload(&again).await;
                 service::ready();
             }
-            _ = &mut app.supervisor => break Some("a vital actor has died; an earlier log line says why"),
+            _ = &mut app.supervisor => break Some("an essential actor died; the cause is in an earlier log line"),
             // Another process may own the store now: nothing that is not stored may be shown or sent any more.
-            () = &mut lost => break Some("lost the lease of the store: another process may have taken over"),
+            () = &mut lost => break Some("lost the lease on the store: another process may have taken over"),
         }
     };
     service::stopping();

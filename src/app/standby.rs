@@ -100,7 +100,7 @@ impl RunningServer {
         let address = listeners.public.local_addr()?;
         let admin = match listeners.admin {
             Some(listener) => {
-                tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
+                tracing::info!(address = %listener.local_addr()?, "admin port open: serving /metrics with tenant labels, /healthz and /readyz");
                 // Its connections are counted separately: monitoring has to get through when clients fill the public
                 // port.
                 let connections = server::Connections::new(server, ADMIN_CONNECTIONS);

@@ -60,7 +60,7 @@ pub struct DemoArgs {
     /// Port on 127.0.0.1; 0 picks a free one
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Data directory; a demo that was killed continues where it stopped when started again with the same one
+    /// Data directory; start a killed demo again with the same one, and it continues where it stopped
     #[arg(long, value_name = "DIR", default_value = "copilotd-demo")]
     pub data_dir: PathBuf,
 }
@@ -79,11 +79,11 @@ pub struct ServeArgs {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Wait while another process has the store, and take over when that one stops or dies
+    /// Wait while another process uses the store, and take over when it stops or dies
     ///
     /// While it waits, it already listens: /readyz answers 503 with the status "standby", and requests wait up to 5 s
     /// for the takeover. When a standby is waiting, SIGTERM makes the serving process hand over within 2 s instead of
-    /// draining. If no other process has the store, it serves immediately.
+    /// draining. If no other process uses the store, it serves immediately.
     #[arg(long)]
     pub standby: bool,
 }

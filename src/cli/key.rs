@@ -25,7 +25,7 @@ pub(super) fn create(
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         return Err(Failure::usage(
-            "--name must have 1 to 64 characters out of a-z, A-Z, 0-9, -, _ and .",
+            "--name must be 1 to 64 characters of a-z, A-Z, 0-9, -, _ and .",
         ));
     }
     let secret_file = secret_file.map(SecretFile::create).transpose()?;

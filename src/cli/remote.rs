@@ -191,7 +191,7 @@ fn tenant_line(tenant: &Value) -> String {
     let text = |member: &str| tenant[member].as_str().unwrap_or_default();
     let faults = tenant["faults"].as_array().map_or(0, Vec::len);
     let left_out = if faults > 0 {
-        "  left out because of faults, see tenant show"
+        "  not served: its settings have faults, see copilotd tenant show"
     } else {
         ""
     };

@@ -250,7 +250,7 @@ pub struct TenantLimits {
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
-    /// Writing requests per minute, of all users together; 0: no limit.
+    /// Write requests per minute, of all users together; 0: no limit.
     pub writes_per_minute: Option<u64>,
     /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,
@@ -280,7 +280,7 @@ pub struct UserLimits {
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
-    /// Writing requests per minute; 0: no limit.
+    /// Write requests per minute; 0: no limit.
     pub writes_per_minute: Option<u64>,
     /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,

@@ -47,11 +47,11 @@ pub(super) async fn run(parts: &Dependencies, mut job: Job, from: Option<Timesta
             Ok(()) => break None,
             Err(error) => error,
         };
-        tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), attempt, %error, "writing an export failed");
+        tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), attempt, %error, "export attempt failed; temporary failures are retried");
         match &error {
             ExportError::TooLong => break Some(error.to_string()),
             ExportError::Store(LogError::Refused(_)) => break Some("the store refused to store the result".to_owned()),
-            _ if attempt >= ATTEMPTS => break Some("the store did not answer".to_owned()),
+            _ if attempt >= ATTEMPTS => break Some("the export failed repeatedly; request it again later".to_owned()),
             _ => {}
         }
         tokio::time::sleep(PAUSE * attempt).await;
@@ -74,7 +74,7 @@ pub(super) async fn run(parts: &Dependencies, mut job: Job, from: Option<Timesta
             // The tenant is being deleted, and the job with it.
             Err(LogError::Refused(_)) => return,
             Err(error) => {
-                tracing::warn!(job = %job.id, %error, "could not store that an export has ended; trying again");
+                tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), %error, "could not store the final status of an export; trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(60));
             }

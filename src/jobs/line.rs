@@ -15,7 +15,7 @@ const LINE_BYTES: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
     /// The compute threads are busy.
-    #[error("too many computations are running for the tenant")]
+    #[error("too many compute jobs of the tenant are queued")]
     Busy,
     /// The line cannot be encoded as JSON.
     #[error("cannot encode a line as JSON: {0}")]

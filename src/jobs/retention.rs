@@ -94,7 +94,7 @@ impl RetentionSweeper {
             match self.tenant(&tenant.id, days, position, now).await {
                 Ok(next) => _ = positions.insert(tenant.id.clone(), next),
                 Err(error) => {
-                    tracing::warn!(tenant = %tenant.id, %error, "retention: a tenant's round failed; trying again in a minute");
+                    tracing::warn!(tenant = %tenant.id, %error, "retention: could not check a tenant's conversations; trying again in a minute");
                 }
             }
         }

@@ -365,8 +365,9 @@ impl Jobs {
                 Ok(()) => return,
                 Err(failure) => failure,
             };
-            tracing::warn!(job = %job.id, %tenant, error = %failure, "tenant deletion failed; trying again");
-            job.state.error = Some("a store did not answer; the deletion is being retried".to_owned());
+            let error = format!("{failure:#}");
+            tracing::warn!(job = %job.id, %tenant, error, "tenant deletion attempt failed; trying again");
+            job.state.error = Some("the last attempt failed; the deletion is being retried".to_owned());
             // Best effort: the store may be unavailable.
             let _ = self.parts.store.put_job(&job).await;
             tokio::time::sleep(pause).await;

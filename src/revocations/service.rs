@@ -33,7 +33,7 @@ pub enum RevokeError {
     #[error("revocation not found")]
     Missing,
     /// It could not be recorded in the audit log; nothing was changed.
-    #[error("the audit log failed")]
+    #[error("could not record the audit entry")]
     Audit(#[source] LogError),
     /// It could not be stored. A new revocation is in force anyway, in this process.
     #[error("the store failed")]

@@ -114,7 +114,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_auth_failures_limited_total",
         Kind::Counter,
         Unit::Count,
-        "Invalid credentials answered 429 because their address had sent too many.",
+        "Invalid credentials answered 429 because their address had sent too many of them.",
     ),
     metric(
         "copilotd_tenant_requests_total",
@@ -151,7 +151,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_turns_total",
         Kind::Counter,
         Unit::Count,
-        "Turns that reached a state, by state.",
+        "State changes of turns, by the state reached.",
     ),
     metric(
         "copilotd_open_turns",
@@ -259,7 +259,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_writes_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Requests refused by a write rate limit, by whose limit it was.",
+        "Requests refused by writes_per_minute, by whose limit was reached.",
     ),
     metric(
         "copilotd_cache_lookups_total",
@@ -289,7 +289,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,
-        "Attempts of tool calls, by kind of system and outcome.",
+        "Attempts to call tools, by kind of system and outcome.",
     ),
     metric(
         "copilotd_connector_queue",

@@ -53,6 +53,6 @@ pub enum ChangeError {
     #[error("the store failed")]
     Store(#[from] LogError),
     /// A part of the process could not apply the change.
-    #[error("a part of the process cannot apply the change: {0:#}")]
+    #[error("a component cannot apply the change: {0:#}")]
     Reload(anyhow::Error),
 }

@@ -126,6 +126,7 @@ impl Live {
         match self.read(source).await {
             Ok(current) => current,
             Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
                 tracing::warn!(%error, "could not read tenants and API keys from the store; using those in memory");
                 self.current().copied()
             }
@@ -155,7 +156,7 @@ impl Live {
                 Ok(commit) => commits.push(commit),
                 Err(error) => tracing::error!(
                     error = format!("{error:#}"),
-                    "a part of the process could not apply a suspension or revocation and keeps its previous configuration"
+                    "a component could not apply a suspension or revocation; it keeps its previous configuration, the others applied it"
                 ),
             }
         }

@@ -158,7 +158,7 @@ impl TenantRegistry {
         for place in &current.nameless {
             tracing::error!(
                 place,
-                "tenant of the configuration file left out: its id is missing or invalid"
+                "tenant in the configuration file left out because its id is missing or invalid: its credentials are refused"
             );
         }
         for (id, warnings) in &current.warnings {

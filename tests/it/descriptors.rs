@@ -87,7 +87,7 @@ fn said(log: &str, what: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_leave_files_for_everything_else() {
     let mut served = Served::start().await;
-    let limits = said(&served.child.output(), "open file limit; ").unwrap();
+    let limits = said(&served.child.output(), "open file limit applied: ").unwrap();
     let limits: serde_json::Value = serde_json::from_str(&limits).unwrap();
     assert_eq!(
         (&limits["open_files"], &limits["max_connections"]),

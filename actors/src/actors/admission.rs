@@ -1,10 +1,10 @@
 //! Admission control: refuses turns before they queue without bound, and keeps one tenant from filling a node.
 //!
-//! A turn that is running, or queued behind one that is, holds a *working permit*. A turn that only waits for a
+//! A turn that is running, or queued behind one that is, holds a *turn permit*. A turn that only waits for a
 //! person's decision holds none, nor do the turns queued behind it; its conversation holds an *approval permit* from
 //! the request to the decision, even while it is not in memory.
 //!
-//! Invariant: a tenant gets a working permit only while it holds fewer than are free. One tenant alone therefore gets
+//! Invariant: a tenant gets a turn permit only while it holds fewer than are free. One tenant alone therefore gets
 //! at most half of them, two get a third each, and some are always left for the next. An accepted turn is never refused
 //! later: recovery and expired approvals may exceed the limits, and then new turns are refused until enough work is
 //! done, except for tenants with few turns.
@@ -53,7 +53,7 @@ pub enum TurnLimit {
 pub struct TurnCounts {
     /// All open turns.
     pub open: usize,
-    /// Turns that hold a working permit.
+    /// Turns that hold a turn permit.
     pub working: usize,
     /// Turns queued behind another one.
     pub queued: usize,
@@ -64,7 +64,7 @@ pub struct TurnCounts {
 }
 
 impl Admission {
-    /// Takes a working permit if the tenant may have one. Atomic: concurrent calls never take the same permit.
+    /// Takes a turn permit if the tenant may have one. Atomic: concurrent calls never take the same permit.
     pub(crate) fn admit(&self, scope: &TenantScope, bounds: &Bounds) -> Result<(), TurnLimit> {
         let mut held = self.tenants.entry(scope.clone()).or_default();
         let small = *held < SMALL_TENANT_TURNS.min(bounds.node_turns / 1000);
@@ -156,7 +156,7 @@ impl Admission {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of open turns that hold a working permit.
+    /// Returns the number of open turns that hold a turn permit.
     pub fn working(&self) -> usize {
         self.working.load(Ordering::Relaxed)
     }

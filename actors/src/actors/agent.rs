@@ -314,7 +314,7 @@ impl Agent {
         let reply = Command::ModelReplied { at, reply };
         let screened = self.shared.guardrails.screen(&self.scope, reply, policy, None).await;
         screened.map_err(|error: Unchecked| {
-            let message = format!("answer could not be screened: {error}");
+            let message = format!("answer could not be checked against the guardrail rules: {error}");
             let mut failure = failure(FailureClass::Overload, message, policy, usage, None);
             failure.model = model;
             Command::ModelFailed { at, failure }
@@ -333,7 +333,7 @@ impl Agent {
             Err(SchemaError::Unusable(violation)) => OutputCheck::Invalid(describe(&[violation])),
             Err(SchemaError::TooExpensive) => OutputCheck::TooExpensive,
             Err(error @ (SchemaError::Busy | SchemaError::Unavailable(_))) => {
-                tracing::error!(conversation = %self.id, %error, "answer could not be checked against its schema; failing the turn");
+                tracing::error!(tenant = %self.scope.tenant(), conversation = %self.id, %error, "answer could not be validated against its response_schema; failing the turn");
                 OutputCheck::Unavailable
             }
         }

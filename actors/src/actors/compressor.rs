@@ -89,7 +89,7 @@ pub async fn compress(work: Work) -> CompressionOutcome {
         Ok(Some(plan)) => Arc::new(plan),
         Ok(None) => return CompressionOutcome::NotNeeded,
         Err(error) => {
-            tracing::warn!(conversation = %work.conversation, %error, "compression could not be planned; keeping the memory uncompressed");
+            tracing::warn!(tenant = %work.scope.tenant(), conversation = %work.conversation, %error, "compression of the conversation's history could not be planned; keeping it uncompressed");
             return CompressionOutcome::Failed;
         }
     };
@@ -110,7 +110,7 @@ pub async fn compress(work: Work) -> CompressionOutcome {
         Some(settled) => settled,
         None => {
             counter!("copilotd_compressions_total", "method" => "failed").increment(1);
-            tracing::warn!(conversation = %work.conversation, "compression failed: no usable summary; keeping the memory uncompressed");
+            tracing::warn!(tenant = %work.scope.tenant(), conversation = %work.conversation, "compression of the conversation's history failed: no usable summary; keeping it uncompressed");
             return CompressionOutcome::Failed;
         }
     };

@@ -127,7 +127,7 @@ impl Conversation {
                 // `Refused` means that nothing was written: the memory is correct, and the caller is told. After any
                 // other error the memory may be wrong, so this actor ends.
                 let known = matches!(error, LogError::Refused(_)) && (reply.is_some() || is_note) && !halted;
-                tracing::warn!(conversation = %state.core.id, %error, restarting = !known, "append to the conversation's log failed");
+                tracing::warn!(tenant = %state.scope.tenant(), conversation = %state.core.id, %error, restarting = !known, "append to the conversation's log failed");
                 // Another writer appended first, so nothing of this append was written: the successor may be asked.
                 let refusal = match error {
                     LogError::Conflict(_) | LogError::Erased => Refusal::Gone,
@@ -643,7 +643,7 @@ impl Actor for Conversation {
     /// Reached only by a clean stop; nobody waits for the result, and recovery covers a failure.
     async fn post_stop(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         if let Err(error) = self.record_unsent(&me, state).await {
-            tracing::warn!(conversation = %state.core.id, error = cause(&error), "could not record which tool calls were never sent; the next process treats them as possibly sent");
+            tracing::warn!(tenant = %state.scope.tenant(), conversation = %state.core.id, error = cause(&error), "could not record which tool calls were never sent; the next process treats them as possibly sent");
         }
         Ok(())
     }
@@ -668,7 +668,7 @@ impl Actor for Conversation {
             return Ok(());
         }
         counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
-        tracing::error!(conversation = %state.core.id, %why, "agent died; resuming its turn");
+        tracing::error!(tenant = %state.scope.tenant(), conversation = %state.core.id, %why, "agent actor of a running turn died; resuming the turn");
         state.agent = None;
         state
             .running

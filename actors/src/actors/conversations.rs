@@ -174,7 +174,7 @@ impl Directory {
         let command = Arc::unwrap_or_clone(command);
         let screened = self.guardrails.screen(scope, command, &policy, tool).await;
         let screened = screened.map_err(|error| {
-            tracing::warn!(conversation = %id, %error, "command could not be screened; refusing the request, nothing was stored");
+            tracing::warn!(tenant = %scope.tenant(), conversation = %id, %error, "request could not be checked against the guardrail rules; refusing it, nothing was stored");
             Refusal::NotStored
         })?;
         self.call_with_retry(scope, id, Origin::Stored, |reply, started| conversation::Msg::Execute {

@@ -37,7 +37,7 @@ impl Reconciler {
                     Some(tombstone) => {
                         // One that cannot be cleaned up now must not hold up the others.
                         if let Err(error) = self.clean(pending, tombstone).await {
-                            tracing::warn!(%error, conversation = %pending.conversation, "could not delete an erased conversation's data; retrying with the next scan");
+                            tracing::warn!(%error, tenant = %pending.scope.tenant(), conversation = %pending.conversation, "could not delete an erased conversation's data; retrying with the next scan");
                         }
                     }
                     None => self.wake(pending).await,
@@ -109,7 +109,7 @@ impl Actor for Reconciler {
 
     async fn handle(&self, me: ActorRef<StartScan>, _: StartScan, (): &mut ()) -> Result<(), ActorProcessingErr> {
         if let Err(error) = self.scan().await {
-            tracing::warn!(%error, "scan for open turns failed; retrying");
+            tracing::warn!(%error, "scan for open turns and erased conversations failed; retrying");
         }
         me.send_after(self.shared.bounds.reconcile, || StartScan);
         Ok(())

@@ -70,11 +70,9 @@ impl Content {
 impl fmt::Debug for Content {
     // Without the texts: they do not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let content = f
-            .debug_struct("Content")
+        f.debug_struct("Content")
             .field("kind", &self.kind)
-            .finish_non_exhaustive();
-        content
+            .finish_non_exhaustive()
     }
 }
 

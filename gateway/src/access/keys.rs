@@ -119,7 +119,7 @@ impl Key {
         let seconds = wait.as_secs_f64().ceil();
         ModelError {
             class,
-            message: format!("model {target}: its provider asked us to wait; it is not called for another {seconds} s"),
+            message: format!("model {target}: cooling down after a provider error; not called for another {seconds} s"),
             retry_after: Some(wait),
             refusal: None,
         }

@@ -190,7 +190,7 @@ impl Cache {
         let tenant = scope.tenant();
         let dropped = self.with_tenant(tenant, |tenant_cache| tenant_cache.set_knowledge_version(version));
         if dropped > 0 {
-            tracing::info!(%tenant, dropped, "knowledge version changed; dropped the cached answers of the old one");
+            tracing::info!(%tenant, dropped, "knowledge_version changed; dropped the cached answers of the previous version");
         }
     }
 

@@ -223,8 +223,8 @@ async fn count(tenant: &TenantId, text: &Text<'_>, most: u64) -> Result<u64, Gat
     };
     counted.map_err(|error| {
         let message = match error {
-            ComputeError::Full => "too many large prompts of this tenant are waiting to be counted",
-            ComputeError::Panicked => "the tokens of this prompt cannot be counted",
+            ComputeError::Full => "too many large prompts of this tenant are waiting to be tokenized; retry later",
+            ComputeError::Panicked => "the tokens of this prompt could not be counted",
         };
         let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
         error.retry_after = Some(COUNT_PAUSE);

@@ -417,7 +417,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
             }
             // If a member came twice, the provider might use the one that was not checked here.
             if !names.insert(name.clone()) {
-                return Err(serde::de::Error::custom("the body has a member twice"));
+                return Err(serde::de::Error::custom("the body has a duplicate member"));
             }
             members.push((name, map.next_value()?));
         }

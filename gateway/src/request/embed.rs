@@ -83,7 +83,7 @@ impl EmbedBody {
             return Err(invalid("model", "must name a model"));
         }
         let input = members.get("input").ok_or_else(|| invalid("input", "is missing"))?;
-        let input: WireInput = typed("input", input, "must be a text, an array of texts, or tokens")?;
+        let input: WireInput = typed("input", input, "must be a string, an array of strings, or tokens")?;
         let inputs = input.0.filter(|inputs| (1..=MAX_INPUTS).contains(&inputs.len()));
         let number = || invalid("input", &format!("must contain between 1 and {MAX_INPUTS} inputs"));
         let inputs = inputs.ok_or_else(number)?;

@@ -114,6 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests open scopes")]
     fn a_user_keeps_its_pseudonym() {
         let scope = TenantScope::from_verified("acme".parse().unwrap());
         assert_eq!(

@@ -91,7 +91,7 @@ fn key(issuer: &Node<'_>, faults: &mut Faults) {
 fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
     let jwks = issuer.get("jwks_url");
     if alg == Alg::Hs256 {
-        faults.add(jwks.path(), "the secret of HS256 is not published: give secret instead");
+        faults.add(jwks.path(), "HS256 has no public key to fetch: give secret instead");
     }
     for other in ["pem", "secret", "kid"] {
         if issuer.get(other).exists() {

@@ -84,8 +84,8 @@ codes! {
     Invalid "invalid" UNPROCESSABLE_ENTITY Never "Invalid request";
     /// Too many requests.
     RateLimited "rate_limited" TOO_MANY_REQUESTS Safe "Too many requests";
-    /// Too many turns wait in the conversation.
-    QueueFull "queue_full" TOO_MANY_REQUESTS Safe "Too many turns are waiting";
+    /// Too many turns are queued in the conversation.
+    QueueFull "queue_full" TOO_MANY_REQUESTS Safe "Too many queued turns";
     /// The budget of the period is used up.
     BudgetExhausted "budget_exhausted" TOO_MANY_REQUESTS Safe "Budget exhausted";
     /// The server is shedding load; nothing was done.

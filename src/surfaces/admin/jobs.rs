@@ -205,7 +205,7 @@ fn lines(
                     job = %id, tenant = %scope.tenant(), %error,
                     "reading an export result failed; the download was cut off"
                 );
-                std::io::Error::other("the store failed")
+                std::io::Error::other("the export result could not be read")
             })?;
             if let Some(page) = page.as_ref().filter(|page| page.lines.len() > CHUNK_MEMORY) {
                 room(page.lines.len()).await.map_err(full)?;

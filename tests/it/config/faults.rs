@@ -130,7 +130,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",
         "tenants[0].issuers[1]: several keys of one issuer need different kid values",
         "tenants[0].issuers[2].pem: cannot read the file no/such/file: No such file or directory (os error 2)",
-        "tenants[0].issuers[3].jwks_url: the secret of HS256 is not published: give secret instead",
+        "tenants[0].issuers[3].jwks_url: HS256 has no public key to fetch: give secret instead",
         "tenants[0].issuers[3].jwks_url: must begin with https://, unless the host is this machine",
         "tenants[0].issuers[3].kid: cannot be combined with jwks_url",
         "tenants[0].zendesk.token: is required with email",

@@ -132,7 +132,10 @@ pub(super) async fn screened(job: &Job, result: Value) -> ScreenedCommand {
         .screen(&job.request.scope, report, &job.policy, None)
         .await;
     screened.unwrap_or_else(|error| {
-        tracing::warn!(call = %job.request.call, %error, "tool result could not be screened; withholding it from the model");
+        tracing::warn!(
+            tenant = %job.request.scope.tenant(), system = %job.system, call = %job.request.call, %error,
+            "tool result could not be checked against the guardrail rules; withholding it from the model"
+        );
         let why = "the tool's answer could not be checked, so it is withheld".to_owned();
         outcome(job, ToolStatus::Succeeded, None, Some(why)).screen(&job.policy, None)
     })

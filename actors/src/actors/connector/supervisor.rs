@@ -143,7 +143,7 @@ impl Actor for Connectors {
                     tenant = tenant.as_ref().map(TenantId::as_str),
                     system,
                     error = shared::cause(&error),
-                    "connector actor died; it is restarted with the next call"
+                    "connector actor died; the next tool call to this system restarts it"
                 );
                 alive.0.retain(|_, known| known.connector.get_id() != who.get_id());
             }

@@ -97,6 +97,6 @@ fn used_for(first: &Record) -> Option<&Idempotency> {
 }
 
 fn unavailable(error: LogError) -> Refusal {
-    tracing::warn!(%error, "store could not be read; refusing the request, nothing was stored");
+    tracing::warn!(%error, "stored quota usage or idempotency keys could not be read; refusing the request, nothing was stored");
     Refusal::NotStored
 }

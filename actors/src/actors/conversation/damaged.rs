@@ -47,7 +47,7 @@ impl Conversation {
         let result = self.shared.ports.log.append(&state.scope, &append).await;
         crash_points("append.after", &records);
         if let Err(error) = result {
-            tracing::warn!(conversation = %state.core.id, %error, "damaged conversation could not be erased");
+            tracing::warn!(tenant = %state.scope.tenant(), conversation = %state.core.id, %error, "damaged conversation could not be erased");
             return refuse(Some(reply), refusal(&error));
         }
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");

@@ -100,7 +100,7 @@ impl Conversation {
             return Ok(());
         }
         tracing::warn!(
-            conversation = %state.core.id, known = state.core.seq, stored = end,
+            tenant = %state.scope.tenant(), conversation = %state.core.id, known = state.core.seq, stored = end,
             "another process wrote to this conversation's log; restarting the actor to replay it"
         );
         Err(LogError::Conflict(state.core.seq + 1).into())

@@ -161,7 +161,7 @@ impl Conversation {
             // A wrong usage figure must not stop the conversation.
             Err(error) => {
                 tracing::error!(
-                    conversation = %state.core.id, turn = %turn.id, %error,
+                    tenant = %state.scope.tenant(), conversation = %state.core.id, turn = %turn.id, %error,
                     "usage of a lost model call could not be read; the turn's recorded usage will be too low"
                 );
             }

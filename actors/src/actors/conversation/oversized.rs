@@ -57,8 +57,8 @@ impl Conversation {
             self.compress_for(me, state, at, Effort::OversizedPrompt);
         }
         tracing::info!(
-            conversation = %state.core.id, turn = %at.turn, waits_for_summary = !is_last,
-            "prompt exceeds the model's context; compressing the memory before repeating the call"
+            tenant = %state.scope.tenant(), conversation = %state.core.id, turn = %at.turn, waits_for_summary = !is_last,
+            "prompt exceeds the model's context window; compressing the conversation's history before retrying the call"
         );
         state.room = Some(OversizedPrompt {
             at,

@@ -68,7 +68,7 @@ impl Conversation {
         if !state.paused {
             tracing::info!(
                 conversation = %state.core.id, tenant = %state.scope.tenant(),
-                "tenant left out; the conversation's open turns wait until its settings are fixed"
+                "tenant left out because its settings have faults; the conversation's open turns wait until they are fixed"
             );
             // First of all: from here on, work is started only by `resume`.
             state.paused = true;

@@ -202,7 +202,7 @@ impl State {
         let idle = self.is_idly_paused();
         // Turns queued behind one that only waits for a person, or for its tenant's settings, are parked with it.
         let parked = idle || active.is_some_and(Turn::only_awaits_approval);
-        // A turn that waits for its provider keeps its working permit, but a shutdown does not wait for it.
+        // A turn that waits for its provider keeps its turn permit, but a shutdown does not wait for it.
         let waiting = !parked && active.is_some_and(|turn| turn.waiting.is_some());
         let busy = active.is_some() && !parked && !waiting;
         self.worked |= busy || waiting;

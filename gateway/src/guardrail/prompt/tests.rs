@@ -1,4 +1,5 @@
 //! Bodies under a rule for prompts.
+#![expect(clippy::disallowed_methods, reason = "tests open scopes")]
 
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use copilotd_actors::guardrails::Guardrails;

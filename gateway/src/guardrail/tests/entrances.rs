@@ -1,4 +1,5 @@
 //! The same content under the same rules has the same verdict in a conversation and on the endpoint, streamed or whole.
+#![expect(clippy::disallowed_methods, reason = "tests open scopes")]
 
 use std::collections::BTreeSet;
 

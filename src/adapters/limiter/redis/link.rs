@@ -146,7 +146,7 @@ impl Link {
             gauge!("copilotd_limits_store_up").set(0.0);
             tracing::warn!(
                 error = why,
-                "limits store (Redis) does not answer; refusing calls with budgets, limiting rates by this process's share"
+                "limits store (Redis) does not answer; refusing calls subject to a budget, enforcing limits.local_share of each rate limit"
             );
         }
         since

@@ -6,10 +6,10 @@
 /// The reason, for the operator; without the address, which may contain a password.
 pub async fn ping(url: &str) -> Result<(), String> {
     let failed = |error: redis::RedisError| match error.kind() {
-        redis::ErrorKind::AuthenticationFailed => "the server rejects the user or the password".to_owned(),
+        redis::ErrorKind::AuthenticationFailed => "the server rejected the user name or password".to_owned(),
         _ => match error.code() {
-            Some(code) => format!("the server answers with an error: {code}"),
-            None => "no server answers there".to_owned(),
+            Some(code) => format!("the server answered with an error: {code}"),
+            None => "no answer at this address".to_owned(),
         },
     };
     let client = redis::Client::open(url).map_err(|_error| "the address is invalid".to_owned())?;

@@ -48,7 +48,7 @@ impl Shared {
         let now = self.clock.now();
         let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
         let spendings = self.ledger.spendings(day, month).await.map_err(|error| {
-            tracing::warn!(%error, "cannot read the ledger; refusing calls with budgets until budgets can be initialised from it");
+            tracing::warn!(%error, "cannot read the ledger to initialise budgets in the limits store (Redis); refusing calls subject to a budget until it can be read");
             away()
         })?;
         let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();

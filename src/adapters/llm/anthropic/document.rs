@@ -46,7 +46,7 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
         None => {
             mended = mend(text);
             Members::read(&mended)
-                .ok_or_else(|| errors.malformed("the provider sent something that is not an answer"))?
+                .ok_or_else(|| errors.malformed("the provider sent a response that is not an answer"))?
         }
     };
     if let Some(error) = message.get("error") {

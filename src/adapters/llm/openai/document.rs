@@ -46,7 +46,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     let is_mended = matches!(text, Cow::Owned(_)) || is_marked;
     let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     // The cause is not quoted: it may contain a piece of the conversation.
-    let unreadable = || errors.malformed("the provider sent something that is not an answer");
+    let unreadable = || errors.malformed("the provider sent a response that is not an answer");
     // Clients expect neither a byte order mark nor a list.
     let (text, is_mended) = match items_of(text) {
         Some(first) => (first, true),

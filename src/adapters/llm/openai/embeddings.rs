@@ -11,7 +11,7 @@ use crate::adapters::llm::provider::lenient::{Members, items};
 pub fn read(body: &[u8], wanted: usize, errors: &Errors) -> Result<Option<Usage>, ModelError> {
     let body = String::from_utf8_lossy(body);
     let list = Members::read(body.trim())
-        .ok_or_else(|| errors.malformed("the provider sent something that is not an answer"))?;
+        .ok_or_else(|| errors.malformed("the provider sent a response that is not an answer"))?;
     if let Some(error) = list.get("error") {
         return Err(errors.in_stream(&serde_json::from_str(error.get()).unwrap_or(Value::Null)));
     }

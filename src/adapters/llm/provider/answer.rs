@@ -516,7 +516,7 @@ impl<D: Decoder> Reading<D> {
             match value {
                 Ok(value) => _ = self.event("", value.get().as_bytes())?,
                 Err(error) if error.is_eof() => return Err(errors.cut()),
-                Err(_) => return Err(errors.malformed("the provider sent something that is not an answer")),
+                Err(_) => return Err(errors.malformed("the provider sent a response that is not an answer")),
             }
         }
         Ok(())

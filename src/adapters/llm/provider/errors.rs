@@ -108,7 +108,7 @@ impl Errors {
             TimedOut::FirstToken(limit) => format!("the provider sent no content within {limit:?}"),
             TimedOut::Idle(limit) => format!("the provider sent no content for {limit:?}"),
             TimedOut::Total(limit) => format!("the answer took longer than {limit:?}"),
-            TimedOut::Tail => "the provider did not end the answer".to_owned(),
+            TimedOut::Tail => "the provider did not end its response after the answer was complete".to_owned(),
         };
         self.plain(FailureClass::TimedOut, &what)
     }
@@ -117,7 +117,7 @@ impl Errors {
     pub fn transport(&self, error: &reqwest::Error) -> ModelError {
         let what = if error.is_connect() && error.is_timeout() {
             // Nobody is there, or nobody who finishes a handshake: trying again would be the same wait once more.
-            return self.plain(FailureClass::TimedOut, "cannot connect to the provider in time");
+            return self.plain(FailureClass::TimedOut, "connecting to the provider timed out");
         } else if error.is_connect() {
             "cannot connect to the provider"
         } else if error.is_builder() {

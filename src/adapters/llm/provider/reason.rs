@@ -163,7 +163,7 @@ impl Reason {
                 FailureClass::Cut,
                 "the provider ended the answer with an unknown finish reason",
             )),
-            Self::Malformed => Err(errors.malformed("the provider could not read the tool call that its model wrote")),
+            Self::Malformed => Err(errors.malformed("the provider could not parse the tool call that its model wrote")),
             Self::Cut => Err(errors.cut()),
             Self::Broken => Err(errors.plain(FailureClass::Overload, "the provider broke off the answer")),
         }

@@ -111,7 +111,10 @@ pub(super) async fn append(
         if !backoff.pause().await {
             return Err(failure.into());
         }
-        tracing::warn!(error = %failure, "append failed; trying again");
+        tracing::warn!(
+            tenant = %key.tenant, conversation = %key.conversation, error = %failure,
+            "append to a conversation's log failed; trying again"
+        );
     }
 }
 

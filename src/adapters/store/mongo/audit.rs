@@ -49,7 +49,7 @@ impl AuditStore for MongoLog {
             if !failure.is_transient() || !backoff.pause().await {
                 return Err(failure.into());
             }
-            tracing::warn!(error = %failure, "appending an audit entry failed; trying again");
+            tracing::warn!(%tenant, error = %failure, "appending an audit entry failed; trying again");
         }
     }
 

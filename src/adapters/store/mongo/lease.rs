@@ -178,7 +178,7 @@ impl Lease {
                 owner = self.owner,
                 epoch = self.epoch,
                 why,
-                "database lease lost; refusing all writes of this process"
+                "database lease lost; refusing all further writes, the server shuts down"
             );
         }
     }

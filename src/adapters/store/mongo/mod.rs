@@ -213,7 +213,7 @@ impl MongoLog {
         self.lease_renewal.0.abort();
         let released = self.lease.release().await;
         if let Err(error) = marked.and(released) {
-            tracing::warn!(%error, "cannot finish projecting or release the lease before stopping; the next start takes longer");
+            tracing::warn!(%error, "cannot finish projections or release the lease before stopping; the next start takes longer");
         }
     }
 }

@@ -24,12 +24,12 @@ impl MongoLog {
         let client = Client::with_options(settings).map_err(invalid)?;
         let failed = |error: mongodb::error::Error| match *error.kind {
             mongodb::error::ErrorKind::ServerSelection { .. } => {
-                "no server answers there, or none of them is a primary".to_owned()
+                "no server answered, or none of them is the primary".to_owned()
             }
             mongodb::error::ErrorKind::Authentication { .. } => {
-                "the server rejects the user or the password".to_owned()
+                "the server rejected the user name or password".to_owned()
             }
-            kind => format!("the server rejects the connection: {kind}"),
+            kind => format!("the server rejected the connection: {kind}"),
         };
         let database = client.database(database);
         database.run_command(doc! { "ping": 1 }).await.map_err(failed)?;

@@ -304,7 +304,7 @@ impl Projector {
         for key in &late {
             tracing::warn!(
                 tenant = %key.tenant, conversation = %key.conversation,
-                "found an append by a process that had lost its lease; reading the conversation again"
+                "found a late append by a process that no longer held the lease; replaying the conversation"
             );
         }
         Ok(late)
@@ -396,7 +396,7 @@ impl Projector {
             if projected_up_to != marked && Instant::now() >= mark_at {
                 match self.mark().await {
                     Ok(()) => marked = projected_up_to,
-                    Err(error) => tracing::warn!(%error, "cannot store the projected stamp; trying again later"),
+                    Err(error) => tracing::warn!(%error, "cannot store projection progress; trying again later"),
                 }
                 mark_at = Instant::now() + STAMP_PACE;
             }

@@ -281,7 +281,7 @@ impl SqliteLog {
             if !failure.is_transient() || !backoff.pause().await {
                 return Err(failure.into());
             }
-            tracing::warn!(error = %failure, "append failed; trying again");
+            tracing::warn!(error = %failure, "append to a conversation's log failed; trying again");
         }
     }
 }

@@ -209,7 +209,8 @@ impl PageSlack {
         let size = self.page_size()?;
         if self.pages()? >= FIRST_AMBIGUOUS {
             tracing::warn!(
-                "the database has too many pages to clear their unused parts; VACUUM it while copilotd is stopped"
+                "database too large to overwrite the unused parts of its pages, which may still hold erased text; \
+                 stop copilotd and run VACUUM"
             );
             return Ok(());
         }

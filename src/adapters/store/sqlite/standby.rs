@@ -68,7 +68,7 @@ fn announce(directory: &Path) -> Result<Option<File>, OpenError> {
     let file = private_files::open(&path).map_err(cannot)?;
     match file.try_lock_shared() {
         Ok(()) => {
-            tracing::info!("standing by: waiting to take over the data directory when its process ends");
+            tracing::info!("standing by: another process uses the data directory; taking over when it exits");
             Ok(Some(file))
         }
         // The serving process is checking for a standby right now.

@@ -79,7 +79,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
         ),
         &["figure, median (least to most)", "server", "against", "ratio"],
     );
-    let figures: [(&str, fn(&Slice) -> f64); 3] = [
+    type Figure = fn(&Slice) -> f64;
+    let figures: [(&str, Figure); 3] = [
         ("CPU, ms per turn", |slice| slice.cpu),
         ("written to disk, KiB per turn", |slice| slice.disk / 1024.0),
         ("turns per second", |slice| slice.rate),

@@ -16,7 +16,7 @@ const REFUSALS = {
   too_large: "This message is too long. Please shorten it, or send it in several parts.",
   invalid: "This cannot be accepted as it is. Please check what you entered and try again.",
   malformed: "This cannot be accepted as it is. Please check what you entered and try again.",
-  quota_exceeded: "This message is larger than your plan allows. Please shorten it.",
+  quota_exceeded: "This is more than your plan allows. Please shorten your message, or delete old conversations.",
   budget_exhausted: "The budget for the copilot is used up. Please ask your administrator to raise it.",
   overloaded: "The copilot is very busy. Please try again in a minute.",
   unavailable: "The copilot is not available at the moment. Please try again in a minute.",

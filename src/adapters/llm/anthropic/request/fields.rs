@@ -92,7 +92,7 @@ fn stop(value: Value) -> Result<Translated, Unsupported> {
     if stops.iter().any(is_blank) {
         return Err(Unsupported::new(
             "stop",
-            "stop sequences of white space alone are not supported",
+            "whitespace-only stop sequences are not supported",
         ));
     }
     Ok(Translated::Member("stop_sequences", stops.into()))

@@ -84,7 +84,7 @@ fn wrong(at: usize, part: &str, why: &str) -> Unsupported {
 /// The content of a message that has nothing else.
 fn plain(at: usize, message: &Value, side: MessageRole) -> Result<Vec<Value>, Unsupported> {
     if !message["name"].is_null() {
-        return Err(wrong(at, ".name", "names of participants are not supported"));
+        return Err(wrong(at, ".name", "participant names are not supported"));
     }
     let mut blocks = parts::blocks(at, &message["content"], side)?;
     mark(message, &mut blocks);

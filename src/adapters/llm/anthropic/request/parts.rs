@@ -36,7 +36,7 @@ pub(super) fn blocks(at: usize, content: &Value, side: MessageRole) -> Result<Ve
         }
         _ => {
             let param = format!("messages[{at}].content");
-            return Err(Unsupported::new(param, "must be a text or an array of parts"));
+            return Err(Unsupported::new(param, "must be a string or an array of parts"));
         }
     }
     Ok(blocks)
