@@ -10,6 +10,7 @@ use crate::fakes::detector::{FakeDetector, Script, contract};
 use crate::fakes::policy::policy;
 
 fn scope() -> TenantScope {
+    #[expect(clippy::disallowed_methods, reason = "tests open scopes")]
     TenantScope::from_verified("acme".parse().unwrap())
 }
 
