@@ -433,7 +433,7 @@ async fn streams_of_one_user_and_of_one_tenant_leave_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn the_stream_of_a_running_turn_is_not_read_from_the_log() {
     with_app(async |app| {
-        app.model.on("hi", &[says(&["hel", "lo"], Duration::from_secs(1))]);
+        app.model.on("hi", &[says(&["Hel", "lo"], Duration::from_secs(1))]);
         let before = app.log.reads();
         let conversation = app.conversation().await;
         let turn = app.submit(&conversation, "hi").await;
@@ -453,7 +453,7 @@ async fn the_stream_of_a_running_turn_is_not_read_from_the_log() {
             while let Some(event) = stream.next().await {
                 events.push(event);
             }
-            assert_eq!(delta_text(&events), "hello");
+            assert_eq!(delta_text(&events), "Hello");
             assert_eq!(app.log.reads() - before, reads);
             seen.push(durable(&events).join(" "));
         }
