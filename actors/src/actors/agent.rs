@@ -592,7 +592,7 @@ impl Answer {
     }
 }
 
-/// Stands for an error text that could not be checked.
+/// Replaces an error text that could not be checked.
 const UNCHECKED_TEXT: &str = "the error text could not be checked, so it is withheld";
 
 /// Parses an answer that is known to be JSON; on the compute pool when it is long.

@@ -80,7 +80,7 @@ impl Revocation {
 /// taken for absent, because then the tokens that it revoked would be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRevocation {
-    /// Names the record in its store, for whoever mends it.
+    /// Where the record is in its store, so that an operator can repair it.
     pub record: String,
     /// Its tenant, if that is readable.
     pub tenant: Option<TenantId>,

@@ -16,7 +16,7 @@ pub struct OutputGuard {
     /// What passed so far of an answer that is JSON.
     json: Option<String>,
     reported: usize,
-    /// Stands for a guard that is at work elsewhere.
+    /// A placeholder while the guard itself works on the compute pool.
     is_spent: bool,
 }
 

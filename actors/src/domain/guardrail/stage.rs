@@ -11,8 +11,8 @@
 //! | error text of a provider | output | output | withholds the text |
 //!
 //! Prompts are stored as they were written, and a call with a replaced word would be another call: neither is ever
-//! edited, so there a redacting rule blocks too. Whoever wrote a part of a request to the endpoint, its caller sends it:
-//! it is one prompt, the answers of tools in it included.
+//! edited, so there a redacting rule blocks too. A request to the endpoint is one prompt, including
+//! the answers of tools in it: whoever wrote a part, the caller sends it.
 
 use serde::{Deserialize, Serialize};
 

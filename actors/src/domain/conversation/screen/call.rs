@@ -11,7 +11,7 @@ use crate::domain::schema::describe;
 use crate::domain::surrogates::without_lone_surrogates;
 
 /// Parses arguments that are a text, and returns that text if it is not kept. Arguments that cannot be parsed, or that
-/// are nested too deep, stay or become a text: it satisfies no tool's schema, and the model is told so.
+/// are nested too deep, stay or become a text, which satisfies no tool's schema; the model gets the violation as the result.
 pub(super) fn parse(arguments: &mut Value) -> Option<String> {
     let mut written = None;
     if let Value::String(text) = arguments {
