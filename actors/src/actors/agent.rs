@@ -128,7 +128,7 @@ struct Answer {
 impl Agent {
     /// Everything but the stream itself is boxed: this future exists for as long as the answer streams, and would
     /// reserve memory for the largest of its parts.
-    async fn run_step(&self, run_step: RunStep) {
+    async fn run_step(&self, run_step: Box<RunStep>) {
         let RunStep {
             at,
             not_before,
@@ -140,7 +140,7 @@ impl Agent {
             accepted_at,
             live,
             span,
-        } = run_step;
+        } = *run_step;
         Box::pin(self.pause(at, not_before, &policy)).await;
         if self.defer_unless_served(at) {
             return;
@@ -663,7 +663,7 @@ impl Actor for Agent {
         // Estimate for the connection to the provider.
         share.charge(UNMEASURED);
         // Boxed, so that an agent that waits for tools reserves no memory for a step.
-        metered(share, Box::pin(self.run_step(*run_step))).await;
+        metered(share, Box::pin(self.run_step(run_step))).await;
         Ok(())
     }
 }
