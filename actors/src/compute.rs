@@ -87,7 +87,8 @@ pub async fn run<T: Send + 'static>(
         return Ok(work());
     }
     match POOL.get() {
-        Some(pool) => pool.run(tenant, cost, work).await,
+        // Boxed, so that callers reserve no memory for it when they compute inline.
+        Some(pool) => Box::pin(pool.run(tenant, cost, work)).await,
         None => tokio::task::spawn_blocking(work)
             .await
             .map_err(|_| ComputeError::Panicked),

@@ -1,6 +1,7 @@
 //! Fair sharing of the serving threads: while others are active, requests of a tenant that uses more than its share
 //! wait here, before their body is read; see [`copilotd_actors::fairness::share`].
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -27,7 +28,7 @@ pub async fn layer(
     }
     if !path.starts_with("/v1/") || !request.headers().contains_key(header::AUTHORIZATION) {
         return match shares.enter_anonymous().await {
-            Ok(passage) => metered(Arc::clone(passage.share()), next.run(request)).await,
+            Ok(passage) => metered(Arc::clone(passage.share()), pin!(next.run(request))).await,
             Err(ShareExceeded) => {
                 let detail = "requests without a credential are using more than their share of this server";
                 Problem::new(Code::Overloaded).detail(detail).into_response()
@@ -43,7 +44,7 @@ pub async fn layer(
     let tenant = caller.scope.tenant();
     // Revoking a leaked key must not queue behind a flood that uses it. Reports and lists wait like any other work.
     let answers_at_once = is_protective(&parts.method, parts.uri.path());
-    let answer = next.run(Request::from_parts(parts, body));
+    let answer = pin!(next.run(Request::from_parts(parts, body)));
     if answers_at_once {
         return metered(shares.of(tenant), answer).await;
     }

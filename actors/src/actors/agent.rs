@@ -126,7 +126,9 @@ struct Answer {
 }
 
 impl Agent {
-    async fn run_step(&self, run_step: RunStep) {
+    /// Everything but the stream itself is boxed: this future exists for as long as the answer streams, and would
+    /// reserve memory for the largest of its parts.
+    async fn run_step(&self, run_step: Box<RunStep>) {
         let RunStep {
             at,
             not_before,
@@ -138,13 +140,14 @@ impl Agent {
             accepted_at,
             live,
             span,
-        } = run_step;
-        self.pause(at, not_before, &policy).await;
+        } = *run_step;
+        Box::pin(self.pause(at, not_before, &policy)).await;
         if self.defer_unless_served(at) {
             return;
         }
         let tenant = self.scope.tenant();
-        let assembled = prompt::assemble(tenant, memory, needs_summary, &policy, response_schema.clone()).await;
+        let assembled = prompt::assemble(tenant, memory, needs_summary, &policy, response_schema.clone());
+        let assembled = Box::pin(assembled).await;
         let assembled = match assembled {
             Ok(Ok(assembled)) => assembled,
             Ok(Err(too_large)) => {
@@ -156,7 +159,7 @@ impl Agent {
             Err(error) => {
                 let message = format!("prompt could not be assembled: {error}");
                 let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
-                let failed = self.screen(Command::ModelFailed { at, failure }, &policy).await;
+                let failed = Box::pin(self.screen(Command::ModelFailed { at, failure }, &policy)).await;
                 span.in_scope(|| self.tell(failed));
                 return;
             }
@@ -201,7 +204,7 @@ impl Agent {
             .await;
         let command = match outcome {
             StreamOutcome::Replied(reply, calls) => {
-                let inspected = self.inspected(at, *reply, &live).await;
+                let inspected = Box::pin(self.inspected(at, *reply, &live)).await;
                 let mut reply = match inspected {
                     Ok(reply) => reply,
                     Err(blocked) => {
@@ -210,10 +213,10 @@ impl Agent {
                     }
                 };
                 if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
-                    self.shared.wait_while_left_out(&self.scope).await;
-                    reply.output = self.check_output(&schema, &reply.text).await;
+                    Box::pin(self.shared.wait_while_left_out(&self.scope)).await;
+                    reply.output = Box::pin(self.check_output(&schema, &reply.text)).await;
                 }
-                match self.screened(at, reply, calls, &policy).await {
+                match Box::pin(self.screened(at, reply, calls, &policy)).await {
                     Ok(screened) => {
                         span.in_scope(|| self.tell(screened));
                         return;
@@ -237,7 +240,7 @@ impl Agent {
                 Command::ModelFailed { at, failure }
             }
         };
-        let screened = self.screen(command, &policy).await;
+        let screened = Box::pin(self.screen(command, &policy)).await;
         span.in_scope(|| self.tell(screened));
     }
 
@@ -408,7 +411,7 @@ impl Agent {
                     return StreamOutcome::Unanswered(failure);
                 }
                 Err(error) => {
-                    let usage = self.used(&answer, policy, prompt_tokens).await;
+                    let usage = Box::pin(self.used(&answer, policy, prompt_tokens)).await;
                     let mut failure = from_error(error, policy, usage);
                     failure.model = answer.model;
                     return StreamOutcome::Failed(failure);
@@ -425,18 +428,18 @@ impl Agent {
                     answer.finish = Some(Finish::Length);
                     break;
                 }
-                Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
+                Err(blocked) => return Box::pin(self.blocked(answer, blocked.rule, policy, prompt_tokens)).await,
             }
         }
         drop(stream);
         crash::point("effect.after:model_stream");
         match output::finish(self.scope.tenant(), &mut answer.guard).await {
             Ok(rest) => answer.release(&rest, live),
-            Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
+            Err(blocked) => return Box::pin(self.blocked(answer, blocked.rule, policy, prompt_tokens)).await,
         }
         let Some(finish) = answer.finish else {
             let message = "provider ended the stream without a finish reason".to_owned();
-            let usage = self.used(&answer, policy, prompt_tokens).await;
+            let usage = Box::pin(self.used(&answer, policy, prompt_tokens)).await;
             return StreamOutcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
         };
         let first_token_ms = answer
@@ -445,7 +448,7 @@ impl Agent {
         if let Some(ms) = first_token_ms {
             histogram!("copilotd_first_token_seconds").record(ms as f64 / 1000.0);
         }
-        let usage = self.used(&answer, policy, prompt_tokens).await;
+        let usage = Box::pin(self.used(&answer, policy, prompt_tokens)).await;
         let redacted = |rule: &String| (Stage::Output, rule.clone(), GuardAction::Redact);
         // The calls of an answer cut off at its size limit may be incomplete.
         let calls = if finish == Finish::Length {
@@ -469,7 +472,7 @@ impl Agent {
     }
 
     async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> StreamOutcome {
-        let usage = self.used(&answer, policy, prompt_tokens).await;
+        let usage = Box::pin(self.used(&answer, policy, prompt_tokens)).await;
         StreamOutcome::BlockedByRule {
             rule,
             usage,
@@ -659,7 +662,8 @@ impl Actor for Agent {
         let share = self.shared.shares.of(self.scope.tenant());
         // Estimate for the connection to the provider.
         share.charge(UNMEASURED);
-        metered(share, self.run_step(*run_step)).await;
+        // Boxed, so that an agent that waits for tools reserves no memory for a step.
+        metered(share, Box::pin(self.run_step(run_step))).await;
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod state;
 pub(crate) mod stop;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -614,7 +615,7 @@ impl Actor for Conversation {
 
     async fn post_start(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(state.scope.tenant());
-        let loaded = metered(share, self.load(&me, state)).await;
+        let loaded = metered(share, pin!(self.load(&me, state))).await;
         match loaded.as_ref().map_err(|error| error.downcast_ref::<LogError>()) {
             // Restarting would fail again at the next run of the reconciler: the actor says so and is passivated.
             Err(Some(LogError::Corrupt(reason))) => {
@@ -632,12 +633,16 @@ impl Actor for Conversation {
     }
 
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        self.follow_standing(&me, state).await?;
-        let share = self.shared.shares.of(state.scope.tenant());
-        if state.handing_over {
-            return metered(share, Box::pin(self.handle_during_hand_over(&me, msg, state))).await;
-        }
-        metered(share, Box::pin(self.take(&me, msg, state))).await
+        // Boxed, so that an idle conversation reserves no memory for handling a message.
+        Box::pin(async move {
+            self.follow_standing(&me, state).await?;
+            let share = self.shared.shares.of(state.scope.tenant());
+            if state.handing_over {
+                return metered(share, Box::pin(self.handle_during_hand_over(&me, msg, state))).await;
+            }
+            metered(share, pin!(self.take(&me, msg, state))).await
+        })
+        .await
     }
 
     /// Reached only by a clean stop; nobody waits for the result, and recovery covers a failure.
@@ -677,7 +682,7 @@ impl Actor for Conversation {
             let policy = self.policy(state, &Command::RECOVER);
             note_dead_call(state, &policy, self.now(None));
             let recover = state.core.screen(&policy, state.recovery());
-            self.step(&me, state, recover, None).await?;
+            Box::pin(self.step(&me, state, recover, None)).await?;
         }
         self.rest(&me, state);
         Ok(())

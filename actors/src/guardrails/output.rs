@@ -30,12 +30,16 @@ pub async fn push(tenant: &TenantId, guard: &mut OutputGuard, piece: String) -> 
     if cost <= compute::INLINE_COST {
         return guard.push(&piece);
     }
-    step(tenant, guard, cost, move |guard| guard.push(&piece)).await
+    Box::pin(step(tenant, guard, cost, move |guard| guard.push(&piece))).await
 }
 
 /// Ends an answer and returns what was held back. What cannot be checked is blocked.
 pub async fn finish(tenant: &TenantId, guard: &mut OutputGuard) -> Result<String, BlockedByRule> {
-    step(tenant, guard, guard.cost_of_finish(), OutputGuard::finish).await
+    let cost = guard.cost_of_finish();
+    if cost <= compute::INLINE_COST {
+        return guard.finish();
+    }
+    Box::pin(step(tenant, guard, cost, OutputGuard::finish)).await
 }
 
 /// Until the work is done, the guard in its place lets nothing pass: it stays there if the caller is dropped.

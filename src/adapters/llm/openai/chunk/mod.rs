@@ -42,7 +42,8 @@ const HEARTBEATS: [&str; 4] = ["ping", "heartbeat", "keepalive", "keep-alive"];
 pub struct Decoder {
     errors: Errors,
     options: AnswerOptions,
-    choices: BTreeMap<u64, State>,
+    /// Boxed: a node of the map has room for eleven, and most answers have one.
+    choices: BTreeMap<u64, Box<State>>,
     model_told: bool,
     /// The provider's own usage report, which is sent last, with our price in it.
     report: Option<Bytes>,
@@ -152,9 +153,11 @@ impl Decoder {
     ) -> Result<ChoiceDelta, ModelError> {
         let tells = self.options.chunks;
         let index = choice.index;
-        let state = self.choices.entry(index).or_insert_with(|| State {
-            calls: Calls::new(tells),
-            ..State::default()
+        let state = self.choices.entry(index).or_insert_with(|| {
+            Box::new(State {
+                calls: Calls::new(tells),
+                ..State::default()
+            })
         });
         let mut events = Vec::new();
         let mut reader = Reader {
@@ -356,12 +359,16 @@ impl Decoder {
     fn endings(&self, end: End) -> Option<Vec<(u64, Reason)>> {
         // A server that names the reason of one choice names all of them: a choice without one was cut off.
         let names_reasons = self.choices.values().any(|state| state.ending.is_some());
-        let ending = |(index, state): (&u64, &State)| {
+        let ending = |index: u64, state: &State| {
             let implied_reason = || state.implied_reason(end).filter(|_| !names_reasons);
             let reason = state.ending.or_else(implied_reason)?;
-            Some((*index, reason))
+            Some((index, reason))
         };
-        let endings: Option<Vec<_>> = self.choices.iter().map(ending).collect();
+        let endings: Option<Vec<_>> = self
+            .choices
+            .iter()
+            .map(|(index, state)| ending(*index, state))
+            .collect();
         endings.filter(|endings| !endings.is_empty())
     }
 
