@@ -43,6 +43,10 @@ pub trait SystemFactory: SystemKind {
         client: &'a reqwest::Client,
     ) -> BoxFuture<'a, Result<String, String>>;
 
+    /// Returns the definitions of its tools in a system with the default name; none if only the running system knows
+    /// them.
+    fn definitions(&self) -> Arc<ToolDefinitions>;
+
     /// Returns the vendor's name and the address of the system, for people.
     fn describe(&self, settings: &SystemSettings) -> (&'static str, String);
 }

@@ -225,19 +225,20 @@ async fn models(client: &reqwest::Client, provider: &Provider, key: Option<&Secr
     let mut request = client.get(endpoint(&provider.base_url, &["models"])?);
     if let Some(key) = key.map(|key| key.expose_secret()) {
         let header = match (provider.kind, provider.auth) {
+            (_, Some(ProviderAuth::Bearer)) => None,
             (ProviderKind::Anthropic, None | Some(ProviderAuth::ApiKey)) => Some("x-api-key"),
             (ProviderKind::Openai, Some(ProviderAuth::ApiKey)) => Some("api-key"),
-            (ProviderKind::Openai, None) if Auth::of(&provider.base_url) == Auth::ApiKey => Some("api-key"),
-            _ => None,
+            (ProviderKind::Openai, None) => (Auth::of(&provider.base_url) == Auth::ApiKey).then_some("api-key"),
         };
         request = match header {
             Some(name) => request.header(name, key),
             None => request.bearer_auth(key),
         };
     }
-    if provider.kind == ProviderKind::Anthropic {
-        request = request.header("anthropic-version", ANTHROPIC_VERSION);
-    }
+    request = match provider.kind {
+        ProviderKind::Openai => request,
+        ProviderKind::Anthropic => request.header("anthropic-version", ANTHROPIC_VERSION),
+    };
     for (name, value) in &provider.headers {
         request = request.header(name, value.expose_secret());
     }

@@ -10,6 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde::de::value::StrDeserializer;
 
 use super::cache::RouteCache;
 use super::prices::list_price;
@@ -102,6 +103,38 @@ pub enum ProviderKind {
     Openai,
     /// Anthropic's Messages API.
     Anthropic,
+}
+
+/// What a protocol has. Every match names all kinds, so that a new one does not compile without an answer.
+impl ProviderKind {
+    /// Returns the kind of a name in the configuration.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Self::deserialize(StrDeserializer::<serde::de::value::Error>::new(name)).ok()
+    }
+
+    /// Whether models of such a provider can embed texts.
+    pub(super) fn embeds(self) -> bool {
+        match self {
+            Self::Openai => true,
+            Self::Anthropic => false,
+        }
+    }
+
+    /// Whether each request names a longest answer, so that `max_tokens` can be set.
+    pub(super) fn needs_max_tokens(self) -> bool {
+        match self {
+            Self::Openai => false,
+            Self::Anthropic => true,
+        }
+    }
+
+    /// Whether it has OpenAI's members `stream_options` and `user`.
+    pub(super) fn has_openai_members(self) -> bool {
+        match self {
+            Self::Openai => true,
+            Self::Anthropic => false,
+        }
+    }
 }
 
 /// How a key is sent to a provider.

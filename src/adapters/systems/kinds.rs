@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use copilotd_actors::ports::ToolDefinitions;
+
 use super::{SystemFactory, slack, zendesk};
 use crate::system_kind::SystemKind;
 
@@ -25,6 +27,15 @@ impl Kinds {
     pub fn find(&self, kind: &str) -> Option<&dyn SystemFactory> {
         let found = self.0.iter().find(|known| known.name() == kind);
         found.map(|known| &**known)
+    }
+
+    /// Returns the definitions of the tools of all kinds, each in a system with the default name.
+    pub fn definitions(&self) -> ToolDefinitions {
+        let tools = self.0.iter().map(|kind| kind.definitions());
+        tools.fold(ToolDefinitions::new(), |mut all, tools| {
+            all.extend(tools.iter().map(|(name, tool)| (name.clone(), Arc::clone(tool))));
+            all
+        })
     }
 
     /// Returns what the configuration has to know about the kinds.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::civil::Date;
 
 use super::{Faults, Node, members, unique, url};
+use crate::config::ProviderKind;
 use crate::config::suggest::unknown_name;
 
 pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
@@ -18,13 +19,14 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         if provider.get("api_key").exists() && keys.exists() {
             faults.add(keys.path(), "give either api_key or api_keys, not both");
         }
+        let kind = kind(&provider);
         let bound = provider.get("max_tokens");
-        if bound.exists() && provider.get("kind").text() != Some("anthropic") {
+        if bound.exists() && !kind.is_some_and(ProviderKind::needs_max_tokens) {
             faults.add(bound.path(), "applies only to providers with kind = \"anthropic\"");
         }
         for name in ["stream_options", "user"] {
             let member = provider.get(name);
-            if member.exists() && provider.get("kind").text() == Some("anthropic") {
+            if member.exists() && kind.is_some_and(|kind| !kind.has_openai_members()) {
                 faults.add(member.path(), "applies only to providers with kind = \"openai\"");
             }
         }
@@ -49,6 +51,15 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
                 "first_token_ms must not be longer than total_ms",
             );
         }
+    }
+}
+
+/// Returns the protocol of a provider; `None` for a name that the schema reports.
+fn kind(provider: &Node<'_>) -> Option<ProviderKind> {
+    let name = provider.get("kind");
+    match name.exists() {
+        true => ProviderKind::of(name.text()?),
+        false => Some(ProviderKind::default()),
     }
 }
 
@@ -91,7 +102,8 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
         let known = providers
             .items()
             .find(|known| known.get("name").text() == provider.text());
-        known.is_none_or(|known| known.get("kind").text() != Some("anthropic"))
+        let kind = known.and_then(|known| kind(&known));
+        kind.is_none_or(ProviderKind::embeds)
     };
     if !members(&route.get("targets"), "provider").any(|provider| embeds(&provider)) {
         faults.add(

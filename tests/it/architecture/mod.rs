@@ -279,7 +279,7 @@ fn systems_index_no_json() {
 /// Returns every Rust file below a folder, without comment lines.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let files = imports::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), "rs");
-    assert!(files.len() > 5, "{folder} has sources");
+    assert!(!files.is_empty(), "{folder} has no sources");
     let read = files.into_iter().map(|path| {
         let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
         let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));

@@ -127,7 +127,7 @@ fn dear<'a>(name: &'a str, provider: &Provider) -> TestTarget<'a> {
 async fn a_stream_reports_what_the_ledger_holds_for_its_call() {
     let dying = |death: &str| format!("text=\"{TEXT}\" {death}");
     let silent = silent().await;
-    for speaks in [Protocol::OpenAi, Protocol::Anthropic] {
+    for speaks in Protocol::ALL {
         for mode in [Mode::Live, Mode::Buffered] {
             let good = Provider::speaking(speaks).await;
             // Name, state of the first target, attempts, whether a part is estimated.

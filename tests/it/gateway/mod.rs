@@ -7,6 +7,7 @@ mod bill;
 mod bill_odd;
 mod cache;
 mod cache_near;
+mod contract;
 mod embeddings;
 mod faults;
 mod guardrails;
@@ -60,6 +61,33 @@ pub const CLOCKS: Timeouts = Timeouts {
 pub enum Protocol {
     OpenAi,
     Anthropic,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 2] = [Self::OpenAi, Self::Anthropic];
+
+    /// The adapter of a deployment.
+    fn upstream(
+        self,
+        target: &TestTarget<'_>,
+        key: &str,
+        connect: Duration,
+        hosts: &ConnectionPool,
+    ) -> Arc<dyn Upstream> {
+        let (name, url, model, key) = (target.name, &target.url, target.model, key.to_owned().into());
+        match self {
+            Self::OpenAi => {
+                let mut config = OpenAiConfig::new(name, url, key, model);
+                config.connect = connect;
+                Arc::new(OpenAi::new(config, hosts).unwrap())
+            }
+            Self::Anthropic => {
+                let mut config = AnthropicConfig::new(name, url, key, model);
+                config.connect = connect;
+                Arc::new(Anthropic::new(config, hosts).unwrap())
+            }
+        }
+    }
 }
 
 /// A simulated provider.
@@ -253,19 +281,7 @@ fn made(
             model: place.model.to_owned(),
         };
         let key = |secret: &&str| {
-            let secret_key = (*secret).to_owned().into();
-            let upstream: Arc<dyn Upstream> = match place.speaks {
-                Protocol::OpenAi => {
-                    let mut config = OpenAiConfig::new(place.name, &place.url, secret_key, place.model);
-                    config.connect = timeouts.connect;
-                    Arc::new(OpenAi::new(config, &hosts).unwrap())
-                }
-                Protocol::Anthropic => {
-                    let mut config = AnthropicConfig::new(place.name, &place.url, secret_key, place.model);
-                    config.connect = timeouts.connect;
-                    Arc::new(Anthropic::new(config, &hosts).unwrap())
-                }
-            };
+            let upstream = place.speaks.upstream(&place, secret, timeouts.connect, &hosts);
             Arc::new(Key::new((*secret).to_owned(), upstream))
         };
         let made: Vec<Arc<Key>> = place.keys.iter().map(key).collect();

@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 
 use super::app::{TestApp, with_app};
 
-/// Operations whose responses are small or built from the request, or that reserve memory later: see `http::room`.
+/// Operations whose responses are small or built from the request, or that reserve memory later: see `surfaces::answer_memory`.
 const OWN: [&str; 23] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",

@@ -46,10 +46,11 @@ fn repeating_is_described_truthfully() {
         ]
     );
     assert_eq!(
-        of(|repeat| repeat == Repeat::Keyed(Duration::from_secs(7200))),
+        of(|repeat| repeat != Repeat::Read && repeat != Repeat::LookUp),
         ["zendesk_create_ticket"]
     );
-    assert_eq!(of(|repeat| repeat == Repeat::Read).len(), definitions().len() - 7);
+    let create = definitions()["zendesk_create_ticket"].repeat;
+    assert_eq!(create, Repeat::Keyed(Duration::from_secs(7200)));
 }
 
 #[test]

@@ -25,7 +25,6 @@ mod zendesk_errors;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use copilotd::adapters::systems::System as _;
 use copilotd::adapters::systems::kinds::Kinds;
 use copilotd::adapters::systems::slack::{Slack, SlackConfig, SlackKind};
 use copilotd::adapters::systems::tools;
@@ -70,13 +69,9 @@ pub fn kinds() -> SystemKinds {
 static ZENDESK: LazyLock<ZendeskKind> = LazyLock::new(ZendeskKind::default);
 static SLACK: LazyLock<SlackKind> = LazyLock::new(SlackKind::default);
 
-/// The tools of a Zendesk and a Slack with their default names.
+/// The tools of every registered kind, in a system with the default name.
 pub fn definitions() -> &'static ToolDefinitions {
-    static ALL: LazyLock<ToolDefinitions> = LazyLock::new(|| {
-        let mut all = (*zendesk_at("http://127.0.0.1:1").definitions()).clone();
-        all.extend((*slack_at("http://127.0.0.1:1").definitions()).clone());
-        all
-    });
+    static ALL: LazyLock<ToolDefinitions> = LazyLock::new(|| Kinds::built_in().definitions());
     &ALL
 }
 

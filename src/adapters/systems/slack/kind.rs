@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::ports::Clock;
+use copilotd_actors::ports::{Clock, ToolDefinitions};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::StatusCode;
@@ -119,6 +119,10 @@ impl SystemFactory for SlackKind {
             }
         }
         .boxed()
+    }
+
+    fn definitions(&self) -> Arc<ToolDefinitions> {
+        self.tools.definitions()
     }
 
     fn describe(&self, settings: &SystemSettings) -> (&'static str, String) {

@@ -36,12 +36,9 @@ impl<S: Sync> Toolset<S> {
         self.tools.iter().filter_map(|tool| suffix(tool.name(), self.kind))
     }
 
-    /// Returns the tools of a system with this name.
-    ///
-    /// # Errors
-    /// When a tool's file is not valid under this name.
-    pub fn of_system(self: &Arc<Self>, name: &str) -> Result<SystemTools<S>, InvalidConfig> {
-        let usual = self.definitions.get_or_init(|| {
+    /// Returns the definitions of the tools in a system with the default name.
+    pub fn definitions(&self) -> Arc<ToolDefinitions> {
+        let definitions = self.definitions.get_or_init(|| {
             let parsed = self.tools.iter().map(|tool| {
                 let parsed = definition::parse(tool.definition());
                 let parsed = parsed.expect("the files are part of the binary and a test parses each of them");
@@ -49,10 +46,19 @@ impl<S: Sync> Toolset<S> {
             });
             Arc::new(parsed.collect())
         });
+        Arc::clone(definitions)
+    }
+
+    /// Returns the tools of a system with this name.
+    ///
+    /// # Errors
+    /// When a tool's file is not valid under this name.
+    pub fn of_system(self: &Arc<Self>, name: &str) -> Result<SystemTools<S>, InvalidConfig> {
+        let usual = self.definitions();
         let mut tools = SystemTools {
             set: Arc::clone(self),
             name: name.to_owned(),
-            definitions: Arc::clone(usual),
+            definitions: Arc::clone(&usual),
         };
         if name != self.kind {
             let renamed = usual.values().map(|tool| tools.definition(tool));

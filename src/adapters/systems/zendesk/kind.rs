@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use copilotd_actors::ports::ToolDefinitions;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::StatusCode;
@@ -125,6 +126,10 @@ impl SystemFactory for ZendeskKind {
             }
         }
         .boxed()
+    }
+
+    fn definitions(&self) -> Arc<ToolDefinitions> {
+        self.tools.definitions()
     }
 
     fn describe(&self, settings: &SystemSettings) -> (&'static str, String) {
