@@ -1,4 +1,4 @@
-//! A scan of JSON text, byte by byte, that knows what stands in strings.
+//! A scan of JSON text, byte by byte, that knows which bytes are inside strings.
 
 /// Tells the bytes of strings from the others. The result is meaningless for text that is not JSON.
 #[derive(Debug, Clone, Copy, Default)]
