@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
-use copilotd_gateway::cache::embedder::Embedder;
+use copilotd_actors::ports::Embedder;
 use copilotd_gateway::cache::threshold::{EmbeddingKind, MARGIN, default_threshold};
 use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd_gateway::{Embeddings, Gateway};

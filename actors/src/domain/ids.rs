@@ -109,6 +109,36 @@ id! {
     /// The id of a job: work that outlives the request that started it.
     JobId, "job_"
 }
+id! {
+    /// The id of a document in a tenant's knowledge.
+    DocumentId, "doc_"
+}
+id! {
+    /// The id of a chunk of a document.
+    ChunkId, "chunk_"
+}
+
+impl DocumentId {
+    /// Returns the id of the document that is stored under this key.
+    pub fn derived(tenant: &TenantId, collection: &CollectionName, external_id: &ExternalId) -> Self {
+        // Length prefixes distinguish ("a", "bc") from ("ab", "c").
+        let name = format!(
+            "document{}:{tenant}{}:{collection}{external_id}",
+            tenant.0.len(),
+            collection.0.len()
+        );
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
+    }
+}
+
+impl ChunkId {
+    /// Returns the id of a chunk: the same for the same text under the same headings of the same document. `repetition`
+    /// counts from 0 the chunks of the document that are equal in both.
+    pub fn derived(document: DocumentId, heading: &str, text: &str, repetition: u32) -> Self {
+        let name = format!("chunk{repetition}:{}:{heading}{text}", heading.len());
+        Self(Uuid::new_v5(&document.0, name.as_bytes()))
+    }
+}
 
 impl JobId {
     /// Derives the id of a job that is started with an idempotency key, so that copies of one request start one job.
@@ -250,6 +280,26 @@ name! {
     /// The name of a copilot within a tenant.
     CopilotName, 64, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.',
     "1 to 64 characters of a-z, A-Z, 0-9, -, _ and ."
+}
+
+name! {
+    /// The name of a collection of documents within a tenant.
+    CollectionName, 64, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_',
+    "1 to 64 characters of a-z, 0-9, - and _"
+}
+
+impl PathId for CollectionName {
+    const PATTERN: &'static str = "^[a-z0-9_-]{1,64}$";
+}
+
+name! {
+    /// The id of a document in the tenant's own system.
+    ExternalId, 256, |c| !c.is_control(),
+    "1 to 256 bytes without control characters"
+}
+
+impl PathId for ExternalId {
+    const PATTERN: &'static str = "^[^\\x00-\\x1f\\x7f-\\x9f]{1,256}$";
 }
 
 impl CopilotName {

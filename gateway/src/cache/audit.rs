@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Cache;
 use super::answer::CachedAnswer;
-use super::embedder::{EmbedError, Embedder, Vector};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 use super::question::Partition;
 use super::tenant_cache::Neighbour;
 use super::veto::{Veto, veto};
@@ -52,7 +52,7 @@ impl Audit {
             return Some(same);
         }
         let texts = vec![start(&self.kept.text), start(fresh)];
-        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(texts)).await;
+        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(EmbedRequest::to_compare(texts))).await;
         match embedded.unwrap_or(Err(EmbedError::Timeout)) {
             Ok(vectors) => match <[Vector; 2]>::try_from(vectors) {
                 Ok([kept, fresh]) => Some(kept.cosine(&fresh) >= self.same),

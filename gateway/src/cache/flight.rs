@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::Cache;
 use super::answer::{CachedAnswer, Recorder};
 use super::audit::Audit;
-use super::embedder::Vector;
+use copilotd_actors::ports::Vector;
 use super::question::Digest;
 use super::question::{Partition, Question};
 use crate::answer::AnswerStream;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::embedder::{Space, Vector};
+use copilotd_actors::ports::{Space, Vector};
 
 /// Vectors as bytes, by space.
 #[derive(Debug, Default)]

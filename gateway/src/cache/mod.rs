@@ -6,7 +6,6 @@
 
 mod answer;
 mod audit;
-pub mod embedder;
 mod evidence;
 mod flight;
 mod matrix;
@@ -34,7 +33,7 @@ pub use question::{Audience, Knowledge, Partition, Question, Rules, Skip, questi
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use embedder::{EmbedError, Embedder, Vector};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 use tenant_cache::{Neighbour, TenantCache};
 
 /// Longest wait for an identical question that is already being answered.
@@ -316,7 +315,7 @@ impl Cache {
 
 /// Embeds a question, unless that takes too long.
 async fn embed_question(embedder: &dyn Embedder, question: &Question) -> Option<Vector> {
-    let embedded = embedder.embed(vec![question.text.clone()]);
+    let embedded = embedder.embed(EmbedRequest::to_compare(vec![question.text.clone()]));
     let embedded = tokio::time::timeout(EMBEDDING, embedded).await;
     match embedded.unwrap_or(Err(EmbedError::Timeout)) {
         Ok(mut vectors) => vectors.pop(),

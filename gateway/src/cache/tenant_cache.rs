@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answer::CachedAnswer;
-use super::embedder::{Space, Vector};
+use copilotd_actors::ports::{Space, Vector};
 use super::evidence::Evidence;
 use super::matrix::Matrix;
 use super::question::Digest;

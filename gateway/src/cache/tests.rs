@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::embedder::EmbedError;
+use copilotd_actors::ports::EmbedError;
 use super::*;
 use crate::answer::AnswerStream;
 use crate::error::{GatewayError, GatewayErrorKind};

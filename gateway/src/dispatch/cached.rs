@@ -17,7 +17,7 @@ use super::limits::Prompt;
 use super::plan::Planner;
 use super::route_embedder::RouteEmbedder;
 use crate::answer::Answer;
-use crate::cache::embedder::Embedder;
+use copilotd_actors::ports::Embedder;
 use crate::cache::{
     Audit, Cache, CachedAnswer, Hit, Knowledge, Lookup, PendingFill, Question, Rules, Settings, Skip, question,
 };

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::plan::Planner;
-use crate::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Space, Vector};
 use crate::request::call::{Caller, Purpose};
 use crate::request::embed::{EmbedBody, EmbedCall};
 
@@ -37,8 +37,9 @@ impl RouteEmbedder {
 
 #[async_trait]
 impl Embedder for RouteEmbedder {
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
-        check(&texts)?;
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
+        request.check()?;
+        let texts = request.texts;
         if texts.is_empty() {
             return Ok(Vec::new());
         }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use copilotd_gateway::cache::embedder::Space;
+use copilotd_actors::ports::Space;
 use sha2::{Digest, Sha256};
 
 /// A model that can run in this process.

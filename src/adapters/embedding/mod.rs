@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Space, Vector};
 pub use files::{FilesError, ModelFiles, ModelKind};
 use parking_lot::Mutex;
 pub use pull::{PullError, pull};
@@ -81,8 +81,9 @@ impl LocalEmbedder {
 
 #[async_trait]
 impl Embedder for LocalEmbedder {
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
-        check(&texts)?;
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
+        request.check()?;
+        let texts = request.texts;
         if texts.is_empty() {
             return Ok(Vec::new());
         }
@@ -193,17 +194,17 @@ mod tests {
     async fn a_failure_or_a_panic_costs_its_batch_alone() {
         let (embedder, _) = embedder(None, 8);
         assert_eq!(
-            embedder.embed(texts(&["fail"])).await,
+            embedder.embed(EmbedRequest::to_compare(texts(&["fail"]))).await,
             Err(EmbedError::Failed("no".to_owned()))
         );
         assert!(matches!(
-            embedder.embed(texts(&["panic"])).await,
+            embedder.embed(EmbedRequest::to_compare(texts(&["panic"]))).await,
             Err(EmbedError::Failed(_))
         ));
-        assert_eq!(embedder.embed(texts(&["a", "abc"])).await.unwrap().len(), 2);
-        assert_eq!(embedder.embed(Vec::new()).await, Ok(Vec::new()));
+        assert_eq!(embedder.embed(EmbedRequest::to_compare(texts(&["a", "abc"]))).await.unwrap().len(), 2);
+        assert_eq!(embedder.embed(EmbedRequest::to_compare(Vec::new())).await, Ok(Vec::new()));
         let many = vec![String::new(); 1_000];
-        assert!(matches!(embedder.embed(many).await, Err(EmbedError::TooLarge(_))));
+        assert!(matches!(embedder.embed(EmbedRequest::to_compare(many)).await, Err(EmbedError::TooLarge(_))));
     }
 
     #[tokio::test]
@@ -212,7 +213,7 @@ mod tests {
         let (embedder, sizes) = embedder(Some(Arc::clone(&gate)), 4);
         let ask = |text: &'static str| {
             let embedder = Arc::clone(&embedder);
-            tokio::spawn(async move { embedder.embed(vec![text.to_owned()]).await })
+            tokio::spawn(async move { embedder.embed(EmbedRequest::to_compare(vec![text.to_owned()])).await })
         };
         let first = ask("a");
         while sizes.lock().is_empty() {
@@ -223,7 +224,7 @@ mod tests {
         while embedder.queue.capacity() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(embedder.embed(texts(&["c"])).await, Err(EmbedError::Busy));
+        assert_eq!(embedder.embed(EmbedRequest::to_compare(texts(&["c"]))).await, Err(EmbedError::Busy));
         let open = tokio::task::spawn_blocking(move || {
             gate.wait();
             gate.wait();

@@ -16,8 +16,48 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Turns texts into vectors.
 #[async_trait]
 pub trait Embedder: Send + Sync + fmt::Debug {
-    /// Embeds `texts`, in their order; at most [`MAX_TEXTS`], each of at most [`MAX_TEXT_BYTES`].
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError>;
+    /// Embeds the texts of a request, in their order.
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError>;
+}
+
+/// Texts to embed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbedRequest {
+    /// At most [`MAX_TEXTS`], each of at most [`MAX_TEXT_BYTES`]. A model reads only as much of a text as it can.
+    pub texts: Vec<String>,
+    /// What the vectors are for.
+    pub purpose: Purpose,
+    /// Who is waiting.
+    pub urgency: Urgency,
+}
+
+/// What a vector is for: some models are trained to read a question differently from what answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A question, whose vector is compared with those of passages.
+    Query,
+    /// A passage to be found, or one of several texts of the same kind that are compared with each other.
+    Passage,
+}
+
+/// Who waits for vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nobody: whatever is `Foreground` goes first.
+    Background,
+    /// A request.
+    Foreground,
+}
+
+impl EmbedRequest {
+    /// Returns a request for texts that are compared with each other and that somebody waits for.
+    pub fn to_compare(texts: Vec<String>) -> Self {
+        Self {
+            texts,
+            purpose: Purpose::Passage,
+            urgency: Urgency::Foreground,
+        }
+    }
 }
 
 /// What made a vector: a local model by its name and version, or a target as `provider/model`, since two providers may
@@ -103,8 +143,10 @@ impl fmt::Debug for Vector {
     }
 }
 
-/// Checks `texts` against the bounds of a request.
-pub fn check(texts: &[String]) -> Result<(), EmbedError> {
+impl EmbedRequest {
+    /// Checks the texts against the bounds of a request.
+    pub fn check(&self) -> Result<(), EmbedError> {
+        let texts = &self.texts;
     if texts.len() > MAX_TEXTS {
         return Err(EmbedError::TooLarge(format!(
             "at most {MAX_TEXTS} texts can be embedded per request"
@@ -116,6 +158,7 @@ pub fn check(texts: &[String]) -> Result<(), EmbedError> {
         )));
     }
     Ok(())
+}
 }
 
 #[cfg(test)]

@@ -1,0 +1,13 @@
+//! The knowledge of copilotd: turns a tenant's documents into chunks, and finds the chunks that help to answer a question.
+//!
+//! No web framework, HTTP client or driver is known here. The index and the embedding model are ports, which `copilotd`'s
+//! adapters implement.
+//!
+//! Invariant: every operation on documents takes a [`TenantScope`](copilotd_actors::tenancy::TenantScope), and every search
+//! names its [`Reader`](document::Reader): the index returns nothing that this reader may not see.
+#![warn(missing_docs)]
+
+pub mod chunk;
+pub mod document;
+pub mod index;
+pub mod lexical;
