@@ -81,9 +81,13 @@ impl Reader {
         match (self, access) {
             (Self::Administrator, _) | (_, Access::Everyone) => true,
             (Self::Caller { user: None, .. }, Access::Listed { .. }) => false,
-            (Self::Caller { user: Some(user), roles }, Access::Listed { users, roles: allowed }) => {
-                users.contains(user) || !roles.is_disjoint(allowed)
-            }
+            (
+                Self::Caller {
+                    user: Some(user),
+                    roles,
+                },
+                Access::Listed { users, roles: allowed },
+            ) => users.contains(user) || !roles.is_disjoint(allowed),
         }
     }
 }

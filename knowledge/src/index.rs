@@ -194,8 +194,7 @@ pub struct Hit {
 pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// Stores a document's content and attributes. The content waits for [`pending`](Self::pending); until it is
     /// published, searches find the version before it. Content that failed before is accepted again.
-    async fn submit(&self, scope: &TenantScope, submission: Submission, quota: &Quota)
-    -> Result<Submitted, LogError>;
+    async fn submit(&self, scope: &TenantScope, submission: Submission, quota: &Quota) -> Result<Submitted, LogError>;
 
     /// Replaces the attributes of a document; in force for every later search. None if there is no such document.
     async fn set_attributes(
@@ -241,8 +240,13 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     async fn pending(&self, busy: &[TenantScope], limit: usize) -> Result<Vec<Pending>, LogError>;
 
     /// Stores how many chunks a version has, for the progress of its job.
-    async fn start(&self, scope: &TenantScope, document: DocumentId, version: Version, total: u64)
-    -> Result<bool, LogError>;
+    async fn start(
+        &self,
+        scope: &TenantScope,
+        document: DocumentId,
+        version: Version,
+        total: u64,
+    ) -> Result<bool, LogError>;
 
     /// Returns which of these chunks of the document are stored already, published or staged, and have a vector of
     /// `space`, or which are stored at all if there is none.

@@ -147,18 +147,18 @@ impl EmbedRequest {
     /// Checks the texts against the bounds of a request.
     pub fn check(&self) -> Result<(), EmbedError> {
         let texts = &self.texts;
-    if texts.len() > MAX_TEXTS {
-        return Err(EmbedError::TooLarge(format!(
-            "at most {MAX_TEXTS} texts can be embedded per request"
-        )));
+        if texts.len() > MAX_TEXTS {
+            return Err(EmbedError::TooLarge(format!(
+                "at most {MAX_TEXTS} texts can be embedded per request"
+            )));
+        }
+        if texts.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
+            return Err(EmbedError::TooLarge(format!(
+                "a text to embed may have at most {MAX_TEXT_BYTES} bytes"
+            )));
+        }
+        Ok(())
     }
-    if texts.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
-        return Err(EmbedError::TooLarge(format!(
-            "a text to embed may have at most {MAX_TEXT_BYTES} bytes"
-        )));
-    }
-    Ok(())
-}
 }
 
 #[cfg(test)]

@@ -22,9 +22,7 @@ pub use crate::domain::tool::rate::RateHint;
 pub use audit_store::{AuditStore, Digest, Head, StoredEntry};
 pub use clock::Clock;
 pub use detector::{Content, Detector, DetectorError};
-pub use embedder::{
-    EmbedError, EmbedRequest, Embedder, MAX_TEXT_BYTES, MAX_TEXTS, Purpose, Space, Urgency, Vector,
-};
+pub use embedder::{EmbedError, EmbedRequest, Embedder, MAX_TEXT_BYTES, MAX_TEXTS, Purpose, Space, Urgency, Vector};
 pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };

@@ -9,10 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Cache;
 use super::answer::CachedAnswer;
-use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 use super::question::Partition;
 use super::tenant_cache::Neighbour;
 use super::veto::{Veto, veto};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 
 /// Longest wait for the embeddings of two answers.
 const PATIENCE: Duration = Duration::from_secs(10);

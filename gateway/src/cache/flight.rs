@@ -20,13 +20,13 @@ use tokio::time::Instant;
 use super::Cache;
 use super::answer::{CachedAnswer, Recorder};
 use super::audit::Audit;
-use copilotd_actors::ports::Vector;
 use super::question::Digest;
 use super::question::{Partition, Question};
 use crate::answer::AnswerStream;
 use crate::error::GatewayError;
 use crate::provider::Piece;
 use crate::target::TargetName;
+use copilotd_actors::ports::Vector;
 
 /// Total time for which the leader's reader may delay the answer before followers stop waiting.
 pub(super) const SLOW: Duration = Duration::from_millis(500);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answer::CachedAnswer;
-use copilotd_actors::ports::{Space, Vector};
 use super::evidence::Evidence;
 use super::matrix::Matrix;
 use super::question::Digest;
 use super::question::{Partition, Question};
+use copilotd_actors::ports::{Space, Vector};
 
 /// Most bytes of one tenant's answers, questions and vectors.
 const MOST_BYTES: usize = 128 << 20;

@@ -8,13 +8,13 @@ use futures::{StreamExt, stream};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use copilotd_actors::ports::EmbedError;
 use super::*;
 use crate::answer::AnswerStream;
 use crate::error::{GatewayError, GatewayErrorKind};
 use crate::request::body::ChatBody;
 use crate::request::call::{CacheControl, Caller, Purpose};
 use crate::request::role::Role;
+use copilotd_actors::ports::{EmbedError, EmbedRequest};
 
 /// Embeds texts on a circle: the number after `@` is the angle in degrees.
 #[derive(Debug)]
@@ -22,13 +22,13 @@ struct Circle;
 
 #[async_trait]
 impl Embedder for Circle {
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
         let one = |text: String| {
             let letters = text.bytes().filter(|byte| *byte == b'~').count();
             let angle = (letters as f32).to_radians();
             Vector::unit(&"circle".into(), vec![angle.cos(), angle.sin()]).unwrap()
         };
-        Ok(texts.into_iter().map(one).collect())
+        Ok(request.texts.into_iter().map(one).collect())
     }
 }
 

@@ -17,7 +17,6 @@ use super::limits::Prompt;
 use super::plan::Planner;
 use super::route_embedder::RouteEmbedder;
 use crate::answer::Answer;
-use copilotd_actors::ports::Embedder;
 use crate::cache::{
     Audit, Cache, CachedAnswer, Hit, Knowledge, Lookup, PendingFill, Question, Rules, Settings, Skip, question,
 };
@@ -26,6 +25,7 @@ use crate::request::body::ChatBody;
 use crate::request::call::{CacheControl, CacheOutcome, Caller, Purpose};
 use crate::routing::Route;
 use crate::target::TargetName;
+use copilotd_actors::ports::Embedder;
 
 /// Embedding model that finds similar questions of a route.
 #[derive(Debug, Clone)]

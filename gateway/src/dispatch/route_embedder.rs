@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::plan::Planner;
-use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Space, Vector};
 use crate::request::call::{Caller, Purpose};
 use crate::request::embed::{EmbedBody, EmbedCall};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Space, Vector};
 
 /// Longest wait for vectors. A slower model is useless for a lookup, and its target counts as unhealthy.
 const PATIENCE: Duration = Duration::from_millis(900);

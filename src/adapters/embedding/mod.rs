@@ -201,10 +201,23 @@ mod tests {
             embedder.embed(EmbedRequest::to_compare(texts(&["panic"]))).await,
             Err(EmbedError::Failed(_))
         ));
-        assert_eq!(embedder.embed(EmbedRequest::to_compare(texts(&["a", "abc"]))).await.unwrap().len(), 2);
-        assert_eq!(embedder.embed(EmbedRequest::to_compare(Vec::new())).await, Ok(Vec::new()));
+        assert_eq!(
+            embedder
+                .embed(EmbedRequest::to_compare(texts(&["a", "abc"])))
+                .await
+                .unwrap()
+                .len(),
+            2
+        );
+        assert_eq!(
+            embedder.embed(EmbedRequest::to_compare(Vec::new())).await,
+            Ok(Vec::new())
+        );
         let many = vec![String::new(); 1_000];
-        assert!(matches!(embedder.embed(EmbedRequest::to_compare(many)).await, Err(EmbedError::TooLarge(_))));
+        assert!(matches!(
+            embedder.embed(EmbedRequest::to_compare(many)).await,
+            Err(EmbedError::TooLarge(_))
+        ));
     }
 
     #[tokio::test]
@@ -224,7 +237,10 @@ mod tests {
         while embedder.queue.capacity() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(embedder.embed(EmbedRequest::to_compare(texts(&["c"]))).await, Err(EmbedError::Busy));
+        assert_eq!(
+            embedder.embed(EmbedRequest::to_compare(texts(&["c"]))).await,
+            Err(EmbedError::Busy)
+        );
         let open = tokio::task::spawn_blocking(move || {
             gate.wait();
             gate.wait();

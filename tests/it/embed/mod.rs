@@ -6,7 +6,7 @@ mod pull;
 use std::path::PathBuf;
 
 use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
-use copilotd_gateway::cache::embedder::Embedder;
+use copilotd_actors::ports::{EmbedRequest, Embedder};
 
 const TEXTS: [&str; 5] = [
     "How do I reset my password?",
@@ -35,9 +35,16 @@ async fn check(kind: ModelKind, starts: [[f32; 4]; 5], cosines: [(usize, usize, 
     let Some(directory) = models() else { return };
     let embedder = LocalEmbedder::load(kind, &directory).unwrap();
     // Alone and with others: padding must not change a vector.
-    let mut vectors = embedder.embed(TEXTS.map(str::to_owned).to_vec()).await.unwrap();
+    let mut vectors = embedder
+        .embed(EmbedRequest::to_compare(TEXTS.map(str::to_owned).to_vec()))
+        .await
+        .unwrap();
     for (place, text) in TEXTS.into_iter().enumerate() {
-        let alone = embedder.embed(vec![text.to_owned()]).await.unwrap().remove(0);
+        let alone = embedder
+            .embed(EmbedRequest::to_compare(vec![text.to_owned()]))
+            .await
+            .unwrap()
+            .remove(0);
         assert!(alone.cosine(&vectors[place]) > 0.999_99, "{text}");
         vectors[place] = alone;
     }
@@ -89,8 +96,14 @@ async fn texts_without_words_are_answered_or_refused_but_kill_nothing() {
     for kind in ModelKind::ALL {
         let embedder = LocalEmbedder::load(kind, &directory).unwrap();
         for text in ["", " ", "\u{0}", "🦀🦀🦀", &"long ".repeat(10_000)] {
-            let _ = embedder.embed(vec![text.to_owned()]).await;
+            let _ = embedder.embed(EmbedRequest::to_compare(vec![text.to_owned()])).await;
         }
-        assert!(embedder.embed(vec!["still there".to_owned()]).await.is_ok(), "{kind}");
+        assert!(
+            embedder
+                .embed(EmbedRequest::to_compare(vec!["still there".to_owned()]))
+                .await
+                .is_ok(),
+            "{kind}"
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
-use copilotd_gateway::cache::embedder::{EmbedError, Embedder as _};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -148,7 +148,7 @@ async fn callers(
             while begun.elapsed() < time {
                 let text = texts.next_text();
                 let asked = Instant::now();
-                match embedder.embed(vec![text]).await {
+                match embedder.embed(EmbedRequest::to_compare(vec![text])).await {
                     Ok(vectors) => {
                         latencies.add(asked.elapsed());
                         ensure!(vectors.len() == 1, "{} vectors for one text", vectors.len());

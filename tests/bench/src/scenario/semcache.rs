@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
-use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Vector};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 use copilotd_gateway::cache::veto::veto;
 use copilotd_gateway::cache::{
     Audience, Cache, CachedAnswer, Decision, Evidence, Knowledge, Lookup, Question, Rules, Settings, question,
@@ -121,7 +121,7 @@ async fn vectors(embedder: &LocalEmbedder, texts: impl Iterator<Item = &String>)
     let texts: Vec<String> = texts.cloned().collect();
     let mut vectors = Vec::new();
     for batch in texts.chunks(4) {
-        vectors.extend(embedder.embed(batch.to_vec()).await?);
+        vectors.extend(embedder.embed(EmbedRequest::to_compare(batch.to_vec())).await?);
     }
     Ok(vectors)
 }
@@ -291,7 +291,7 @@ struct Ready;
 
 #[async_trait::async_trait]
 impl Embedder for Ready {
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
         let space = "ready".into();
         let one = |text: String| {
             let number = text
@@ -308,7 +308,7 @@ impl Embedder for Ready {
             });
             Vector::unit(&space, values.collect()).ok_or(EmbedError::Busy)
         };
-        texts.into_iter().map(one).collect()
+        request.texts.into_iter().map(one).collect()
     }
 }
 
