@@ -43,6 +43,56 @@ pub struct Attributes {
     pub access: Access,
 }
 
+/// Changes to the attributes of a document. The index applies them in its own transaction: a change that restricts access
+/// must not be undone by another one that was read before it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AttributeChanges {
+    /// The new title, or none to remove it.
+    pub title: Option<Option<String>>,
+    /// The new address, or none to remove it.
+    pub uri: Option<Option<String>>,
+    /// The new metadata.
+    pub metadata: Option<BTreeMap<String, Value>>,
+    /// The new list of users, or none to remove the list.
+    pub users: Option<Option<BTreeSet<UserId>>>,
+    /// The new list of roles, or none to remove the list.
+    pub roles: Option<Option<BTreeSet<String>>>,
+}
+
+impl AttributeChanges {
+    /// Returns the attributes after the changes; what a change leaves out is kept. A document is for everybody again
+    /// only when a list was removed (not emptied) and no entry of the other one is left.
+    #[must_use]
+    pub fn applied_to(&self, stored: Attributes) -> Attributes {
+        Attributes {
+            title: self.title.clone().unwrap_or(stored.title),
+            uri: self.uri.clone().unwrap_or(stored.uri),
+            metadata: self.metadata.clone().unwrap_or(stored.metadata),
+            access: self.access_after(stored.access),
+        }
+    }
+
+    fn access_after(&self, stored: Access) -> Access {
+        if self.users.is_none() && self.roles.is_none() {
+            return stored;
+        }
+        let (users, roles) = match stored {
+            Access::Everyone => (BTreeSet::new(), BTreeSet::new()),
+            Access::Listed { users, roles } => (users, roles),
+        };
+        let removed = matches!(self.users, Some(None)) || matches!(self.roles, Some(None));
+        let emptied = matches!(&self.users, Some(Some(users)) if users.is_empty())
+            || matches!(&self.roles, Some(Some(roles)) if roles.is_empty());
+        let users = self.users.clone().map_or(users, Option::unwrap_or_default);
+        let roles = self.roles.clone().map_or(roles, Option::unwrap_or_default);
+        if removed && !emptied && users.is_empty() && roles.is_empty() {
+            Access::Everyone
+        } else {
+            Access::Listed { users, roles }
+        }
+    }
+}
+
 /// Who may read a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -160,4 +210,78 @@ pub struct Document {
     pub created_at: Timestamp,
     /// When content or attributes last changed.
     pub updated_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(names: &[&str]) -> BTreeSet<UserId> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn roles(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn listed(user: &[&str], role: &[&str]) -> Access {
+        Access::Listed {
+            users: users(user),
+            roles: roles(role),
+        }
+    }
+
+    #[test]
+    fn access_changes_only_where_a_list_is_given() {
+        type Change<'a> = Option<Option<&'a [&'a str]>>;
+        let cases: &[(Access, Change<'_>, Change<'_>, Access)] = &[
+            (Access::Everyone, None, None, Access::Everyone),
+            (listed(&["a"], &[]), None, None, listed(&["a"], &[])),
+            (Access::Everyone, Some(Some(&["a"])), None, listed(&["a"], &[])),
+            (Access::Everyone, Some(Some(&[])), None, listed(&[], &[])),
+            (Access::Everyone, Some(None), Some(None), Access::Everyone),
+            (listed(&["a"], &["r"]), Some(Some(&["b"])), None, listed(&["b"], &["r"])),
+            (listed(&["a"], &["r"]), Some(None), None, listed(&[], &["r"])),
+            (listed(&["a"], &[]), Some(None), None, Access::Everyone),
+            (listed(&["a"], &["r"]), Some(None), Some(None), Access::Everyone),
+            // Emptying a list never opens a document.
+            (listed(&["a"], &[]), Some(Some(&[])), None, listed(&[], &[])),
+            (listed(&["a"], &["r"]), Some(Some(&[])), Some(None), listed(&[], &[])),
+            (listed(&[], &[]), None, Some(Some(&["r"])), listed(&[], &["r"])),
+        ];
+        for (stored, user, role, expected) in cases {
+            let changes = AttributeChanges {
+                users: user.map(|list| list.map(users)),
+                roles: role.map(|list| list.map(roles)),
+                ..AttributeChanges::default()
+            };
+            let attributes = Attributes {
+                access: stored.clone(),
+                title: Some("kept".to_owned()),
+                ..Attributes::default()
+            };
+            let after = changes.applied_to(attributes);
+            assert_eq!(after.access, *expected, "{stored:?} {user:?} {role:?}");
+            assert_eq!(after.title.as_deref(), Some("kept"));
+        }
+    }
+
+    #[test]
+    fn a_reader_needs_to_be_listed_by_name_or_role() {
+        let caller = |user: Option<&str>, role: &[&str]| Reader::Caller {
+            user: user.map(|user| user.parse().unwrap()),
+            roles: roles(role),
+        };
+        for (reader, access, may) in [
+            (Reader::Administrator, listed(&[], &[]), true),
+            (caller(None, &[]), Access::Everyone, true),
+            (caller(None, &["r"]), listed(&[], &["r"]), false),
+            (caller(Some("a"), &[]), listed(&["a"], &[]), true),
+            (caller(Some("a"), &["r"]), listed(&["b"], &["r"]), true),
+            (caller(Some("a"), &["s"]), listed(&["b"], &["r"]), false),
+            (caller(Some("a"), &["r"]), listed(&[], &[]), false),
+        ] {
+            assert_eq!(reader.may_read(&access), may, "{reader:?} {access:?}");
+        }
+    }
 }

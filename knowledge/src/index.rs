@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::chunk::{Chunk, ChunkDraft};
-use crate::document::{Attributes, Document, DocumentKey, Format, IngestFailure, Reader, Version};
+use crate::document::{AttributeChanges, Document, DocumentKey, Format, IngestFailure, Reader, Version};
 
 /// Content and attributes that a caller stores under a key.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub struct Submission {
     pub content: Vec<u8>,
     /// SHA-256 of format and content.
     pub content_hash: [u8; 32],
-    /// All attributes, as they shall be: the caller has merged those it keeps.
-    pub attributes: Attributes,
+    /// Changes to its attributes.
+    pub changes: AttributeChanges,
     /// The job that will ingest it, if there is work.
     pub job: JobId,
     /// The time.
@@ -39,7 +39,7 @@ pub struct Submission {
 pub enum Submitted {
     /// The content is new; its job waits.
     Accepted(Document),
-    /// The content is the one that is stored or being ingested. Attributes were replaced if they differed.
+    /// The content is the one that is stored or being ingested. The attributes were changed.
     Unchanged(Document),
     /// Nothing was stored: the tenant would have more than its quota allows.
     QuotaExceeded(QuotaKind),
@@ -196,12 +196,12 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// published, searches find the version before it. Content that failed before is accepted again.
     async fn submit(&self, scope: &TenantScope, submission: Submission, quota: &Quota) -> Result<Submitted, LogError>;
 
-    /// Replaces the attributes of a document; in force for every later search. None if there is no such document.
-    async fn set_attributes(
+    /// Changes the attributes of a document; in force for every later search. None if there is no such document.
+    async fn change_attributes(
         &self,
         scope: &TenantScope,
         key: &DocumentKey,
-        attributes: Attributes,
+        changes: &AttributeChanges,
         at: Timestamp,
     ) -> Result<Option<Document>, LogError>;
 
