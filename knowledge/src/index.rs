@@ -41,7 +41,8 @@ pub enum Submitted {
     Accepted(Document),
     /// The content is the one that is stored or being ingested. The attributes were changed.
     Unchanged(Document),
-    /// Nothing was stored: the tenant would have more than its quota allows.
+    /// Nothing was stored: the tenant would have more than its quota allows. A new document needs room for at least one
+    /// chunk; how many it has is checked when it is published.
     QuotaExceeded(QuotaKind),
 }
 
@@ -72,7 +73,7 @@ pub enum QuotaKind {
 pub struct Totals {
     /// Documents.
     pub documents: u64,
-    /// Bytes of their content.
+    /// Bytes of their newest content, as it was received.
     pub bytes: u64,
     /// Searchable chunks.
     pub chunks: u64,
@@ -120,7 +121,7 @@ pub struct IngestJob {
     pub key: DocumentKey,
     /// How far it has come.
     pub status: IngestStatus,
-    /// Chunks stored with all that searches need.
+    /// Chunks that were staged for the version; all of them once it is published.
     pub done: u64,
     /// All chunks of the version; none until they are cut.
     pub total: Option<u64>,
@@ -187,16 +188,18 @@ pub struct Hit {
 ///   finds nor a single score of it. All filters apply inside the search: `limit` readable hits are returned if there
 ///   are that many.
 /// - *Durability*: what a call changed is durable when it returns, all of it or nothing.
-/// - *Fencing*: a call that names a version changes nothing and returns `false` if that version is not the newest one
-///   any more or the document is gone.
+/// - *Fencing*: a call that names a version changes nothing and returns `false` (or [`Published::Superseded`]) if that
+///   version is not the newest one any more, does not wait any more, or the document is gone.
 /// - *Erasure*: after `delete` and `erase_tenant` no search, read or raw file of the index has any of the content.
 #[async_trait]
 pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// Stores a document's content and attributes. The content waits for [`pending`](Self::pending); until it is
-    /// published, searches find the version before it. Content that failed before is accepted again.
+    /// published, searches find the version before it, and it waits in the place of a version that it supersedes.
+    /// Content that failed before is accepted again.
     async fn submit(&self, scope: &TenantScope, submission: Submission, quota: &Quota) -> Result<Submitted, LogError>;
 
-    /// Changes the attributes of a document; in force for every later search. None if there is no such document.
+    /// Changes the attributes of a document; in force for every later search. `at` becomes the time of its last change if
+    /// that makes a difference. None if there is no such document.
     async fn change_attributes(
         &self,
         scope: &TenantScope,
@@ -226,8 +229,14 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<Option<Vec<Chunk>>, LogError>;
 
-    /// Deletes a document with everything derived from it. None if there is no such document.
-    async fn delete(&self, scope: &TenantScope, key: &DocumentKey) -> Result<Option<ErasureReceipt>, LogError>;
+    /// Deletes a document with everything derived from it. None if there is no such document. Its jobs stay for their
+    /// day: they hold no content.
+    async fn delete(
+        &self,
+        scope: &TenantScope,
+        key: &DocumentKey,
+        at: Timestamp,
+    ) -> Result<Option<ErasureReceipt>, LogError>;
 
     /// Returns what the tenant has stored.
     async fn totals(&self, scope: &TenantScope) -> Result<Totals, LogError>;
@@ -248,8 +257,9 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         total: u64,
     ) -> Result<bool, LogError>;
 
-    /// Returns which of these chunks of the document are stored already, published or staged, and have a vector of
-    /// `space`, or which are stored at all if there is none.
+    /// Returns which of these chunks of the document are stored already, current or staged, and have a vector of
+    /// `space`, or which are stored at all if there is none; in the order asked for. A cited chunk that left the
+    /// searches has to be staged again.
     async fn known_chunks(
         &self,
         scope: &TenantScope,
@@ -258,8 +268,8 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         space: Option<&Space>,
     ) -> Result<Vec<ChunkId>, LogError>;
 
-    /// Stores chunks of a version that is not published yet, with their vectors if there is a model (none or one for
-    /// each). A chunk that is known keeps its row, and its vector if it has one of the same space.
+    /// Stores chunks of a version that waits, with their vectors if there is a model (none or one for each). A chunk that
+    /// is stored keeps its row, and its vector if it has one of the same space.
     async fn stage(
         &self,
         scope: &TenantScope,
@@ -271,7 +281,8 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
 
     /// Makes a version the searchable one. `chunks` are all its chunks in order, each stored before and with its place
     /// in this version. Chunks that are no longer part of it leave the searches; they are deleted unless they are
-    /// cited. The content is deleted. Fails with [`Published::QuotaExceeded`] if the tenant would have too many chunks.
+    /// cited. The content is deleted. Fails with [`Published::QuotaExceeded`] if the tenant would have too many chunks,
+    /// and with an error if a chunk is not stored or occurs twice.
     async fn publish(
         &self,
         scope: &TenantScope,
@@ -282,7 +293,8 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         at: Timestamp,
     ) -> Result<Published, LogError>;
 
-    /// Records that a version could not be ingested; deletes its content and what was staged for it.
+    /// Records that a version could not be ingested; deletes its content and all chunks of the document that were only
+    /// staged.
     async fn fail(
         &self,
         scope: &TenantScope,
@@ -292,10 +304,11 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         at: Timestamp,
     ) -> Result<bool, LogError>;
 
-    /// Returns at most `limit` published chunks, of any tenants, that have no vector of `space`.
+    /// Returns at most `limit` current chunks that have no vector of `space`: some of each tenant, as far as the limit
+    /// allows.
     async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError>;
 
-    /// Stores vectors for published chunks. Chunks that are gone are skipped.
+    /// Stores vectors for current chunks, replacing those of the same space. Chunks that are gone are skipped.
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError>;
 
     /// Deletes all vectors of other spaces than those in `keep`.
@@ -308,10 +321,11 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// longer current.
     async fn read(&self, scope: &TenantScope, reader: &Reader, chunks: &[ChunkId]) -> Result<Vec<Chunk>, LogError>;
 
-    /// Marks chunks as cited: they stay readable when an update removes them.
+    /// Marks published chunks as cited: they stay readable when an update removes them, until their document is deleted.
+    /// Chunks that are gone are skipped.
     async fn cite(&self, scope: &TenantScope, chunks: &[ChunkId]) -> Result<(), LogError>;
 
-    /// Deletes ended jobs older than a day; returns their number.
+    /// Deletes jobs that ended before a time; returns their number.
     async fn forget_jobs(&self, ended_before: Timestamp) -> Result<u64, LogError>;
 
     /// Deletes everything of a tenant.
@@ -337,8 +351,15 @@ pub struct ChunkPlace {
 pub enum Published {
     /// Searches find it.
     Done,
-    /// A newer version was submitted, or the document was deleted.
+    /// A newer version was submitted, the document was deleted, or the version had ended before.
     Superseded,
     /// Nothing was changed: the tenant would have more chunks than its quota allows.
     QuotaExceeded,
+}
+
+/// Puts a question's terms, each with the number of chunks that contain it, in the order in which their weights are
+/// added up: the rarest first, which say most. Every implementation adds in this order, so that scores agree to the last
+/// bit.
+pub fn by_rarity(terms: &mut [(String, u64)]) {
+    terms.sort_by(|(a, rare), (b, common)| rare.cmp(common).then_with(|| a.cmp(b)));
 }
