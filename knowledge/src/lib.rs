@@ -9,5 +9,7 @@
 
 pub mod chunk;
 pub mod document;
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod index;
 pub mod lexical;
