@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use self::tenant::Tenant;
 use crate::chunk::Chunk;
-use crate::document::{Attributes, Document, DocumentKey, IngestFailure, Reader, Version};
+use crate::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Version};
 use crate::index::{
     Candidates, ChunkPlace, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
     Submitted, Totals, Unembedded,
@@ -69,14 +69,14 @@ impl KnowledgeIndex for MemoryIndex {
         })
     }
 
-    async fn set_attributes(
+    async fn change_attributes(
         &self,
         scope: &TenantScope,
         key: &DocumentKey,
-        attributes: Attributes,
+        changes: &AttributeChanges,
         at: Timestamp,
     ) -> Result<Option<Document>, LogError> {
-        self.of(scope, |tenant| Ok(tenant.set_attributes(key, attributes, at)))
+        self.of(scope, |tenant| Ok(tenant.change_attributes(key, changes, at)))
     }
 
     async fn document(&self, scope: &TenantScope, key: &DocumentKey) -> Result<Option<Document>, LogError> {

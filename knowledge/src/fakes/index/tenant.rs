@@ -8,7 +8,7 @@ use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 
 use crate::chunk::{Chunk, ChunkDraft};
-use crate::document::{Attributes, Document, DocumentKey, IngestFailure, Reader, Stage, Version};
+use crate::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Stage, Version};
 use crate::index::{
     ChunkPlace, IngestJob, IngestStatus, NewChunk, Published, Quota, QuotaKind, Submission, Submitted, Totals,
     Unembedded,
@@ -69,7 +69,7 @@ impl Tenant {
             format,
             content,
             content_hash,
-            attributes,
+            changes,
             job,
             at,
         } = submission;
@@ -78,7 +78,7 @@ impl Tenant {
             && document.content_hash == content_hash
             && document.stage != Stage::Failed
         {
-            change_attributes(document, attributes, at);
+            change_attributes(document, &changes, at);
             return Submitted::Unchanged(document.clone());
         }
         let known = self.documents.get(&key);
@@ -111,10 +111,11 @@ impl Tenant {
         let known = self.documents.remove(&key);
         let place = known.as_ref().and_then(|known| Some(known.waiting.as_ref()?.0));
         let known = known.map(|known| known.document);
+        let attributes = known.as_ref().map(|known| known.attributes.clone());
         let document = Document {
             id,
             key: key.clone(),
-            attributes,
+            attributes: changes.applied_to(attributes.unwrap_or_default()),
             version: known.as_ref().map_or(1, |known| known.version + 1),
             content_hash,
             format,
@@ -134,14 +135,14 @@ impl Tenant {
         Submitted::Accepted(document)
     }
 
-    pub(super) fn set_attributes(
+    pub(super) fn change_attributes(
         &mut self,
         key: &DocumentKey,
-        attributes: Attributes,
+        changes: &AttributeChanges,
         at: Timestamp,
     ) -> Option<Document> {
         let document = &mut self.documents.get_mut(key)?.document;
-        change_attributes(document, attributes, at);
+        change_attributes(document, changes, at);
         Some(document.clone())
     }
 
@@ -443,7 +444,8 @@ impl Tenant {
     }
 }
 
-fn change_attributes(document: &mut Document, attributes: Attributes, at: Timestamp) {
+fn change_attributes(document: &mut Document, changes: &AttributeChanges, at: Timestamp) {
+    let attributes = changes.applied_to(document.attributes.clone());
     if document.attributes != attributes {
         document.attributes = attributes;
         document.updated_at = at;
