@@ -90,6 +90,22 @@ pub enum Omitted {
     Pending,
 }
 
+/// A step of a retrieval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetrievalStep {
+    /// A small model rewrites a question that needs the conversation to be understood.
+    Rewrite,
+    /// The question becomes a vector.
+    Embed,
+    /// The index is searched.
+    Search,
+    /// A model orders what was found anew.
+    Rerank,
+    /// The chunks are read.
+    Read,
+}
+
 fn one() -> u64 {
     1
 }

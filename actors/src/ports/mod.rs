@@ -8,6 +8,7 @@ mod event_log;
 mod ids;
 mod job;
 mod job_store;
+mod knowledge;
 mod model;
 mod policies;
 mod revocation_store;
@@ -29,6 +30,7 @@ pub use event_log::{
 pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
+pub use knowledge::{Knowledge, KnowledgeError, KnowledgeQuery, Retrieved, RetrievedChunk};
 pub use model::{
     LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy, ToolOffer,
 };
