@@ -1,6 +1,7 @@
 //! In-memory ports for tests. Never part of the product: the feature `fakes` is off by default.
 
 pub mod detector;
+pub mod embedder;
 pub mod knowledge;
 pub mod log;
 pub mod model;
