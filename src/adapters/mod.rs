@@ -1,10 +1,12 @@
 //! Implementations of the actors' and the gateway's ports: each module drives one external system. Wire and driver
-//! types stay inside their adapter; no adapter imports another.
+//! types stay inside their adapter; no adapter imports another. Those on SQLite share `sqlite`.
 
+pub(crate) mod backoff;
 pub mod embedding;
 pub mod limiter;
 pub mod llm;
 pub mod schema_check;
+pub(crate) mod sqlite;
 pub mod store;
 // Vendors may send anything: `systems::tools::member` reads it.
 #[deny(clippy::indexing_slicing, clippy::string_slice)]

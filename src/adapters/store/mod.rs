@@ -1,6 +1,5 @@
 //! Stores of conversations, tenants, keys, usage and audit logs: SQLite and MongoDB behind the same ports.
 
-pub(crate) mod backoff;
 pub mod mongo;
 pub(crate) mod open_tenants;
 pub mod sqlite;

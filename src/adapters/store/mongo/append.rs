@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::fence::Fence;
 use super::fold;
 use super::lease::Lease;
-use crate::adapters::store::backoff::Backoff;
+use crate::adapters::backoff::Backoff;
 
 /// Log heads that are remembered. When there are more, all are forgotten: reading one again costs one query.
 const MAX_HEADS: usize = 50_000;

@@ -20,7 +20,7 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 use super::MongoLog;
 use super::failure::Failure;
 use super::usage::as_future;
-use crate::adapters::store::backoff::Backoff;
+use crate::adapters::backoff::Backoff;
 use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 /// How long one entry is tried; shorter than its caller waits.

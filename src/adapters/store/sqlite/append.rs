@@ -7,8 +7,8 @@ use copilotd_actors::ports::{Append, LogError, Snapshot};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::failure::Failure;
 use super::rows;
+use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::store::text;
 
 /// An append encoded for the writer: once, however often it is tried.

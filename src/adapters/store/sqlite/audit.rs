@@ -10,8 +10,8 @@ use copilotd_actors::ports::LogError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteLog;
-use super::failure::Failure;
-use super::reserve::Priority;
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
 use copilotd_actors::ports::{AuditStore, Head, StoredEntry};
 
 #[async_trait]
@@ -30,7 +30,7 @@ impl AuditStore for SqliteLog {
             let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());
             move |connection: &Connection| append(connection, &tenant, &entry, &head)
         };
-        self.writer.write_as(priority, work).await?;
+        self.database.writer.write_as(priority, work).await?;
         // After the commit: the anchor may be behind the log, but never ahead of it.
         crash::point("audit.before:anchor");
         let (anchor, raised, head) = (Arc::clone(&self.anchor), tenant.clone(), head.clone());
@@ -57,7 +57,7 @@ impl AuditStore for SqliteLog {
             let sql = "SELECT n, body, hash, mac FROM audit WHERE tenant = ?1 AND n >= ?2 ORDER BY n LIMIT ?3";
             entries(connection, sql, &tenant, first, limit)
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn entries_before(
@@ -72,7 +72,7 @@ impl AuditStore for SqliteLog {
             let sql = "SELECT n, body, hash, mac FROM audit WHERE tenant = ?1 AND n <= ?2 ORDER BY n DESC LIMIT ?3";
             entries(connection, sql, &tenant, last, limit)
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn audit_head(&self, tenant: &TenantId) -> Result<Option<Head>, LogError> {
@@ -84,7 +84,7 @@ impl AuditStore for SqliteLog {
                 .optional()?;
             Ok(head)
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 }
 

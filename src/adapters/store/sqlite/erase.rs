@@ -12,8 +12,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::append::{add_turn, head};
-use super::failure::Failure;
 use super::rows;
+use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::store::text;
 use crate::adapters::store::unreadable::skip_unreadable;
 

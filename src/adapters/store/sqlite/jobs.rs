@@ -11,9 +11,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::append::{Head, head};
-use super::failure::Failure;
-use super::reserve::Priority;
 use super::{SqliteLog, rows};
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
 use crate::adapters::store::text::stored_scope;
 use crate::adapters::store::unreadable::skip_unreadable;
 
@@ -68,7 +68,7 @@ impl JobStore for SqliteLog {
             Ok(())
         };
         // Jobs are few and short, and deleting a tenant has to work on a full disk.
-        Ok(self.writer.write_protective(work).await?)
+        Ok(self.database.writer.write_protective(work).await?)
     }
 
     async fn job(&self, scope: &TenantScope, id: JobId) -> Result<Option<Job>, LogError> {
@@ -81,7 +81,7 @@ impl JobStore for SqliteLog {
                 .optional()?;
             found.transpose()
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn jobs_of(&self, scope: &TenantScope, limit: usize) -> Result<Vec<Job>, LogError> {
@@ -90,7 +90,7 @@ impl JobStore for SqliteLog {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE tenant = ?1 ORDER BY created_at DESC, id LIMIT ?2");
             jobs(connection, &sql, params![tenant.as_str(), bound(limit)])
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn open_jobs(&self) -> Result<Vec<Job>, LogError> {
@@ -98,7 +98,7 @@ impl JobStore for SqliteLog {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE is_open = 1 ORDER BY created_at, id");
             jobs(connection, &sql, [])
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn expired_jobs(&self, now: Timestamp, limit: usize) -> Result<Vec<Job>, LogError> {
@@ -107,7 +107,7 @@ impl JobStore for SqliteLog {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE expires_at <= ?1 ORDER BY expires_at, id LIMIT ?2");
             jobs(connection, &sql, params![now, bound(limit)])
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn delete_job(&self, scope: &TenantScope, id: JobId) -> Result<(), LogError> {
@@ -120,7 +120,7 @@ impl JobStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write_as(Priority::Erasing, work).await?)
+        Ok(self.database.writer.write_as(Priority::Erasing, work).await?)
     }
 
     async fn put_piece(&self, scope: &TenantScope, job: JobId, piece: &Piece) -> Result<PieceOutcome, LogError> {
@@ -145,7 +145,7 @@ impl JobStore for SqliteLog {
                 ])?;
             Ok(PieceOutcome::Stored)
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 
     async fn next_piece(&self, scope: &TenantScope, job: JobId, after: u64) -> Result<Option<Piece>, LogError> {
@@ -166,7 +166,7 @@ impl JobStore for SqliteLog {
                 .optional()?;
             Ok(found)
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn delete_pieces(&self, scope: &TenantScope, job: JobId) -> Result<u64, LogError> {
@@ -180,7 +180,7 @@ impl JobStore for SqliteLog {
                     .prepare_cached(sql)?
                     .execute(params![tenant.as_str(), job.uuid(), PIECES_AT_ONCE])?)
             };
-            match self.writer.write_as(Priority::Erasing, work).await? {
+            match self.database.writer.write_as(Priority::Erasing, work).await? {
                 0 => return Ok(deleted),
                 some => deleted += some as u64,
             }

@@ -9,28 +9,20 @@ mod anchor;
 mod append;
 mod audit;
 mod erase;
-mod failure;
-mod history;
 mod jobs;
-mod lock;
-pub(crate) mod page_slack;
 mod probe;
 mod quota;
 mod read;
-mod readers;
-mod reserve;
 mod revocations;
 mod rows;
-mod schema;
 pub mod standby;
+mod tables;
 mod tenant_erasure;
 mod tenants;
 mod usage;
-mod writer;
 
-use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,22 +40,16 @@ use tokio::time::Instant;
 
 use self::anchor::Anchor;
 use self::append::EncodedAppend;
-use self::failure::Failure;
-use self::history::History;
-use self::lock::DirectoryLock;
-use self::readers::Readers;
-use self::reserve::{Priority, Reserve};
-use self::writer::{MaxPages, Writer, Writing};
-use super::backoff::Backoff;
-use super::sqlite::page_slack::PageSlack;
 use super::tenant_fence::TenantFence;
-use crate::private_files;
+use crate::adapters::backoff::Backoff;
+pub use crate::adapters::sqlite::OpenError;
+use crate::adapters::sqlite::history::History;
+use crate::adapters::sqlite::lock::DirectoryLock;
+use crate::adapters::sqlite::reserve::Priority;
+use crate::adapters::sqlite::{Database, Opening, make_directory};
 
-/// File name of the database inside the data directory.
-const FILE: &str = "copilotd.db";
-
-/// Most rounds in which an erasure clears pages that changed during the previous round.
-const MAX_ROUNDS: usize = 4;
+/// Name of the database's files inside the data directory.
+const NAME: &str = "copilotd";
 
 /// Options besides the directory.
 #[derive(Debug, Clone)]
@@ -86,68 +72,15 @@ impl Default for SqliteOptions {
     }
 }
 
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory or a file in it cannot be created, read or written.
-    #[error("cannot read or write {path}", path = path.display())]
-    Directory {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another process uses it.
-    #[error("{path} is in use by another copilotd{of}; one process may use a data directory at a time",
-        path = path.display(), of = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
-    Locked {
-        path: PathBuf,
-        /// The process that uses it, if known.
-        pid: Option<u32>,
-    },
-    /// A newer release wrote it.
-    #[error("{path} has schema version {found}, and this release knows versions up to {known}; use a newer release",
-        path = path.display())]
-    Newer {
-        path: PathBuf,
-        found: i64,
-        /// Newest version that this release knows.
-        known: i64,
-    },
-    /// No space to open it.
-    #[error("the disk of {path} is full and the disk reserve is used up; free some space and start again", path = path.display())]
-    Full { path: PathBuf },
-    /// No space to migrate it.
-    #[error("the disk of {path} is full: migrating the database from schema version {found} to {known} needs more space than half of \
-        the disk reserve; free some space and start again. Nothing was changed; the previous release still opens it",
-        path = path.display())]
-    FullMigration {
-        path: PathBuf,
-        found: i64,
-        /// Newest version that this release knows.
-        known: i64,
-    },
-    /// The database of another program.
-    #[error("{path} is a SQLite database of another program, not of copilotd; use another data directory", path = path.display())]
-    Foreign { path: PathBuf },
-    #[error("cannot open the database")]
-    Sqlite(#[from] rusqlite::Error),
-}
-
 /// [`EventLog`] in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteLog {
-    // Dropped first: the last writer to close folds the write-ahead log back, which readers would prevent.
-    readers: Readers,
-    writer: Writer,
-    reserve: Arc<Reserve>,
+    database: Database,
     anchor: Arc<Anchor>,
     /// Tenants that are being deleted.
     fence: TenantFence,
-    max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
-    // Dropped last: it keeps the database file open, and closing that file would release SQLite's locks on it.
-    slack: Arc<PageSlack>,
 }
 
 impl SqliteLog {
@@ -165,7 +98,7 @@ impl SqliteLog {
     /// As [`SqliteLog::open`].
     pub fn open_with(directory: &Path, options: &SqliteOptions) -> Result<Self, OpenError> {
         make_directory(directory)?;
-        let lock = DirectoryLock::take(directory)?;
+        let lock = DirectoryLock::take(directory, NAME)?;
         Self::open_locked(directory, options, lock)
     }
 
@@ -178,42 +111,16 @@ impl SqliteLog {
     }
 
     fn open_locked(directory: &Path, options: &SqliteOptions, lock: DirectoryLock) -> Result<Self, OpenError> {
-        let path = directory.join(FILE);
-        private_files::tighten_directory(directory);
-        // SQLite creates the files beside it (-wal, -shm) with the same mode.
-        let file = private_files::open(&path).map_err(|source| OpenError::Directory {
-            path: path.clone(),
-            source,
-        })?;
-        let slack = Arc::new(PageSlack::new(file, &path));
-        let reserve = Arc::new(Reserve::open(directory, &path));
-        let mut connection = schema::open_writer(&path, &reserve)?;
-        slack.watch(&mut connection)?;
-        let max_pages = match options.max_bytes {
-            Some(bytes) => Some(schema::max_pages(&connection, bytes)?),
-            None => None,
-        };
-        let (history, missing_commits) = History::open(directory, &connection)?;
-        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&connection)));
-        let readers = Readers::open(&path, options.readers.max(1))?;
-        let writing = Writing {
-            connection,
-            reserve: Arc::clone(&reserve),
-            history,
-            slack: Arc::clone(&slack),
-            max_pages,
-        };
-        let writer = Writer::start(writing, lock).map_err(|source| OpenError::Directory { path, source })?;
+        let opening = Opening::new(directory, NAME, &tables::SCHEMA, options.max_bytes)?;
+        let (history, missing_commits) = History::open(directory, &opening.connection)?;
+        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&opening.connection)));
+        let database = opening.start(options.readers, Some(history), lock)?;
         Ok(Self {
-            readers,
-            writer,
-            reserve,
+            database,
             anchor,
             fence: TenantFence::default(),
-            max_pages,
             missing_commits,
             append_deadline: options.append_deadline,
-            slack,
         })
     }
 
@@ -227,48 +134,16 @@ impl SqliteLog {
         }
     }
 
-    /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write meanwhile.
-    async fn clear_slack(&self) -> Result<(), Failure> {
-        for _ in 0..MAX_ROUNDS {
-            let mut taken = self
-                .slack
-                .take()
-                .map_err(|error| Failure::PageSlack(error.to_string()))?;
-            for pages in std::mem::take(&mut taken.slices) {
-                let slack = Arc::clone(&self.slack);
-                self.writer.outside_transaction(move |c| slack.clear(c, &pages)).await?;
-            }
-            taken.done();
-            if self.slack.is_nearly_clean() {
-                break;
-            }
-        }
-        // The write-ahead log still has older versions of pages: it is truncated in the same step that clears the last
-        // pages.
-        let mut backoff = Backoff::new(self.append_deadline);
-        loop {
-            let (slack, reserve) = (Arc::clone(&self.slack), Arc::clone(&self.reserve));
-            if self
-                .writer
-                .outside_transaction(move |c| slack.finish(c, &reserve))
-                .await?
-            {
-                return Ok(());
-            }
-            if !backoff.pause().await {
-                let busy = "the write-ahead log cannot be truncated while readers use it";
-                return Err(LogError::Unavailable(busy.to_owned()).into());
-            }
-        }
-    }
-
     async fn append_until(&self, encoded: &Arc<EncodedAppend>) -> Result<(), LogError> {
         let mut backoff = Backoff::new(self.append_deadline);
         // An erasure has to work on a full disk.
         let priority = Priority::protective_if(encoded.is_erasure());
         loop {
             let work = Arc::clone(encoded);
-            let written = self.writer.write_as(priority, move |connection| work.write(connection));
+            let written = self
+                .database
+                .writer
+                .write_as(priority, move |connection| work.write(connection));
             let failure = match tokio::time::timeout_at(backoff.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
@@ -284,21 +159,6 @@ impl SqliteLog {
             tracing::warn!(error = %failure, "append to a conversation's log failed; trying again");
         }
     }
-}
-
-fn make_directory(directory: &Path) -> Result<(), OpenError> {
-    let cannot = |source| OpenError::Directory {
-        path: directory.to_owned(),
-        source,
-    };
-    private_files::create_directory(directory).map_err(cannot)?;
-    // The directory entry must survive a power cut as well as its content.
-    if let Some(parent) = directory.canonicalize().map_err(cannot)?.parent() {
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(cannot)?;
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -328,12 +188,12 @@ impl EventLog for SqliteLog {
     ) -> Result<Vec<Record>, LogError> {
         let tenant = scope.tenant().clone();
         let query = move |c: &_| read::records(c, &tenant, conversation, after, limit);
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError> {
         let tenant = scope.tenant().clone();
-        Ok(self.readers.run(move |c| read::turn(c, &tenant, turn)).await?)
+        Ok(self.database.readers.run(move |c| read::turn(c, &tenant, turn)).await?)
     }
 
     async fn read_turn_and_header(
@@ -349,7 +209,7 @@ impl EventLog for SqliteLog {
             let header = erase::find_header(c, &tenant, found.conversation)?;
             Ok(header.map(|header| (found, header)))
         };
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn read_messages(
@@ -362,18 +222,19 @@ impl EventLog for SqliteLog {
     ) -> Result<Vec<Record>, LogError> {
         let tenant = scope.tenant().clone();
         let query = move |c: &_| read::messages(c, &tenant, conversation, cursor, order, limit);
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError> {
         let tenant = scope.tenant().clone();
         let query = move |c: &_| erase::find_header(c, &tenant, conversation);
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
         let tenant = scope.tenant().clone();
         let head = self
+            .database
             .readers
             .run(move |c| append::head(c, &tenant, conversation))
             .await?;
@@ -382,12 +243,17 @@ impl EventLog for SqliteLog {
 
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
         let (tenant, query) = (scope.tenant().clone(), query.clone());
-        Ok(self.readers.run(move |c| read::list(c, &tenant, &query)).await?)
+        Ok(self
+            .database
+            .readers
+            .run(move |c| read::list(c, &tenant, &query))
+            .await?)
     }
 
     async fn snapshot(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Snapshot>, LogError> {
         let tenant = scope.tenant().clone();
         Ok(self
+            .database
             .readers
             .run(move |c| read::snapshot(c, &tenant, conversation))
             .await?)
@@ -402,7 +268,7 @@ impl EventLog for SqliteLog {
         let _pass = self.fence.enter(scope.tenant())?;
         let (tenant, snapshot) = (scope.tenant().clone(), snapshot.clone());
         let work = move |c: &_| append::save_snapshot(c, &tenant, conversation, &snapshot);
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 
     async fn pending(
@@ -411,7 +277,11 @@ impl EventLog for SqliteLog {
         limit: usize,
     ) -> Result<Vec<PendingConversation>, LogError> {
         let after = cursor.map(|cursor| (cursor.scope.tenant().clone(), cursor.conversation));
-        Ok(self.readers.run(move |c| read::pending(c, after, limit)).await?)
+        Ok(self
+            .database
+            .readers
+            .run(move |c| read::pending(c, after, limit))
+            .await?)
     }
 
     async fn erase(
@@ -424,7 +294,7 @@ impl EventLog for SqliteLog {
         loop {
             let tenant = scope.tenant().clone();
             let work = move |c: &_| jobs::erase_pieces(c, &tenant, conversation);
-            match self.writer.write_as(Priority::Erasing, work).await? {
+            match self.database.writer.write_as(Priority::Erasing, work).await? {
                 ControlFlow::Continue(some) => exports += some,
                 // The tombstone is stored: no piece is added after this.
                 ControlFlow::Break(_) => break,
@@ -433,7 +303,7 @@ impl EventLog for SqliteLog {
         loop {
             let tenant = scope.tenant().clone();
             let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
-            let step = self.writer.write_as(Priority::Erasing, work).await?;
+            let step = self.database.writer.write_as(Priority::Erasing, work).await?;
             let (ControlFlow::Continue(erased) | ControlFlow::Break(erased)) = &step;
             records += erased.records;
             snapshots += erased.snapshots;
@@ -441,10 +311,11 @@ impl EventLog for SqliteLog {
                 break;
             }
         }
-        self.clear_slack().await?;
+        self.database.clear_slack(self.append_deadline).await?;
         // Last: a process that dies before this resumes the erasure.
         let tenant = scope.tenant().clone();
-        self.writer
+        self.database
+            .writer
             .write_protective(move |c| erase::finish(c, &tenant, conversation))
             .await?;
         Ok(ErasureReceipt {
@@ -458,16 +329,24 @@ impl EventLog for SqliteLog {
 
     async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {
         let (tenant, user) = (scope.tenant().clone(), user.clone());
-        Ok(self.readers.run(move |c| quota::stored(c, &tenant, &user)).await?)
+        Ok(self
+            .database
+            .readers
+            .run(move |c| quota::stored(c, &tenant, &user))
+            .await?)
     }
 
     async fn rebuild(&self) -> Result<u64, LogError> {
-        Ok(self.writer.write(erase::rebuild).await?)
+        Ok(self.database.writer.write(erase::rebuild).await?)
     }
 
     async fn ready(&self) -> Result<(), LogError> {
         // A transaction that could be neither committed nor rolled back would make every later one fail.
-        let idle = self.writer.outside_transaction(|c| Ok(c.is_autocommit())).await?;
+        let idle = self
+            .database
+            .writer
+            .outside_transaction(|c| Ok(c.is_autocommit()))
+            .await?;
         if !idle {
             return Err(LogError::Unavailable(
                 "the database writer cannot end its open transaction".to_owned(),
@@ -475,7 +354,7 @@ impl EventLog for SqliteLog {
         }
         let query =
             |c: &rusqlite::Connection| Ok(c.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))?);
-        Ok(self.readers.run(query).await?)
+        Ok(self.database.readers.run(query).await?)
     }
 
     async fn probe(&self) -> Result<(), LogError> {

@@ -1,13 +1,11 @@
 //! The trial write: shows whether the store takes ordinary writes.
 
-use std::sync::Arc;
-
 use copilotd_actors::ports::LogError;
 use rusqlite::Connection;
 
 use super::SqliteLog;
-use super::failure::Failure;
-use super::writer::MaxPages;
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::writer::MaxPages;
 
 /// Pages that have to be free below the size limit of the file.
 const SPARE_PAGES: i64 = 16;
@@ -15,22 +13,18 @@ const SPARE_PAGES: i64 = 16;
 impl SqliteLog {
     /// Writes the probe's one row; before that, restores the reserve if there is space.
     pub(super) async fn probe_write(&self) -> Result<(), LogError> {
-        let (reserve, slack) = (Arc::clone(&self.reserve), Arc::clone(&self.slack));
-        let restore = move |connection: &Connection| {
-            if !reserve.is_whole() {
-                slack.record_log_pages();
-                reserve.restore(connection);
-            }
-            Ok(())
-        };
-        self.writer.outside_transaction(restore).await?;
+        self.database.restore_reserve().await?;
         // A row this small fits where nothing else fits any more.
-        let refused = self.reserve.take_refused() > 0;
-        let max_pages = self.max_pages;
-        let written = self.writer.write(move |connection| write(connection, max_pages)).await;
+        let refused = self.database.reserve.take_refused() > 0;
+        let max_pages = self.database.max_pages;
+        let written = self
+            .database
+            .writer
+            .write(move |connection| write(connection, max_pages))
+            .await;
         if written.is_err() {
             // The probe's own failure says nothing about the next probe.
-            self.reserve.take_refused();
+            self.database.reserve.take_refused();
         }
         written?;
         if refused {

@@ -5,7 +5,7 @@ use copilotd_actors::domain::conversation::quota::{StoredAmount, StoredTotals};
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use rusqlite::{Connection, params};
 
-use super::failure::Failure;
+use crate::adapters::sqlite::failure::Failure;
 
 /// The counters and their triggers. The row with an empty user is the tenant's; no user has an empty name. Headers
 /// written by an older version are measured by their appends.

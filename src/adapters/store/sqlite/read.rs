@@ -7,8 +7,8 @@ use copilotd_actors::ports::{ListQuery, LogError, Order, PendingConversation, Sn
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
-use super::failure::Failure;
 use super::rows;
+use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::store::text;
 use crate::adapters::store::unreadable::skip_unreadable;
 

@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
-use super::failure::Failure;
+use crate::adapters::sqlite::failure::Failure;
 use copilotd_actors::domain::access::revocation::{Revocation, StoredRevocations, Subject, UnreadableRevocation};
 use copilotd_actors::ports::RevocationStore;
 
 #[async_trait]
 impl RevocationStore for SqliteLog {
     async fn revocations(&self) -> Result<StoredRevocations, LogError> {
-        Ok(self.readers.run(all).await?)
+        Ok(self.database.readers.run(all).await?)
     }
 
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {
@@ -36,7 +36,7 @@ impl RevocationStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write_protective(work).await?)
+        Ok(self.database.writer.write_protective(work).await?)
     }
 
     async fn delete_revocation(&self, tenant: &TenantId, subject: &Subject) -> Result<(), LogError> {
@@ -48,7 +48,7 @@ impl RevocationStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 
     async fn delete_expired_revocations(&self, now: Timestamp) -> Result<(), LogError> {
@@ -62,7 +62,7 @@ impl RevocationStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::failure::Failure;
+use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::store::text::unreadable;
 
 /// Columns of a header, in the order in which [`header`] reads them.

@@ -7,8 +7,8 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use super::lock::DirectoryLock;
 use super::{OpenError, make_directory};
+use crate::adapters::sqlite::lock::DirectoryLock;
 use crate::private_files;
 
 const FILE: &str = "copilotd.standby";
@@ -48,7 +48,7 @@ fn try_take(directory: &Path, announced: Option<File>) -> Result<(Option<Directo
         Some(file) => Some(file),
         None => announce(directory)?,
     };
-    match DirectoryLock::take(directory) {
+    match DirectoryLock::take(directory, super::NAME) {
         Ok(lock) => Ok((Some(lock), None)),
         Err(OpenError::Locked { pid, .. }) => {
             tracing::trace!(pid, "standing by: another process has the data directory");

@@ -7,9 +7,9 @@ use copilotd_actors::ports::LogError;
 use rusqlite::{Connection, params};
 
 use super::SqliteLog;
-use super::failure::Failure;
 use super::jobs::PIECES_AT_ONCE;
-use super::reserve::Priority;
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
 use copilotd_actors::ports::{TenantData, TenantEraser};
 
 /// Most rows that one transaction deletes from tables with short rows.
@@ -36,7 +36,7 @@ impl TenantEraser for SqliteLog {
             let of = tenant.clone();
             // Every write that began before the tenant was closed is ahead of this in the writer's queue.
             let work = move |connection: &Connection| erase_some(connection, &of, data);
-            match self.writer.write_as(Priority::Erasing, work).await? {
+            match self.database.writer.write_as(Priority::Erasing, work).await? {
                 0 => break,
                 some => erased += some,
             }
@@ -51,7 +51,7 @@ impl TenantEraser for SqliteLog {
     }
 
     async fn scrub(&self) -> Result<(), LogError> {
-        Ok(self.clear_slack().await?)
+        Ok(self.database.clear_slack(self.append_deadline).await?)
     }
 
     async fn delete_tenant(&self, tenant: &TenantId, job: JobId) -> Result<bool, LogError> {
@@ -60,7 +60,7 @@ impl TenantEraser for SqliteLog {
             let sql = "DELETE FROM tenants WHERE id = ?1 AND deletion = ?2";
             Ok(connection.execute(sql, params![tenant.as_str(), job.uuid()])? > 0)
         };
-        Ok(self.writer.write_protective(work).await?)
+        Ok(self.database.writer.write_protective(work).await?)
     }
 }
 

@@ -8,8 +8,8 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use super::SqliteLog;
-use super::failure::Failure;
-use super::reserve::Priority;
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
 use crate::adapters::store::unreadable::{
     KEY_MEANING, TENANT_MEANING, log_unreadable, refuse_unreadable, skip_unreadable,
 };
@@ -21,7 +21,7 @@ use copilotd_actors::ports::TenantStore;
 #[async_trait]
 impl TenantStore for SqliteLog {
     async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError> {
-        Ok(self.readers.run(tenants).await?)
+        Ok(self.database.readers.run(tenants).await?)
     }
 
     async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError> {
@@ -42,11 +42,11 @@ impl TenantStore for SqliteLog {
             Ok(())
         };
         // Only operators do this, and it may be a suspension or remove a leaked secret.
-        Ok(self.writer.write_protective(work).await?)
+        Ok(self.database.writer.write_protective(work).await?)
     }
 
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
-        Ok(self.readers.run(keys).await?)
+        Ok(self.database.readers.run(keys).await?)
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
@@ -71,7 +71,7 @@ impl TenantStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write_as(priority, work).await?)
+        Ok(self.database.writer.write_as(priority, work).await?)
     }
 
     async fn delete_keys(&self, hashes: &[KeyHash]) -> Result<(), LogError> {
@@ -83,7 +83,7 @@ impl TenantStore for SqliteLog {
             }
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 
     async fn key_uses(&self) -> Result<Vec<KeyUse>, LogError> {
@@ -102,7 +102,7 @@ impl TenantStore for SqliteLog {
             }
             Ok(found)
         };
-        Ok(self.readers.run(read).await?)
+        Ok(self.database.readers.run(read).await?)
     }
 
     async fn put_key_uses(&self, uses: &[KeyUse]) -> Result<(), LogError> {
@@ -116,7 +116,7 @@ impl TenantStore for SqliteLog {
             }
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 }
 

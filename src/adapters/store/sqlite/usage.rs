@@ -19,8 +19,8 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use super::SqliteLog;
-use super::failure::Failure;
-use super::reserve::Priority;
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
 use crate::adapters::store::open_tenants::{entries_of_open_tenants, learned_by_open_tenants};
 use crate::adapters::store::unreadable::skip_unreadable;
 
@@ -36,12 +36,13 @@ impl UsageStore for SqliteLog {
             add(connection, &entries.ended)?;
             close(connection, &entries.closed)
         };
-        Ok(self.writer.write_as(Priority::Booking, work).await?)
+        Ok(self.database.writer.write_as(Priority::Booking, work).await?)
     }
 
     async fn unreported_usage(&self, scope: &TenantScope, of: &UnreportedAttempts) -> Result<Vec<LostUsage>, LogError> {
         let (tenant, of) = (scope.tenant().clone(), *of);
         Ok(self
+            .database
             .readers
             .run(move |connection| unreported(connection, &tenant, &of))
             .await?)
@@ -57,12 +58,16 @@ impl UsageStore for SqliteLog {
             }
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 
     async fn learned(&self, limit: usize) -> Result<Vec<StoredStatistics>, LogError> {
         let limit = signed(limit as u64);
-        Ok(self.readers.run(move |connection| learned(connection, limit)).await?)
+        Ok(self
+            .database
+            .readers
+            .run(move |connection| learned(connection, limit))
+            .await?)
     }
 
     async fn record_lost_usage(&self) -> Result<usize, LogError> {
@@ -73,16 +78,17 @@ impl UsageStore for SqliteLog {
                 })?,
             )
         };
-        if !self.readers.run(any).await? {
+        if !self.database.readers.run(any).await? {
             return Ok(0);
         }
         // A start must not fail on a full disk.
-        Ok(self.writer.write_protective(record_lost).await?)
+        Ok(self.database.writer.write_protective(record_lost).await?)
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
         let (tenant, query) = (scope.tenant().clone(), *query);
         Ok(self
+            .database
             .readers
             .run(move |connection| sum(connection, &tenant, &query))
             .await?)
@@ -91,6 +97,7 @@ impl UsageStore for SqliteLog {
     async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
         let query = query.clone();
         Ok(self
+            .database
             .readers
             .run(move |connection| sum_tenants(connection, &query))
             .await?)
@@ -98,6 +105,7 @@ impl UsageStore for SqliteLog {
 
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
         Ok(self
+            .database
             .readers
             .run(move |connection| spendings(connection, day, month))
             .await?)
@@ -110,7 +118,7 @@ impl UsageStore for SqliteLog {
             connection.execute("DELETE FROM learned WHERE at < ?1", [before])?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.database.writer.write(work).await?)
     }
 }
 

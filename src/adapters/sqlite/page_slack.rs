@@ -41,7 +41,7 @@ const LOG_SALT: u64 = 16;
 const FILE_HEADER: usize = 100;
 
 #[derive(Debug)]
-pub(super) struct PageSlack {
+pub(crate) struct PageSlack {
     database: File,
     write_ahead_log: PathBuf,
     /// Pages in the write-ahead log after the last commit.
@@ -59,7 +59,7 @@ enum ChangedPages {
 
 impl PageSlack {
     /// Takes an open database file. What an earlier process changed is unknown.
-    pub(super) fn new(database: File, path: &Path) -> Self {
+    pub(crate) fn new(database: File, path: &Path) -> Self {
         let mut write_ahead_log = path.as_os_str().to_owned();
         write_ahead_log.push("-wal");
         Self {
@@ -71,7 +71,7 @@ impl PageSlack {
     }
 
     /// Counts the pages of the write-ahead log from now on, in place of SQLite's automatic checkpoints.
-    pub(super) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+    pub(crate) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let frames = Arc::clone(&self.frames);
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             frames.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
@@ -80,12 +80,12 @@ impl PageSlack {
     }
 
     /// Pages committed to the write-ahead log since the last checkpoint began.
-    pub(super) fn frames(&self) -> u64 {
+    pub(crate) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
 
     /// Records which pages a checkpoint is about to write.
-    pub(super) fn record_log_pages(&self) {
+    pub(crate) fn record_log_pages(&self) {
         self.frames.store(0, Ordering::Relaxed);
         let noted = self.read_log();
         let mut changed = self.changed();
@@ -148,7 +148,7 @@ impl PageSlack {
     }
 
     /// Takes the pages to be checked. Dropped before they are done, they are put back.
-    pub(super) fn take(self: &Arc<Self>) -> io::Result<PagesToClear> {
+    pub(crate) fn take(self: &Arc<Self>) -> io::Result<PagesToClear> {
         let changed = std::mem::replace(&mut *self.changed(), ChangedPages::These(BTreeSet::new()));
         let mut taken = PagesToClear {
             slack: Arc::clone(self),
@@ -172,12 +172,12 @@ impl PageSlack {
     }
 
     /// Returns whether so few pages changed that one step can check them all.
-    pub(super) fn is_nearly_clean(&self) -> bool {
+    pub(crate) fn is_nearly_clean(&self) -> bool {
         matches!(&*self.changed(), ChangedPages::These(pages) if pages.len() <= 4 * SLICE)
     }
 
     /// Overwrites the unused parts of some pages, on the writer's thread and outside a transaction.
-    pub(super) fn clear(&self, connection: &Connection, pages: &[u32]) -> Result<(), Failure> {
+    pub(crate) fn clear(&self, connection: &Connection, pages: &[u32]) -> Result<(), Failure> {
         // Holds off other programs that write: none are expected, but a backup tool may be one.
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let cleared = self.clear_pages(pages);
@@ -187,7 +187,7 @@ impl PageSlack {
 
     /// Checkpoints and truncates the write-ahead log and clears the pages it contained, so that no copy of a deleted
     /// row is left anywhere. Returns false if readers prevented the truncation: try again later.
-    pub(super) fn finish(self: &Arc<Self>, connection: &Connection, reserve: &Reserve) -> Result<bool, Failure> {
+    pub(crate) fn finish(self: &Arc<Self>, connection: &Connection, reserve: &Reserve) -> Result<bool, Failure> {
         self.record_log_pages();
         if !reserve.truncate_log(connection)? {
             return Ok(false);
@@ -239,15 +239,15 @@ impl PageSlack {
 }
 
 /// Pages to be checked.
-pub(super) struct PagesToClear {
+pub(crate) struct PagesToClear {
     slack: Arc<PageSlack>,
     left: Option<ChangedPages>,
-    pub(super) slices: Vec<Vec<u32>>,
+    pub(crate) slices: Vec<Vec<u32>>,
 }
 
 impl PagesToClear {
     /// Records that all of them were cleared.
-    pub(super) fn done(mut self) {
+    pub(crate) fn done(mut self) {
         self.left = None;
     }
 }

@@ -65,7 +65,7 @@ enum Job {
 
 /// Handle of the thread. Dropping it waits until the thread has finished all queued work.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Job {
 
 impl Writer {
     /// Starts the thread; it holds the directory's lock until its last commit is done.
-    pub(super) fn start(writing: Writing, lock: DirectoryLock) -> std::io::Result<Self> {
+    pub(crate) fn start(writing: Writing, lock: DirectoryLock) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
@@ -95,7 +95,7 @@ impl Writer {
 
     /// Runs `work` in a transaction and returns once that is committed. May run it more than once. Refused on a full
     /// disk.
-    pub(super) async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -103,7 +103,7 @@ impl Writer {
     }
 
     /// Like [`Writer::write`], for work that has to succeed on a full disk too: it may use the reserve. Keep it small.
-    pub(super) async fn write_protective<T: Send + 'static>(
+    pub(crate) async fn write_protective<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -111,7 +111,7 @@ impl Writer {
     }
 
     /// Like [`Writer::write`], with a priority.
-    pub(super) async fn write_as<T: Send + 'static>(
+    pub(crate) async fn write_as<T: Send + 'static>(
         &self,
         priority: Priority,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -120,7 +120,7 @@ impl Writer {
     }
 
     /// Runs `work` outside any transaction.
-    pub(super) async fn outside_transaction<T: Send + 'static>(
+    pub(crate) async fn outside_transaction<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -174,20 +174,21 @@ fn lower_priority() {
 fn lower_priority() {}
 
 /// What the thread writes with.
-pub(super) struct Writing {
-    pub(super) connection: Connection,
-    pub(super) reserve: Arc<Reserve>,
-    pub(super) history: History,
-    pub(super) slack: Arc<PageSlack>,
+pub(crate) struct Writing {
+    pub(crate) connection: Connection,
+    pub(crate) reserve: Arc<Reserve>,
+    /// Counts the commits, if missing ones shall be noticed.
+    pub(crate) history: Option<History>,
+    pub(crate) slack: Arc<PageSlack>,
     /// Page limits for ordinary and for protective work, if the file's size is limited.
-    pub(super) max_pages: Option<MaxPages>,
+    pub(crate) max_pages: Option<MaxPages>,
 }
 
 /// See [`Writing::max_pages`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MaxPages {
-    pub(super) ordinary: i64,
-    pub(super) protective: i64,
+pub(crate) struct MaxPages {
+    pub(crate) ordinary: i64,
+    pub(crate) protective: i64,
 }
 
 fn run_jobs(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
@@ -310,7 +311,7 @@ impl Writing {
     fn run_all(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
         let outcome = self.try_all(batch);
         match &outcome {
-            Ok(_) => self.history.committed(),
+            Ok(_) => self.history.iter_mut().for_each(History::committed),
             Err(_) if !self.connection.is_autocommit() => self.connection.execute_batch("ROLLBACK")?,
             Err(_) => {}
         }
@@ -339,7 +340,9 @@ impl Writing {
             results.push(result);
         }
         self.limit_pages(Priority::Protective)?;
-        self.history.count(connection)?;
+        if let Some(history) = &self.history {
+            history.count(connection)?;
+        }
         execute("COMMIT")?;
         Ok(results)
     }

@@ -25,14 +25,14 @@ const PLAUSIBLE: std::ops::Range<i64> = 0..1 << 53;
 
 /// The count of commits.
 #[derive(Debug)]
-pub(super) struct History {
+pub(crate) struct History {
     file: Option<File>,
     commits: i64,
 }
 
 impl History {
     /// Compares the two counts; returns the number of missing commits.
-    pub(super) fn open(directory: &Path, connection: &Connection) -> rusqlite::Result<(Self, u64)> {
+    pub(crate) fn open(directory: &Path, connection: &Connection) -> rusqlite::Result<(Self, u64)> {
         let commits: i64 = connection
             .query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))
             .optional()?
@@ -64,7 +64,7 @@ impl History {
     }
 
     /// Counts a transaction, from inside it.
-    pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn count(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES ('commits', ?1)")?
             .execute([self.commits + 1])?;
@@ -72,7 +72,7 @@ impl History {
     }
 
     /// Records that the transaction was committed.
-    pub(super) fn committed(&mut self) {
+    pub(crate) fn committed(&mut self) {
         self.commits += 1;
         self.write_count();
     }

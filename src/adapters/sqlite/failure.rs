@@ -5,7 +5,7 @@ use rusqlite::ErrorCode;
 
 /// Why work on the database failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// A business answer: nothing is wrong with the database.
     #[error(transparent)]
     Answer(#[from] LogError),
@@ -25,7 +25,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Returns a function that copies an error for each caller whose commit failed.
-    pub(super) fn share(error: &rusqlite::Error) -> impl Fn() -> Self {
+    pub(crate) fn share(error: &rusqlite::Error) -> impl Fn() -> Self {
         let (code, text) = (error.sqlite_error_code(), error.to_string());
         move || Self::Shared {
             code,
@@ -34,12 +34,12 @@ impl Failure {
     }
 
     /// Returns whether SQLite found no space.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Full) || self.code() == Some(ErrorCode::DiskFull)
     }
 
     /// Returns SQLite's error class, if SQLite failed.
-    pub(super) fn code(&self) -> Option<ErrorCode> {
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
             Self::Shared { code, .. } => *code,
@@ -48,7 +48,7 @@ impl Failure {
     }
 
     /// Returns whether trying again may help.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Answer(_) | Self::PageSlack(_) | Self::Full | Self::Ended => false,
             Self::Sqlite(error) => class(error.sqlite_error_code()) == Class::Transient,
@@ -58,7 +58,7 @@ impl Failure {
 }
 
 /// Returns whether an error says that there is no space, or is an I/O error on a disk that is full.
-pub(super) fn is_full_or_io(code: Option<ErrorCode>, is_disk_full: impl FnOnce() -> bool) -> bool {
+pub(crate) fn is_full_or_io(code: Option<ErrorCode>, is_disk_full: impl FnOnce() -> bool) -> bool {
     match code {
         Some(ErrorCode::DiskFull) => true,
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => is_disk_full(),

@@ -7,18 +7,16 @@ use std::path::Path;
 use super::OpenError;
 use crate::private_files;
 
-const FILE: &str = "copilotd.lock";
-
 /// The lock; released when dropped, or by the kernel when the process ends.
 #[derive(Debug)]
-pub(super) struct DirectoryLock {
+pub(crate) struct DirectoryLock {
     _file: File,
 }
 
 impl DirectoryLock {
-    /// Takes the lock, or returns which process has it.
-    pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
-        let path = directory.join(FILE);
+    /// Takes the lock of the database `name`, or returns which process has it.
+    pub(crate) fn take(directory: &Path, name: &str) -> Result<Self, OpenError> {
+        let path = directory.join(name).with_extension("lock");
         let cannot = |source| OpenError::Directory {
             path: path.clone(),
             source,

@@ -14,14 +14,14 @@ use super::{OpenError, schema};
 
 /// A small pool. Invariant: there are as many permits as connections, so a permit's holder always finds a connection.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(crate) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
     /// Opens `count` connections.
-    pub(super) fn open(path: &Path, count: usize) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, count: usize) -> Result<Self, OpenError> {
         let idle: Vec<Connection> = (0..count)
             .map(|_| schema::open_reader(path))
             .collect::<Result<_, _>>()?;
@@ -32,7 +32,7 @@ impl Readers {
     }
 
     /// Runs `query` on a blocking thread. Each statement sees the database as of one moment.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {

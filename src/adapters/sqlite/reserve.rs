@@ -22,8 +22,6 @@ use super::failure::is_full_or_io;
 use super::schema::BUSY_TIMEOUT;
 use crate::private_files;
 
-/// File name inside the data directory.
-const FILE: &str = "copilotd.reserve";
 /// Size of the reserve, unless the file system is small.
 const SIZE: u64 = 16 * MIB;
 /// Smallest size of the reserve.
@@ -31,7 +29,7 @@ const LEAST: u64 = MIB;
 /// The reserve takes at most this fraction (one eighth) of a small file system.
 const PART: u64 = 8;
 /// Bytes released at once. A revocation with its audit entry writes about ten pages.
-pub(super) const PIECE: u64 = 64 * 1024;
+pub(crate) const PIECE: u64 = 64 * 1024;
 /// Most bytes released before the next try, so that a write gets about what it needs.
 const LARGEST_PIECE: u64 = 4 * PIECE;
 /// Space that ordinary writes leave free beside the reserve.
@@ -46,7 +44,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// How much a write matters when the disk is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Priority {
+pub(crate) enum Priority {
     /// Refused.
     Ordinary,
     /// Records usage that has to be billed: may use a quarter of the reserve.
@@ -59,7 +57,7 @@ pub(super) enum Priority {
 
 impl Priority {
     /// Returns `Protective` if so, else `Ordinary`.
-    pub(super) fn protective_if(is_protective: bool) -> Self {
+    pub(crate) fn protective_if(is_protective: bool) -> Self {
         if is_protective {
             Self::Protective
         } else {
@@ -69,7 +67,7 @@ impl Priority {
 }
 
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(crate) struct Reserve {
     path: PathBuf,
     write_ahead_log: PathBuf,
     size: u64,
@@ -81,7 +79,7 @@ pub(super) struct Reserve {
 
 impl Reserve {
     /// Adopts an existing file and grows it to its full size if there is space.
-    pub(super) fn open(directory: &Path, database: &Path) -> Self {
+    pub(crate) fn open(directory: &Path, database: &Path) -> Self {
         let size = match rustix::fs::statvfs(directory) {
             Ok(about) => (about.f_blocks * about.f_frsize / PART).clamp(LEAST, SIZE),
             Err(_) => SIZE,
@@ -89,7 +87,7 @@ impl Reserve {
         let mut write_ahead_log = database.as_os_str().to_owned();
         write_ahead_log.push("-wal");
         let reserve = Self {
-            path: directory.join(FILE),
+            path: database.with_extension("reserve"),
             write_ahead_log: write_ahead_log.into(),
             size,
             held: AtomicU64::new(0),
@@ -107,12 +105,12 @@ impl Reserve {
     }
 
     /// Returns whether ordinary writes are accepted.
-    pub(super) fn admits_ordinary(&self) -> bool {
+    pub(crate) fn admits_ordinary(&self) -> bool {
         self.is_whole() && self.available() >= MARGIN
     }
 
     /// Returns whether the reserve has its full size.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.held() >= self.size
     }
 
@@ -121,23 +119,23 @@ impl Reserve {
     }
 
     /// Returns whether the file system has no space left, or next to none.
-    pub(super) fn is_disk_full(&self) -> bool {
+    pub(crate) fn is_disk_full(&self) -> bool {
         self.available() < MARGIN
     }
 
     /// Records that an ordinary write found the disk full.
-    pub(super) fn count_refused(&self) {
+    pub(crate) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns how many ordinary writes found the disk full since the last call.
-    pub(super) fn take_refused(&self) -> u64 {
+    pub(crate) fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
     /// Pages of the write-ahead log after which it is checkpointed. On a full disk that is after every protective
     /// write, so that each reuses the log's space instead of more of the reserve.
-    pub(super) fn checkpoint_pages(&self) -> u64 {
+    pub(crate) fn checkpoint_pages(&self) -> u64 {
         if self.is_whole() {
             CHECKPOINT_PAGES.min(self.size / 4 / PAGE)
         } else {
@@ -146,13 +144,13 @@ impl Reserve {
     }
 
     /// Prepares the writing connection for closing, which must not write on a full disk.
-    pub(super) fn prepare_close(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn prepare_close(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !self.is_whole())?;
         Ok(())
     }
 
     /// Releases `bytes` to the file system. Returns false if `priority` may use no more of the reserve.
-    pub(super) fn release_space(&self, bytes: u64, priority: Priority) -> bool {
+    pub(crate) fn release_space(&self, bytes: u64, priority: Priority) -> bool {
         let held = self.held();
         let floor = match priority {
             Priority::Ordinary => return false,
@@ -198,7 +196,7 @@ impl Reserve {
     }
 
     /// Repeats `attempt` with more of the reserve while the disk is too full for it. Returns the last outcome.
-    pub(super) fn make_room<T, E>(
+    pub(crate) fn make_room<T, E>(
         &self,
         priority: Priority,
         mut attempt: impl FnMut() -> Result<T, E>,
@@ -217,7 +215,7 @@ impl Reserve {
 
     /// Copies the write-ahead log into the database without waiting for readers, so that the next write may reuse the
     /// log's space. Call it between transactions.
-    pub(super) fn checkpoint(&self, connection: &Connection) {
+    pub(crate) fn checkpoint(&self, connection: &Connection) {
         let attempt = || {
             connection
                 .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
@@ -230,7 +228,7 @@ impl Reserve {
     }
 
     /// Checkpoints and truncates the write-ahead log. Returns false if readers prevented that: try again later.
-    pub(super) fn truncate_log(&self, connection: &Connection) -> rusqlite::Result<bool> {
+    pub(crate) fn truncate_log(&self, connection: &Connection) -> rusqlite::Result<bool> {
         let attempt = || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
         connection.busy_timeout(WAIT_FOR_READERS)?;
         let busy = self.make_room(Priority::Erasing, attempt, |error| self.is_full(error));
@@ -239,12 +237,12 @@ impl Reserve {
     }
 
     /// Returns whether an error means that the disk is full.
-    pub(super) fn is_full(&self, error: &rusqlite::Error) -> bool {
+    pub(crate) fn is_full(&self, error: &rusqlite::Error) -> bool {
         is_full_or_io(error.sqlite_error_code(), || self.is_disk_full())
     }
 
     /// Grows the reserve back to its full size when there is space. Call it between transactions.
-    pub(super) fn restore(&self, connection: &Connection) {
+    pub(crate) fn restore(&self, connection: &Connection) {
         if self.is_whole() || self.available() < MARGIN + self.log_length() {
             return;
         }
@@ -349,7 +347,7 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         let open = || Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
         let reserve = open();
-        let file = directory.path().join(FILE);
+        let file = directory.path().join("copilotd.reserve");
         let length = || fs::metadata(&file).unwrap().len();
         assert!(reserve.admits_ordinary());
         assert_eq!(length(), reserve.size);
