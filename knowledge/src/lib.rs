@@ -9,6 +9,7 @@
 
 pub mod chunk;
 pub mod document;
+pub mod extract;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 pub mod index;
