@@ -144,7 +144,6 @@ const COPILOTD: &[Row] = &[
             "actors/jitter",
             "actors/ports",
             "actors/tenancy",
-            "gateway/cache",
             "gateway/ledger",
             "gateway/limit",
             "gateway/meter",
