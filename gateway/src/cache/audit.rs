@@ -12,7 +12,7 @@ use super::answer::CachedAnswer;
 use super::question::Partition;
 use super::tenant_cache::Neighbour;
 use super::veto::{Veto, veto};
-use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Purpose, Urgency, Vector};
 
 /// Longest wait for the embeddings of two answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,8 +51,12 @@ impl Audit {
         if let Some(same) = compare_words(&self.kept.text, fresh) {
             return Some(same);
         }
-        let texts = vec![start(&self.kept.text), start(fresh)];
-        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(EmbedRequest::to_compare(texts))).await;
+        let request = EmbedRequest {
+            texts: vec![start(&self.kept.text), start(fresh)],
+            purpose: Purpose::Passage,
+            urgency: Urgency::Background,
+        };
+        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(request)).await;
         match embedded.unwrap_or(Err(EmbedError::Timeout)) {
             Ok(vectors) => match <[Vector; 2]>::try_from(vectors) {
                 Ok([kept, fresh]) => Some(kept.cosine(&fresh) >= self.same),
