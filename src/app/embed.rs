@@ -6,19 +6,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::ports::Embedder;
-use copilotd_gateway::cache::threshold::{EmbeddingKind, MARGIN, default_threshold};
+use copilotd_gateway::cache::threshold::{BGE_SMALL, MARGIN};
 use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd_gateway::{Embeddings, Gateway};
 
 use crate::adapters::embedding as embed;
-use crate::adapters::embedding::{LocalEmbedder, ModelKind};
+use crate::adapters::embedding::{LocalEmbedder, ModelKind, Threads};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
 
-fn similarity(kind: ModelKind) -> EmbeddingKind {
+/// Returns the similarity from which a cache serves an answer, unless its route names another.
+fn threshold(kind: ModelKind) -> f32 {
     match kind {
-        ModelKind::Minilm => EmbeddingKind::Sentences,
-        ModelKind::Wordllama => EmbeddingKind::WordVectors,
+        ModelKind::BgeSmall => BGE_SMALL,
     }
 }
 
@@ -57,7 +57,7 @@ fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
         .as_ref()
         .and_then(|embeddings| embeddings.directory.clone());
     let directory = named.unwrap_or_else(|| config.server.data_dir.join("models"));
-    match LocalEmbedder::load(kind, &directory) {
+    match LocalEmbedder::load(kind, &directory, Threads::default()) {
         Ok(embedder) => Some(Arc::new(embedder)),
         Err(error) => {
             let error = format!("{:#}", anyhow::Error::from(error));
@@ -83,9 +83,8 @@ fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {
         life: cache.ttl,
         max_entries: cache.max_entries,
         max_error: cache.max_error,
-        cut: cache
-            .threshold
-            .unwrap_or_else(|| default_threshold(kind.map(similarity))),
+        // Without a model only identical questions are found, whatever this is.
+        cut: cache.threshold.or(kind.map(threshold)).unwrap_or(1.0),
         margin: MARGIN,
         audit_share: cache.audit_share,
     }

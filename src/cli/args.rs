@@ -336,10 +336,11 @@ pub enum ModelsCommand {
 /// Arguments of `models pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// `all-MiniLM-L6-v2`, or `wordllama-l2-256`, which is faster and less accurate
+    /// `bge-small-en-v1.5`
     pub model: String,
-    /// Base address; files are fetched from URL/MODEL/FILE
-    #[arg(long, value_name = "URL")]
+    /// Where the files are: a repository on Hugging Face (https://HOST/OWNER/NAME/resolve/REVISION), any other address
+    /// to which MODEL/FILE is appended, or a directory
+    #[arg(long, value_name = "URL|DIR")]
     pub from: String,
     /// Directory for all models
     #[arg(long, value_name = "DIR", default_value = "data/models")]

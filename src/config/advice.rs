@@ -13,6 +13,13 @@ const SECRET: &str = "#/$defs/secret";
 const PLAIN_SECRET: &str = "do not write a secret as plain text: use { env = \"NAME\" } and set NAME in the environment, or \
      { file = \"path\" }";
 
+/// Where the embedding model of the process is named.
+const MODEL: &str = "/embeddings/model";
+/// Models that earlier versions ran, and what to write instead.
+const FORMER_MODELS: [&str; 2] = ["all-MiniLM-L6-v2", "wordllama-l2-256"];
+const FORMER_MODEL: &str = "this model is no longer supported: write \"bge-small-en-v1.5\", fetch it with `copilotd models pull`, \
+     and remove or raise thresholds of caches, whose scale is another one (docs/operate/semantic-cache.md)";
+
 /// The schema, and the part of it that a value is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Advice<'a> {
@@ -30,6 +37,10 @@ impl<'a> Advice<'a> {
             let meant =
                 near(&name.decoded(), self.names(table.as_str())).map(|meant| format!("; did you mean {meant:?}?"));
             return format!("{message}{}", meant.unwrap_or_default());
+        }
+        let named = value.pointer(pointer).and_then(Value::as_str);
+        if pointer.as_str() == MODEL && named.is_some_and(|name| FORMER_MODELS.contains(&name)) {
+            return FORMER_MODEL.to_owned();
         }
         let is_text = value.pointer(pointer).is_some_and(Value::is_string);
         if is_text && self.at(pointer).iter().any(|node| node["$ref"] == SECRET) {

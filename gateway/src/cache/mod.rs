@@ -60,7 +60,7 @@ pub struct Settings {
     pub max_entries: usize,
     /// Tolerated share of wrong answers, as measured by audits.
     pub max_error: f64,
-    /// Similarity from which an entry without audits is served; see [`threshold::default_threshold`].
+    /// Similarity from which an entry without audits is served; see [`threshold`].
     pub cut: f32,
     /// How much nearer the entry must be than the next one with another answer; see [`threshold::MARGIN`].
     pub margin: f32,

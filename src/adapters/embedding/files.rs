@@ -11,10 +11,8 @@ use sha2::{Digest, Sha256};
 /// A model that can run in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelKind {
-    /// A static table of word pieces: light and fast, weaker on paraphrases.
-    Wordllama,
-    /// all-MiniLM-L6-v2.
-    Minilm,
+    /// bge-small-en-v1.5, its weights in eight bits.
+    BgeSmall,
 }
 
 /// One file of a model.
@@ -22,57 +20,41 @@ pub enum ModelKind {
 pub(super) struct KnownFile {
     /// File name in the model's directory.
     pub(super) name: &'static str,
+    /// Paths at which repositories of models have it, if that is not its name.
+    pub(super) elsewhere: &'static [&'static str],
     /// In hex.
     pub(super) sha256: &'static str,
     pub(super) max_bytes: usize,
 }
 
-const WORDLLAMA: [KnownFile; 2] = [
+const BGE_SMALL: [KnownFile; 2] = [
     KnownFile {
-        name: "l2_supercat_256.safetensors",
-        sha256: "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
-        max_bytes: 20 << 20,
+        name: "model.onnx",
+        elsewhere: &["onnx/model_quantized.onnx", "onnx/model_int8.onnx", "onnx/model.onnx"],
+        sha256: "68807e3ff2abb83cdd708d8243fd398246e397bfee2ba611c2bad728e27df743",
+        max_bytes: 40 << 20,
     },
     KnownFile {
         name: "tokenizer.json",
-        sha256: "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+        elsewhere: &[],
+        sha256: "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66",
         max_bytes: 4 << 20,
-    },
-];
-
-const MINILM: [KnownFile; 3] = [
-    KnownFile {
-        name: "model.safetensors",
-        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        max_bytes: 100 << 20,
-    },
-    KnownFile {
-        name: "tokenizer.json",
-        sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-        max_bytes: 4 << 20,
-    },
-    KnownFile {
-        name: "config.json",
-        sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-        max_bytes: 64 << 10,
     },
 ];
 
 impl ModelKind {
-    pub const ALL: [Self; 2] = [Self::Wordllama, Self::Minilm];
+    pub const ALL: [Self; 1] = [Self::BgeSmall];
 
     /// Returns the name, which is also the name of its directory.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Wordllama => "wordllama-l2-256",
-            Self::Minilm => "all-MiniLM-L6-v2",
+            Self::BgeSmall => "bge-small-en-v1.5",
         }
     }
 
     pub(super) fn files(self) -> &'static [KnownFile] {
         match self {
-            Self::Wordllama => &WORDLLAMA,
-            Self::Minilm => &MINILM,
+            Self::BgeSmall => &BGE_SMALL,
         }
     }
 
@@ -180,12 +162,12 @@ mod tests {
     #[test]
     fn missing_and_altered_files_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let opened = ModelFiles::open(ModelKind::Wordllama, directory.path());
+        let opened = ModelFiles::open(ModelKind::BgeSmall, directory.path());
         assert!(matches!(opened, Err(FilesError::Unreadable { .. })), "{opened:?}");
-        let own = directory.path().join(ModelKind::Wordllama.name());
+        let own = directory.path().join(ModelKind::BgeSmall.name());
         std::fs::create_dir(&own).unwrap();
-        std::fs::write(own.join("l2_supercat_256.safetensors"), "something else").unwrap();
-        let opened = ModelFiles::open(ModelKind::Wordllama, directory.path());
+        std::fs::write(own.join("model.onnx"), "something else").unwrap();
+        let opened = ModelFiles::open(ModelKind::BgeSmall, directory.path());
         assert!(matches!(opened, Err(FilesError::Altered { .. })), "{opened:?}");
     }
 

@@ -1,81 +1,134 @@
-//! Embedding models in this process. Each runs on a thread of its own, never on those of the async runtime; under load
-//! it runs waiting requests as one batch.
+//! Embedding models in this process. Each runs on threads of its own, never on those of the async runtime: some for
+//! requests that somebody waits for, and some of the lowest priority for all others.
 //!
-//! Invariant: waiting requests are bounded in number (`QUEUE`) and in size; beyond that a request is refused at once.
+//! Invariants: requests are bounded in number and in size, for each urgency alone; beyond that a request is refused at
+//! once. No batch of the background starts while a foreground request waits, and none runs long.
 
-mod bert;
+mod bge;
 mod files;
-mod minilm;
 mod pull;
-mod table;
-mod tensors;
+mod queue;
+mod worker;
 
+use std::fmt;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Space, Vector};
+use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Purpose, Space, Urgency, Vector};
 pub use files::{FilesError, ModelFiles, ModelKind};
-use parking_lot::Mutex;
 pub use pull::{PullError, pull};
-use tokio::sync::{mpsc, oneshot};
+use queue::{Bounds, Queues};
+use rten::ThreadPool;
+use tokio::sync::oneshot;
+use worker::Job;
 
-/// Requests that wait for the model.
-const QUEUE: usize = 256;
-/// Most texts that are run as one batch.
-const BATCH: usize = 32;
-/// Longest time of a request, waiting and running.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may wait and run at once, for each urgency.
+const BOUNDS: Bounds = Bounds {
+    requests: 256,
+    bytes: 16 << 20,
+};
+/// Longest time of a foreground request, waiting and running.
+const FOREGROUND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time of a background request. A request of the largest size takes minutes on one core, and more while
+/// foreground requests keep it busy.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// A loaded model.
-trait Encoder: Send {
-    /// Embeds `texts`, in their order.
-    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String>;
+/// A loaded model, which several threads run at once.
+trait Model: Send + Sync {
+    /// Returns the tokens of `text`, only as many as the model reads.
+    fn tokens(&self, text: &str, purpose: Purpose) -> Result<Vec<u32>, String>;
+
+    /// Embeds texts, given by their tokens, in their order. Runs on `threads`.
+    fn run(&self, texts: &[&[u32]], threads: &Arc<ThreadPool>) -> Result<Vec<Vec<f32>>, String>;
 }
 
-/// One request to the model's thread.
-struct Job {
-    texts: Vec<String>,
-    reply: oneshot::Sender<Result<Vec<Vector>, EmbedError>>,
+/// Threads of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads {
+    /// For requests that somebody waits for.
+    pub foreground: usize,
+    /// For all others, at the lowest priority.
+    pub background: usize,
+}
+
+impl Default for Threads {
+    /// Half of the processors for the background, and a quarter for the foreground; at least one each.
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            foreground: (processors / 4).max(1),
+            background: (processors / 2).max(1),
+        }
+    }
 }
 
 /// A model in this process.
-#[derive(Debug)]
 pub struct LocalEmbedder {
-    queue: mpsc::Sender<Job>,
-    /// Ends when the queue's last sender is dropped.
-    _thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    space: Space,
+    model: Arc<dyn Model>,
+    queues: Arc<Queues<Job>>,
 }
 
 impl LocalEmbedder {
     /// Verifies the files of `kind` in `directory` by their hashes and loads them. Takes up to a second: do not call it
     /// on an async thread.
-    pub fn load(kind: ModelKind, directory: &Path) -> Result<Self, FilesError> {
+    pub fn load(kind: ModelKind, directory: &Path, threads: Threads) -> Result<Self, FilesError> {
         let files = ModelFiles::open(kind, directory)?;
-        let encoder: Box<dyn Encoder> = match kind {
-            ModelKind::Wordllama => Box::new(table::Table::load(&files)?),
-            ModelKind::Minilm => Box::new(minilm::MiniLm::load(&files)?),
+        let model: Arc<dyn Model> = match kind {
+            ModelKind::BgeSmall => Arc::new(bge::BgeSmall::load(&files)?),
         };
-        Self::start(kind.space(), encoder, QUEUE)
+        Self::start(kind.space(), model, threads, BOUNDS)
     }
 
-    fn start(space: Space, encoder: Box<dyn Encoder>, queue: usize) -> Result<Self, FilesError> {
-        let (sender, receiver) = mpsc::channel(queue);
-        let thread = std::thread::Builder::new()
-            .name("embed".to_owned())
-            .spawn({
-                let space = Arc::clone(&space);
-                move || run(&space, &*encoder, receiver)
-            })
-            .map_err(|error| FilesError::Unusable {
-                model: space.to_string(),
-                message: format!("cannot start its thread: {error}"),
-            })?;
-        Ok(Self {
-            queue: sender,
-            _thread: Mutex::new(Some(thread)),
-        })
+    fn start(space: Space, model: Arc<dyn Model>, threads: Threads, bounds: Bounds) -> Result<Self, FilesError> {
+        // Dropped on an error, it ends the threads that were started.
+        let embedder = Self {
+            space,
+            model,
+            queues: Arc::new(Queues::new(bounds)),
+        };
+        let foreground = std::iter::repeat_n((Urgency::Foreground, "embed"), threads.foreground.max(1));
+        let background = std::iter::repeat_n((Urgency::Background, "embed-later"), threads.background.max(1));
+        for (urgency, name) in foreground.chain(background) {
+            let (space, model) = (Arc::clone(&embedder.space), Arc::clone(&embedder.model));
+            let queues = Arc::clone(&embedder.queues);
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || worker::run(urgency, &space, &*model, &queues))
+                .map_err(|error| FilesError::Unusable {
+                    model: embedder.space.to_string(),
+                    message: format!("cannot start its threads: {error}"),
+                })?;
+        }
+        Ok(embedder)
+    }
+
+    /// Returns the tokens of `text` that the model reads, at most as many as it can, with those that it adds.
+    pub fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+        let tokens = self.model.tokens(text, Purpose::Passage);
+        tokens.map(|tokens| tokens.len()).map_err(EmbedError::Failed)
+    }
+
+    /// Returns the space of its vectors.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+}
+
+impl Drop for LocalEmbedder {
+    fn drop(&mut self) {
+        self.queues.close();
+    }
+}
+
+impl fmt::Debug for LocalEmbedder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalEmbedder")
+            .field("space", &self.space)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,16 +136,24 @@ impl LocalEmbedder {
 impl Embedder for LocalEmbedder {
     async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
         request.check()?;
-        let texts = request.texts;
+        let EmbedRequest {
+            texts,
+            purpose,
+            urgency,
+        } = request;
         if texts.is_empty() {
             return Ok(Vec::new());
         }
+        let bytes = texts.iter().map(String::len).sum();
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { texts, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => EmbedError::Busy,
-            mpsc::error::TrySendError::Closed(_) => EmbedError::Failed("the model's thread has ended".to_owned()),
-        })?;
-        match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+        self.queues
+            .push(Job::new(texts, purpose, reply), urgency, bytes)
+            .map_err(|_| EmbedError::Busy)?;
+        let timeout = match urgency {
+            Urgency::Foreground => FOREGROUND_TIMEOUT,
+            Urgency::Background => BACKGROUND_TIMEOUT,
+        };
+        match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(vectors)) => vectors,
             Ok(Err(_)) => Err(EmbedError::Failed("the model's thread dropped the request".to_owned())),
             Err(_) => Err(EmbedError::Timeout),
@@ -100,156 +161,171 @@ impl Embedder for LocalEmbedder {
     }
 }
 
-/// The model's thread: ends when the last [`LocalEmbedder`] is dropped.
-fn run(space: &Space, encoder: &dyn Encoder, mut queue: mpsc::Receiver<Job>) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut texts = first.texts.len();
-        let mut jobs = vec![first];
-        while texts < BATCH {
-            let Ok(job) = queue.try_recv() else { break };
-            texts += job.texts.len();
-            jobs.push(job);
-        }
-        // Nobody reads the answer of a request that was given up.
-        jobs.retain(|job| !job.reply.is_closed());
-        answer(space, encoder, jobs);
-    }
-}
-
-fn answer(space: &Space, encoder: &dyn Encoder, jobs: Vec<Job>) {
-    let texts: Vec<&str> = jobs
-        .iter()
-        .flat_map(|job| job.texts.iter().map(String::as_str))
-        .collect();
-    let mut vectors = Vec::with_capacity(texts.len());
-    let mut failure = None;
-    for batch in texts.chunks(BATCH) {
-        // A panic in a dependency's numerics must fail this batch and not end the thread.
-        let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(batch)));
-        match encoded.unwrap_or_else(|_| Err("the model panicked".to_owned())) {
-            Ok(batch) => vectors.extend(batch.into_iter().map(|values| Vector::unit(space, values))),
-            Err(message) => {
-                failure = Some(EmbedError::Failed(message));
-                break;
-            }
-        }
-    }
-    let mut vectors = vectors.into_iter();
-    for job in jobs {
-        let result = match &failure {
-            Some(error) => Err(error.clone()),
-            None => {
-                let own: Option<Vec<Vector>> = vectors.by_ref().take(job.texts.len()).collect();
-                own.ok_or_else(|| EmbedError::Failed("the model returned a zero vector for a text".to_owned()))
-            }
-        };
-        // A caller that has left wants no answer.
-        let _ = job.reply.send(result);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
 
+    use parking_lot::Mutex;
+
     use super::*;
 
-    /// Gives each text the vector of its length, records the sizes of batches and waits at `gate` if there is one.
+    /// A token for each word. The vector of a text is that of its number of words; records batches, and waits at
+    /// `gate` if there is one.
+    #[derive(Default)]
     struct Fake {
-        sizes: Arc<Mutex<Vec<usize>>>,
-        gate: Option<Arc<Barrier>>,
+        batches: Mutex<Vec<Vec<usize>>>,
+        gate: Option<Barrier>,
+        /// Of the threads that ran the batches.
+        priorities: Mutex<Vec<i32>>,
     }
 
-    impl Encoder for Fake {
-        fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String> {
-            self.sizes.lock().push(texts.len());
+    impl Model for Fake {
+        fn tokens(&self, text: &str, _: Purpose) -> Result<Vec<u32>, String> {
+            match text {
+                "fail" => Err("no".to_owned()),
+                text => Ok(text.split_whitespace().map(|word| u32::from(word != "panic")).collect()),
+            }
+        }
+
+        fn run(&self, texts: &[&[u32]], threads: &Arc<ThreadPool>) -> Result<Vec<Vec<f32>>, String> {
+            self.priorities.lock().extend(threads.run(worker::priority));
+            self.batches.lock().push(texts.iter().map(|text| text.len()).collect());
             if let Some(gate) = &self.gate {
                 gate.wait();
             }
-            match texts {
-                ["fail"] => Err("no".to_owned()),
-                ["panic"] => panic!("on purpose"),
-                texts => Ok(texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect()),
+            assert!(texts.iter().all(|text| !text.contains(&0)), "on purpose");
+            Ok(texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect())
+        }
+    }
+
+    fn embedder(gate: bool) -> (Arc<LocalEmbedder>, Arc<Fake>) {
+        let fake = Arc::new(Fake {
+            gate: gate.then(|| Barrier::new(2)),
+            ..Fake::default()
+        });
+        let bounds = Bounds {
+            requests: 4,
+            bytes: 1 << 20,
+        };
+        let threads = Threads {
+            foreground: 1,
+            background: 1,
+        };
+        let model: Arc<dyn Model> = Arc::clone(&fake) as _;
+        let embedder = LocalEmbedder::start("fake".into(), model, threads, bounds);
+        (Arc::new(embedder.unwrap()), fake)
+    }
+
+    fn request(texts: &[&str], urgency: Urgency) -> EmbedRequest {
+        EmbedRequest {
+            texts: texts.iter().map(|text| (*text).to_owned()).collect(),
+            purpose: Purpose::Passage,
+            urgency,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_or_a_panic_costs_its_request_alone() {
+        let (embedder, _) = embedder(false);
+        for urgency in [Urgency::Foreground, Urgency::Background] {
+            assert_eq!(
+                embedder.embed(request(&["a", "fail"], urgency)).await,
+                Err(EmbedError::Failed("no".to_owned()))
+            );
+            assert_eq!(
+                embedder.embed(request(&["a", "panic"], urgency)).await,
+                Err(EmbedError::Failed("the model panicked".to_owned()))
+            );
+            assert_eq!(embedder.embed(request(&["a", "b c"], urgency)).await.unwrap().len(), 2);
+            assert_eq!(embedder.embed(request(&[], urgency)).await, Ok(Vec::new()));
+            assert!(matches!(
+                embedder.embed(request(&[""; 1_000], urgency)).await,
+                Err(EmbedError::TooLarge(_))
+            ));
+        }
+    }
+
+    #[tokio::test]
+    async fn background_batches_have_texts_of_similar_length_and_a_bounded_size() {
+        let (embedder, fake) = embedder(false);
+        let lengths = [3, 200, 1, 300, 2, 100, 90];
+        let texts: Vec<String> = lengths.iter().map(|length| "w ".repeat(*length)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let vectors = embedder.embed(request(&texts, Urgency::Background)).await.unwrap();
+        let space: Space = "fake".into();
+        let expected = lengths.map(|length| Vector::unit(&space, vec![length as f32, 1.0]).unwrap());
+        assert_eq!(vectors, expected, "in the order of the request");
+        assert_eq!(
+            *fake.batches.lock(),
+            [vec![1, 2, 3], vec![90, 100], vec![200], vec![300]]
+        );
+        fake.batches.lock().clear();
+        embedder.embed(request(&["a", "b"], Urgency::Foreground)).await.unwrap();
+        assert_eq!(*fake.batches.lock(), [[1], [1]], "in the foreground alone");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_requests_take_turns() {
+        let (embedder, fake) = embedder(true);
+        let ask = |texts: &[&str]| {
+            let (embedder, request) = (Arc::clone(&embedder), request(texts, Urgency::Foreground));
+            tokio::spawn(async move { embedder.embed(request).await })
+        };
+        let begun = async |count: usize| {
+            while fake.batches.lock().len() < count {
+                tokio::task::yield_now().await;
             }
-        }
-    }
-
-    fn embedder(gate: Option<Arc<Barrier>>, queue: usize) -> (Arc<LocalEmbedder>, Arc<Mutex<Vec<usize>>>) {
-        let sizes = Arc::default();
-        let fake = Fake {
-            sizes: Arc::clone(&sizes),
-            gate,
         };
-        (
-            Arc::new(LocalEmbedder::start("fake".into(), Box::new(fake), queue).unwrap()),
-            sizes,
-        )
-    }
-
-    fn texts(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
-    }
-
-    #[tokio::test]
-    async fn a_failure_or_a_panic_costs_its_batch_alone() {
-        let (embedder, _) = embedder(None, 8);
-        assert_eq!(
-            embedder.embed(EmbedRequest::to_compare(texts(&["fail"]))).await,
-            Err(EmbedError::Failed("no".to_owned()))
-        );
-        assert!(matches!(
-            embedder.embed(EmbedRequest::to_compare(texts(&["panic"]))).await,
-            Err(EmbedError::Failed(_))
-        ));
-        assert_eq!(
-            embedder
-                .embed(EmbedRequest::to_compare(texts(&["a", "abc"])))
-                .await
-                .unwrap()
-                .len(),
-            2
-        );
-        assert_eq!(
-            embedder.embed(EmbedRequest::to_compare(Vec::new())).await,
-            Ok(Vec::new())
-        );
-        let many = vec![String::new(); 1_000];
-        assert!(matches!(
-            embedder.embed(EmbedRequest::to_compare(many)).await,
-            Err(EmbedError::TooLarge(_))
-        ));
-    }
-
-    #[tokio::test]
-    async fn waiting_requests_become_one_batch_and_too_many_are_refused() {
-        let gate = Arc::new(Barrier::new(2));
-        let (embedder, sizes) = embedder(Some(Arc::clone(&gate)), 4);
-        let ask = |text: &'static str| {
-            let embedder = Arc::clone(&embedder);
-            tokio::spawn(async move { embedder.embed(EmbedRequest::to_compare(vec![text.to_owned()])).await })
-        };
-        let first = ask("a");
-        while sizes.lock().is_empty() {
+        let long = ask(&["a", "a", "a"]);
+        begun(1).await;
+        // The thread is at the gate: three more requests fill the queue.
+        let mut short = vec![ask(&["b b"]), ask(&["c c"])];
+        while embedder.queues.waiting(Urgency::Foreground) < 2 {
             tokio::task::yield_now().await;
         }
-        // The thread is at the gate: four wait, the fifth is refused.
-        let waiting: Vec<_> = (0..4).map(|_| ask("bb")).collect();
-        while embedder.queue.capacity() > 0 {
+        let abandoned = ask(&["d d d d"]);
+        while embedder.queues.waiting(Urgency::Foreground) < 3 {
             tokio::task::yield_now().await;
         }
         assert_eq!(
-            embedder.embed(EmbedRequest::to_compare(texts(&["c"]))).await,
+            embedder.embed(request(&["e"], Urgency::Foreground)).await,
             Err(EmbedError::Busy)
         );
-        let open = tokio::task::spawn_blocking(move || {
-            gate.wait();
-            gate.wait();
-        });
-        assert!(first.await.unwrap().is_ok());
-        for asked in waiting {
+        abandoned.abort();
+        assert!(abandoned.await.unwrap_err().is_cancelled());
+        for number in 1..=5 {
+            begun(number).await;
+            let fake = Arc::clone(&fake);
+            let opened = tokio::task::spawn_blocking(move || fake.gate.as_ref().map(Barrier::wait));
+            opened.await.unwrap();
+        }
+        for asked in short.drain(..).chain([long]) {
             assert!(asked.await.unwrap().is_ok());
         }
-        open.await.unwrap();
-        assert_eq!(*sizes.lock(), [1, 4]);
+        // Of the long request one text runs at a time, and what nobody waits for does not run.
+        assert_eq!(*fake.batches.lock(), [[1], [2], [2], [1], [1]]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_background_has_the_lowest_priority() {
+        let (embedder, fake) = embedder(false);
+        for urgency in [Urgency::Foreground, Urgency::Background] {
+            embedder.embed(request(&["a"], urgency)).await.unwrap();
+        }
+        assert_eq!(*fake.priorities.lock(), [worker::priority().unwrap(), 19]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_takes_too_long_times_out() {
+        let (embedder, fake) = embedder(true);
+        let asked = tokio::spawn(async move { embedder.embed(request(&["a"], Urgency::Foreground)).await });
+        // Time stands still until the thread is at the gate: this task is never idle.
+        while fake.batches.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked.await.unwrap(), Err(EmbedError::Timeout));
+        // Lets the thread go, so that it ends.
+        fake.gate.as_ref().unwrap().wait();
     }
 }

@@ -436,7 +436,7 @@ fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
         ),
         (
             r#"mode = "semantic""#,
-            "[embeddings]\nmodel = \"all-MiniLM-L6-v2\"",
+            "[embeddings]\nmodel = \"bge-small-en-v1.5\"",
             vec![],
         ),
         (
@@ -504,5 +504,26 @@ fn figures_of_the_memory_are_in_order_and_some_may_be_equal() {
             .into_iter()
             .collect();
         assert_eq!(with(memory), expected, "{memory}");
+    }
+}
+
+#[test]
+fn a_model_that_is_no_longer_supported_is_named_with_the_way_out() {
+    for (model, expected) in [
+        (
+            "all-MiniLM-L6-v2",
+            "this model is no longer supported: write \"bge-small-en-v1.5\"",
+        ),
+        (
+            "wordllama-l2-256",
+            "this model is no longer supported: write \"bge-small-en-v1.5\"",
+        ),
+        ("other", "expected one of \"bge-small-en-v1.5\""),
+    ] {
+        let faults = faults(&FULL.replace("bge-small-en-v1.5", model));
+        assert!(
+            faults.len() == 1 && faults[0].starts_with(&format!("embeddings.model: {expected}")),
+            "{faults:?}"
+        );
     }
 }

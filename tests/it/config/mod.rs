@@ -115,7 +115,7 @@ fn every_key_is_read() {
         RouteCache::default(),
         "off unless asked for"
     );
-    assert_eq!(config.embeddings.as_ref().unwrap().model, "all-MiniLM-L6-v2");
+    assert_eq!(config.embeddings.as_ref().unwrap().model, "bge-small-en-v1.5");
     let main = config.provider("main").unwrap();
     assert_eq!((main.auth, main.http2), (Some(ProviderAuth::ApiKey), true));
     assert_eq!(main.region.as_deref(), Some("eu"));

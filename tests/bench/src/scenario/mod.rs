@@ -132,7 +132,7 @@ impl Scenario {
             Self::Ratio => ratio::run(programs, size).await,
             Self::Floods => floods::run(programs, size).await,
             Self::Unread => unread::run(programs, size).await,
-            Self::Embed => embed::run(size).await,
+            Self::Embed => return embed::run(size).await,
             Self::Endpoint => endpoint::run(size).await,
             Self::Badday => badday::run(size).await,
             Self::Semcache => semcache::run(size).await,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
+use copilotd::adapters::embedding::{LocalEmbedder, ModelKind, Threads};
 use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Vector};
 use copilotd_gateway::cache::veto::veto;
 use copilotd_gateway::cache::{
@@ -21,7 +21,7 @@ use super::Size;
 use crate::report::Report;
 use crate::stats::{Samples, clopper_pearson};
 
-/// Similarity cuts to try, in the range of both models.
+/// Similarity cuts to try, in the range of the model.
 const CUTS: [f32; 8] = [0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97];
 /// Margins to try.
 const MARGINS: [f32; 2] = [0.0, 0.02];
@@ -83,7 +83,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
         ],
     );
     for kind in ModelKind::ALL {
-        let embedder = LocalEmbedder::load(kind, models)?;
+        let embedder = LocalEmbedder::load(kind, models, Threads::default())?;
         let gptcache = pairs(&data.join("semcache_gptcache_mock/dev.jsonl"), usize::MAX)?;
         nearest(&mut report, (kind, &embedder), &gptcache).await?;
         let qqp = pairs(&data.join("semcache_qqp/dev.jsonl"), size.pick(6_242, 1_000))?;
