@@ -106,12 +106,18 @@ impl Vector {
     /// Returns the cosine of the angle to `other`; 0 if they are of different models.
     pub fn cosine(&self, other: &Self) -> f32 {
         let same = Arc::ptr_eq(&self.space, &other.space) || self.space == other.space;
-        if !same || self.values.len() != other.values.len() {
+        if same { self.cosine_to_unit(&other.values) } else { 0.0 }
+    }
+
+    /// Returns the cosine of the angle to a vector of the same model, given as its components; 0 if it has another number
+    /// of them. For stores, which compare many vectors without creating each.
+    pub fn cosine_to_unit(&self, other: &[f32]) -> f32 {
+        if self.values.len() != other.len() {
             return 0.0;
         }
         // Eight independent sums let the compiler use vector instructions.
         let mut sums = [0.0_f32; 8];
-        let (ours, theirs) = (self.values.chunks_exact(8), other.values.chunks_exact(8));
+        let (ours, theirs) = (self.values.chunks_exact(8), other.chunks_exact(8));
         let rest: f32 = ours
             .remainder()
             .iter()
