@@ -98,6 +98,7 @@ pub(crate) struct Opening {
     /// The connection that will write.
     pub(crate) connection: Connection,
     path: PathBuf,
+    label: &'static str,
     reserve: Arc<Reserve>,
     max_pages: Option<MaxPages>,
     slack: Arc<PageSlack>,
@@ -130,6 +131,7 @@ impl Opening {
         Ok(Self {
             connection,
             path,
+            label: schema.label,
             reserve,
             max_pages,
             slack,
@@ -147,6 +149,7 @@ impl Opening {
         let readers = Readers::open(&self.path, readers.max(1))?;
         let writing = Writing {
             connection: self.connection,
+            label: self.label,
             reserve: Arc::clone(&self.reserve),
             history,
             slack: Arc::clone(&self.slack),

@@ -17,6 +17,8 @@ pub(crate) struct Schema {
     pub(crate) application_id: i64,
     /// One step per version: the first creates version 1. A released step is never edited.
     pub(crate) migrations: &'static [&'static str],
+    /// What metrics call the database.
+    pub(crate) label: &'static str,
     /// Bytes per page of a new file.
     pub(crate) page_bytes: u32,
 }

@@ -176,6 +176,8 @@ fn lower_priority() {}
 /// What the thread writes with.
 pub(crate) struct Writing {
     pub(crate) connection: Connection,
+    /// What metrics call the database.
+    pub(crate) label: &'static str,
     pub(crate) reserve: Arc<Reserve>,
     /// Counts the commits, if missing ones shall be noticed.
     pub(crate) history: Option<History>,
@@ -229,7 +231,7 @@ impl Writing {
         let many = batch.len();
         match self.run_all(&mut batch) {
             Ok(results) => {
-                metrics::histogram!("copilotd_append_batch", "store" => "sqlite").record(many as f64);
+                metrics::histogram!("copilotd_append_batch", "store" => self.label).record(many as f64);
                 for (work, result) in batch.into_iter().zip(results) {
                     self.settle(work, result);
                 }

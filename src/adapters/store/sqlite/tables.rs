@@ -9,6 +9,7 @@ const APPLICATION_ID: i64 = 0x6370_6c64;
 pub(super) const SCHEMA: Schema = Schema {
     application_id: APPLICATION_ID,
     migrations: MIGRATIONS,
+    label: "sqlite",
     page_bytes: 4096,
 };
 
