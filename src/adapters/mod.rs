@@ -3,6 +3,7 @@
 
 pub(crate) mod backoff;
 pub mod embedding;
+pub mod index;
 pub mod limiter;
 pub mod llm;
 pub mod schema_check;

@@ -16,6 +16,7 @@ mod embed;
 mod fuzz;
 mod gateway;
 mod http;
+mod index;
 mod jobs;
 mod kill;
 mod limits;

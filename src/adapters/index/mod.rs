@@ -1,0 +1,3 @@
+//! Indexes of the tenants' knowledge behind the port `KnowledgeIndex`.
+
+pub mod sqlite;

@@ -1,0 +1,41 @@
+//! The two searches.
+//!
+//! Both read only rows of the tenant, and look at a chunk only if its document passes all filters: the filters decide
+//! which documents are readable before anything is scored.
+
+mod lexical;
+mod readable;
+mod semantic;
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_knowledge::index::{Candidates, Hit, Search};
+use rusqlite::Connection;
+
+use super::rows;
+use crate::adapters::sqlite::failure::Failure;
+
+/// See `KnowledgeIndex::search`.
+pub(super) fn search(connection: &Connection, tenant: &TenantId, search: &Search) -> Result<Candidates, Failure> {
+    // All statements see the index as of one moment.
+    let moment = connection.unchecked_transaction()?;
+    let Some(tenant) = rows::find_tenant(&moment, tenant)? else {
+        return Ok(Candidates::default());
+    };
+    let readable = readable::find(&moment, tenant, search)?;
+    if readable.is_empty() || search.limit == 0 {
+        return Ok(Candidates::default());
+    }
+    let lexical = lexical::search(&moment, tenant, search, &readable)?;
+    let semantic = match &search.vector {
+        Some(vector) => semantic::search(&moment, tenant, vector, search.limit, &readable)?,
+        None => Vec::new(),
+    };
+    Ok(Candidates { lexical, semantic })
+}
+
+/// Sorts hits, best first, ties in order of the chunk id, and cuts them.
+fn best(mut hits: Vec<Hit>, limit: usize) -> Vec<Hit> {
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk.cmp(&b.chunk)));
+    hits.truncate(limit);
+    hits
+}
