@@ -12,5 +12,7 @@ pub mod document;
 pub mod extract;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+pub mod fusion;
 pub mod index;
 pub mod lexical;
+pub mod query;
