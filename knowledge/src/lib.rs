@@ -16,3 +16,4 @@ pub mod fusion;
 pub mod index;
 pub mod lexical;
 pub mod query;
+pub mod recall;
