@@ -10,6 +10,7 @@
 pub mod chunk;
 pub mod document;
 pub mod extract;
+pub mod facts;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 pub mod fusion;

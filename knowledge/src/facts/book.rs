@@ -1,0 +1,104 @@
+//! What becomes of an accepted fact beside those that are known.
+
+use jiff::Timestamp;
+
+use crate::lexical::terms;
+
+/// Most facts of one user that are valid at a time.
+pub const MAX_FACTS: usize = 500;
+
+/// A fact about a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// The statement.
+    pub text: String,
+    /// What it is the value of, if that has one value only.
+    pub attribute: Option<Attribute>,
+    /// When the user said it.
+    pub valid_from: Timestamp,
+    /// When something else was said instead; none while it is valid.
+    pub valid_to: Option<Timestamp>,
+}
+
+/// Something that a person has one of: a newer value replaces the older one. A closed list, so that no model can invent a name
+/// under which two values stand beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// What the user is called.
+    Name,
+    /// Where the user lives.
+    Home,
+    /// For whom the user works.
+    Employer,
+    /// What the user does there.
+    Role,
+    /// An address for mail.
+    Email,
+    /// A telephone number.
+    Phone,
+    /// How old the user is.
+    Age,
+    /// The day of birth.
+    Birthday,
+    /// The language in which the user wants answers.
+    Language,
+    /// The time zone.
+    TimeZone,
+    /// What the user has subscribed to.
+    Plan,
+}
+
+/// What becomes of a fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It says what the fact at this index says already: nothing changes.
+    Known(usize),
+    /// It is new. The facts at these indexes end when it begins.
+    New {
+        /// In ascending order.
+        supersedes: Vec<usize>,
+    },
+    /// The user has as many facts as are kept, and it supersedes none: it is dropped.
+    Full,
+}
+
+/// Decides about a fact that [`accept`](super::accept) let through. `facts` are all facts of the user; those that have ended
+/// play no part.
+pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>) -> Admission {
+    let valid = || facts.iter().enumerate().filter(|(_, fact)| fact.valid_to.is_none());
+    let (content, is_denied) = content(text);
+    let same = |fact: &Fact| self::content(&fact.text);
+    if let Some((known, _)) = valid().find(|(_, fact)| same(fact) == (content.clone(), is_denied)) {
+        return Admission::Known(known);
+    }
+    let contradicts = |fact: &Fact| {
+        let is_value = attribute.is_some() && fact.attribute == attribute;
+        is_value || same(fact) == (content.clone(), !is_denied)
+    };
+    let supersedes: Vec<usize> = valid()
+        .filter(|(_, fact)| contradicts(fact))
+        .map(|(index, _)| index)
+        .collect();
+    if supersedes.is_empty() && valid().count() >= MAX_FACTS {
+        return Admission::Full;
+    }
+    Admission::New { supersedes }
+}
+
+/// Returns the terms of a statement in order, without words for the user and denials, and whether it denies.
+fn content(text: &str) -> (Vec<String>, bool) {
+    let is_denial = |term: &str| matches!(term, "never" | "cannot") || term.ends_with("n't");
+    // `terms` leaves "not" and "no" out, as stop words.
+    let is_denied = text
+        .to_lowercase()
+        .replace('\u{2019}', "'")
+        .split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .any(|word| matches!(word, "not" | "no") || is_denial(word));
+    let empty = [
+        "user", "custom", "longer", "ani", "more", "anymor", "doe", "do", "ha", "have",
+    ];
+    let mut content: Vec<String> = terms(text).into_iter().map(|(term, _)| term).collect();
+    content.retain(|term| !is_denial(term) && !empty.contains(&term.as_str()));
+    content.sort_unstable();
+    (content, is_denied)
+}
