@@ -106,6 +106,19 @@ pub enum RetrievalStep {
     Read,
 }
 
+impl RetrievalStep {
+    /// Returns the name, as it is serialised.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rewrite => "rewrite",
+            Self::Embed => "embed",
+            Self::Search => "search",
+            Self::Rerank => "rerank",
+            Self::Read => "read",
+        }
+    }
+}
+
 fn one() -> u64 {
     1
 }

@@ -1,0 +1,279 @@
+//! Ingestion: turns stored content into searchable chunks, in the background and durably.
+//!
+//! [`Ingestion`] is the supervisor. It asks the index which versions wait, and gives each to a [`Worker`](worker::Worker), at most
+//! one per tenant and [`Bounds::workers`] in all; while nothing waits, it embeds chunks that have no vector yet. Everything that
+//! must survive is in the index, so a worker that dies is replaced, and after a restart chunks that were stored are not made
+//! again.
+//!
+//! Invariant: a version whose ingestion keeps panicking ends as failed after [`Bounds::panics`] attempts.
+
+mod backfill;
+mod pieces;
+mod worker;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::domain::ids::DocumentId;
+use copilotd_actors::ports::{Clock, Embedder, Space};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::SignedDuration;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use self::backfill::Backfill;
+use self::worker::{Task, Worker};
+use crate::chunk::TokenCount;
+use crate::document::{IngestFailure, Version};
+use crate::extract::Extractor;
+use crate::index::{KnowledgeIndex, Pending, Quota};
+
+/// An embedding model and the space of its vectors.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// The model.
+    pub embedder: Arc<dyn Embedder>,
+    /// The space of all its vectors.
+    pub space: Space,
+}
+
+/// What ingestion needs.
+pub struct Parts {
+    /// The index.
+    pub index: Arc<dyn KnowledgeIndex>,
+    /// Reads contents.
+    pub extractor: Extractor,
+    /// Counts the tokens of chunks.
+    pub tokens: Arc<dyn TokenCount>,
+    /// Embeds chunks; without it they are found by their words alone, until there is one.
+    pub engine: Option<Engine>,
+    /// Returns what a tenant may store.
+    pub quota: Arc<dyn Fn(&TenantScope) -> Quota + Send + Sync>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds.
+    pub bounds: Bounds,
+}
+
+/// Bounds of ingestion.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Versions that are ingested at the same time.
+    pub workers: usize,
+    /// Chunks that are embedded and stored together.
+    pub batch: usize,
+    /// Attempts at a version that ended in a panic, after which it has failed.
+    pub panics: u32,
+    /// Pause after a failure of the index, doubled with each further one up to `longest_pause`.
+    pub pause: Duration,
+    /// See `pause`.
+    pub longest_pause: Duration,
+    /// Interval at which the index is asked even if nobody has submitted anything.
+    pub poll: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            batch: 16,
+            panics: 3,
+            pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(60),
+            poll: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Messages to [`Ingestion`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Msg {
+    /// Something was submitted.
+    Wake,
+    /// A timer: ask the index.
+    Poll,
+}
+
+/// The supervisor; see the module.
+pub struct Ingestion(pub Arc<Parts>);
+
+/// State of [`Ingestion`].
+#[derive(Default)]
+pub struct State {
+    running: HashMap<ActorId, Running>,
+    /// Panics of the versions being ingested.
+    panics: HashMap<(DocumentId, Version), u32>,
+    backfill: Option<ActorId>,
+    /// Whether all vectors were there when the backfill last looked, and nothing was published since.
+    is_filled: bool,
+    failures: u32,
+}
+
+/// The version that a worker ingests.
+struct Running {
+    scope: TenantScope,
+    document: DocumentId,
+    version: Version,
+}
+
+/// How long a job is kept after it has ended.
+pub const JOBS_KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// Most versions whose panics are remembered; more are forgotten all together, and tried again.
+const REMEMBERED_PANICS: usize = 10_000;
+
+impl Ingestion {
+    /// Gives waiting versions to workers, as many as may run.
+    async fn fill(&self, me: &ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let free = self.0.bounds.workers.saturating_sub(state.running.len());
+        if free == 0 {
+            return Ok(());
+        }
+        let busy: Vec<TenantScope> = state.running.values().map(|running| running.scope.clone()).collect();
+        let pending = match self.0.index.pending(&busy, free).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(%error, "could not read which documents wait to be ingested; trying again");
+                self.poll_later(me, state);
+                return Ok(());
+            }
+        };
+        state.failures = 0;
+        let is_idle = pending.is_empty() && state.running.is_empty();
+        for pending in pending {
+            self.start(me, state, pending).await?;
+        }
+        if is_idle && !state.is_filled && state.backfill.is_none() {
+            self.start_backfill(me, state).await?;
+        }
+        Ok(())
+    }
+
+    async fn start(&self, me: &ActorRef<Msg>, state: &mut State, pending: Pending) -> Result<(), ActorProcessingErr> {
+        let running = Running {
+            scope: pending.scope.clone(),
+            document: pending.document.id,
+            version: pending.document.version,
+        };
+        let (worker, _) = Actor::spawn_linked(None, Worker(Arc::clone(&self.0)), (), me.get_cell()).await?;
+        state.running.insert(worker.get_id(), running);
+        worker.cast(Task(Box::new(pending)))?;
+        Ok(())
+    }
+
+    async fn start_backfill(&self, me: &ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let Some(engine) = self.0.engine.clone() else {
+            return Ok(());
+        };
+        let backfill = Backfill {
+            parts: Arc::clone(&self.0),
+            engine,
+        };
+        let (worker, _) = Actor::spawn_linked(None, backfill, (), me.get_cell()).await?;
+        state.backfill = Some(worker.get_id());
+        worker.cast(backfill::Run)?;
+        Ok(())
+    }
+
+    async fn forget_jobs(&self) {
+        let before = self.0.clock.now() - JOBS_KEPT;
+        if let Err(error) = self.0.index.forget_jobs(before).await {
+            tracing::warn!(%error, "could not delete old ingestion jobs; trying again");
+        }
+    }
+
+    fn poll_later(&self, me: &ActorRef<Msg>, state: &mut State) {
+        let bounds = &self.0.bounds;
+        let pause = bounds
+            .pause
+            .saturating_mul(2_u32.saturating_pow(state.failures.min(16)));
+        state.failures = state.failures.saturating_add(1);
+        me.send_after(pause.min(bounds.longest_pause), || Msg::Poll);
+    }
+
+    /// A worker has ended, `panicked` or not: its version is published, failed, superseded, or still waiting.
+    async fn ended(
+        &self,
+        me: &ActorRef<Msg>,
+        state: &mut State,
+        who: ActorId,
+        error: Option<String>,
+    ) -> Result<(), ActorProcessingErr> {
+        if state.backfill == Some(who) {
+            state.backfill = None;
+            state.is_filled = error.is_none();
+            if let Some(error) = error {
+                tracing::warn!(error, "embedding of older chunks stopped; trying again");
+                self.poll_later(me, state);
+            }
+            return Ok(());
+        }
+        let Some(running) = state.running.remove(&who) else {
+            return Ok(());
+        };
+        let Some(error) = error else {
+            state.panics.remove(&(running.document, running.version));
+            // Its chunks may have been published without vectors while the model was busy.
+            return self.fill(me, state).await;
+        };
+        if state.panics.len() >= REMEMBERED_PANICS {
+            state.panics.clear();
+        }
+        let panics = state.panics.entry((running.document, running.version)).or_default();
+        *panics += 1;
+        let (tenant, document, attempt) = (running.scope.tenant(), running.document, *panics);
+        tracing::error!(%tenant, %document, attempt, error, "the ingestion of a document panicked");
+        if *panics >= self.0.bounds.panics {
+            let failure = IngestFailure {
+                code: "internal".to_owned(),
+                message: "this document cannot be processed because of a fault in copilotd; its log has the cause"
+                    .to_owned(),
+            };
+            let (index, now) = (&self.0.index, self.0.clock.now());
+            let failed = index
+                .fail(&running.scope, document, running.version, failure, now)
+                .await;
+            if let Err(error) = failed {
+                tracing::warn!(%tenant, %document, %error, "could not store that a document's ingestion failed; trying again");
+                self.poll_later(me, state);
+                return Ok(());
+            }
+            state.panics.remove(&(document, running.version));
+        }
+        self.fill(me, state).await
+    }
+}
+
+impl Actor for Ingestion {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, me: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+        me.cast(Msg::Wake)?;
+        me.send_interval(self.0.bounds.poll, || Msg::Poll);
+        Ok(State::default())
+    }
+
+    async fn handle(&self, me: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Wake => state.is_filled = false,
+            Msg::Poll => self.forget_jobs().await,
+        }
+        self.fill(&me, state).await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(who, error) => {
+                self.ended(&me, state, who.get_id(), Some(error.to_string())).await
+            }
+            SupervisionEvent::ActorTerminated(who, _, _) => self.ended(&me, state, who.get_id(), None).await,
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
+        }
+    }
+}

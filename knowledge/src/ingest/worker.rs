@@ -1,0 +1,251 @@
+//! Ingests one version of a document.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::ids::ChunkId;
+use copilotd_actors::ports::{EmbedError, EmbedRequest, LogError, Purpose, Urgency, Vector};
+use copilotd_actors::tenancy::TenantScope;
+use metrics::{counter, histogram};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::pieces::{Piece, identify};
+use super::{Bounds, Engine, Parts};
+use crate::chunk::{ChunkDraft, chunk};
+use crate::document::{Document, IngestFailure};
+use crate::extract::{ExtractError, Extracted};
+use crate::index::{NewChunk, Pending, Published};
+use crate::lexical;
+
+/// Cost of cutting a byte into chunks, in the unit of [`compute`].
+const CHUNK_COST_PER_BYTE: usize = 32;
+/// Cost of stemming a byte, in the unit of [`compute`].
+const TERMS_COST_PER_BYTE: usize = 8;
+/// Most attempts to embed a batch with a model that fails.
+const EMBED_ATTEMPTS: u32 = 5;
+
+/// The actor; ends after one version.
+pub(super) struct Worker(pub(super) Arc<Parts>);
+
+/// The version to ingest.
+pub(super) struct Task(pub(super) Box<Pending>);
+
+/// Why a version was not published.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    /// It cannot be ingested, now or later.
+    #[error("{}", .0.message)]
+    Failed(IngestFailure),
+    /// A newer version was submitted, or the document was deleted.
+    #[error("a newer version was submitted or the document was deleted")]
+    Superseded,
+    /// The index failed: the version keeps waiting.
+    #[error(transparent)]
+    Index(#[from] LogError),
+    /// Too much work of the tenant is queued: the version keeps waiting.
+    #[error("{0}")]
+    Busy(String),
+}
+
+impl From<ExtractError> for Stopped {
+    fn from(error: ExtractError) -> Self {
+        if error.is_transient() {
+            return Self::Busy(error.to_string());
+        }
+        Self::Failed(IngestFailure {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+        })
+    }
+}
+
+impl From<ComputeError> for Stopped {
+    fn from(error: ComputeError) -> Self {
+        match error {
+            ComputeError::Full => Self::Busy(error.to_string()),
+            // As in a worker that panics itself: the supervisor counts it.
+            ComputeError::Panicked => panic!("{error}"),
+        }
+    }
+}
+
+impl Worker {
+    /// Ingests a version; tries again while the index does not answer.
+    async fn run(&self, pending: Pending) {
+        let Pending {
+            scope,
+            document,
+            content,
+        } = pending;
+        let mut pause = self.0.bounds.pause;
+        let (tenant, id, version) = (scope.tenant(), document.id, document.version);
+        loop {
+            let mut result = self.ingest(&scope, &document, content.clone()).await;
+            if let Err(Stopped::Failed(failure)) = &result {
+                let (index, now) = (&self.0.index, self.0.clock.now());
+                match index.fail(&scope, id, version, failure.clone(), now).await {
+                    Ok(_) => {
+                        counter!("copilotd_ingested_documents_total", "outcome" => "failed").increment(1);
+                        tracing::info!(%tenant, document = %id, code = failure.code, "a document could not be ingested");
+                        return;
+                    }
+                    Err(error) => result = Err(error.into()),
+                }
+            }
+            match result {
+                Ok(()) => {
+                    counter!("copilotd_ingested_documents_total", "outcome" => "searchable").increment(1);
+                    return;
+                }
+                Err(Stopped::Superseded | Stopped::Failed(_)) => return,
+                Err(error @ (Stopped::Index(_) | Stopped::Busy(_))) => {
+                    tracing::warn!(%tenant, document = %id, %error, "ingestion of a document was interrupted; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(self.0.bounds.longest_pause);
+                }
+            }
+        }
+    }
+
+    async fn ingest(&self, scope: &TenantScope, document: &Document, content: Vec<u8>) -> Result<(), Stopped> {
+        let started = tokio::time::Instant::now();
+        let extracted = self
+            .0
+            .extractor
+            .extract(scope.tenant(), content, document.format, None)
+            .await?;
+        histogram!("copilotd_ingest_seconds", "step" => "extract").record(started.elapsed());
+        let title = document.attributes.title.clone().or_else(|| extracted.title.clone());
+        let drafts = self.cut(scope, extracted).await?;
+        if drafts.is_empty() {
+            return Err(ExtractError::NoText.into());
+        }
+        let pieces = identify(document.id, drafts);
+        let (id, version) = (document.id, document.version);
+        let index = &self.0.index;
+        if !index.start(scope, id, version, pieces.len() as u64).await? {
+            return Err(Stopped::Superseded);
+        }
+        let ids: Vec<ChunkId> = pieces.iter().map(|piece| piece.id).collect();
+        let space = self.0.engine.as_ref().map(|engine| &engine.space);
+        let known = index.known_chunks(scope, id, &ids, space).await?;
+        let known: HashSet<ChunkId> = known.into_iter().collect();
+        let new: Vec<&Piece> = pieces.iter().filter(|piece| !known.contains(&piece.id)).collect();
+        for batch in new.chunks(self.0.bounds.batch.max(1)) {
+            self.stage(scope, document, title.as_deref(), batch).await?;
+        }
+        counter!("copilotd_ingested_chunks_total", "outcome" => "kept").increment(known.len() as u64);
+        let places = pieces.iter().map(Piece::place).collect();
+        let (quota, now) = ((self.0.quota)(scope), self.0.clock.now());
+        match index.publish(scope, id, version, places, &quota, now).await? {
+            Published::Done => Ok(()),
+            Published::Superseded => Err(Stopped::Superseded),
+            Published::QuotaExceeded => Err(Stopped::Failed(IngestFailure {
+                code: "quota_exceeded".to_owned(),
+                message: format!(
+                    "the tenant may have at most {} chunks; delete documents or raise the quota",
+                    quota.chunks
+                ),
+            })),
+        }
+    }
+
+    async fn cut(&self, scope: &TenantScope, extracted: Extracted) -> Result<Vec<ChunkDraft>, Stopped> {
+        let (cost, tokens) = (extracted.text.len() * CHUNK_COST_PER_BYTE, Arc::clone(&self.0.tokens));
+        let cut = compute::run(Some(scope.tenant()), cost, move || chunk(&extracted, &*tokens));
+        Ok(cut.await?)
+    }
+
+    /// Stores some of a version's chunks, with their terms and vectors.
+    async fn stage(
+        &self,
+        scope: &TenantScope,
+        document: &Document,
+        title: Option<&str>,
+        pieces: &[&Piece],
+    ) -> Result<(), Stopped> {
+        let texts: Vec<String> = pieces.iter().map(|piece| piece.draft.context_text(title)).collect();
+        let cost = texts.iter().map(String::len).sum::<usize>() * TERMS_COST_PER_BYTE;
+        let stemmed = texts.clone();
+        let stem = move || stemmed.iter().map(|text| lexical::terms(text)).collect::<Vec<_>>();
+        let terms = compute::run(Some(scope.tenant()), cost, stem).await?;
+        let vectors = self.vectors(texts).await;
+        let new = |(piece, terms): (&&Piece, Vec<(String, u32)>)| NewChunk {
+            id: piece.id,
+            draft: piece.draft.clone(),
+            terms,
+        };
+        let chunks: Vec<NewChunk> = pieces.iter().zip(terms).map(new).collect();
+        counter!("copilotd_ingested_chunks_total", "outcome" => "new").increment(chunks.len() as u64);
+        let stored = self
+            .0
+            .index
+            .stage(scope, document.id, document.version, chunks, vectors)
+            .await?;
+        if stored { Ok(()) } else { Err(Stopped::Superseded) }
+    }
+
+    /// Returns the vectors of texts; none without a model or when it fails, and then the backfill makes them later.
+    async fn vectors(&self, texts: Vec<String>) -> Vec<Vector> {
+        let Some(engine) = &self.0.engine else {
+            return Vec::new();
+        };
+        let request = EmbedRequest {
+            texts,
+            purpose: Purpose::Passage,
+            urgency: Urgency::Background,
+        };
+        embed_patiently(engine, request, &self.0.bounds)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "chunks could not be embedded; they are found by their words alone for now");
+                Vec::new()
+            })
+    }
+}
+
+/// Embeds texts in the background. A busy model is asked again until it has time; one that fails, a few times.
+pub(super) async fn embed_patiently(
+    engine: &Engine,
+    request: EmbedRequest,
+    bounds: &Bounds,
+) -> Result<Vec<Vector>, EmbedError> {
+    let (mut pause, mut failures) = (Duration::from_millis(50), 0);
+    loop {
+        let error = match engine.embedder.embed(request.clone()).await {
+            Ok(vectors) if vectors.len() == request.texts.len() => return Ok(vectors),
+            Ok(_) => {
+                return Err(EmbedError::Failed(
+                    "the model did not return one vector per text".to_owned(),
+                ));
+            }
+            Err(error) => error,
+        };
+        match error {
+            EmbedError::Busy | EmbedError::Timeout => {}
+            EmbedError::TooLarge(_) => return Err(error),
+            EmbedError::Failed(_) if failures + 1 >= EMBED_ATTEMPTS => return Err(error),
+            EmbedError::Failed(_) => failures += 1,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(bounds.longest_pause);
+    }
+}
+
+impl Actor for Worker {
+    type Msg = Task;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Task>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, me: ActorRef<Task>, Task(pending): Task, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        self.run(*pending).await;
+        me.stop(None);
+        Ok(())
+    }
+}

@@ -1,0 +1,394 @@
+//! Ingestion with an index in memory, on paused time.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::fakes::embedder::{FakeEmbedder, Script};
+use copilotd_actors::ports::{Clock, EmbedError, EmbedRequest, Embedder, Vector};
+use copilotd_actors::tenancy::TenantScope;
+use copilotd_knowledge::chunk::Estimate;
+use copilotd_knowledge::document::{AttributeChanges, DocumentKey, Format, Reader, Stage};
+use copilotd_knowledge::extract::{ExtractError, Extractor, Limits, PdfPages, PdfText};
+use copilotd_knowledge::fakes::index::MemoryIndex;
+use copilotd_knowledge::index::{IngestStatus, KnowledgeIndex, Quota, Submitted};
+use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Msg, Parts};
+use copilotd_knowledge::library::Content;
+use copilotd_knowledge::retrieve::{Question, Retriever};
+use jiff::Timestamp;
+use ractor::{Actor, ActorRef};
+use uuid::Uuid;
+
+#[derive(Debug)]
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A reader that panics, as a library might.
+#[derive(Debug)]
+struct Panicking;
+
+#[async_trait]
+impl PdfText for Panicking {
+    async fn pages(&self, _: &TenantId, _: &[u8], _: &Limits) -> Result<PdfPages, ExtractError> {
+        panic!("on purpose");
+    }
+}
+
+/// Embeds some requests and then hangs, as if the process were about to die.
+#[derive(Debug)]
+struct HangsAfter {
+    embedder: FakeEmbedder,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl Embedder for HangsAfter {
+    async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
+        if self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+        self.embedder.embed(request).await
+    }
+}
+
+struct World {
+    index: Arc<MemoryIndex>,
+    embedder: FakeEmbedder,
+    engine: Option<Engine>,
+    quota: Quota,
+    jobs: u128,
+}
+
+const QUOTA: Quota = Quota {
+    documents: 1_000,
+    bytes: 1 << 30,
+    chunks: 10_000,
+};
+
+#[expect(clippy::disallowed_methods, reason = "tests open scopes")]
+fn scope(tenant: &str) -> TenantScope {
+    TenantScope::from_verified(tenant.parse().unwrap())
+}
+
+fn key(id: &str) -> DocumentKey {
+    DocumentKey {
+        collection: "handbook".parse().unwrap(),
+        external_id: id.parse().unwrap(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let embedder = FakeEmbedder::new("fake");
+        Self {
+            index: Arc::new(MemoryIndex::new()),
+            engine: Some(Engine {
+                embedder: Arc::new(embedder.clone()),
+                space: "fake".into(),
+            }),
+            embedder,
+            quota: QUOTA,
+            jobs: 0,
+        }
+    }
+
+    async fn start(&self) -> ActorRef<Msg> {
+        let quota = self.quota;
+        let parts = Parts {
+            index: Arc::clone(&self.index) as _,
+            extractor: Extractor::new(Arc::new(Panicking), Limits::default()),
+            tokens: Arc::new(Estimate),
+            engine: self.engine.clone(),
+            quota: Arc::new(move |_| quota),
+            clock: Arc::new(FixedClock),
+            bounds: Bounds {
+                batch: 2,
+                ..Bounds::default()
+            },
+        };
+        Actor::spawn(None, Ingestion(Arc::new(parts)), ()).await.unwrap().0
+    }
+
+    async fn store(&mut self, tenant: &str, id: &str, format: Format, text: &str) -> Submitted {
+        self.jobs += 1;
+        let content = Content {
+            format,
+            bytes: text.into(),
+        };
+        let submission = copilotd_knowledge::index::Submission {
+            key: key(id),
+            format,
+            content_hash: content.hash(),
+            content: content.bytes,
+            changes: AttributeChanges::default(),
+            job: JobId::new(Uuid::from_u128(self.jobs)),
+            at: FixedClock.now(),
+        };
+        self.index.submit(&scope(tenant), submission, &QUOTA).await.unwrap()
+    }
+
+    /// Waits until a document's newest version is no longer pending.
+    async fn settled(&self, tenant: &str, id: &str) -> Stage {
+        loop {
+            let document = self.index.document(&scope(tenant), &key(id)).await;
+            if let Ok(Some(document)) = document
+                && document.stage != Stage::Pending
+            {
+                return document.stage;
+            }
+            // Paused time: this only lets the others run.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn find(&self, tenant: &str, text: &str) -> (Vec<String>, bool) {
+        let retriever = Retriever::new(Arc::clone(&self.index) as _, self.engine.clone());
+        let question = Question {
+            collections: vec!["handbook".parse().unwrap()],
+            reader: Reader::Caller {
+                user: None,
+                roles: BTreeSet::new(),
+            },
+            filter: Vec::new(),
+            texts: vec![text.to_owned()],
+            limit: 3,
+        };
+        let found = retriever.find(&scope(tenant), &question).await.unwrap();
+        let texts = found.chunks.into_iter().map(|(chunk, _)| chunk.draft.text).collect();
+        (texts, found.is_semantic)
+    }
+}
+
+/// A text with `sections` sections that share no words, each longer than half a chunk.
+fn handbook(sections: &[&str]) -> String {
+    let section = |name: &&str| {
+        format!(
+            "# {name}\n\n{}\n\n",
+            format!("The {name} rule applies to {name} only. ").repeat(30)
+        )
+    };
+    sections.iter().map(section).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_document_is_found_and_an_update_embeds_what_changed() {
+    let mut world = World::new();
+    let ingestion = world.start().await;
+    world
+        .store(
+            "a",
+            "1",
+            Format::Markdown,
+            &handbook(&["refund", "warranty", "shipping"]),
+        )
+        .await;
+    ingestion.cast(Msg::Wake).unwrap();
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    let (texts, is_semantic) = world.find("a", "refund").await;
+    assert!(texts[0].contains("refund") && is_semantic);
+    assert_eq!(
+        world.find("b", "refund").await.0,
+        Vec::<String>::new(),
+        "another tenant"
+    );
+    let embedded = world.embedder.texts();
+
+    assert!(matches!(
+        world
+            .store(
+                "a",
+                "1",
+                Format::Markdown,
+                &handbook(&["refund", "warranty", "shipping"])
+            )
+            .await,
+        Submitted::Unchanged(_)
+    ));
+    world
+        .store(
+            "a",
+            "1",
+            Format::Markdown,
+            &handbook(&["refund", "guarantee", "shipping"]),
+        )
+        .await;
+    ingestion.cast(Msg::Wake).unwrap();
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    let again = world.embedder.texts() - embedded;
+    assert!(
+        (1..=2).contains(&again),
+        "{again} chunks embedded for one changed section"
+    );
+    assert!(
+        world
+            .find("a", "warranty")
+            .await
+            .0
+            .iter()
+            .all(|text| !text.contains("warranty"))
+    );
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_ingested_fails_with_a_reason_and_holds_up_nothing() {
+    let mut world = World::new();
+    world.quota = Quota { chunks: 3, ..QUOTA };
+    let cases = [
+        ("empty", Format::Text, " \n".to_owned(), "no_text"),
+        ("panic", Format::Pdf, "%PDF-1.7".to_owned(), "internal"),
+        (
+            "many",
+            Format::Markdown,
+            handbook(&["one", "two", "three", "four"]),
+            "quota_exceeded",
+        ),
+    ];
+    for (id, format, text, _) in &cases {
+        world.store("a", id, *format, text).await;
+    }
+    world.store("a", "last", Format::Text, "fine").await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "last").await, Stage::Searchable);
+    for (id, _, _, code) in &cases {
+        let document = world.index.document(&scope("a"), &key(id)).await.unwrap().unwrap();
+        assert_eq!(document.stage, Stage::Failed, "{id}");
+        assert_eq!(document.failure.unwrap().code, *code, "{id}");
+        let job = world.index.job(&scope("a"), document.job).await.unwrap().unwrap();
+        assert!(matches!(job.status, IngestStatus::Failed(_)), "{id}");
+    }
+    assert_eq!(
+        world.find("a", "one").await.0,
+        ["fine"],
+        "nothing of a failed version is found"
+    );
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_kill_stored_chunks_are_not_made_again() {
+    let mut world = World::new();
+    let text = handbook(&["one", "two", "three", "four", "five", "six"]);
+    world.store("a", "1", Format::Markdown, &text).await;
+    let whole = world.engine.take().unwrap();
+    world.engine = Some(Engine {
+        embedder: Arc::new(HangsAfter {
+            embedder: world.embedder.clone(),
+            left: 2.into(),
+        }),
+        ..whole.clone()
+    });
+    let ingestion = world.start().await;
+    let job = JobId::new(Uuid::from_u128(1));
+    while world.index.job(&scope("a"), job).await.unwrap().unwrap().done < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    ingestion.kill_and_wait(None).await.unwrap();
+    world.engine = Some(whole);
+
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    let requests = world.embedder.requests();
+    let mut texts: Vec<&String> = requests.iter().flat_map(|request| &request.texts).collect();
+    let all = texts.len();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(all, texts.len(), "no stored chunk is embedded again");
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_model_words_are_searched_and_vectors_follow() {
+    let mut world = World::new();
+    let engine = world.engine.take();
+    world
+        .store("a", "1", Format::Markdown, &handbook(&["refund", "warranty"]))
+        .await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    let (texts, is_semantic) = world.find("a", "refund").await;
+    assert!(texts[0].contains("refund") && !is_semantic);
+    ingestion.stop_and_wait(None, None).await.unwrap();
+
+    world.engine = engine;
+    let space = "fake".into();
+    assert!(!world.index.unembedded(&space, 1).await.unwrap().is_empty());
+    let ingestion = world.start().await;
+    while !world.index.unembedded(&space, 1).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(world.find("a", "refund").await.1);
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_or_failing_model_and_an_index_that_is_down_cost_time_only() {
+    let mut world = World::new();
+    world.embedder.script(Script::Fail(EmbedError::Busy));
+    world.embedder.script(Script::Fail(EmbedError::Timeout));
+    world
+        .embedder
+        .script(Script::Fail(EmbedError::Failed("once".to_owned())));
+    world.store("a", "1", Format::Text, "refund").await;
+    world.index.set_down(true);
+    let ingestion = world.start().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.index.set_down(false);
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    assert!(world.index.unembedded(&"fake".into(), 1).await.unwrap().is_empty());
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_never_works_leaves_the_words() {
+    let mut world = World::new();
+    for _ in 0..5 {
+        world
+            .embedder
+            .script(Script::Fail(EmbedError::Failed("always".to_owned())));
+    }
+    world.store("a", "1", Format::Text, "refund").await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    assert_eq!(world.find("a", "refund").await.0, ["refund"]);
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenants_take_turns() {
+    let mut world = World::new();
+    for number in 0..20 {
+        world
+            .store("many", &number.to_string(), Format::Text, &format!("text {number}"))
+            .await;
+    }
+    world.store("few", "1", Format::Text, "refund").await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("few", "1").await, Stage::Searchable);
+    let requests = world.embedder.requests();
+    let turn = requests
+        .iter()
+        .position(|request| request.texts.iter().any(|text| text.contains("refund")));
+    assert!(turn.unwrap() < 3, "the other tenant's documents went first: {turn:?}");
+    for number in 0..20 {
+        assert_eq!(world.settled("many", &number.to_string()).await, Stage::Searchable);
+    }
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
