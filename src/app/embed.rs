@@ -22,23 +22,51 @@ fn threshold(kind: ModelKind) -> f32 {
     }
 }
 
-/// Adds a cache to the gateway, if a route has one.
-pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
+/// Returns the model that is configured, if there is one.
+fn kind(config: &Config) -> anyhow::Result<Option<ModelKind>> {
     let kind = config.embeddings.as_ref().map(|embeddings| embeddings.model.parse());
-    let kind: Option<ModelKind> = kind
-        .transpose()
-        .map_err(anyhow::Error::msg)
-        .context("embeddings.model")?;
+    kind.transpose().map_err(anyhow::Error::msg).context("embeddings.model")
+}
+
+/// Loads the model that is configured, for caches and knowledge alike. Takes up to a second. If it cannot be loaded the
+/// process serves without it, and an error is logged.
+pub fn load(config: &Config) -> anyhow::Result<Option<Arc<LocalEmbedder>>> {
+    let Some(kind) = kind(config)? else { return Ok(None) };
+    let named = config
+        .embeddings
+        .as_ref()
+        .and_then(|embeddings| embeddings.directory.clone());
+    let directory = named.unwrap_or_else(|| config.server.data_dir.join("models"));
+    match LocalEmbedder::load(kind, &directory, Threads::default()) {
+        Ok(embedder) => Ok(Some(Arc::new(embedder))),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(
+                model = %kind, %error,
+                "local embedding model could not be loaded; semantic caches match identical questions only, and documents are \
+                 searched by words alone"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Adds a cache to the gateway, if a route has one; `local` is the model of this process.
+pub fn with_cache(
+    gateway: Gateway,
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    local: Option<&Arc<LocalEmbedder>>,
+) -> anyhow::Result<Gateway> {
+    let kind = kind(config)?;
     let wanting = config.routes.iter().filter(|route| route.cache.mode != CacheMode::Off);
-    let mut local = None;
     let mut routes = HashMap::new();
     for route in wanting {
         let embeddings = match (route.cache.mode, &route.cache.embedding_route) {
             (CacheMode::Off | CacheMode::Exact, _) => Embeddings::None,
             (CacheMode::Semantic, Some(route)) => Embeddings::Route(route.as_str().into()),
             (CacheMode::Semantic, None) => {
-                let load = || kind.and_then(|kind| load(config, kind));
-                Embeddings::Local(local.get_or_insert_with(load).clone())
+                Embeddings::Local(local.map(|embedder| Arc::clone(embedder) as Arc<dyn Embedder>))
             }
         };
         routes.insert(route.name.clone(), (settings(&route.cache, kind), embeddings));
@@ -47,27 +75,6 @@ pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> a
         return Ok(gateway);
     }
     Ok(gateway.with_cache(Cache::new(rand::random::<f64>), routes, clock))
-}
-
-/// Loads the local model. If that fails the process serves without it: semantic lookups are off, and an error is
-/// logged.
-fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
-    let named = config
-        .embeddings
-        .as_ref()
-        .and_then(|embeddings| embeddings.directory.clone());
-    let directory = named.unwrap_or_else(|| config.server.data_dir.join("models"));
-    match LocalEmbedder::load(kind, &directory, Threads::default()) {
-        Ok(embedder) => Some(Arc::new(embedder)),
-        Err(error) => {
-            let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::error!(
-                model = %kind, %error,
-                "local embedding model could not be loaded; semantic caches match identical questions only"
-            );
-            None
-        }
-    }
 }
 
 fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {

@@ -9,6 +9,7 @@ mod demo_page;
 mod detectors;
 mod embed;
 mod files;
+mod knowledge;
 pub(crate) mod last_used;
 mod limiter;
 mod memory;
@@ -42,6 +43,7 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::adapters::embedding::LocalEmbedder;
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::systems::kinds::Kinds;
 use crate::audit::AuditLog;
@@ -62,6 +64,8 @@ use crate::tenants::TenantRegistry;
 use copilotd_actors::ports::{JobStore, TenantEraser};
 use standby::HandOver;
 
+pub use knowledge::KnowledgeParts;
+
 /// Everything stored besides the conversations' log.
 pub struct Records {
     /// Usage records of model calls.
@@ -74,6 +78,8 @@ pub struct Records {
     pub jobs: Arc<dyn JobStore>,
     /// Erases tenants from the store.
     pub eraser: Arc<dyn TenantEraser>,
+    /// What the knowledge is made of.
+    pub knowledge: KnowledgeParts,
     /// Writes usage records; none in tests without one.
     pub ledger: Option<Arc<Ledger>>,
 }
@@ -82,8 +88,8 @@ pub struct Records {
 pub struct App {
     /// State shared by all handlers.
     pub state: AppState,
-    /// Completes when an actor that the process cannot run without has ended: the directory, the connectors' supervisor
-    /// or the reconciler.
+    /// Completes when an actor that the process cannot run without has ended: the directory, the supervisor of connectors
+    /// or of ingestion, or the reconciler.
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::actors::reconcile::StartScan>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
@@ -99,7 +105,9 @@ impl App {
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Self::gateway_with_keys(registry, meter, spent, ledger, AnswerStatistics::default())?.0)
+        let local = embed::load(&registry.config())?;
+        let learned = AnswerStatistics::default();
+        Ok(Self::gateway_with_keys(registry, meter, spent, ledger, learned, local.as_ref())?.0)
     }
 
     /// Like [`App::gateway`], with statistics `learned` from earlier answers; also returns the handle that changes
@@ -110,8 +118,10 @@ impl App {
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
         learned: AnswerStatistics,
+        local: Option<&Arc<LocalEmbedder>>,
     ) -> anyhow::Result<(Arc<Gateway>, Arc<models::GatewayTenants>)> {
-        let (gateway, tenancy) = models::gateway(&registry.config(), Arc::new(system::SystemClock), spent, ledger)?;
+        let clock = Arc::new(system::SystemClock);
+        let (gateway, tenancy) = models::gateway(&registry.config(), clock, spent, ledger, local)?;
         registry.register(Arc::clone(&tenancy) as _);
         let gateway = gateway.with_learned(learned);
         let gateway = gateway.with_meter(telemetry::CallMetrics::around(meter));
@@ -159,6 +169,7 @@ impl App {
             revocations,
             jobs,
             eraser,
+            knowledge,
             ledger,
         } = records;
         let config = registry.config();
@@ -179,6 +190,9 @@ impl App {
         .await?;
         // Set once: the process starts once.
         let _ = shared.connectors.set(connectors.clone());
+        let retriever = knowledge.retriever();
+        let (ids, time) = (Arc::clone(&shared.ports.ids), Arc::clone(&clock));
+        let (library, ingestion_end) = knowledge.start(retriever, &registry, time, ids).await?;
         let budgets = Budgets::new(&config.server);
         let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
         let jobs = Jobs::new(jobs::Dependencies {
@@ -192,6 +206,7 @@ impl App {
             log: Arc::clone(&shared.ports.log),
             clock: Arc::clone(&clock),
             ids: Arc::clone(&shared.ports.ids),
+            index: Arc::clone(&library.index),
             ledger,
             is_busy: Box::new(move |scope| requests.requests.is_held_by(scope.tenant()) || calls.is_calling(scope)),
         });
@@ -210,6 +225,7 @@ impl App {
                 end = conversations_end => end,
                 end = connectors_end => end,
                 end = reconciler_end => end,
+                end = ingestion_end => end,
             };
         });
         let auth = Authenticator {
@@ -261,6 +277,7 @@ impl App {
             tenants: registry,
             jobs,
             revocations,
+            library,
             directory,
             shared,
             body: BodyLimits {
@@ -290,6 +307,7 @@ impl App {
         self.state.shutdown.hand_over();
         self.state.jobs.stop();
         self.reconciler.stop(Some("handing over".into()));
+        self.state.library.ingestion.stop(Some("handing over".into()));
         self.state.directory.hand_over(plan.calls, plan.turns).await;
         self.state.shutdown.close();
         let left = || plan.rest.saturating_duration_since(Instant::now());
@@ -306,6 +324,8 @@ impl App {
         self.state.shutdown.drain();
         self.state.jobs.stop();
         self.reconciler.stop(Some("shutting down".into()));
+        // What it has not finished waits in the index.
+        self.state.library.ingestion.stop(Some("shutting down".into()));
         let drained = async {
             while self.state.shared.admission.busy() > 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;

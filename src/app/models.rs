@@ -20,16 +20,19 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::upstream::upstream;
+use crate::adapters::embedding::LocalEmbedder;
 use crate::adapters::llm::provider::ConnectionPool;
 use crate::config::{Config, Mode, OwnKeys, Provider, Route, Target, Tenant};
 use crate::tenants::Reloadable;
 
-/// Builds the gateway for all routes, and the part of it that follows tenant changes.
+/// Builds the gateway for all routes, and the part of it that follows tenant changes. `local` is the embedding model of
+/// this process.
 pub fn gateway(
     config: &Config,
     clock: Arc<dyn Clock>,
     spent: &[Spending],
     ledger: &Arc<dyn UsageStore>,
+    local: Option<&Arc<LocalEmbedder>>,
 ) -> anyhow::Result<(Gateway, Arc<GatewayTenants>)> {
     let upstreams = UpstreamRegistry::default();
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
@@ -74,7 +77,7 @@ pub fn gateway(
     let gateway = Gateway::new(routes, Arc::clone(&access) as _);
     let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
     let gateway = gateway.with_guardrails(super::detectors::guardrails());
-    let gateway = super::embed::with_cache(gateway, config, clock)?;
+    let gateway = super::embed::with_cache(gateway, config, clock, local)?;
     let tenancy = GatewayTenants {
         upstreams,
         access,

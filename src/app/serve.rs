@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::reload::Reloader;
 use super::standby::{HandOver, Listeners, RunningServer, StandbyServer};
 use super::store::{self, IfInUse};
-use super::{App, Records, files, memory, service, system};
+use super::{App, KnowledgeParts, Records, embed, files, memory, service, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
@@ -174,14 +174,18 @@ pub async fn run_with(
         learned.clone(),
     );
     let meter = Arc::clone(&ledger) as _;
-    let (gateway, providers) = App::gateway_with_keys(&registry, Some(meter), &spent, &usage, learned)?;
+    let settings = Arc::clone(config);
+    let local = tokio::task::spawn_blocking(move || embed::load(&settings)).await??;
+    let (gateway, providers) = App::gateway_with_keys(&registry, Some(meter), &spent, &usage, learned, local.as_ref())?;
     let ports = App::ports(&registry, log, &gateway)?;
+    let knowledge = KnowledgeParts::open(config, local).await?;
     let records = Records {
         usage,
         audit,
         revocations,
         jobs,
         eraser,
+        knowledge,
         ledger: Some(Arc::clone(&ledger)),
     };
     let mut app = App::start(Arc::clone(&registry), ports, gateway, records, &ticket_key, bounds).await?;

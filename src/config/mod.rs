@@ -14,6 +14,7 @@ mod file_table;
 pub(crate) mod fingerprints;
 mod issuer;
 mod key;
+mod knowledge;
 mod limits;
 mod lines;
 mod load;
@@ -43,6 +44,7 @@ pub use file_table::FileTable;
 pub use fingerprints::{Changes, Fingerprints};
 pub use ipnet::IpNet;
 pub use key::Alg;
+pub use knowledge::Knowledge;
 pub use limits::LimitStore;
 pub use load::{Globals, Source};
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
@@ -83,6 +85,9 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The embedding model of this process.
     pub embeddings: Option<Embeddings>,
+    /// How documents are read and stored.
+    #[serde(default)]
+    pub knowledge: Knowledge,
     /// Prices of models.
     #[serde(default)]
     pub prices: Vec<ModelPrice>,

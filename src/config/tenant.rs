@@ -256,6 +256,12 @@ pub struct TenantLimits {
     pub conversations: Option<u64>,
     /// Stored bytes of conversations' logs; 0: no limit.
     pub log_bytes: Option<u64>,
+    /// Documents; 0: no limit.
+    pub documents: Option<u64>,
+    /// Bytes of documents; 0: no limit.
+    pub document_bytes: Option<u64>,
+    /// Searchable chunks of documents; 0: no limit.
+    pub document_chunks: Option<u64>,
     /// Most bytes of a request body on the OpenAI-compatible routes, if not the default.
     pub body_bytes: Option<u64>,
     /// Limits of each user.
@@ -310,6 +316,10 @@ const USER_WRITES: u64 = 120;
 const TENANT_WRITES: u64 = 100 * USER_WRITES;
 /// Default quota of a user: conversations, and bytes of their logs.
 const USER_QUOTA: (u64, u64) = (10_000, 1 << 30);
+/// As good as no limit, and a number that every store can count to.
+const UNLIMITED: u64 = i64::MAX.unsigned_abs();
+/// Documents of a tenant, their bytes, and their chunks, unless it has others.
+const DOCUMENT_QUOTA: (u64, u64, u64) = (100_000, 10 << 30, 1_000_000);
 /// Default quota of a tenant: conversations, and bytes of their logs.
 const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
 
@@ -369,6 +379,16 @@ impl TenantLimits {
             tenant: rate(limit_or(self.writes_per_minute, TENANT_WRITES)),
             user: rate(of_user),
             key: rate(of_user),
+        }
+    }
+
+    /// Returns what the tenant may store of documents.
+    pub fn documents(&self) -> copilotd_knowledge::index::Quota {
+        let (documents, bytes, chunks) = DOCUMENT_QUOTA;
+        copilotd_knowledge::index::Quota {
+            documents: limit_or(self.documents, documents).unwrap_or(UNLIMITED),
+            bytes: limit_or(self.document_bytes, bytes).unwrap_or(UNLIMITED),
+            chunks: limit_or(self.document_chunks, chunks).unwrap_or(UNLIMITED),
         }
     }
 

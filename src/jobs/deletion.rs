@@ -22,8 +22,8 @@ const CHECKS_PER_WARNING: u32 = 600;
 /// Most passes over all stores; each one after the first should find nothing.
 const PASSES: usize = 10;
 
-/// What is erased besides the store's data: cached answers, the limiter's counters, and the tenant's own record.
-const OTHER_STORES: [&str; 3] = ["cache", "limits", "definition"];
+/// What is erased besides the store's data: documents, cached answers, the limiter's counters, and the tenant's own record.
+const OTHER_STORES: [&str; 4] = ["knowledge", "cache", "limits", "definition"];
 
 /// Runs the remaining steps of a deletion.
 pub(super) async fn run(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
@@ -80,6 +80,9 @@ async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow
     }
     parts.eraser.scrub().await?;
     crash::point("tenant.after:scrub");
+    // Nothing is stored any more, and what is being ingested meanwhile finds its document gone.
+    let knowledge = parts.index.erase_tenant(&scope(tenant)).await?;
+    let knowledge = knowledge.stores.iter().map(|(_, erased)| erased).sum();
     let (answers, counted) = parts
         .gateway
         .forget_tenant(&scope(tenant))
@@ -88,6 +91,7 @@ async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow
     parts.audit.forget(tenant);
     parts.revocations.forget(tenant);
     let now = parts.clock.now();
+    job.erased("knowledge", knowledge, now);
     job.erased("cache", answers, now);
     job.erased("limits", counted, now);
     job.state.progress.done = job.state.progress.total - 1;

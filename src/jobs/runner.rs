@@ -12,6 +12,7 @@ use copilotd_actors::ports::{Clock, EventLog, Ids, Job, JobStatus, JobStore, Log
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::Ledger;
+use copilotd_knowledge::index::KnowledgeIndex;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
@@ -65,6 +66,8 @@ pub struct Dependencies {
     pub clock: Arc<dyn Clock>,
     /// Source of new ids.
     pub ids: Arc<dyn Ids>,
+    /// The index of documents.
+    pub index: Arc<dyn KnowledgeIndex>,
     /// Writes usage records, if there is one.
     pub ledger: Option<Arc<Ledger>>,
     /// Whether requests or model calls of a tenant are in flight.

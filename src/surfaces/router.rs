@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, revocations, tenant_usage as admin, usage};
-use super::api::{approvals, conversations, events, messages, tickets, turns};
+use super::api::{approvals, conversations, events, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, error_documents, fair_share, hand_over, openai};
@@ -74,6 +74,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(approvals::decide))
         .routes(routes!(turns::feedback))
         .routes(routes!(tickets::create))
+        .routes(routes!(
+            knowledge::documents::get,
+            knowledge::documents::put,
+            knowledge::documents::update,
+            knowledge::documents::delete
+        ))
+        .routes(routes!(knowledge::documents::list))
+        .routes(routes!(knowledge::documents::chunks))
+        .routes(routes!(knowledge::search::search))
+        .routes(routes!(knowledge::chunks::get))
         .routes(routes!(admin::forget))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))

@@ -11,6 +11,7 @@ use copilotd_actors::fairness::share::Shares;
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::UsageStore;
+use copilotd_knowledge::library::Library;
 use tokio::sync::watch;
 
 use crate::audit::AuditLog;
@@ -44,6 +45,8 @@ pub struct Services {
     /// Long-running work that outlives its request.
     pub jobs: Arc<Jobs>,
     pub revocations: Arc<Revocations>,
+    /// Documents and searches in them.
+    pub library: Arc<Library>,
     /// Looks up conversation actors.
     pub directory: Directory,
     /// Ports, limits and watched conversations.
@@ -124,6 +127,7 @@ parts! {
     Arc<Gateway>: |state| &state.gateway;
     Arc<TenantRegistry>: |state| &state.tenants;
     Arc<Jobs>: |state| &state.jobs;
+    Arc<Library>: |state| &state.library;
     Arc<Revocations>: |state| &state.revocations;
     Arc<Shared>: |state| &state.shared;
     Arc<dyn Clock>: |state| &state.shared.ports.clock;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::ports::{EmbedError, EmbedRequest, Embedder, Purpose, Space, Urgency, Vector};
+use copilotd_knowledge::chunk::{Estimate, TokenCount};
 pub use files::{FilesError, ModelFiles, ModelKind};
 pub use pull::{PullError, pull};
 use queue::{Bounds, Queues};
@@ -115,6 +116,18 @@ impl LocalEmbedder {
     /// Returns the space of its vectors.
     pub fn space(&self) -> &Space {
         &self.space
+    }
+}
+
+impl TokenCount for LocalEmbedder {
+    fn count(&self, text: &str) -> usize {
+        // It adds one before the text and one after it. No text of that many tokens is a chunk, so it does not matter that
+        // longer ones count no more.
+        const ADDED: usize = 2;
+        match self.count_tokens(text) {
+            Ok(tokens) => tokens.saturating_sub(ADDED),
+            Err(_) => Estimate.count(text),
+        }
     }
 }
 

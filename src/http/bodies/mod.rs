@@ -15,7 +15,7 @@ use copilotd_actors::compute::{self, ComputeError};
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::TenantId;
 use mime::Mime;
-pub use read::read;
+pub use read::{read, receive};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

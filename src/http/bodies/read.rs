@@ -27,6 +27,26 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
     let room = BodyMemory(request.extensions().get::<Account>().cloned());
     let tenant = super::tenant(&request);
+    let body = receive(request, limits).await?;
+    // Counting a byte costs an eighth of parsing it.
+    let counted = body.clone();
+    let values = compute::run(tenant.as_ref(), body.len() / 8, move || count_values(&counted)).await;
+    let values =
+        values.map_err(|_full| Problem::new(Code::Overloaded).detail("too many large request bodies are waiting"))?;
+    if values > limits.values {
+        return Err(Problem::new(Code::TooLarge).detail(format!(
+            "the body has more than {} JSON values; numbers, strings, arrays and objects all count",
+            limits.values
+        )));
+    }
+    room.reserve(body.len() * (COPIES - 1) + values * limits.value_bytes)
+        .await?;
+    Ok(body)
+}
+
+/// Receives a body of any kind within `limits`, into memory that the request's [`Account`] holds.
+pub async fn receive(request: Request, limits: BodyLimits) -> Result<Bytes, Problem> {
+    let room = BodyMemory(request.extensions().get::<Account>().cloned());
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if let Some(bytes) = announced.filter(|bytes| *bytes > limits.bytes as u64) {
@@ -42,25 +62,9 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
         room.reserve(bytes).await?;
     }
     let read = collect(request.into_body(), announced, limits, &room);
-    let body = tokio::time::timeout(limits.time, read)
+    tokio::time::timeout(limits.time, read)
         .await
-        .unwrap_or_else(|_elapsed| {
-            Err(Problem::new(Code::Timeout).detail("the request body was not received in time"))
-        })?;
-    // Counting a byte costs an eighth of parsing it.
-    let counted = body.clone();
-    let values = compute::run(tenant.as_ref(), body.len() / 8, move || count_values(&counted)).await;
-    let values =
-        values.map_err(|_full| Problem::new(Code::Overloaded).detail("too many large request bodies are waiting"))?;
-    if values > limits.values {
-        return Err(Problem::new(Code::TooLarge).detail(format!(
-            "the body has more than {} JSON values; numbers, strings, arrays and objects all count",
-            limits.values
-        )));
-    }
-    room.reserve(body.len() * (COPIES - 1) + values * limits.value_bytes)
-        .await?;
-    Ok(body)
+        .unwrap_or_else(|_elapsed| Err(Problem::new(Code::Timeout).detail("the request body was not received in time")))
 }
 
 /// The account to reserve memory from; `None` for a request without an account.

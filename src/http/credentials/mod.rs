@@ -68,6 +68,14 @@ pub struct Caller {
     pub token: Option<TokenIdentity>,
 }
 
+impl Caller {
+    /// Returns the user to act as; none for an API key that acts for no user.
+    pub fn acting_user(&self) -> Option<&UserId> {
+        let is_key = self.kind == CredentialKind::ApiKey && self.user.as_str().starts_with(keys::KEY_USER);
+        (!is_key).then_some(&self.user)
+    }
+}
+
 /// A kind of credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialKind {

@@ -8,9 +8,12 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::domain::ids::{CollectionName, ExternalId, JobId, TenantId};
 use copilotd_actors::ports::{Job, JobStatus, Progress, Receipt, Work};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_knowledge::index::{IngestJob, IngestStatus};
+use copilotd_knowledge::ingest::JOBS_KEPT;
+use copilotd_knowledge::library::Library;
 use futures::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,7 +24,7 @@ use super::usage::moment;
 use crate::audit::{Action, AuditLog, Entry};
 use crate::http::account::Account;
 use crate::http::bodies::KeyedJson;
-use crate::http::credentials::{Admin, Caller};
+use crate::http::credentials::{Admin, Caller, Scopes};
 use crate::http::extract::{IdempotencyKeyParam, Ids, Reason, ReasonParam, invalid};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
@@ -42,6 +45,9 @@ pub struct JobView {
     status: JobStatus,
     progress: Progress,
     error: Option<String>,
+    /// The document of an ingestion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<IngestedDocument>,
     /// The tenant being erased by a deletion.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<TenantId>,
@@ -67,11 +73,53 @@ impl From<Job> for JobView {
             status: job.state.status,
             progress: job.state.progress,
             error: job.state.error,
+            document: None,
             tenant,
             receipt,
             created_at: job.state.created_at,
             finished_at: job.state.finished_at,
             expires_at,
+        }
+    }
+}
+
+/// The document of an ingestion.
+#[derive(Debug, Serialize)]
+struct IngestedDocument {
+    collection: CollectionName,
+    external_id: ExternalId,
+}
+
+impl From<IngestJob> for JobView {
+    fn from(job: IngestJob) -> Self {
+        let (status, error) = match job.status {
+            IngestStatus::Queued => (JobStatus::Queued, None),
+            IngestStatus::Running => (JobStatus::Running, None),
+            IngestStatus::Completed => (JobStatus::Completed, None),
+            IngestStatus::Failed(failure) => (JobStatus::Failed, Some(failure.message)),
+            IngestStatus::Superseded => {
+                let message = "a newer version was stored, or the document was deleted, before this one was ingested";
+                (JobStatus::Failed, Some(message.to_owned()))
+            }
+        };
+        Self {
+            id: job.id,
+            kind: "ingestion",
+            status,
+            progress: Progress {
+                done: job.done,
+                total: job.total.unwrap_or(0),
+            },
+            error,
+            document: Some(IngestedDocument {
+                collection: job.key.collection,
+                external_id: job.key.external_id,
+            }),
+            tenant: None,
+            receipt: None,
+            created_at: job.created_at,
+            finished_at: job.finished_at,
+            expires_at: job.finished_at.map(|at| at + JOBS_KEPT),
         }
     }
 }
@@ -106,8 +154,8 @@ problems!(GetProblems: AUTH, FOUND);
 
 /// Get a job
 ///
-/// Visible to callers of the tenant and scope that started it. An export is kept until its result is deleted, a day
-/// after it finished; the deletion of a tenant for 30 days.
+/// Visible to callers of the tenant and scope that started it. An ingestion is kept for a day after it ended, an export
+/// until its result is deleted, a day after it finished, and the deletion of a tenant for 30 days.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
@@ -117,13 +165,19 @@ problems!(GetProblems: AUTH, FOUND);
         (status = 200, description = "The job", body = ref("#/components/schemas/Job")),
         GetProblems,
     ),
-    security(("bearer" = ["admin"]), ("bearer" = ["operator"])),
+    security(("bearer" = ["admin"]), ("bearer" = ["operator"]), ("bearer" = ["knowledge"])),
 )]
 pub async fn get(
     State(jobs): State<Arc<Jobs>>,
+    State(library): State<Arc<Library>>,
     caller: Caller,
     Ids((id,)): Ids<(JobId,)>,
 ) -> Result<axum::Json<JobView>, Problem> {
+    if caller.scopes.contains(Scopes::KNOWLEDGE)
+        && let Some(job) = library.index.job(&caller.scope, id).await?
+    {
+        return Ok(axum::Json(job.into()));
+    }
     Ok(axum::Json(found(&jobs, &caller, id).await?.into()))
 }
 

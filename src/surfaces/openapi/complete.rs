@@ -1,7 +1,9 @@
 //! Completes the OpenAPI document with what handlers do not describe: schemas, credentials, and common headers and
 //! parameters.
 
-use copilotd_actors::domain::ids::{CallId, ConversationId, JobId, PathId as _, TenantId, TurnId};
+use copilotd_actors::domain::ids::{
+    CallId, ChunkId, CollectionName, ConversationId, ExternalId, JobId, PathId as _, TenantId, TurnId,
+};
 use serde_json::{Map, Value, json};
 
 use super::schemas;
@@ -127,6 +129,12 @@ fn id(segment: &str) -> Option<(&'static str, &'static str)> {
         "jobs" => (JobId::PATTERN, "The job."),
         "tenants" => (TenantId::PATTERN, "The tenant."),
         "api-keys" => (KeyId::PATTERN, "The key."),
+        "knowledge" => (CollectionName::PATTERN, "The collection."),
+        "documents" => (
+            ExternalId::PATTERN,
+            "The id of the document in the tenant's own system.",
+        ),
+        "chunks" => (ChunkId::PATTERN, "The chunk."),
         "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
         "revocations" => (RevocationId::PATTERN, "The revocation."),
         // Any text: models have no id of ours.

@@ -24,6 +24,7 @@ fn paths_that_pages_name_exist() {
                 root,
                 &root.join("actors/src"),
                 &root.join("gateway/src"),
+                &root.join("knowledge/src"),
                 &root.join("src"),
                 folder,
             ]

@@ -1,7 +1,7 @@
-//! Who may import whom: for each crate and module, what it may import beside itself. `actors/x` and `gateway/x` are modules
-//! of the inner crates.
+//! Who may import whom: for each crate and module, what it may import beside itself. `actors/x`, `gateway/x` and
+//! `knowledge/x` are modules of the inner crates.
 //!
-//! The directions: domain ← ports ← actors, gateway ← adapters; http, tenants, audit, revocations, jobs ← surfaces ← app.
+//! The directions: domain ← ports ← actors, gateway, knowledge ← adapters; http, tenants, audit, revocations, jobs ← surfaces ← app.
 //! Nothing but `app` imports an adapter, and no surface imports the configuration.
 
 type Row = (&'static str, &'static [&'static str]);
@@ -131,6 +131,73 @@ const GATEWAY: &[Row] = &[
     ),
     ("spending", &["actors/domain", "request"]),
     ("target", &["actors/domain"]),
+];
+
+const KNOWLEDGE: &[Row] = &[
+    ("chunk", &["actors/domain", "document", "extract"]),
+    ("document", &["actors/domain"]),
+    ("extract", &["actors/compute", "actors/domain", "document"]),
+    ("facts", &["lexical"]),
+    (
+        "fakes",
+        &[
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "chunk",
+            "document",
+            "index",
+            "lexical",
+        ],
+    ),
+    (
+        "index",
+        &["actors/domain", "actors/ports", "actors/tenancy", "chunk", "document"],
+    ),
+    (
+        "ingest",
+        &[
+            "actors/compute",
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "chunk",
+            "document",
+            "extract",
+            "index",
+            "lexical",
+        ],
+    ),
+    (
+        "library",
+        &[
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "document",
+            "index",
+            "ingest",
+            "retrieve",
+        ],
+    ),
+    ("query", &["fusion"]),
+    ("recall", &["fusion", "lexical"]),
+    (
+        "retrieve",
+        &[
+            "actors/compute",
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "chunk",
+            "document",
+            "fusion",
+            "index",
+            "ingest",
+            "lexical",
+            "query",
+        ],
+    ),
 ];
 
 const COPILOTD: &[Row] = &[
@@ -312,6 +379,7 @@ fn rows(package: &str) -> &'static [Row] {
     match package {
         "copilotd_actors" => ACTORS,
         "copilotd_gateway" => GATEWAY,
+        "copilotd_knowledge" => KNOWLEDGE,
         _ => COPILOTD,
     }
 }

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
 use crate::support::audit::MemoryAudit;
+use crate::support::documents::documents;
 use crate::support::jobs::MemoryJobs;
 use crate::support::revocations::MemoryRevocations;
 use crate::support::tenants::MemoryTenants;
@@ -194,6 +195,7 @@ impl TestApp {
             revocations: opened.await.unwrap(),
             jobs: Arc::clone(&jobs) as _,
             eraser: jobs,
+            knowledge: documents(),
             ledger: None,
         };
         let app = App::start(Arc::clone(&roster), ports, gateway, records, &[7; 32], bounds)

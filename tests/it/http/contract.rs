@@ -183,6 +183,14 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
             "GET /v1/jobs/{id}",
             "GET /v1/jobs/{id}/result",
             "GET /v1/operator/usage",
+            "GET /v1/knowledge/chunks/{chunk_id}",
+            "GET /v1/knowledge/{collection}/documents",
+            "GET /v1/knowledge/{collection}/documents/{external_id}",
+            "PUT /v1/knowledge/{collection}/documents/{external_id}",
+            "PATCH /v1/knowledge/{collection}/documents/{external_id}",
+            "DELETE /v1/knowledge/{collection}/documents/{external_id}",
+            "GET /v1/knowledge/{collection}/documents/{external_id}/chunks",
+            "POST /v1/knowledge/{collection}/search",
         ]
         .map(str::to_owned),
     );

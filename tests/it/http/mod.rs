@@ -15,6 +15,7 @@ mod fair_share;
 mod floods;
 mod hand_over;
 mod input;
+mod knowledge;
 mod left_out;
 mod limits;
 mod openai;

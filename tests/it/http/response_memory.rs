@@ -21,11 +21,12 @@ use tower::ServiceExt as _;
 use super::app::{TestApp, with_app};
 
 /// Operations whose responses are small or built from the request, or that reserve memory later: see `surfaces::answer_memory`.
-const OWN: [&str; 23] = [
+const OWN: [&str; 24] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
     "DELETE /v1/admin/revocations/{id}",
     "DELETE /v1/conversations/{id}",
+    "DELETE /v1/knowledge/{collection}/documents/{external_id}",
     "DELETE /v1/operator/tenants/{id}",
     "GET /healthz",
     "GET /problems/{code}",
@@ -99,7 +100,7 @@ async fn send(
 
 /// Ada's token with every scope, and an unread page of hers, which leaves memory for a change but not for a page.
 async fn unread_page(app: &TestApp, router: &Router) -> (String, String, Response) {
-    let token = app.signed("acme", "ada", "chat gateway admin operator");
+    let token = app.signed("acme", "ada", "chat gateway knowledge admin operator");
     let conversation = app.conversation().await;
     app.answered(&conversation, &"- ".repeat(30_000)).await;
     let page = ask(router, "GET", &format!("{conversation}/messages"), Some(&token), None).await;
@@ -220,6 +221,9 @@ fn called(path: &str) -> String {
     };
     path.replace("{id}", &format!("{prefix}01890000000070008000000000000001"))
         .replace("{call_id}", "call_01890000000070008000000000000002")
+        .replace("{chunk_id}", "chunk_01890000000070008000000000000003")
+        .replace("{collection}", "handbook")
+        .replace("{external_id}", "1")
 }
 
 /// A body of unknown length that sends a byte every second, for hours.
@@ -235,7 +239,7 @@ fn trickle() -> Body {
 async fn no_route_waits_for_a_body_that_trickles() {
     with_app(async |app| {
         let router = &app.router;
-        let token = app.signed("acme", "ada", "chat gateway admin operator");
+        let token = app.signed("acme", "ada", "chat gateway knowledge admin operator");
         let document = app.call("GET", "/openapi.json").send().await.expect(200).json();
         let mut timed_out = 0;
         for (path, operations) in document["paths"].as_object().unwrap() {

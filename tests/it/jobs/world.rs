@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use crate::http::app::config;
 use crate::store::mongo::TestDatabase;
+use crate::support::documents::documents;
 
 /// Location of the data.
 pub enum Place {
@@ -221,6 +222,7 @@ impl World {
             revocations: revocations.await.unwrap(),
             jobs: Arc::clone(&stores.jobs),
             eraser: Arc::clone(&stores.eraser),
+            knowledge: documents(),
             ledger: None,
         };
         let bounds = Bounds {

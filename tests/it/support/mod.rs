@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod disk;
+pub mod documents;
 pub mod jobs;
 pub mod live;
 pub mod proxy;

@@ -1,0 +1,132 @@
+//! The knowledge of this process: the index, what reads documents, and what ingests them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use copilotd_actors::ports::{Clock, Ids};
+use copilotd_actors::tenancy::TenantScope;
+use copilotd_knowledge::chunk::{Estimate, TokenCount};
+use copilotd_knowledge::extract::{self, Extractor, NoPdf};
+use copilotd_knowledge::index::{KnowledgeIndex, Quota};
+use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Parts};
+use copilotd_knowledge::library::Library;
+use copilotd_knowledge::retrieve::Retriever;
+use ractor::Actor;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::adapters::embedding::LocalEmbedder;
+use crate::adapters::index::sqlite::SqliteIndex;
+use crate::adapters::sqlite::OpenError;
+use crate::config::{Config, Store, TenantLimits};
+use crate::tenants::TenantRegistry;
+
+/// What the knowledge is made of.
+pub struct KnowledgeParts {
+    /// The index.
+    pub index: Arc<dyn KnowledgeIndex>,
+    /// The embedding model, if there is one.
+    pub engine: Option<Engine>,
+    /// Reads documents.
+    pub extractor: Extractor,
+    /// Counts the tokens of chunks.
+    pub tokens: Arc<dyn TokenCount>,
+}
+
+/// How long a process that is just ending may keep the index.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens the index of a process that has the store.
+async fn open_index(directory: PathBuf) -> anyhow::Result<SqliteIndex> {
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    loop {
+        let at = directory.clone();
+        let opened = tokio::task::spawn_blocking(move || SqliteIndex::open(&at)).await?;
+        match opened {
+            Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            opened => return opened.context("cannot open the index of documents"),
+        }
+    }
+}
+
+impl KnowledgeParts {
+    /// Opens what the configuration names.
+    pub(super) async fn open(config: &Config, local: Option<Arc<LocalEmbedder>>) -> anyhow::Result<Self> {
+        if matches!(config.store, Store::Mongodb { .. }) {
+            tracing::info!(
+                directory = %config.server.data_dir.display(),
+                "documents are stored in the data directory of this machine: a process on another machine does not find them"
+            );
+        }
+        if local.is_none() {
+            tracing::info!("no embedding model is configured: documents are searched by their words alone");
+        }
+        Ok(Self {
+            index: Arc::new(open_index(config.server.data_dir.clone()).await?),
+            extractor: Extractor::new(Arc::new(NoPdf), extract::Limits::default()),
+            tokens: match &local {
+                Some(local) => Arc::clone(local) as _,
+                None => Arc::new(Estimate),
+            },
+            engine: local.map(|local| Engine {
+                space: Arc::clone(local.space()),
+                embedder: local,
+            }),
+        })
+    }
+
+    /// Creates the part that searches.
+    pub fn retriever(&self) -> Arc<Retriever> {
+        Arc::new(Retriever::new(Arc::clone(&self.index), self.engine.clone()))
+    }
+
+    /// Starts the ingestion; also returns the task that ends with it.
+    pub(super) async fn start(
+        self,
+        retriever: Arc<Retriever>,
+        registry: &Arc<TenantRegistry>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> anyhow::Result<(Arc<Library>, JoinHandle<()>)> {
+        let settings = registry.config().knowledge.clone();
+        let tenants = Arc::clone(registry);
+        let quota: Arc<dyn Fn(&TenantScope) -> Quota + Send + Sync> = Arc::new(move |scope: &TenantScope| {
+            let config = tenants.config();
+            let tenant = config.tenant(scope.tenant().as_str());
+            // Left out after a reload: what it has submitted is still ingested, under the default limits.
+            tenant.map_or_else(
+                || TenantLimits::default().documents(),
+                |tenant| tenant.limits.documents(),
+            )
+        });
+        let ingestion = Ingestion(Arc::new(Parts {
+            index: Arc::clone(&self.index),
+            extractor: self.extractor,
+            tokens: self.tokens,
+            engine: self.engine,
+            quota: Arc::clone(&quota),
+            clock: Arc::clone(&clock),
+            bounds: Bounds {
+                workers: settings.workers,
+                ..Bounds::default()
+            },
+        }));
+        let (ingestion, end) = Actor::spawn(None, ingestion, ())
+            .await
+            .context("starting the ingestion")?;
+        let library = Library {
+            index: self.index,
+            retriever,
+            ingestion,
+            quota,
+            clock,
+            ids,
+            max_bytes: settings.max_document_bytes,
+        };
+        Ok((Arc::new(library), end))
+    }
+}

@@ -1,0 +1,25 @@
+//! `/v1/knowledge`: a tenant's documents, and searches in them.
+
+pub mod chunks;
+mod content;
+pub mod documents;
+pub mod search;
+mod view;
+
+use std::collections::BTreeSet;
+
+use copilotd_knowledge::document::Reader;
+
+use crate::http::credentials::{Caller, Scopes};
+
+/// Returns the caller as a reader of documents: an administrator reads all, an API key that acts for nobody only those
+/// for everybody.
+fn reader(caller: &Caller) -> Reader {
+    if caller.scopes.contains(Scopes::ADMIN) {
+        return Reader::Administrator;
+    }
+    Reader::Caller {
+        user: caller.acting_user().cloned(),
+        roles: BTreeSet::new(),
+    }
+}

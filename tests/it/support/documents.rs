@@ -1,0 +1,23 @@
+//! The knowledge of applications in tests: an index in memory, and vectors that follow from words.
+
+use std::sync::Arc;
+
+use copilotd::app::KnowledgeParts;
+use copilotd_actors::fakes::embedder::FakeEmbedder;
+use copilotd_knowledge::chunk::Estimate;
+use copilotd_knowledge::extract::{Extractor, Limits, NoPdf};
+use copilotd_knowledge::fakes::MemoryIndex;
+use copilotd_knowledge::ingest::Engine;
+
+/// Returns an empty knowledge.
+pub fn documents() -> KnowledgeParts {
+    KnowledgeParts {
+        index: Arc::new(MemoryIndex::new()),
+        engine: Some(Engine {
+            embedder: Arc::new(FakeEmbedder::default()),
+            space: "fake".into(),
+        }),
+        extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
+        tokens: Arc::new(Estimate),
+    }
+}
