@@ -28,7 +28,7 @@ use fold::{Form, fold_literal, tagged};
 pub use hold_back::{BlockedByRule, HoldBack};
 pub use neutral::{NOTICE, delimit, neutral};
 pub use output::OutputGuard;
-pub use pipeline::{Finding, Place, Verdict, blocked_by, judge};
+pub use pipeline::{Finding, Place, Verdict, blocked_by, judge, moved};
 use scan::LiteralMatcher;
 pub use stage::{ContentKind, OnFinding, Stage};
 
