@@ -20,10 +20,10 @@ const MIN_ADDED: usize = 2;
 const MAX_QUOTE: usize = 600;
 
 /// Frequent words that support nothing, in a few languages, as they are compared.
-const COMMON: [&str; 82] = [
-    "about", "after", "all", "also", "and", "any", "are", "auch", "auf", "been", "befor", "bei", "but", "can", "dans",
-    "das", "dem", "den", "der", "des", "die", "does", "ein", "eine", "einem", "einen", "einer", "est", "for", "from",
-    "für", "had", "has", "have", "her", "his", "how", "ich", "into", "ist", "its", "kann", "les", "may", "mit", "more",
+const COMMON: [&str; 81] = [
+    "about", "after", "all", "also", "and", "any", "are", "auch", "auf", "been", "bei", "but", "can", "dans", "das",
+    "dem", "den", "der", "des", "die", "does", "ein", "eine", "einem", "einen", "einer", "est", "for", "from", "für",
+    "had", "has", "have", "her", "his", "how", "ich", "into", "ist", "its", "kann", "les", "may", "mit", "more",
     "must", "nicht", "not", "oder", "only", "our", "par", "pas", "per", "pour", "que", "qui", "sie", "sind", "such",
     "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "und", "une", "von", "was",
     "were", "what", "when", "which", "will", "with", "you",
