@@ -291,6 +291,9 @@ pub enum Event {
         /// call of the turn counts against this key's limits, also after a restart.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         api_key: Option<String>,
+        /// Internal. The roles of the user, as the token named them: they decide which documents the turn may read.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<String>,
         /// Internal. The random part of the delimiters around tool results in this turn.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nonce: Option<String>,

@@ -85,6 +85,7 @@ impl World {
             idempotency: None,
             trace: None,
             api_key: None,
+            roles: Vec::new(),
             nonce: None,
             next: false,
         };

@@ -250,6 +250,7 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         idempotency: pick(&keys, kind / 8),
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: stop(scenario, when / 4),
     }

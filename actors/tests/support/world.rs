@@ -303,6 +303,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: StoppedWork::default(),
     }
@@ -317,6 +318,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         response_schema,
         trace,
         api_key,
+        roles,
         nonce,
         stop,
         ..
@@ -337,6 +339,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         idempotency,
         trace,
         api_key,
+        roles,
         nonce,
         stop,
     }

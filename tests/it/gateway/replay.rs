@@ -101,6 +101,7 @@ impl BadDay {
             idempotency: None,
             trace: None,
             api_key: None,
+            roles: Vec::new(),
             nonce: None,
             stop: StoppedWork::default(),
         };

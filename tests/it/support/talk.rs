@@ -172,6 +172,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         next: false,
     };

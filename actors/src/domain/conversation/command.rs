@@ -83,6 +83,8 @@ pub enum Command {
         idempotency: Option<Idempotency>,
         trace: Option<String>,
         api_key: Option<String>,
+        /// The user's roles; see [`bounded_roles`](crate::domain::access::roles::bounded_roles).
+        roles: Vec<String>,
         /// Random and secret; see [`Event::TurnQueued`](crate::domain::event::Event::TurnQueued).
         nonce: Option<String>,
         /// Progress of the open turn, sealed before an interrupt.

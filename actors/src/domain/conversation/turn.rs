@@ -30,6 +30,9 @@ pub struct Turn {
     pub trace: Option<String>,
     /// The API key that submitted the turn; its model calls count against this key's limits.
     pub api_key: Option<String>,
+    /// The user's roles when the turn was submitted; they decide which documents it may read.
+    #[serde(default)]
+    pub roles: Arc<[String]>,
     /// The current attempt; 0 while the turn is queued.
     pub attempt: u32,
     /// Number of attempts that began with a wait: they do not count against the limit.
@@ -139,6 +142,7 @@ impl Turn {
                 response_schema,
                 trace,
                 api_key,
+                roles,
                 ..
             },
         ) = (record.turn, &record.event)
@@ -153,6 +157,7 @@ impl Turn {
             response_schema: response_schema.clone().map(Arc::new),
             trace: trace.clone(),
             api_key: api_key.clone(),
+            roles: roles.as_slice().into(),
             attempt: 0,
             waits: 0,
             hand_overs: 0,

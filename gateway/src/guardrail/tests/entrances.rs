@@ -141,6 +141,7 @@ fn submit(text: &str, metadata: Value, schema: Option<Value>) -> Command {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: StoppedWork::default(),
     }

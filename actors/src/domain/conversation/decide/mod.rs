@@ -15,6 +15,7 @@ pub use tools::SETTLE_MARGIN;
 use super::Conversation;
 use super::command::{Command, Env};
 use super::screen::ScreenedCommand;
+use crate::domain::access::roles::bounded_roles;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
@@ -147,6 +148,7 @@ impl Conversation {
                 idempotency,
                 trace,
                 api_key,
+                roles,
                 nonce,
                 stop,
             } => {
@@ -163,6 +165,7 @@ impl Conversation {
                     idempotency,
                     trace,
                     api_key,
+                    roles: bounded_roles(roles),
                     nonce,
                     next: false,
                 };
