@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
-use super::context_record::ContextRecord;
+use super::context_record::{ContextRecord, RetrievalRecord};
 use super::guardrail::Stage;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
 use super::usage::{TotalUsage, Usage};
@@ -335,6 +335,9 @@ pub enum Event {
         retrieved: Vec<Value>,
         attempt: u32,
         step: u32,
+        /// How the documents were searched; none if they were not, or for an earlier step of the same attempt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retrieval: Option<RetrievalRecord>,
         /// Internal. What the prompt was made of; none in older records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         context: Option<ContextRecord>,
@@ -345,6 +348,9 @@ pub enum Event {
         text: String,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         citations: Vec<Citation>,
+        /// The sentences that no citation supports, as UTF-8 ranges of the text, if the copilot demands citations.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unsupported: Vec<(u64, u64)>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ToolCall>,
         finish: Finish,

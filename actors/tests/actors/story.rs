@@ -148,6 +148,7 @@ impl World {
             message_id: self.message_id(),
             text,
             citations: vec![],
+            unsupported: Vec::new(),
             tool_calls: vec![],
             finish,
             structured: None,
@@ -217,6 +218,7 @@ impl World {
                     retrieved: vec![],
                     attempt,
                     step,
+                    retrieval: None,
                     context: None,
                 };
                 if let Some((live, shown @ false)) = &mut self.live {

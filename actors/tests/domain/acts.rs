@@ -206,6 +206,7 @@ pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
         },
         calls,
         citations: Vec::new(),
+        unsupported: Vec::new(),
         output: checked(text),
         model: "m".into(),
         usage: USAGE,

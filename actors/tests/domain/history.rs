@@ -360,6 +360,9 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
             at,
             prompt_tokens: 1,
             summary_upto_seq: None,
+            retrieved: Vec::new(),
+            retrieval: None,
+            guardrails: Vec::new(),
             context: ContextRecord::default(),
         },
         Step::Report { call: by, status } => Command::ToolReplied {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::command::Step;
 use super::outage::Outage;
 use crate::domain::content::{Finish, Input, ToolStatus};
+use crate::domain::context_record::RewriteCost;
 use crate::domain::event::{Event, GuardAction, LOST_CALL, Record, RetryMode, WaitReason};
 use crate::domain::ids::{CallId, Seq, TurnId};
 use crate::domain::usage::TotalUsage;
@@ -237,9 +238,14 @@ impl Turn {
                 self.outage.waits(record.at, *until);
             }
             // `waiting_until` stays: it identifies the running effect.
-            Event::ContextAssembled { .. } => {
+            Event::ContextAssembled { retrieval, .. } => {
                 self.waiting = None;
                 self.asked_from = record.at;
+                if let Some(RewriteCost { model, usage }) =
+                    retrieval.as_ref().and_then(|record| record.rewrite.as_ref())
+                {
+                    self.usage.add(model, *usage);
+                }
             }
             Event::TurnPaused { unsent, asked } => {
                 self.pause = Some(Pause {

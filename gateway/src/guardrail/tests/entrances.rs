@@ -154,6 +154,7 @@ fn asks_for(name: &str, arguments: &str) -> Command {
             text: String::new(),
             calls: vec![(name.to_owned(), arguments.into())],
             citations: Vec::new(),
+            unsupported: Vec::new(),
             output: OutputCheck::NotNeeded,
             finish: Finish::ToolCalls,
             model: "m".to_owned(),
