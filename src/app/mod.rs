@@ -151,6 +151,7 @@ impl App {
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
             detectors: gateway.guardrails().detectors().to_vec(),
+            knowledge: None,
         })
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet, Rules};
-use copilotd_actors::domain::ids::CopilotName;
-use copilotd_actors::domain::policy::{Limits, MemoryPolicy};
+use copilotd_actors::domain::ids::{CollectionName, CopilotName};
+use copilotd_actors::domain::policy::{CitationPolicy, KnowledgePolicy, Limits, MemoryPolicy};
 use serde::Deserialize;
 
 use super::models::nano_usd;
@@ -38,6 +38,12 @@ pub struct Copilot {
     /// When the conversation's history is compressed.
     #[serde(default)]
     pub memory: MemoryOverrides,
+    /// Collections of the tenant's knowledge that its turns search.
+    #[serde(default)]
+    pub knowledge: Vec<CollectionName>,
+    /// Whether its answers cite the documents they rest on.
+    #[serde(default)]
+    pub citations: Citations,
     /// Texts that end a turn when its prompt contains them.
     #[serde(default)]
     pub deny_input: Vec<DenyRule>,
@@ -52,9 +58,40 @@ impl Copilot {
         self.small_route.as_deref().unwrap_or(&self.route)
     }
 
+    /// Returns the documents that it draws on.
+    pub fn knowledge(&self) -> KnowledgePolicy {
+        KnowledgePolicy {
+            collections: self.knowledge.clone(),
+            citations: self.citations.into(),
+        }
+    }
+
     /// Returns its own guardrail rules, without the tenant's.
     pub fn rules(&self) -> Rules {
         rules(&self.deny_input, &self.deny_output)
+    }
+}
+
+/// Whether answers cite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Citations {
+    /// The model is not asked to cite.
+    Off,
+    /// The model is asked to cite.
+    #[default]
+    On,
+    /// As `On`; the message names the sentences that no citation supports.
+    Required,
+}
+
+impl From<Citations> for CitationPolicy {
+    fn from(citations: Citations) -> Self {
+        match citations {
+            Citations::Off => Self::Off,
+            Citations::On => Self::On,
+            Citations::Required => Self::Required,
+        }
     }
 }
 
@@ -110,6 +147,8 @@ impl LimitOverrides {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field overrides the one of its name in `MemoryPolicy`")]
 pub struct MemoryOverrides {
+    /// See [`MemoryPolicy::with_budget`].
+    pub budget_tokens: Option<u64>,
     pub trigger_tokens: Option<u64>,
     pub keep_tokens: Option<u64>,
     pub hard_tokens: Option<u64>,
@@ -124,6 +163,10 @@ impl MemoryOverrides {
     /// Returns the effective figures for the context sizes of the two routes.
     pub fn memory(&self, context_tokens: u64, small_context_tokens: u64) -> MemoryPolicy {
         let usual = MemoryPolicy::for_context(context_tokens, small_context_tokens);
+        let usual = match self.budget_tokens {
+            Some(budget) => usual.with_budget(budget),
+            None => usual,
+        };
         MemoryPolicy {
             context_tokens,
             trigger_tokens: self.trigger_tokens.unwrap_or(usual.trigger_tokens),
@@ -133,6 +176,7 @@ impl MemoryOverrides {
             pass_tokens: self.pass_tokens.unwrap_or(usual.pass_tokens),
             passes: self.passes.unwrap_or(usual.passes),
             timeout: self.timeout.unwrap_or(usual.timeout),
+            ..usual
         }
     }
 }

@@ -133,6 +133,7 @@ impl Config {
                 .memory
                 .memory(route.context_tokens(), small_route.context_tokens()),
             rules,
+            knowledge: copilot.knowledge(),
         })
     }
 }

@@ -146,6 +146,10 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         &[("method", &["summarised", "truncated", "failed"])],
     ),
     (
+        "copilotd_retrievals_total",
+        &[("outcome", &["completed", "unavailable"])],
+    ),
+    (
         "copilotd_schema_checks_total",
         &[
             ("what", &["compile", "check"]),

@@ -401,6 +401,18 @@ pub const METRICS: &[Metric] = &[
         "Conversation compressions, by method; failed ones included.",
     ),
     metric(
+        "copilotd_retrievals_total",
+        Kind::Counter,
+        Unit::Count,
+        "Searches of turns for documents, by outcome; a turn without a result runs without documents.",
+    ),
+    metric(
+        "copilotd_retrieval_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of a turn's search for documents, with rewriting the question and the guardrails' inspection.",
+    ),
+    metric(
         "copilotd_schema_checks_total",
         Kind::Counter,
         Unit::Count,

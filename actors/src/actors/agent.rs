@@ -5,7 +5,11 @@
 //! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
 //! conversation directly.
 
+mod answer;
+mod cite;
+mod knowledge;
 mod prompt;
+mod rewrite;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,21 +24,23 @@ use tracing::Instrument as _;
 
 use super::conversation::{self, ConversationRef};
 use super::shared::{Alive, Shared, until};
-use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
+use crate::domain::citation::Mark;
+use crate::domain::citation::markers::MarkerCode;
+use crate::domain::content::Finish;
 use crate::domain::context::memory::Memory;
-use crate::domain::context::tokens::{self, Sample};
+use crate::domain::context::tokens;
 use crate::domain::conversation::command::{Command, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::event::GuardAction;
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail::pipeline::UNCHECKED_RULE;
-use crate::domain::guardrail::{BlockedByRule, ContentKind, OutputGuard, Rules, Stage, Verdict, judge};
-use crate::domain::ids::{ConversationId, TenantId, UserId};
+use crate::domain::guardrail::{self as guard, ContentKind, OutputGuard, Rules, Stage, Verdict, judge};
+use crate::domain::ids::{ConversationId, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
 use crate::domain::usage::Usage;
 use crate::fairness::share::{UNMEASURED, metered};
-use crate::guardrails::{Unchecked, output};
+use crate::guardrails::Unchecked;
 use crate::jitter::jitter;
 use crate::live::LiveMessage;
 use crate::ports::{
@@ -42,16 +48,14 @@ use crate::ports::{
 };
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
+use answer::Answer;
+use knowledge::{Asked, TurnKnowledge};
 pub(crate) use prompt::count_entries;
 
 /// Wait before the second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Upper bound of the jitter added to a visible wait, so that turns given the same time do not all come back at once.
 const MAX_JITTER: Duration = Duration::from_secs(2);
-/// Upper bound of the tool calls collected from one answer; the core allows fewer.
-const MAX_CALLS: usize = 128;
-/// Replaces arguments that are too long. It is not JSON, so the validator rejects it and the model is told why.
-const TOO_LONG: &str = "arguments too long";
 
 /// One run step: a model call of a turn.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ pub struct RunStep {
     pub response_schema: Option<Arc<Value>>,
     /// API key that submitted the turn; the model call counts against its limits.
     pub api_key: Option<String>,
+    /// The user's roles; they decide which documents the turn may read.
+    pub roles: Arc<[String]>,
     /// When the turn was accepted; the time to first text is measured from here.
     pub accepted_at: Timestamp,
     /// Live message into which the answer is released.
@@ -94,8 +100,8 @@ pub struct Agent {
 
 /// How a stream ended.
 enum StreamOutcome {
-    /// A complete answer, and its tool calls as the model wrote them: name and arguments.
-    Replied(Box<ModelReply>, Vec<(String, String)>),
+    /// A complete answer, its tool calls as the model wrote them (name and arguments), and where it cites.
+    Replied(Box<ModelReply>, Vec<(String, String)>, Vec<Mark>),
     BlockedByRule {
         rule: String,
         usage: Usage,
@@ -106,29 +112,10 @@ enum StreamOutcome {
     Unanswered(ModelFailure),
 }
 
-/// An answer being collected.
-struct Answer {
-    guard: OutputGuard,
-    /// Whether the text becomes visible only once detectors have inspected all of it.
-    is_held: bool,
-    calls: BTreeMap<usize, (String, String)>,
-    /// Total bytes of the arguments of all calls.
-    arguments: usize,
-    /// All text released so far.
-    text: String,
-    /// Everything the model wrote, released or not, including arguments; used to estimate usage if the provider reports
-    /// none.
-    written: Sample,
-    model: String,
-    usage: Option<Usage>,
-    finish: Option<Finish>,
-    first_token_ms: Option<u64>,
-}
-
 impl Agent {
     /// Everything but the stream itself is boxed: this future exists for as long as the answer streams, and would
     /// reserve memory for the largest of its parts.
-    async fn run_step(&self, run_step: Box<RunStep>) {
+    async fn run_step(&self, run_step: Box<RunStep>, retrieved: &mut Option<Retrieval>) {
         let RunStep {
             at,
             not_before,
@@ -137,6 +124,7 @@ impl Agent {
             policy,
             response_schema,
             api_key,
+            roles,
             accepted_at,
             live,
             span,
@@ -146,9 +134,27 @@ impl Agent {
             return;
         }
         let tenant = self.scope.tenant();
-        let assembled = prompt::assemble(tenant, memory, needs_summary, &policy, response_schema.clone());
+        let asked = Asked {
+            at,
+            memory: &memory,
+            policy: &policy,
+            roles: &roles,
+            api_key: api_key.as_deref(),
+            is_json: response_schema.is_some(),
+        };
+        let retrieval = Box::pin(self.retrieved(retrieved, asked)).await;
+        let knowledge = Arc::clone(&retrieval.knowledge);
+        let passages = knowledge.passages.clone();
+        let assembled = prompt::assemble(
+            tenant,
+            memory,
+            needs_summary,
+            &policy,
+            response_schema.clone(),
+            passages,
+        );
         let assembled = Box::pin(assembled).await;
-        let assembled = match assembled {
+        let mut assembled = match assembled {
             Ok(Ok(assembled)) => assembled,
             Ok(Err(too_large)) => {
                 let class = FailureClass::ContextLength;
@@ -169,12 +175,22 @@ impl Agent {
         if self.defer_unless_served(at) {
             return;
         }
+        knowledge.complete(&mut assembled.record);
+        // Cost and triggered rules are recorded once, with the first prompt that used what was retrieved.
+        let is_new = !std::mem::replace(&mut retrieval.is_reported, true);
         // Reported beside the model call, not before it: the record is committed while the provider works.
         let report = Command::ContextAssembled {
             at,
             prompt_tokens,
             summary_upto_seq: assembled.summary_upto_seq,
-            context: assembled.record,
+            retrieved: knowledge.listed(&assembled.record),
+            retrieval: knowledge.record.clone().filter(|_| is_new),
+            guardrails: if is_new {
+                knowledge.guardrails.clone()
+            } else {
+                Vec::new()
+            },
+            context: assembled.record.clone(),
         };
         span.in_scope(|| self.report(report, &policy));
         let request = ModelRequest {
@@ -199,12 +215,13 @@ impl Agent {
                 accepted_at,
                 &live,
                 response_schema.is_some(),
+                knowledge.code.as_ref(),
                 &span,
             )
             .await;
         let command = match outcome {
-            StreamOutcome::Replied(reply, calls) => {
-                let inspected = Box::pin(self.inspected(at, *reply, &live)).await;
+            StreamOutcome::Replied(reply, calls, mut marks) => {
+                let inspected = Box::pin(self.inspected(at, *reply, &mut marks, &live)).await;
                 let mut reply = match inspected {
                     Ok(reply) => reply,
                     Err(blocked) => {
@@ -212,6 +229,7 @@ impl Agent {
                         return;
                     }
                 };
+                Box::pin(self.cite(&mut reply, marks, &knowledge, &assembled.record, &policy)).await;
                 if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
                     Box::pin(self.shared.wait_while_left_out(&self.scope)).await;
                     reply.output = Box::pin(self.check_output(&schema, &reply.text)).await;
@@ -263,7 +281,13 @@ impl Agent {
 
     /// Lets detectors inspect an answer that was held back for them, and shows what may be seen of it. Without such
     /// detectors the answer has been shown already.
-    async fn inspected(&self, at: Step, mut reply: ModelReply, live: &LiveMessage) -> Result<ModelReply, Command> {
+    async fn inspected(
+        &self,
+        at: Step,
+        mut reply: ModelReply,
+        marks: &mut [Mark],
+        live: &LiveMessage,
+    ) -> Result<ModelReply, Command> {
         let (kind, guardrails) = (ContentKind::Answer, &self.shared.guardrails);
         if !guardrails.looks_at(kind) {
             return Ok(reply);
@@ -274,7 +298,12 @@ impl Agent {
         let inspected = guardrails.inspect(&self.scope, &Rules::default(), &[content]).await;
         let findings = inspected.map(|findings| findings.into_iter().flatten().collect::<Vec<_>>());
         let text = std::mem::take(&mut reply.text);
-        let rule = match findings.map(|findings| judge(kind, Value::String(text), &findings)) {
+        let judged = findings.map(|findings| {
+            let moved = |mark: &mut Mark| mark.at = guard::moved(mark.at, &findings);
+            marks.iter_mut().for_each(moved);
+            judge(kind, Value::String(text), &findings)
+        });
+        let rule = match judged {
             Ok(Verdict::Allowed(Value::String(text))) => {
                 reply.text = text;
                 live.push(&reply.text);
@@ -370,20 +399,11 @@ impl Agent {
         accepted_at: Timestamp,
         live: &LiveMessage,
         validated: bool,
+        markers: Option<&MarkerCode>,
         span: &tracing::Span,
     ) -> StreamOutcome {
-        let mut answer = Answer {
-            guard: OutputGuard::new(&policy.rules.output, validated),
-            is_held: self.shared.guardrails.looks_at(ContentKind::Answer),
-            calls: BTreeMap::new(),
-            arguments: 0,
-            text: String::new(),
-            written: Sample::default(),
-            model: policy.model.clone(),
-            usage: None,
-            finish: None,
-            first_token_ms: None,
-        };
+        let is_held = self.shared.guardrails.looks_at(ContentKind::Answer);
+        let mut answer = Answer::new(policy, validated, is_held, markers);
         crash::point("effect.before:model_request");
         // Only opening the stream is inside the span: staying in it while the answer arrives would cost a span entry
         // per token.
@@ -433,9 +453,8 @@ impl Agent {
         }
         drop(stream);
         crash::point("effect.after:model_stream");
-        match output::finish(self.scope.tenant(), &mut answer.guard).await {
-            Ok(rest) => answer.release(&rest, live),
-            Err(blocked) => return Box::pin(self.blocked(answer, blocked.rule, policy, prompt_tokens)).await,
+        if let Err(blocked) = answer.end(self.scope.tenant(), live).await {
+            return Box::pin(self.blocked(answer, blocked.rule, policy, prompt_tokens)).await;
         }
         let Some(finish) = answer.finish else {
             let message = "provider ended the stream without a finish reason".to_owned();
@@ -450,6 +469,7 @@ impl Agent {
         }
         let usage = Box::pin(self.used(&answer, policy, prompt_tokens)).await;
         let redacted = |rule: &String| (Stage::Output, rule.clone(), GuardAction::Redact);
+        let marks = answer.marks();
         // The calls of an answer cut off at its size limit may be incomplete.
         let calls = if finish == Finish::Length {
             BTreeMap::new()
@@ -462,13 +482,14 @@ impl Agent {
             calls: Vec::new(),
             text: answer.text,
             citations: Vec::new(),
+            unsupported: Vec::new(),
             output: OutputCheck::NotNeeded,
             finish,
             model: answer.model,
             usage,
             first_token_ms,
         };
-        StreamOutcome::Replied(Box::new(reply), calls)
+        StreamOutcome::Replied(Box::new(reply), calls, marks)
     }
 
     async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> StreamOutcome {
@@ -536,65 +557,6 @@ impl Agent {
     }
 }
 
-impl Answer {
-    /// Adds a piece of the text. `Ok(false)`: the answer has reached its size limit.
-    async fn push(
-        &mut self,
-        tenant: &TenantId,
-        piece: String,
-        policy: &Policy,
-        live: &LiveMessage,
-    ) -> Result<bool, BlockedByRule> {
-        self.written.add(&piece);
-        let released = output::push(tenant, &mut self.guard, piece).await?;
-        self.release(&released, live);
-        Ok(self.text.len() <= policy.limits.answer_bytes)
-    }
-
-    /// Adds one stream event other than text.
-    fn take(&mut self, event: ModelEvent) {
-        match event {
-            ModelEvent::Model(model) => self.model = model,
-            ModelEvent::ToolCall { index, name, arguments } => {
-                self.written.add(&arguments);
-                if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&index) {
-                    return;
-                }
-                let call = self.calls.entry(index).or_default();
-                if let Some(name) = name {
-                    call.0 = name;
-                }
-                let room = MAX_ANSWER_ARGUMENTS.saturating_sub(self.arguments);
-                self.arguments -= call.1.len();
-                if call.1 != TOO_LONG && call.1.len() + arguments.len() <= MAX_ARGUMENTS && arguments.len() <= room {
-                    call.1.push_str(&arguments);
-                } else {
-                    TOO_LONG.clone_into(&mut call.1);
-                }
-                self.arguments += call.1.len();
-            }
-            ModelEvent::Usage(usage) => self.usage = Some(usage),
-            ModelEvent::Finished(finish) => self.finish = Some(finish),
-            // Handled before they get here.
-            ModelEvent::Text(_) | ModelEvent::Fallback { .. } => {}
-        }
-    }
-
-    /// Whether nothing of the answer has arrived yet.
-    fn is_empty(&self) -> bool {
-        self.written.written() == 0
-    }
-
-    fn release(&mut self, text: &str, live: &LiveMessage) {
-        if !text.is_empty() {
-            if !self.is_held {
-                live.push(text);
-            }
-            self.text.push_str(text);
-        }
-    }
-}
-
 /// Replaces an error text that could not be checked.
 const UNCHECKED_TEXT: &str = "the error text could not be checked, so it is withheld";
 
@@ -644,26 +606,65 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
     }
 }
 
+/// What was retrieved for one attempt of a turn.
+struct Retrieval {
+    turn: TurnId,
+    attempt: u32,
+    knowledge: Arc<TurnKnowledge>,
+    /// Whether the conversation was told about it.
+    is_reported: bool,
+}
+
+/// What an agent keeps from step to step.
+pub struct State {
+    _alive: Alive,
+    /// Retrieved once per attempt; after a crash it is retrieved again.
+    retrieved: Option<Retrieval>,
+}
+
+impl Agent {
+    /// Returns what was retrieved for the attempt; retrieves it before its first step.
+    async fn retrieved<'a>(&self, retrieved: &'a mut Option<Retrieval>, asked: Asked<'_>) -> &'a mut Retrieval {
+        let Step { turn, attempt, .. } = asked.at;
+        let known = retrieved
+            .take()
+            .filter(|known| (known.turn, known.attempt) == (turn, attempt));
+        let known = match known {
+            Some(known) => known,
+            None => Retrieval {
+                turn,
+                attempt,
+                knowledge: Arc::new(self.retrieve(asked).await),
+                is_reported: false,
+            },
+        };
+        retrieved.insert(known)
+    }
+}
+
 impl Actor for Agent {
     type Msg = Box<RunStep>;
-    type State = Alive;
+    type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Box<RunStep>>, (): ()) -> Result<Alive, ActorProcessingErr> {
-        Ok(Alive::new("agent"))
+    async fn pre_start(&self, _: ActorRef<Box<RunStep>>, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            _alive: Alive::new("agent"),
+            retrieved: None,
+        })
     }
 
     async fn handle(
         &self,
         _: ActorRef<Box<RunStep>>,
         run_step: Box<RunStep>,
-        _: &mut Alive,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(self.scope.tenant());
         // Estimate for the connection to the provider.
         share.charge(UNMEASURED);
         // Boxed, so that an agent that waits for tools reserves no memory for a step.
-        metered(share, Box::pin(self.run_step(run_step))).await;
+        metered(share, Box::pin(self.run_step(run_step, &mut state.retrieved))).await;
         Ok(())
     }
 }

@@ -80,13 +80,28 @@ pub struct ToolCall {
 pub struct Citation {
     /// Id of the document.
     pub document_id: String,
-    /// Title of the document.
+    /// The document's id in the tenant's own system.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub external_id: String,
+    /// Title of the document; empty if it has none.
     pub title: String,
     /// The address of the document.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
-    /// The cited text.
+    /// The cited text: it occurs in the chunk.
     pub quote: String,
+    /// The page on which the chunk begins, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
+    /// Id of the cited chunk.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chunk_id: String,
+    /// Relevance of the chunk to the question; compares the chunks of one retrieval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Where the citation belongs in the answer: the UTF-8 offset behind the supported sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 /// Why a model step ended.

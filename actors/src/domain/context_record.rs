@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::Seq;
+use super::usage::Usage;
 
 /// What went into a prompt and what was left out.
 ///
@@ -84,10 +85,55 @@ pub enum Omitted {
     /// It did not fit into the budget.
     #[default]
     Budget,
+    /// A guardrail does not let it pass, or could not check it.
+    Guardrail,
     /// A summary in the prompt stands for it.
     Compressed,
     /// A new summary that takes effect with the next turn; this prompt still has the messages that it stands for.
     Pending,
+}
+
+/// How a turn's documents were searched. Holds no content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalRecord {
+    /// Whether the search had a result.
+    pub status: RetrievalStatus,
+    /// Whether vectors took part; if not, words alone decided.
+    pub is_semantic: bool,
+    /// The steps that ran, with their times.
+    #[serde(default)]
+    pub steps: Vec<RetrievalTime>,
+    /// What rewriting the question cost; none if it was not rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteCost>,
+}
+
+/// Whether a search had a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetrievalStatus {
+    /// It had; perhaps nothing was found.
+    Completed,
+    /// It failed or took too long: the turn ran without documents.
+    Unavailable,
+}
+
+/// The time of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetrievalTime {
+    /// The step.
+    pub step: RetrievalStep,
+    /// Milliseconds.
+    pub ms: u64,
+}
+
+/// What the small model used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewriteCost {
+    /// The model that answered.
+    pub model: String,
+    /// Its usage.
+    pub usage: Usage,
 }
 
 /// A step of a retrieval.

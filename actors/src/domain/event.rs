@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
-use super::context_record::ContextRecord;
+use super::context_record::{ContextRecord, RetrievalRecord};
 use super::guardrail::Stage;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
 use super::usage::{TotalUsage, Usage};
@@ -291,6 +291,9 @@ pub enum Event {
         /// call of the turn counts against this key's limits, also after a restart.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         api_key: Option<String>,
+        /// Internal. The roles of the user, as the token named them: they decide which documents the turn may read.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<String>,
         /// Internal. The random part of the delimiters around tool results in this turn.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nonce: Option<String>,
@@ -332,6 +335,9 @@ pub enum Event {
         retrieved: Vec<Value>,
         attempt: u32,
         step: u32,
+        /// How the documents were searched; none if they were not, or for an earlier step of the same attempt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retrieval: Option<RetrievalRecord>,
         /// Internal. What the prompt was made of; none in older records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         context: Option<ContextRecord>,
@@ -342,6 +348,9 @@ pub enum Event {
         text: String,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         citations: Vec<Citation>,
+        /// The sentences that no citation supports, as UTF-8 ranges of the text, if the copilot demands citations.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unsupported: Vec<(u64, u64)>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ToolCall>,
         finish: Finish,

@@ -1,6 +1,7 @@
 //! The pure core. Nothing here awaits, reads a clock, generates an id or does I/O.
 
 pub mod access;
+pub mod citation;
 pub mod content;
 pub mod context;
 pub mod context_record;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::guardrail::Rules;
-use super::ids::CopilotName;
+use super::ids::{CollectionName, CopilotName};
 use super::prices::PriceHistory;
 use super::schema::Schema;
 use super::usage::{NanoUsd, Usage};
@@ -35,6 +35,36 @@ pub struct Policy {
     pub memory: MemoryPolicy,
     /// The guardrail rules.
     pub rules: Rules,
+    /// The documents that its turns draw on.
+    pub knowledge: KnowledgePolicy,
+}
+
+/// The documents that a copilot draws on, and how its answers cite them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnowledgePolicy {
+    /// The collections that its turns search; without any, nothing is retrieved.
+    pub collections: Vec<CollectionName>,
+    /// Whether answers cite.
+    pub citations: CitationPolicy,
+}
+
+/// Whether answers cite the documents that they rest on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CitationPolicy {
+    /// The model is not asked to cite.
+    Off,
+    /// The model is asked to cite.
+    #[default]
+    On,
+    /// The model is asked to cite, and the message names the sentences that no citation supports.
+    Required,
+}
+
+impl KnowledgePolicy {
+    /// Returns whether the model is asked to cite.
+    pub fn cites(&self) -> bool {
+        !self.collections.is_empty() && self.citations != CitationPolicy::Off
+    }
 }
 
 impl Policy {
@@ -52,6 +82,7 @@ impl Policy {
             limits: Limits::default(),
             memory: MemoryPolicy::for_context(8_192, 8_192),
             rules: Rules::default(),
+            knowledge: KnowledgePolicy::default(),
         }
     }
 
@@ -206,7 +237,34 @@ pub struct MemoryPolicy {
     pub passes: usize,
     /// Time limit of one summariser call.
     pub timeout: Duration,
+    /// Maximum size of the retrieved chunks in one prompt.
+    pub retrieved_tokens: u64,
+    /// What optional parts of a prompt leave free for the answer.
+    pub answer_tokens: u64,
 }
+
+/// Without a budget, the retrieved chunks get at most this part of the context.
+const RETRIEVED_SHARE: u64 = 4;
+/// The most that retrieved chunks get: eight of the usual 256 tokens, each with its frame, twice over.
+const MAX_RETRIEVED_TOKENS: u64 = 4_096;
+
+/// Parts of a budget in per cent.
+#[derive(Debug, Clone, Copy)]
+pub struct BudgetShares {
+    /// Retrieved chunks.
+    pub retrieved: u64,
+    /// The summary of older turns.
+    pub summary: u64,
+    /// Turns that stay verbatim.
+    pub recent: u64,
+}
+
+/// How a configured budget is divided; what remains is for remembered facts.
+pub const BUDGET_SHARES: BudgetShares = BudgetShares {
+    retrieved: 40,
+    summary: 15,
+    recent: 40,
+};
 
 impl MemoryPolicy {
     /// Derives the values from the context sizes of the two models.
@@ -220,6 +278,27 @@ impl MemoryPolicy {
             pass_tokens: (small_context_tokens / 2).clamp(256, 12_000),
             passes: 8,
             timeout: Duration::from_secs(60),
+            retrieved_tokens: (context_tokens / RETRIEVED_SHARE).min(MAX_RETRIEVED_TOKENS),
+            answer_tokens: (context_tokens / 8).min(4_096),
+        }
+    }
+
+    /// Divides a budget for all that a prompt holds besides instructions, the running turn and the answer. Recent turns
+    /// get the most, because nothing else says what the user talks about. [`BUDGET_SHARES`] are the parts.
+    #[must_use]
+    pub fn with_budget(self, budget_tokens: u64) -> Self {
+        let BudgetShares {
+            retrieved,
+            summary,
+            recent,
+        } = BUDGET_SHARES;
+        let part = |share: u64| budget_tokens.saturating_mul(share) / 100;
+        Self {
+            trigger_tokens: self.trigger_tokens.min(part(recent + summary)),
+            keep_tokens: self.keep_tokens.min(part(recent) / 2),
+            summary_tokens: self.summary_tokens.min(part(summary).max(64)),
+            retrieved_tokens: self.retrieved_tokens.min(part(retrieved)),
+            ..self
         }
     }
 }

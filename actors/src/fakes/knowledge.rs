@@ -57,6 +57,8 @@ pub enum Script {
     Fail(KnowledgeError),
     /// It never ends by itself.
     Hang,
+    /// It panics.
+    Panic,
 }
 
 impl Default for FakeKnowledge {
@@ -142,6 +144,7 @@ impl FakeKnowledge {
         match script {
             Some(Script::Fail(error)) => Err(error),
             Some(Script::Hang) => std::future::pending().await,
+            Some(Script::Panic) => panic!("the test wants the knowledge to panic"),
             None => Ok(()),
         }
     }

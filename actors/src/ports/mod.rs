@@ -56,4 +56,6 @@ pub struct Ports {
     pub ids: Arc<dyn Ids>,
     pub traces: Arc<dyn Traces>,
     pub detectors: Vec<Arc<dyn Detector>>,
+    /// None in a process without knowledge: copilots that name collections run without them.
+    pub knowledge: Option<Arc<dyn Knowledge>>,
 }

@@ -21,6 +21,7 @@ mod handing_over;
 mod idempotency;
 mod in_doubt;
 mod keys;
+mod knowledge;
 mod left_out;
 mod outages;
 mod oversized_prompts;

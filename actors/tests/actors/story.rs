@@ -85,6 +85,7 @@ impl World {
             idempotency: None,
             trace: None,
             api_key: None,
+            roles: Vec::new(),
             nonce: None,
             next: false,
         };
@@ -147,6 +148,7 @@ impl World {
             message_id: self.message_id(),
             text,
             citations: vec![],
+            unsupported: Vec::new(),
             tool_calls: vec![],
             finish,
             structured: None,
@@ -216,6 +218,7 @@ impl World {
                     retrieved: vec![],
                     attempt,
                     step,
+                    retrieval: None,
                     context: None,
                 };
                 if let Some((live, shown @ false)) = &mut self.live {

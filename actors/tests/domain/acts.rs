@@ -62,6 +62,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             idempotency: None,
             trace: None,
             api_key: None,
+            roles: Vec::new(),
             nonce: None,
             stop: sealed(scenario, ""),
         };
@@ -93,6 +94,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: sealed(scenario, text),
     })
@@ -204,6 +206,7 @@ pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
         },
         calls,
         citations: Vec::new(),
+        unsupported: Vec::new(),
         output: checked(text),
         model: "m".into(),
         usage: USAGE,

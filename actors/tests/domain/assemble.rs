@@ -63,6 +63,8 @@ fn up_to(context_tokens: u64) -> Budget {
     Budget {
         context_tokens,
         reserved_tokens: 0,
+        answer_tokens: 0,
+        retrieved_tokens: u64::MAX,
     }
 }
 
@@ -154,8 +156,8 @@ fn the_least_important_passages_are_left_out() {
         (1_000, vec!["id_1", "id_2", "id_3", "id_4"]),
     ] {
         let budget = Budget {
-            context_tokens: required + room + 50,
             reserved_tokens: 50,
+            ..up_to(required + room + 50)
         };
         let record = assemble(&gathered, budget).expect("it fits").record;
         let ids: Vec<&str> = record.included.iter().filter_map(|item| item.id.as_deref()).collect();
@@ -224,6 +226,9 @@ fn the_record_is_stored_and_not_published() {
         at,
         prompt_tokens: assembled.tokens,
         summary_upto_seq: None,
+        retrieved: Vec::new(),
+        retrieval: None,
+        guardrails: Vec::new(),
         context: assembled.record.clone(),
     };
     scenario.run(command).expect("recorded");
@@ -269,7 +274,7 @@ proptest! {
         let mut gathered = gather(&scenario);
         (gathered.passages, gathered.needs_summary) = (passages, needs_summary);
         let everything = gathered.current.tokens() + gathered.passages.iter().map(|passage| passage.tokens).sum::<u64>();
-        let budget = Budget { context_tokens: everything * share / 100, reserved_tokens };
+        let budget = Budget { reserved_tokens, ..up_to(everything * share / 100) };
         let assembled = assemble(&gathered, budget);
         let again = Gathered { passages: gathered.passages.clone(), needs_summary, ..gather(&scenario) };
         prop_assert_eq!(&assembled, &assemble(&again, budget));

@@ -88,6 +88,9 @@ fn a_wait_holds_one_model_step_back() {
             at: present(scenario),
             prompt_tokens: 1,
             summary_upto_seq: None,
+            retrieved: Vec::new(),
+            retrieval: None,
+            guardrails: Vec::new(),
             context: ContextRecord::default(),
         })
     };

@@ -250,6 +250,7 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         idempotency: pick(&keys, kind / 8),
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: stop(scenario, when / 4),
     }
@@ -359,6 +360,9 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
             at,
             prompt_tokens: 1,
             summary_upto_seq: None,
+            retrieved: Vec::new(),
+            retrieval: None,
+            guardrails: Vec::new(),
             context: ContextRecord::default(),
         },
         Step::Report { call: by, status } => Command::ToolReplied {

@@ -226,6 +226,8 @@ fn small_policies() -> impl Strategy<Value = MemoryPolicy> {
             pass_tokens: pass,
             passes,
             timeout: std::time::Duration::ZERO,
+            retrieved_tokens: 100,
+            answer_tokens: 0,
         }
     })
 }

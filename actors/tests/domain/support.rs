@@ -13,7 +13,9 @@ use copilotd_actors::domain::conversation::decide::{Decision, Rejection};
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet, Rules};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
-use copilotd_actors::domain::policy::{Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy};
+use copilotd_actors::domain::policy::{
+    KnowledgePolicy, Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy,
+};
 use copilotd_actors::domain::prices::PriceHistory;
 use copilotd_actors::domain::schema::Schema;
 use jiff::Timestamp;
@@ -26,6 +28,8 @@ use crate::audit::audit;
 pub const UNLIMITED: Budget = Budget {
     context_tokens: u64::MAX,
     reserved_tokens: 0,
+    answer_tokens: 0,
+    retrieved_tokens: u64::MAX,
 };
 
 /// Returns the prompt of a memory, whatever its size.
@@ -74,6 +78,8 @@ pub fn policy() -> Policy {
             pass_tokens: 64,
             passes: 3,
             timeout: Duration::from_secs(60),
+            retrieved_tokens: 100,
+            answer_tokens: 0,
         },
         rules: Rules {
             input: RuleSet::new([Rule {
@@ -84,6 +90,7 @@ pub fn policy() -> Policy {
             }]),
             output: RuleSet::default(),
         },
+        knowledge: KnowledgePolicy::default(),
     }
 }
 

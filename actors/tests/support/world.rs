@@ -13,6 +13,7 @@ use copilotd_actors::domain::conversation::command::{Command, Decision, StoppedW
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
+use copilotd_actors::fakes::knowledge::FakeKnowledge;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
@@ -45,6 +46,7 @@ pub struct World {
     pub systems: FakeSystems,
     pub policies: Arc<FixedPolicies>,
     pub schemas: FakeChecker,
+    pub knowledge: FakeKnowledge,
     /// Used from the next start on.
     pub detectors: Vec<Arc<dyn Detector>>,
     pub clock: Arc<PausedClock>,
@@ -78,6 +80,7 @@ impl World {
             systems: FakeSystems::default(),
             policies: Arc::new(FixedPolicies::of(policy)),
             schemas: FakeChecker::default(),
+            knowledge: FakeKnowledge::default(),
             detectors: Vec::new(),
             clock: Arc::default(),
             ids: Arc::default(),
@@ -102,6 +105,7 @@ impl World {
             ids: Arc::clone(&self.ids) as _,
             traces: Arc::new(NoTraces),
             detectors: self.detectors.clone(),
+            knowledge: Some(Arc::new(self.knowledge.clone())),
         };
         let shared = Shared::new(ports, self.bounds.clone());
         let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();
@@ -303,6 +307,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: StoppedWork::default(),
     }
@@ -317,6 +322,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         response_schema,
         trace,
         api_key,
+        roles,
         nonce,
         stop,
         ..
@@ -337,6 +343,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         idempotency,
         trace,
         api_key,
+        roles,
         nonce,
         stop,
     }

@@ -43,6 +43,25 @@ impl Role {
     }
 }
 
+/// Returns the single roles that a token names in its role claims: the strings of lists, and the words of a `scope`, in
+/// the order of the claims. Documents are opened to these; a claim of any other form names none.
+pub fn names_in_token<S: AsRef<str>>(names: impl IntoIterator<Item = S>, claims: &Value) -> Vec<String> {
+    let mut roles = Vec::new();
+    for name in names {
+        let name = name.as_ref();
+        for claim in [claims.get(name), nested(claims, name)].into_iter().flatten() {
+            match claim {
+                Value::Array(items) => roles.extend(items.iter().filter_map(Value::as_str).map(str::to_owned)),
+                Value::String(words) if matches!(name, "scope" | "scp") => {
+                    roles.extend(words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned));
+                }
+                _ => {}
+            }
+        }
+    }
+    roles
+}
+
 /// Finds the claim at a JSON Pointer or a dotted path.
 fn nested<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     if name.starts_with('/') {
@@ -133,6 +152,26 @@ mod tests {
             Role::of_key("key:acme/backend"),
             Role::of_key("key:acme/other"),
         ]);
+    }
+
+    #[test]
+    fn a_token_names_roles_in_lists_and_scopes() {
+        let cases = [
+            (
+                json!({ "scope": "chat  hr", "roles": ["lead", 7, null, "hr"] }),
+                vec!["chat", "hr", "lead", "hr"],
+            ),
+            (json!({ "roles": "hr lead" }), vec![]),
+            (json!({ "scope": ["chat", "hr"] }), vec!["chat", "hr"]),
+            (json!({ "roles": { "hr": true }, "groups": null }), vec![]),
+            (json!({}), vec![]),
+        ];
+        for (claims, roles) in cases {
+            assert_eq!(names_in_token(DEFAULT_ROLE_CLAIMS, &claims), roles, "{claims}");
+        }
+        let nested = json!({ "realm_access": { "roles": ["hr"] } });
+        assert_eq!(names_in_token(["realm_access.roles"], &nested), ["hr"]);
+        assert_eq!(names_in_token(["/realm_access/roles"], &nested), ["hr"]);
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn memory(root: &Node<'_>, copilot: &Node<'_>, faults: &mut Faults) {
     };
     let small = context(copilot.get("small_route")).unwrap_or(large);
     let overrides = MemoryOverrides {
+        budget_tokens: memory.get("budget_tokens").number(),
         trigger_tokens: memory.get("trigger_tokens").number(),
         keep_tokens: memory.get("keep_tokens").number(),
         hard_tokens: memory.get("hard_tokens").number(),

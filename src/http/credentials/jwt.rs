@@ -1,7 +1,10 @@
 //! User tokens. A key verifies with its configured algorithm only, whatever the token's header says.
 
+use std::sync::Arc;
+
+use copilotd_actors::domain::access::roles::bounded_roles;
 use copilotd_actors::domain::ids::UserId;
-use copilotd_gateway::request::role::Role;
+use copilotd_gateway::request::role::{self, Role};
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -28,6 +31,7 @@ pub(super) struct VerifiedToken {
     pub user: UserId,
     pub scopes: Scopes,
     pub role: Role,
+    pub roles: Arc<[String]>,
     pub times: Times,
     pub jti: Option<JtiDigest>,
 }
@@ -281,6 +285,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<VerifiedToken, 
         user,
         scopes,
         role: Role::of_token(iss, key.role_claims.iter(), &all),
+        roles: bounded_roles(role::names_in_token(key.role_claims.iter(), &all)).into(),
         times,
         jti,
     })

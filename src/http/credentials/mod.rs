@@ -59,6 +59,8 @@ pub struct Caller {
     pub scopes: Scopes,
     /// The caller's role in its tenant; `None` for a ticket.
     pub role: Option<Role>,
+    /// The single roles that a user token names, bounded; empty for all other credentials.
+    pub roles: Arc<[String]>,
     /// The credential's id, for the audit log and revocation.
     pub credential: CredentialId,
     /// Expiry of the credential; streams close then. Many API keys have none.

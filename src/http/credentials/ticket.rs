@@ -6,6 +6,7 @@
 //! proxy's log, opens nothing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -190,6 +191,7 @@ impl Tickets {
                 user: payload.u,
                 scopes: Scopes::CHAT,
                 role: None,
+                roles: Arc::default(),
                 credential: CredentialId(payload.k.into()),
                 expires_at: Some(expires_at),
                 kind: CredentialKind::Ticket,

@@ -112,6 +112,7 @@ pub async fn submit(
         idempotency,
         trace: telemetry::traceparent(),
         api_key: payer.api_key,
+        roles: caller.roles.to_vec(),
         nonce: Some(state.shared.ports.ids.nonce()),
         stop: StoppedWork::default(),
     };

@@ -17,6 +17,7 @@ use copilotd::config::{
 };
 use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::policy::CitationPolicy;
 use copilotd_actors::ports::{Policies, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::ExposeSecret;
@@ -197,6 +198,12 @@ fn a_policy_is_what_the_copilot_says() {
     assert_eq!(
         (policy.memory.pass_tokens, policy.memory.timeout),
         (3_000, Duration::from_secs(14))
+    );
+    assert_eq!(policy.memory.retrieved_tokens, 2_400, "two fifths of the budget");
+    let collections: Vec<&str> = policy.knowledge.collections.iter().map(|name| name.as_str()).collect();
+    assert_eq!(
+        (collections, policy.knowledge.citations),
+        (vec!["handbook"], CitationPolicy::Required)
     );
     let actions: Vec<_> = policy.rules.output.iter().map(|rule| rule.action).collect();
     assert_eq!(

@@ -60,6 +60,7 @@ impl BadDay {
             ids: Arc::clone(&ids) as _,
             traces: Arc::new(NoTraces),
             detectors: Vec::new(),
+            knowledge: None,
         };
         let shared = Shared::new(ports, Bounds::default());
         let (directory, _) = Conversations::start(Arc::clone(&shared)).await.unwrap();
@@ -101,6 +102,7 @@ impl BadDay {
             idempotency: None,
             trace: None,
             api_key: None,
+            roles: Vec::new(),
             nonce: None,
             stop: StoppedWork::default(),
         };

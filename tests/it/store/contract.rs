@@ -194,6 +194,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: Some("0123456789abcdef".to_owned()),
         next: false,
     };

@@ -172,6 +172,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         next: false,
     };
@@ -190,6 +191,7 @@ pub fn assembled(turn: TurnId) -> (Option<TurnId>, Event) {
         retrieved: Vec::new(),
         attempt: 1,
         step: 1,
+        retrieval: None,
         context: None,
     };
     (Some(turn), event)
@@ -200,6 +202,7 @@ pub fn answered(turn: TurnId, text: &str) -> (Option<TurnId>, Event) {
         message_id: MessageId::of_step(turn, 1, 1),
         text: text.to_owned(),
         citations: Vec::new(),
+        unsupported: Vec::new(),
         tool_calls: Vec::new(),
         finish: Finish::Stop,
         structured: None,

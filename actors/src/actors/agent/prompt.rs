@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::compute::{self, ComputeError};
 use crate::domain::context::assemble::{self, Assembled, Budget, TooLarge};
-use crate::domain::context::gathered::Gathered;
+use crate::domain::context::gathered::{Gathered, Passage};
 use crate::domain::context::memory::{Entry, Memory};
 use crate::domain::context::tokens;
 use crate::domain::guardrail as guard;
@@ -21,6 +21,7 @@ pub(super) async fn assemble(
     needs_summary: bool,
     policy: &Arc<Policy>,
     response_schema: Option<Arc<Value>>,
+    passages: Vec<Passage>,
 ) -> Result<Result<Assembled, TooLarge>, ComputeError> {
     count_entries(tenant, &memory).await?;
     let counted = Gathered::counted_bytes(&memory, policy) * tokens::COST_PER_BYTE;
@@ -30,11 +31,14 @@ pub(super) async fn assemble(
     let schema = response_schema.as_deref().map_or(0, weight::of);
     let policy = Arc::clone(policy);
     let work = move || {
-        let gathered = Gathered::count(memory, needs_summary, &policy, response_schema.as_deref());
+        let mut gathered = Gathered::count(memory, needs_summary, &policy, response_schema.as_deref());
+        gathered.passages = passages;
         // The compression keeps the window well below the model's context, which leaves room for the answer.
         let budget = Budget {
             context_tokens: policy.memory.context_tokens,
             reserved_tokens: 0,
+            answer_tokens: policy.memory.answer_tokens,
+            retrieved_tokens: policy.memory.retrieved_tokens,
         };
         assemble::assemble(&gathered, budget)
     };

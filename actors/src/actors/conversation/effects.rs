@@ -163,6 +163,7 @@ impl Conversation {
             policy: Arc::clone(policy),
             response_schema: turn.response_schema.clone(),
             api_key: turn.api_key.clone(),
+            roles: Arc::clone(&turn.roles),
             accepted_at: turn.queued_at,
             live: Arc::clone(&message),
             span: self.spans(&mut state.spans, &state.scope, turn, state.core.id).agent(

@@ -2,5 +2,6 @@
 
 pub mod key_hash;
 pub mod revocation;
+pub mod roles;
 pub mod scopes;
 pub mod token_identity;

@@ -20,6 +20,10 @@ pub struct Budget {
     pub context_tokens: u64,
     /// Tokens of it that the messages must leave free, for the answer or for what is sent beside the messages.
     pub reserved_tokens: u64,
+    /// Tokens that the optional parts leave free besides, for the answer.
+    pub answer_tokens: u64,
+    /// The most that retrieved chunks have.
+    pub retrieved_tokens: u64,
 }
 
 /// A prompt and what it was made of.
@@ -66,7 +70,7 @@ pub fn assemble(gathered: &Gathered, budget: Budget) -> Result<Assembled, TooLar
             available,
         });
     }
-    let (chosen, tokens) = choose(gathered, required, available);
+    let (chosen, tokens) = choose(gathered, required, budget);
     Ok(Assembled {
         messages: messages(gathered, view, &chosen),
         tokens,
@@ -77,7 +81,9 @@ pub fn assemble(gathered: &Gathered, budget: Budget) -> Result<Assembled, TooLar
 
 /// Chooses the passages that fit, the most important first; returns for each whether it was chosen, and the tokens of
 /// the whole prompt. A passage that does not fit leaves its place to smaller ones.
-fn choose(gathered: &Gathered, required: u64, available: u64) -> (Vec<bool>, u64) {
+fn choose(gathered: &Gathered, required: u64, budget: Budget) -> (Vec<bool>, u64) {
+    let available = budget.available().saturating_sub(budget.answer_tokens);
+    let mut of_chunks = 0_u64;
     let passages = &gathered.passages;
     let mut order: Vec<usize> = (0..passages.len()).collect();
     // Stable: passages of the same priority stay in the order in which they were gathered.
@@ -89,9 +95,12 @@ fn choose(gathered: &Gathered, required: u64, available: u64) -> (Vec<bool>, u64
         let is_first = !framed.contains(&passage.kind);
         let frame = if is_first { gathered.frame_tokens } else { 0 };
         let total = tokens.saturating_add(passage.tokens).saturating_add(frame);
-        if total > available {
+        let is_chunk = passage.kind == PassageKind::Chunk;
+        let more_chunks = if is_chunk { total - tokens } else { 0 };
+        if total > available || of_chunks.saturating_add(more_chunks) > budget.retrieved_tokens {
             continue;
         }
+        of_chunks += more_chunks;
         if is_first {
             framed.push(passage.kind);
         }

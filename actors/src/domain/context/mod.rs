@@ -10,4 +10,5 @@ pub mod gathered;
 pub mod memory;
 pub mod project;
 pub mod prompt;
+pub mod question;
 pub mod tokens;

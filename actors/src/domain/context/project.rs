@@ -11,9 +11,14 @@ use super::memory::{Block, EntryContent};
 use super::prompt::{PromptCall, PromptMessage};
 use crate::domain::content::ToolStatus;
 use crate::domain::guardrail as guard;
-use crate::domain::guardrail::NOTICE;
+use crate::domain::guardrail::{EXCERPT_NOTICE, NOTICE};
 use crate::domain::ids::CallId;
 use crate::domain::policy::Policy;
+
+/// The instruction for models that cite.
+const CITATION_NOTICE: &str = "An excerpt may have a marker in its `cite` attribute. Directly after each sentence of your \
+answer that rests on an excerpt, write that excerpt's marker exactly as it stands there, with its brackets. Readers do not \
+see markers: never mention them, and write none that you were not given.";
 
 /// The assistant's reply to a message that holds data, because providers require alternating roles.
 pub(super) const READ_AS_DATA: &str = "(Read as data.)";
@@ -53,9 +58,15 @@ fn in_order_of_calls(results: &mut [PromptMessage], calls: &[CallId]) {
 /// Returns the system message: the instructions, and our notice if the prompt holds data.
 pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
     let mut text = policy.instructions.clone();
-    if !policy.tools.is_empty() || has_summary {
+    let has_documents = !policy.knowledge.collections.is_empty();
+    let notices = [
+        (!policy.tools.is_empty() || has_summary, NOTICE),
+        (has_documents, EXCERPT_NOTICE),
+        (policy.knowledge.cites(), CITATION_NOTICE),
+    ];
+    for (_, notice) in notices.into_iter().filter(|(applies, _)| *applies) {
         text.push_str("\n\n");
-        text.push_str(NOTICE);
+        text.push_str(notice);
     }
     if text.is_empty() {
         "You are a helpful assistant.".into()

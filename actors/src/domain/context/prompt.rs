@@ -18,6 +18,16 @@ pub enum PromptMessage {
     Tool { call: CallId, content: String },
 }
 
+impl PromptMessage {
+    /// Returns the text of a message of the system or the user.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::System { text } | Self::User { text } => Some(text),
+            Self::Assistant { .. } | Self::Tool { .. } => None,
+        }
+    }
+}
+
 /// An earlier tool call of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptCall {

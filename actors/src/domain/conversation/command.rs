@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::content::{Citation, Finish, Input, Metadata, ToolStatus};
-use crate::domain::context_record::ContextRecord;
+use crate::domain::context_record::{ContextRecord, RetrievalRecord};
 use crate::domain::event::{Channel, CompressionMethod, GuardAction, Idempotency};
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail;
@@ -83,6 +83,8 @@ pub enum Command {
         idempotency: Option<Idempotency>,
         trace: Option<String>,
         api_key: Option<String>,
+        /// The user's roles; see [`bounded_roles`](crate::domain::access::roles::bounded_roles).
+        roles: Vec<String>,
         /// Random and secret; see [`Event::TurnQueued`](crate::domain::event::Event::TurnQueued).
         nonce: Option<String>,
         /// Progress of the open turn, sealed before an interrupt.
@@ -135,6 +137,11 @@ pub enum Command {
         at: Step,
         prompt_tokens: u64,
         summary_upto_seq: Option<Seq>,
+        /// The retrieved chunks, as clients see them.
+        retrieved: Vec<Value>,
+        retrieval: Option<RetrievalRecord>,
+        /// What the guardrails did to retrieved chunks.
+        guardrails: Vec<(guardrail::Stage, String, GuardAction)>,
         context: ContextRecord,
     },
     /// Another target answers in place of one that failed.
@@ -256,6 +263,8 @@ pub struct ModelReply {
     pub calls: Vec<(String, Value)>,
     /// The cited passages.
     pub citations: Vec<Citation>,
+    /// The sentences that no citation supports, if the copilot demands citations.
+    pub unsupported: Vec<(u64, u64)>,
     /// The result of checking the text against the turn's schema; the check runs before this is reported.
     pub output: OutputCheck,
     /// Why the step ended.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::command::Step;
 use super::outage::Outage;
 use crate::domain::content::{Finish, Input, ToolStatus};
+use crate::domain::context_record::RewriteCost;
 use crate::domain::event::{Event, GuardAction, LOST_CALL, Record, RetryMode, WaitReason};
 use crate::domain::ids::{CallId, Seq, TurnId};
 use crate::domain::usage::TotalUsage;
@@ -30,6 +31,9 @@ pub struct Turn {
     pub trace: Option<String>,
     /// The API key that submitted the turn; its model calls count against this key's limits.
     pub api_key: Option<String>,
+    /// The user's roles when the turn was submitted; they decide which documents it may read.
+    #[serde(default)]
+    pub roles: Arc<[String]>,
     /// The current attempt; 0 while the turn is queued.
     pub attempt: u32,
     /// Number of attempts that began with a wait: they do not count against the limit.
@@ -139,6 +143,7 @@ impl Turn {
                 response_schema,
                 trace,
                 api_key,
+                roles,
                 ..
             },
         ) = (record.turn, &record.event)
@@ -153,6 +158,7 @@ impl Turn {
             response_schema: response_schema.clone().map(Arc::new),
             trace: trace.clone(),
             api_key: api_key.clone(),
+            roles: roles.as_slice().into(),
             attempt: 0,
             waits: 0,
             hand_overs: 0,
@@ -232,9 +238,14 @@ impl Turn {
                 self.outage.waits(record.at, *until);
             }
             // `waiting_until` stays: it identifies the running effect.
-            Event::ContextAssembled { .. } => {
+            Event::ContextAssembled { retrieval, .. } => {
                 self.waiting = None;
                 self.asked_from = record.at;
+                if let Some(RewriteCost { model, usage }) =
+                    retrieval.as_ref().and_then(|record| record.rewrite.as_ref())
+                {
+                    self.usage.add(model, *usage);
+                }
             }
             Event::TurnPaused { unsent, asked } => {
                 self.pause = Some(Pause {

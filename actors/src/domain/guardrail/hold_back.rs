@@ -5,6 +5,7 @@
 //! forbidden literal can begin in it and end in a later piece.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::fold::{FoldedText, IgnorableFilter, SpaceRun, fold_open, segments};
@@ -32,6 +33,19 @@ pub struct HoldBack {
     redactions: Vec<String>,
     /// Where they matched; only for a text whose places are wanted.
     marks: Option<Marks>,
+    /// Bytes of text returned so far.
+    returned: usize,
+    /// Places in the text; see [`HoldBack::anchor`].
+    anchors: Anchors,
+}
+
+/// Places in the text as it was added, and where they came to lie in what was returned.
+#[derive(Debug, Default)]
+struct Anchors {
+    /// Offsets in the held text, in order.
+    held: VecDeque<usize>,
+    /// Offsets in the returned text, in order.
+    returned: Vec<usize>,
 }
 
 /// Where redacting rules matched in a whole text.
@@ -73,7 +87,23 @@ impl HoldBack {
             counted: Vec::new(),
             redactions: Vec::new(),
             marks: None,
+            returned: 0,
+            anchors: Anchors::default(),
         }
+    }
+
+    /// Marks the present end of the added text. [`HoldBack::anchors`] tells where that place is in the returned text.
+    pub fn anchor(&mut self) {
+        self.anchors.held.push_back(self.held.len());
+        if self.held.is_empty() {
+            self.anchors.settle(0, self.returned);
+        }
+    }
+
+    /// Returns where the anchors are in the text returned so far, in order; those in held text are missing. An anchor
+    /// within a redacted part is at the end of its replacement.
+    pub fn anchors(&self) -> &[usize] {
+        &self.anchors.returned
     }
 
     /// Creates a window that records where redacting rules match.
@@ -94,6 +124,7 @@ impl HoldBack {
     /// Adds a piece of the answer and returns what may be released now, possibly nothing.
     pub fn push(&mut self, piece: &str) -> Result<String, BlockedByRule> {
         if self.rules.is_empty() {
+            self.returned += piece.len();
             return Ok(piece.to_owned());
         }
         let mut out = String::with_capacity(piece.len());
@@ -169,6 +200,7 @@ impl HoldBack {
     fn release(&mut self, end: bool) -> Result<String, BlockedByRule> {
         let held = std::mem::take(&mut self.held);
         let Some(compiled) = self.rules.0.clone() else {
+            self.returned += held.len();
             return Ok(held);
         };
         let ScanResult {
@@ -225,8 +257,13 @@ impl HoldBack {
                 break place.start;
             }
             let before = text(at, place.start);
+            self.anchors
+                .pass(starts[at]..starts[place.start], self.returned + released.len(), |to| {
+                    counted_before(&counted, starts[at], to)
+                });
             released.push_str(&before);
             released.push_str(REDACTED);
+            self.anchors.settle(starts[place.end], self.returned + released.len());
             let name = &compiled.rules[next.rule].name;
             if let Some(marks) = &mut self.marks {
                 let begin = marks.passed + before.len();
@@ -242,11 +279,17 @@ impl HoldBack {
             }
         };
         let last = text(at, kept);
+        self.anchors
+            .pass(starts[at]..starts[kept], self.returned + released.len(), |to| {
+                counted_before(&counted, starts[at], to)
+            });
         released.push_str(&last);
+        self.returned += released.len();
         if let Some(marks) = &mut self.marks {
             marks.passed += last.len();
         }
         let cut = starts[kept];
+        self.anchors.shift(cut);
         held[cut..].clone_into(&mut self.held);
         if self.held.is_empty() {
             // A literal that begins with white space would have been held.
@@ -260,6 +303,36 @@ impl HoldBack {
             })
             .collect();
         Ok(released)
+    }
+}
+
+/// Returns the bytes of the counted white space between two places of the held text, as [`HoldBack::release`] writes it.
+fn counted_before(counted: &[CountedSpaces], from: usize, to: usize) -> usize {
+    let between = counted.iter().filter(|counted| from < counted.at && counted.at <= to);
+    let runs = between.flat_map(|counted| &counted.runs);
+    runs.map(|(c, times)| c.len_utf8() * times).sum()
+}
+
+impl Anchors {
+    /// Settles the anchors in a part of the held text that is returned unchanged, where that part begins at `begin` in
+    /// the returned text. `counted` are the bytes that are returned besides, up to a place.
+    fn pass(&mut self, part: Range<usize>, begin: usize, counted: impl Fn(usize) -> usize) {
+        while let Some(at) = self.held.pop_front_if(|at| *at <= part.end) {
+            let at = at.max(part.start);
+            self.returned.push(begin + (at - part.start) + counted(at));
+        }
+    }
+
+    /// Settles the anchors up to a place of the held text at one place of the returned text.
+    fn settle(&mut self, up_to: usize, at: usize) {
+        while self.held.pop_front_if(|held| *held <= up_to).is_some() {
+            self.returned.push(at);
+        }
+    }
+
+    /// Tells that the beginning of the held text is gone.
+    fn shift(&mut self, bytes: usize) {
+        self.held.iter_mut().for_each(|at| *at = at.saturating_sub(bytes));
     }
 }
 
@@ -299,6 +372,75 @@ impl ScanResult {
             starts,
             found,
             unfinished,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::guardrail::{OnMatch, Rule};
+
+    fn rules() -> RuleSet {
+        let rule = |literal: &str| Rule {
+            name: literal.to_owned(),
+            literal: literal.to_owned(),
+            action: OnMatch::Redact,
+            confusables: false,
+        };
+        RuleSet::new([rule("secret"), rule("ab cd")])
+    }
+
+    /// Pushes the pieces with an anchor after each; returns the text and the anchors.
+    fn anchored(rules: &RuleSet, pieces: &[&str]) -> (String, Vec<usize>) {
+        let (mut window, mut text) = (HoldBack::new(rules), String::new());
+        for piece in pieces {
+            text.push_str(&window.push(piece).expect("nothing blocks"));
+            window.anchor();
+        }
+        text.push_str(&window.finish().expect("nothing blocks"));
+        (text, window.anchors().to_vec())
+    }
+
+    #[test]
+    fn anchors_move_with_the_text_around_them() {
+        let cases: [(&[&str], &str, &[usize]); 6] = [
+            (&["the plan", " is"], "the plan is", &[8, 11]),
+            (&["a secret plan", "."], "a [redacted] plan", &[17, 18]),
+            // Within what is replaced.
+            (&["a sec", "ret plan"], "a [redacted] plan", &[12, 17]),
+            (&["a secret", " b"], "a [redacted] b", &[12, 14]),
+            (&["x", "secret"], "x[redacted]", &[1, 11]),
+            (&["", ""], "", &[0, 0]),
+        ];
+        for (pieces, text, anchors) in cases {
+            let found = anchored(&rules(), pieces);
+            assert!(found.0.starts_with(text), "{found:?}");
+            assert_eq!(found.1, anchors, "{pieces:?}");
+        }
+        assert_eq!(
+            anchored(&RuleSet::default(), &["ab", "cd"]),
+            ("abcd".to_owned(), vec![2, 4])
+        );
+        // A long run of spaces is counted, not held.
+        let spaces = " ".repeat(100);
+        let (text, anchors) = anchored(&rules(), &["ab", &spaces, "x"]);
+        assert_eq!((text.len(), anchors), (103, vec![2, 102, 103]));
+    }
+
+    proptest! {
+        #[test]
+        fn anchors_are_in_order_within_the_text_and_between_characters(
+            pieces in prop::collection::vec("(secret|sec|ret|ab|cd| {1,40}|é|\u{200b}|x\u{301}|.){0,3}", 0..8),
+        ) {
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (text, anchors) = anchored(&rules(), &pieces);
+            prop_assert_eq!(anchors.len(), pieces.len());
+            prop_assert!(anchors.is_sorted());
+            prop_assert!(anchors.iter().all(|at| text.is_char_boundary(*at)), "{:?} {:?}", text, anchors);
+            prop_assert_eq!(anchors.last().copied().unwrap_or(text.len()), text.len());
         }
     }
 }

@@ -78,6 +78,16 @@ impl OutputGuard {
         Ok(rest)
     }
 
+    /// Marks the present end of the added text; see [`HoldBack::anchor`].
+    pub fn anchor(&mut self) {
+        self.window.anchor();
+    }
+
+    /// Returns where the anchors are in the text that passed so far; see [`HoldBack::anchors`].
+    pub fn anchors(&self) -> &[usize] {
+        self.window.anchors()
+    }
+
     /// Returns the whole answer after [`finish`](Self::finish), if it is JSON to which rules apply.
     pub fn take_json(&mut self) -> Option<String> {
         self.json.take()

@@ -96,6 +96,27 @@ pub fn judge(kind: ContentKind, content: Value, findings: &[Finding]) -> Verdict
     Verdict::Blocked { rule }
 }
 
+/// Returns where a place of a content of one text lies after [`judge`] replaced what was found; at the end of the
+/// replacement if it was within.
+pub fn moved(at: usize, findings: &[Finding]) -> usize {
+    let mut places: Vec<&Range<usize>> = findings
+        .iter()
+        .filter_map(|found| Some(&found.place.as_ref()?.bytes))
+        .collect();
+    places.sort_by_key(|bytes| (bytes.start, bytes.end));
+    let (mut removed, mut added, mut replaced_to) = (0, 0, None);
+    for bytes in places.into_iter().take_while(|bytes| bytes.start < at) {
+        let begins_within = replaced_to.is_some_and(|end| bytes.start < end);
+        if !begins_within {
+            added += REDACTED.len();
+        }
+        let from = replaced_to.map_or(bytes.start, |end: usize| end.max(bytes.start));
+        removed += bytes.end.min(at).saturating_sub(from);
+        replaced_to = Some(from.max(bytes.end));
+    }
+    at - removed + added
+}
+
 /// A place that cannot be replaced; the name of the rule.
 struct NotReplaceable(String);
 

@@ -141,6 +141,7 @@ fn submit(text: &str, metadata: Value, schema: Option<Value>) -> Command {
         idempotency: None,
         trace: None,
         api_key: None,
+        roles: Vec::new(),
         nonce: None,
         stop: StoppedWork::default(),
     }
@@ -153,6 +154,7 @@ fn asks_for(name: &str, arguments: &str) -> Command {
             text: String::new(),
             calls: vec![(name.to_owned(), arguments.into())],
             citations: Vec::new(),
+            unsupported: Vec::new(),
             output: OutputCheck::NotNeeded,
             finish: Finish::ToolCalls,
             model: "m".to_owned(),

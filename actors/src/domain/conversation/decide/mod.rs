@@ -13,8 +13,9 @@ mod tools;
 pub use tools::SETTLE_MARGIN;
 
 use super::Conversation;
-use super::command::{Command, Env};
+use super::command::{Command, Env, Step};
 use super::screen::ScreenedCommand;
+use crate::domain::access::roles::bounded_roles;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
@@ -147,6 +148,7 @@ impl Conversation {
                 idempotency,
                 trace,
                 api_key,
+                roles,
                 nonce,
                 stop,
             } => {
@@ -163,6 +165,7 @@ impl Conversation {
                     idempotency,
                     trace,
                     api_key,
+                    roles: bounded_roles(roles),
                     nonce,
                     next: false,
                 };
@@ -189,8 +192,23 @@ impl Conversation {
                 at,
                 prompt_tokens,
                 summary_upto_seq,
+                retrieved,
+                retrieval,
+                guardrails,
                 context,
-            } => model::context_assembled(&mut draft, at, prompt_tokens, summary_upto_seq, context),
+            } => {
+                let Step { attempt, step, .. } = at;
+                let assembled = Event::ContextAssembled {
+                    prompt_tokens,
+                    summary_upto_seq,
+                    retrieved,
+                    attempt,
+                    step,
+                    retrieval,
+                    context: Some(context),
+                };
+                model::context_assembled(&mut draft, at, assembled, guardrails)
+            }
             Command::FellBack { at, from, to, reason } => model::fell_back(&mut draft, at, from, to, reason),
             Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply, verdict.calls),
             Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure, verdict.forbidden_by),

@@ -3,38 +3,27 @@
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
 use crate::domain::content::{Finish, ToolCall};
-use crate::domain::context_record::ContextRecord;
 use crate::domain::conversation::command::{ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::conversation::outage::AfterFailure;
 use crate::domain::conversation::screen::CallVerdict;
 use crate::domain::event::{Event, FailureCode, GuardAction};
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail::Stage;
-use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
+use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::usage::Usage;
 
 pub(super) fn context_assembled(
     draft: &mut Draft<'_>,
     at: Step,
-    prompt_tokens: u64,
-    summary_upto_seq: Option<Seq>,
-    context: ContextRecord,
+    assembled: Event,
+    guardrails: Vec<(Stage, String, GuardAction)>,
 ) -> Option<TurnId> {
     draft.thinking_at(at)?;
-    let Step { turn, attempt, step } = at;
-    let retrieved = Vec::new();
-    draft.push(
-        turn,
-        Event::ContextAssembled {
-            prompt_tokens,
-            summary_upto_seq,
-            retrieved,
-            attempt,
-            step,
-            context: Some(context),
-        },
-    );
-    Some(turn)
+    for (stage, rule, action) in guardrails {
+        draft.trigger(at.turn, stage, rule, action);
+    }
+    draft.push(at.turn, assembled);
+    Some(at.turn)
 }
 
 pub(super) fn fell_back(draft: &mut Draft<'_>, at: Step, from: String, to: String, reason: String) -> Option<TurnId> {
@@ -115,6 +104,7 @@ pub(super) fn replied(
             message_id: MessageId::of_step(id, at.attempt, at.step),
             text: reply.text,
             citations: reply.citations,
+            unsupported: reply.unsupported,
             tool_calls,
             finish,
             structured,

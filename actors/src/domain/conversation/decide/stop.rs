@@ -75,6 +75,7 @@ pub(super) fn stop(draft: &mut Draft<'_>, id: TurnId, stopped: &StoppedWork) {
                     message_id,
                     text: sealed.text.clone(),
                     citations: Vec::new(),
+                    unsupported: Vec::new(),
                     tool_calls: Vec::new(),
                     finish: Finish::Cancelled,
                     structured: None,

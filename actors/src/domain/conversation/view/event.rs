@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::turn::RetrievalView;
 use super::usd;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
@@ -80,28 +81,33 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
             prompt_tokens,
             summary_upto_seq,
             retrieved,
+            retrieval,
             ..
-        } => (
-            "context.assembled",
-            json!({ "prompt_tokens": prompt_tokens, "summary_upto_seq": summary_upto_seq, "retrieved": retrieved }),
-        ),
+        } => {
+            let fields =
+                json!({ "prompt_tokens": prompt_tokens, "summary_upto_seq": summary_upto_seq, "retrieved": retrieved });
+            let retrieval = retrieval.as_ref().map(RetrievalView::from);
+            ("context.assembled", with(fields, "retrieval", retrieval.as_ref()))
+        }
         Event::MessageCompleted {
             message_id,
             text,
             citations,
+            unsupported,
             tool_calls,
             finish,
             ..
-        } => (
-            "message.completed",
-            json!({
+        } => {
+            let fields = json!({
                 "message_id": message_id,
                 "text": text,
                 "citations": citations,
                 "tool_calls": tool_calls,
                 "finish": finish,
-            }),
-        ),
+            });
+            let unsupported = (!unsupported.is_empty()).then_some(unsupported);
+            ("message.completed", with(fields, "unsupported", unsupported))
+        }
         Event::MessageReset { message_id, reason } => {
             ("message.reset", json!({ "message_id": message_id, "reason": reason }))
         }

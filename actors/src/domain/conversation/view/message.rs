@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::event::tool_text;
-use crate::domain::content::Part;
+use crate::domain::content::{Citation, Part};
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{MessageId, Seq, TurnId};
 
@@ -26,6 +26,9 @@ pub struct MessageView {
     pub turn_id: TurnId,
     pub role: Role,
     pub content: Vec<Part>,
+    /// What an answer cites; omitted if it cites nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub citations: Vec<Citation>,
     pub created_at: Timestamp,
     pub seq: Seq,
 }
@@ -56,6 +59,10 @@ pub fn message(record: &Record) -> Option<MessageView> {
         turn_id,
         role,
         content,
+        citations: match &record.event {
+            Event::MessageCompleted { citations, .. } => citations.clone(),
+            _ => Vec::new(),
+        },
         created_at: record.at,
         seq: record.seq,
     })

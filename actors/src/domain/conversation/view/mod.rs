@@ -9,8 +9,8 @@ pub use conversation::{ConversationStatus, ConversationView};
 pub use event::{PublicEvent, public_event};
 pub use message::{MessageView, Role, message};
 pub use turn::{
-    FeedbackView, GuardrailView, OutputView, ToolCallStatus, ToolCallView, TurnError, TurnStatus, TurnSummary,
-    TurnView, UsageView, WaitingView,
+    FeedbackView, GuardrailView, OutputView, RetrievalView, ToolCallStatus, ToolCallView, TurnError, TurnStatus,
+    TurnSummary, TurnView, UsageView, WaitingView,
 };
 
 use crate::domain::usage::NanoUsd;

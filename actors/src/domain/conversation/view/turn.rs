@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::usd;
 use crate::domain::content::{Citation, Input, Metadata, ToolCall, ToolStatus};
+use crate::domain::context_record::{RetrievalRecord, RetrievalStatus, RetrievalTime, RewriteCost};
 use crate::domain::event::{Event, FailureCode, GuardAction, Record, WaitReason};
 use crate::domain::guardrail;
 use crate::domain::ids::{CallId, ConversationId, TurnId};
@@ -54,6 +55,9 @@ pub struct TurnView {
     pub output: Option<OutputView>,
     pub tool_calls: Vec<ToolCallView>,
     pub guardrails: Vec<GuardrailView>,
+    /// The last search of the turn's documents; omitted if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<RetrievalView>,
     pub usage: UsageView,
     pub error: Option<TurnError>,
     pub created_at: Timestamp,
@@ -78,6 +82,34 @@ pub struct OutputView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structured: Option<Value>,
     pub citations: Vec<Citation>,
+    /// Omitted unless the copilot demands citations and a sentence has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unsupported: Vec<(u64, u64)>,
+}
+
+/// How a turn's documents were searched.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are those of the retrieval object of context.assembled"
+)]
+pub struct RetrievalView {
+    pub status: RetrievalStatus,
+    pub is_semantic: bool,
+    pub steps: Vec<RetrievalTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite_cost_usd: Option<f64>,
+}
+
+impl From<&RetrievalRecord> for RetrievalView {
+    fn from(record: &RetrievalRecord) -> Self {
+        Self {
+            status: record.status,
+            is_semantic: record.is_semantic,
+            steps: record.steps.clone(),
+            rewrite_cost_usd: record.rewrite.as_ref().map(|rewrite| usd(rewrite.usage.cost)),
+        }
+    }
 }
 
 /// A tool call of a turn.
@@ -187,6 +219,7 @@ impl TurnView {
             output: None,
             tool_calls: Vec::new(),
             guardrails: Vec::new(),
+            retrieval: None,
             usage: UsageView::default(),
             error: None,
             created_at: first.at,
@@ -221,10 +254,19 @@ impl TurnView {
                     until: *until,
                 });
             }
-            Event::ContextAssembled { .. } => self.waiting = None,
+            Event::ContextAssembled { retrieval, .. } => {
+                self.waiting = None;
+                if let Some(RewriteCost { model, usage: used }) =
+                    retrieval.as_ref().and_then(|done| done.rewrite.as_ref())
+                {
+                    usage.add(model, *used);
+                }
+                self.retrieval = retrieval.as_ref().map(RetrievalView::from).or(self.retrieval.take());
+            }
             Event::MessageCompleted {
                 text,
                 citations,
+                unsupported,
                 tool_calls,
                 structured,
                 model,
@@ -239,6 +281,7 @@ impl TurnView {
                     text,
                     structured: structured.clone(),
                     citations,
+                    unsupported: unsupported.clone(),
                 });
                 self.tool_calls.extend(tool_calls.iter().map(ToolCallView::proposed));
             }

@@ -193,3 +193,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn places_move_with_what_is_replaced_before_them() {
+    let text = "0123456789abcdef";
+    let findings = |ranges: &[Range<usize>]| -> Vec<Finding> {
+        let finding = |bytes: &Range<usize>| Finding {
+            rule: "r".to_owned(),
+            action: OnMatch::Redact,
+            place: Some(Place {
+                number: 0,
+                bytes: bytes.clone(),
+            }),
+        };
+        ranges.iter().map(finding).collect()
+    };
+    for ranges in [
+        vec![],
+        vec![2..4],
+        vec![2..6, 4..8],
+        vec![2..4, 4..6],
+        vec![8..12, 0..1, 2..11],
+        vec![3..9, 4..5],
+    ] {
+        let findings = findings(&ranges);
+        let replaced = match judge(ContentKind::Answer, Value::String(text.to_owned()), &findings) {
+            Verdict::Allowed(text) | Verdict::Redacted { content: text, .. } => text,
+            blocked @ Verdict::Blocked { .. } => panic!("{blocked:?}"),
+        };
+        let replaced = replaced.as_str().unwrap();
+        for at in 0..=text.len() {
+            let now = moved(at, &findings);
+            let is_inside = ranges.iter().any(|range| range.start < at && at <= range.end);
+            if is_inside {
+                assert!(replaced[..now].ends_with(REDACTED), "{ranges:?} {at} {now} {replaced}");
+            } else if at > 0 {
+                assert_eq!(replaced.as_bytes()[now - 1], text.as_bytes()[at - 1], "{ranges:?} {at}");
+            }
+        }
+    }
+}
