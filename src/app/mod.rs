@@ -158,7 +158,7 @@ impl App {
     /// Starts the actors on `ports`. `ticket_key` has to stay the same across restarts.
     pub async fn start(
         registry: Arc<TenantRegistry>,
-        ports: Ports,
+        mut ports: Ports,
         gateway: Arc<Gateway>,
         records: Records,
         ticket_key: &[u8; 32],
@@ -177,6 +177,8 @@ impl App {
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
+        let retriever = knowledge.retriever();
+        ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
@@ -191,7 +193,6 @@ impl App {
         .await?;
         // Set once: the process starts once.
         let _ = shared.connectors.set(connectors.clone());
-        let retriever = knowledge.retriever();
         let (ids, time) = (Arc::clone(&shared.ports.ids), Arc::clone(&clock));
         let (library, ingestion_end) = knowledge.start(retriever, &registry, time, ids).await?;
         let budgets = Budgets::new(&config.server);

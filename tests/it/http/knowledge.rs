@@ -181,10 +181,10 @@ async fn access_lists_hold_from_the_next_search_on() {
 async fn formats_are_told_by_their_media_type() {
     with_app(async |app| {
         let cases = [
-            ("text/plain; charset=utf-8", "a refund"),
-            ("text/markdown", "# Refund\n\na refund"),
-            ("text/html", "<h1>Refund</h1><p>a refund</p>"),
-            ("text/csv", "what,days\na refund,5\n"),
+            ("text/plain; charset=utf-8", "a refund in plain text"),
+            ("text/markdown", "# Refund\n\na refund in marks"),
+            ("text/html", "<h1>Refund</h1><p>a refund in elements</p>"),
+            ("text/csv", "what,days\na refund in columns,5\n"),
         ];
         for (index, (media, body)) in cases.iter().enumerate() {
             let path = format!("/v1/knowledge/handbook/documents/{index}");

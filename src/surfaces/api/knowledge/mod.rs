@@ -6,8 +6,6 @@ pub mod documents;
 pub mod search;
 mod view;
 
-use std::collections::BTreeSet;
-
 use copilotd_knowledge::document::Reader;
 
 use crate::http::credentials::{Caller, Scopes};
@@ -20,6 +18,6 @@ fn reader(caller: &Caller) -> Reader {
     }
     Reader::Caller {
         user: caller.acting_user().cloned(),
-        roles: BTreeSet::new(),
+        roles: caller.roles.iter().cloned().collect(),
     }
 }
