@@ -1,7 +1,8 @@
-//! The local embedding models of this process.
+//! The local embedding model of this process.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
@@ -22,52 +23,69 @@ fn threshold(kind: ModelKind) -> f32 {
     }
 }
 
+/// The local model of a configuration: loaded when something first asks for it, and shared by all that do.
+#[derive(Debug)]
+pub struct LocalModel {
+    kind: Option<ModelKind>,
+    directory: PathBuf,
+    /// `Some(None)` if it could not be loaded.
+    loaded: OnceLock<Option<Arc<dyn Embedder>>>,
+}
+
+impl LocalModel {
+    /// Reads which model is configured.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let embeddings = config.embeddings.as_ref();
+        let kind: Option<Result<ModelKind, String>> = embeddings.map(|embeddings| embeddings.model.parse());
+        let named = embeddings.and_then(|embeddings| embeddings.directory.clone());
+        Ok(Self {
+            kind: kind
+                .transpose()
+                .map_err(anyhow::Error::msg)
+                .context("embeddings.model")?,
+            directory: named.unwrap_or_else(|| config.server.data_dir.join("models")),
+            loaded: OnceLock::new(),
+        })
+    }
+
+    /// Returns the model; loads it, which takes up to a second, if nothing has asked before. `None` if none is
+    /// configured, and if it could not be loaded: the process then serves without it, and an error is logged once.
+    pub fn get(&self) -> Option<Arc<dyn Embedder>> {
+        self.loaded.get_or_init(|| self.load()).clone()
+    }
+
+    fn load(&self) -> Option<Arc<dyn Embedder>> {
+        let kind = self.kind?;
+        match LocalEmbedder::load(kind, &self.directory, Threads::default()) {
+            Ok(embedder) => Some(Arc::new(embedder)),
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::error!(
+                    model = %kind, %error,
+                    "local embedding model could not be loaded; semantic caches match identical questions only"
+                );
+                None
+            }
+        }
+    }
+}
+
 /// Adds a cache to the gateway, if a route has one.
-pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
-    let kind = config.embeddings.as_ref().map(|embeddings| embeddings.model.parse());
-    let kind: Option<ModelKind> = kind
-        .transpose()
-        .map_err(anyhow::Error::msg)
-        .context("embeddings.model")?;
+pub fn with_cache(gateway: Gateway, config: &Config, local: &LocalModel, clock: Arc<dyn Clock>) -> Gateway {
     let wanting = config.routes.iter().filter(|route| route.cache.mode != CacheMode::Off);
-    let mut local = None;
     let mut routes = HashMap::new();
     for route in wanting {
         let embeddings = match (route.cache.mode, &route.cache.embedding_route) {
             (CacheMode::Off | CacheMode::Exact, _) => Embeddings::None,
             (CacheMode::Semantic, Some(route)) => Embeddings::Route(route.as_str().into()),
-            (CacheMode::Semantic, None) => {
-                let load = || kind.and_then(|kind| load(config, kind));
-                Embeddings::Local(local.get_or_insert_with(load).clone())
-            }
+            (CacheMode::Semantic, None) => Embeddings::Local(local.get()),
         };
-        routes.insert(route.name.clone(), (settings(&route.cache, kind), embeddings));
+        routes.insert(route.name.clone(), (settings(&route.cache, local.kind), embeddings));
     }
     if routes.is_empty() {
-        return Ok(gateway);
+        return gateway;
     }
-    Ok(gateway.with_cache(Cache::new(rand::random::<f64>), routes, clock))
-}
-
-/// Loads the local model. If that fails the process serves without it: semantic lookups are off, and an error is
-/// logged.
-fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
-    let named = config
-        .embeddings
-        .as_ref()
-        .and_then(|embeddings| embeddings.directory.clone());
-    let directory = named.unwrap_or_else(|| config.server.data_dir.join("models"));
-    match LocalEmbedder::load(kind, &directory, Threads::default()) {
-        Ok(embedder) => Some(Arc::new(embedder)),
-        Err(error) => {
-            let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::error!(
-                model = %kind, %error,
-                "local embedding model could not be loaded; semantic caches match identical questions only"
-            );
-            None
-        }
-    }
+    gateway.with_cache(Cache::new(rand::random::<f64>), routes, clock)
 }
 
 fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {

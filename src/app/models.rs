@@ -74,7 +74,8 @@ pub fn gateway(
     let gateway = Gateway::new(routes, Arc::clone(&access) as _);
     let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
     let gateway = gateway.with_guardrails(super::detectors::guardrails());
-    let gateway = super::embed::with_cache(gateway, config, clock)?;
+    let local = super::embed::LocalModel::new(config)?;
+    let gateway = super::embed::with_cache(gateway, config, &local, clock);
     let tenancy = GatewayTenants {
         upstreams,
         access,
