@@ -162,7 +162,7 @@ fn absolute(words: &[String], day: Date) -> Option<Date> {
     let month = |at: usize| {
         let word = words.get(at)?;
         let is_month = |month: &&str| **month == *word || (word.len() == 3 && month.starts_with(word.as_str()));
-        i8::try_from(MONTHS.iter().position(|month| is_month(month))? + 1).ok()
+        i8::try_from(MONTHS.iter().position(is_month)? + 1).ok()
     };
     let year = |at: usize| number(at).filter(|year| (1900..2200).contains(year));
     let day_of = |at: usize| number(at).and_then(|day| i8::try_from(day).ok());

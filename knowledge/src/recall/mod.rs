@@ -14,7 +14,7 @@
 //! # What it costs
 //!
 //! One [`Recall`] holds one conversation and is extended by each turn. A turn takes about 1 KB: two vectors of 384 bytes
-//! (8 bits a component; ranks hardly differ from those of floats) and some 20 postings; 10,000 turns take about 10 MB. It is
+//! (8 bits a component; ranks hardly differ from those of floats) and some 20 postings; 10,000 turns take 10 to 15 MB. It is
 //! meant to be held in a cache that is bounded in bytes ([`Recall::bytes`]), and to be rebuilt from the log and the stored
 //! vectors when the conversation is used again. The vectors are made once per turn and stored with it; making them is what
 //! costs. A search looks at every vector, which for 10,000 turns is a few milliseconds, less than embedding the question.

@@ -60,7 +60,7 @@ enum Set {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let embedder = embedder(&arguments).await?;
+    let embedder = embedder(&arguments)?;
     let space = match (&embedder, &arguments.space) {
         (Some((space, _)), _) => Some(Space::clone(space)),
         (None, space) => space.as_deref().map(Space::from),
@@ -100,25 +100,22 @@ async fn main() -> anyhow::Result<ExitCode> {
 type NamedEmbedder = (Space, Box<dyn Embedder>);
 
 #[cfg(feature = "engine")]
-async fn embedder(arguments: &Arguments) -> anyhow::Result<Option<NamedEmbedder>> {
+fn embedder(arguments: &Arguments) -> anyhow::Result<Option<NamedEmbedder>> {
     use anyhow::Context as _;
-    use copilotd::adapters::embedding::{LocalEmbedder, ModelKind};
-    use copilotd_actors::ports::EmbedRequest;
+    use copilotd::adapters::embedding::{LocalEmbedder, ModelKind, Threads};
 
     let (Some(model), Some(models)) = (&arguments.model, &arguments.models) else {
         return Ok(None);
     };
     let kind = ModelKind::ALL.into_iter().find(|kind| kind.name() == model);
     let kind = kind.with_context(|| format!("there is no local model {model}"))?;
-    let embedder = LocalEmbedder::load(kind, &models.join(kind.name()))?;
-    let probe = embedder.embed(EmbedRequest::to_compare(vec![model.clone()])).await?;
-    let space = probe.first().context("the model returned no vector")?.space();
-    Ok(Some((Space::clone(space), Box::new(embedder))))
+    let embedder = LocalEmbedder::load(kind, &models.join(kind.name()), Threads::default())?;
+    let space = Space::clone(embedder.space());
+    Ok(Some((space, Box::new(embedder))))
 }
 
 #[cfg(not(feature = "engine"))]
-#[expect(clippy::unused_async, reason = "with the engine it waits for a probe")]
-async fn embedder(arguments: &Arguments) -> anyhow::Result<Option<NamedEmbedder>> {
+fn embedder(arguments: &Arguments) -> anyhow::Result<Option<NamedEmbedder>> {
     anyhow::ensure!(
         arguments.model.is_none(),
         "built without the embedding engine: build with --features engine, or name the --space of cached vectors"

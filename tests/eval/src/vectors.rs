@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail, ensure};
 use copilotd_actors::ports::{EmbedRequest, Embedder, Purpose, Space, Urgency, Vector};
 use sha2::{Digest as _, Sha256};
 
-/// Texts of one request: few, so that long ones do not exceed the engine's time limit and an interruption loses little.
-const BATCH: usize = 8;
+/// Texts of one request: few, so that an interruption loses little.
+const BATCH: usize = 16;
 const HASH_BYTES: usize = 32;
 
 type Key = [u8; HASH_BYTES];
@@ -94,7 +94,7 @@ impl Vectors {
                 write(&mut file, key(purpose, text), vector.values())?;
                 self.vectors.insert(key(purpose, text), vector);
             }
-            if done % 64 == 63 {
+            if done % 32 == 31 {
                 eprintln!("embedded {} of {} texts", (done + 1) * BATCH, lacking.len());
             }
         }
