@@ -10,6 +10,7 @@ mod history;
 mod idle;
 mod open;
 mod ratio;
+mod search;
 mod semcache;
 mod short;
 mod stream;
@@ -55,6 +56,8 @@ pub enum Scenario {
     Unread,
     /// Embedding models in this process; not part of `all`: needs --models
     Embed,
+    /// Searches in the index of the knowledge, and what ten times the other tenants change
+    Search,
     /// Any running OpenAI-compatible gateways; not part of `all`: needs --endpoint
     Endpoint,
     /// Buffered calls while providers fail; not part of `all`: measures no time
@@ -109,6 +112,7 @@ impl Scenario {
             Self::Gateway,
             Self::Ratio,
             Self::Floods,
+            Self::Search,
         ];
         if asked.contains(&Self::All) {
             every.to_vec()
@@ -133,6 +137,7 @@ impl Scenario {
             Self::Floods => floods::run(programs, size).await,
             Self::Unread => unread::run(programs, size).await,
             Self::Embed => return embed::run(size).await,
+            Self::Search => search::run(programs, size).await,
             Self::Endpoint => endpoint::run(size).await,
             Self::Badday => badday::run(size).await,
             Self::Semcache => semcache::run(size).await,
