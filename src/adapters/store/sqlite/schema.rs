@@ -204,8 +204,13 @@ CREATE TABLE learned (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Most pages of a limited file that are reserved for protective work.
-const RESERVED_PAGES: i64 = 1_024;
+/// Bytes per page of a new file; an older file keeps the size that it has. A commit writes every page that it touches as
+/// a whole, for a few bytes in most of them, so small pages halve what is written. Smaller ones would not hold a row of
+/// the ledger.
+const PAGE_BYTES: i64 = 2_048;
+
+/// Most bytes of a limited file that are reserved for protective work.
+const RESERVED_BYTES: i64 = 4 * 1024 * 1024;
 
 /// How long a statement waits for another program that has the database locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -241,6 +246,7 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     keep_plans(&connection)?;
     // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: erased data is
     // overwritten and not only unlinked. recursive_triggers: a replaced header updates the counters like a deleted one.
+    connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -259,7 +265,7 @@ pub(super) fn max_pages(connection: &Connection, bytes: u64) -> rusqlite::Result
     let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let protective = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
     Ok(MaxPages {
-        ordinary: protective - (protective / 8).min(RESERVED_PAGES),
+        ordinary: protective - (protective / 8).min(RESERVED_BYTES / page),
         protective,
     })
 }

@@ -296,7 +296,7 @@ impl Writing {
 
     /// Checkpoints the write-ahead log when it has grown enough.
     fn checkpoint_if_due(&mut self) {
-        if self.slack.frames() >= self.reserve.checkpoint_pages() {
+        if self.slack.logged_bytes() >= self.reserve.checkpoint_bytes() {
             self.checkpoint();
         }
     }
