@@ -322,6 +322,16 @@ mod tests {
 
     use super::*;
 
+    /// One of the options in `.cargo/config.toml` that SQLite tells of; the others stand beside it.
+    #[test]
+    fn sqlite_is_built_with_our_options() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut options = connection.prepare("PRAGMA compile_options").unwrap();
+        let options = options.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let options: Vec<_> = options.map(Result::unwrap).collect();
+        assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
+    }
+
     #[test]
     fn statements_are_planned_once_whatever_their_parameters() {
         let directory = tempfile::tempdir().unwrap();
