@@ -1,8 +1,8 @@
 //! Detects missing acknowledged commits: SQLite cannot tell a database with a truncated or deleted write-ahead log, or
 //! an older copy, from an intact one.
 //!
-//! Every transaction increments a count in the table `meta`; afterwards the count is written to a file beside the
-//! database. If the file's count is larger than the database's, the difference is the number of missing commits. The
+//! Every transaction increments a count in one of three tables, preferably one that it changes anyway: a page more per
+//! commit would be a tenth of what a turn writes. Afterwards the count is written to a file beside the database. If the file's count is larger than the database's, the difference is the number of missing commits. The
 //! file is written after the commit and flushed seldom, so a power cut leaves it behind the database and never ahead of
 //! it.
 
@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::private_files;
 
@@ -23,6 +23,35 @@ const PREFIX: &str = "commits ";
 /// Counts outside this range are damage: counting starts over.
 const PLAUSIBLE: std::ops::Range<i64> = 0..1 << 53;
 
+/// Where a transaction stores its count. The largest of the three counts is the database's. Of the work in one
+/// transaction the last one in this order decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CountTable {
+    /// The row `commits` of `meta`.
+    Meta,
+    /// The row of `open_calls` with an empty id, for the ledger's records.
+    OpenCalls,
+    /// The row of `stored` without a tenant, for appends.
+    Stored,
+}
+
+impl CountTable {
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::Meta => "INSERT OR REPLACE INTO meta (name, value) VALUES ('commits', ?1)",
+            Self::OpenCalls => "INSERT OR REPLACE INTO open_calls (id, record) VALUES (x'', ?1)",
+            Self::Stored => "INSERT OR REPLACE INTO stored (tenant, user, conversations, bytes) VALUES ('', '', 0, ?1)",
+        }
+    }
+}
+
+/// Finds the largest plausible count.
+const COUNTED: &str = "SELECT max(count) FROM (
+        SELECT value AS count FROM meta WHERE name = 'commits'
+        UNION ALL SELECT CAST(record AS INTEGER) FROM open_calls WHERE id = x''
+        UNION ALL SELECT bytes FROM stored WHERE tenant = '' AND user = ''
+    ) WHERE count >= ?1 AND count < ?2";
+
 /// The count of commits.
 #[derive(Debug)]
 pub(super) struct History {
@@ -33,11 +62,8 @@ pub(super) struct History {
 impl History {
     /// Compares the two counts; returns the number of missing commits.
     pub(super) fn open(directory: &Path, connection: &Connection) -> rusqlite::Result<(Self, u64)> {
-        let commits: i64 = connection
-            .query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))
-            .optional()?
-            .filter(|commits| PLAUSIBLE.contains(commits))
-            .unwrap_or(0);
+        let commits: Option<i64> = connection.query_row(COUNTED, [PLAUSIBLE.start, PLAUSIBLE.end], |row| row.get(0))?;
+        let commits = commits.unwrap_or(0);
         let path = directory.join(FILE);
         let (file, noted) = match private_files::open(&path).and_then(|file| read(&file).map(|noted| (file, noted))) {
             Ok((file, noted)) => (Some(file), noted),
@@ -64,9 +90,9 @@ impl History {
     }
 
     /// Counts a transaction, from inside it.
-    pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn count(&self, connection: &Connection, table: CountTable) -> rusqlite::Result<()> {
         connection
-            .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES ('commits', ?1)")?
+            .prepare_cached(table.statement())?
             .execute([self.commits + 1])?;
         Ok(())
     }
@@ -96,5 +122,40 @@ fn read(file: &File) -> io::Result<Option<i64>> {
             .and_then(|text| text.strip_prefix(PREFIX)?.parse().ok())),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reserve::Reserve;
+    use super::super::schema::open_writer;
+    use super::*;
+
+    #[test]
+    fn the_largest_plausible_count_of_three_tables_is_the_databases() {
+        use CountTable::{Meta, OpenCalls, Stored};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copilotd.db");
+        let reserve = Reserve::open(directory.path(), &path);
+        let connection = open_writer(&path, &reserve).unwrap();
+        let found = || History::open(directory.path(), &connection).unwrap();
+        let mut history = found().0;
+        for (commits, table) in (1..).zip([Meta, Stored, OpenCalls, Stored, Stored, Meta, OpenCalls]) {
+            history.count(&connection, table).unwrap();
+            history.committed();
+            let (again, missing) = found();
+            assert_eq!((again.commits, missing), (commits, 0), "{table:?}");
+        }
+        // Without its newest count, the database looks like one that lost commits.
+        connection.execute("DELETE FROM open_calls", []).unwrap();
+        let (older, missing) = found();
+        assert_eq!((older.commits, missing), (6, 1));
+        // Damage in one of them hides none of the others.
+        for damaged in ["-1", "9007199254740992", "9223372036854775807"] {
+            let sql = format!("UPDATE stored SET bytes = {damaged}; UPDATE open_calls SET record = '{damaged}'");
+            connection.execute_batch(&sql).unwrap();
+            assert_eq!(found().0.commits, 6, "{damaged}");
+        }
     }
 }

@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use self::anchor::Anchor;
 use self::append::EncodedAppend;
 use self::failure::Failure;
-use self::history::History;
+use self::history::{CountTable, History};
 use self::lock::DirectoryLock;
 use self::readers::Readers;
 use self::reserve::{Priority, Reserve};
@@ -268,7 +268,9 @@ impl SqliteLog {
         let priority = Priority::protective_if(encoded.is_erasure());
         loop {
             let work = Arc::clone(encoded);
-            let written = self.writer.write_as(priority, move |connection| work.write(connection));
+            let written = self
+                .writer
+                .write_counted(CountTable::Stored, priority, move |connection| work.write(connection));
             let failure = match tokio::time::timeout_at(backoff.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,

@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     REVOCATIONS,
     LEARNED,
     super::jobs::SCHEMA,
+    USAGE_BY_KEY,
 ];
 
 const VERSION_1: &str = "
@@ -202,6 +203,11 @@ CREATE TABLE learned (
     at     INTEGER NOT NULL,
     PRIMARY KEY (tenant, model)
 ) STRICT, WITHOUT ROWID;
+";
+
+const USAGE_BY_KEY: &str = "
+-- What has to be found by time is found in the key of each tenant.
+DROP INDEX usage_by_time;
 ";
 
 /// Bytes per page of a new file; an older file keeps the size that it has. A commit writes every page that it touches as
