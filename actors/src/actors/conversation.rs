@@ -228,6 +228,7 @@ impl Conversation {
 
     /// Publishes committed records together with the answer that is open now.
     fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<EncodedRecord>) {
+        state.list_turns(&self.shared.hub, records);
         let present = state
             .core
             .active()
