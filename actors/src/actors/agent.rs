@@ -1,21 +1,23 @@
-//! `Agent`: one per running turn. Runs one step: assembles the prompt, streams the answer through the guardrails into
-//! the live message, and reports the outcome to its conversation.
+//! `Agent`: runs one step of a turn: assembles the prompt, streams the answer through the guardrails into the live
+//! message, and reports the outcome to its conversation.
 //!
-//! Supervised by its `Conversation`, which cancels by killing it: the handler is dropped at its next await, and the
-//! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
-//! conversation directly.
+//! A task, not an actor: it receives no messages, and an actor's mailboxes would take as much memory as a conversation.
+//! Supervised by its `Conversation`, which cancels by dropping its handle: the task is dropped at its next await, and
+//! the upstream connection with it; a panic is reported as [`conversation::Msg::AgentDied`]. It owns nothing that must
+//! survive. Tool calls go to the connectors, which report to the conversation directly.
 
 mod prompt;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::conversation::{self, ConversationRef};
@@ -78,7 +80,7 @@ pub struct RunStep {
     pub span: tracing::Span,
 }
 
-/// Actor that runs the steps of one turn; see the module documentation.
+/// Runs a step; see the module documentation.
 pub struct Agent {
     /// Ports and limits of the process.
     pub shared: Arc<Shared>,
@@ -126,6 +128,22 @@ struct Answer {
 }
 
 impl Agent {
+    /// Starts a step. Dropping the handle stops it.
+    pub(super) fn start(self, run_step: Box<RunStep>) -> AbortOnDropHandle<()> {
+        let task = async move {
+            let _alive = Alive::new("agent");
+            let (at, conversation) = (run_step.at, self.conversation.clone());
+            let share = self.shared.shares.of(self.scope.tenant());
+            // Estimate for the connection to the provider.
+            share.charge(UNMEASURED);
+            let run = AssertUnwindSafe(self.run_step(run_step)).catch_unwind();
+            if metered(share, Box::pin(run)).await.is_err() {
+                let _ = conversation.cast(conversation::Msg::AgentDied(at));
+            }
+        };
+        AbortOnDropHandle::new(tokio::spawn(task))
+    }
+
     /// Everything but the stream itself is boxed: this future exists for as long as the answer streams, and would
     /// reserve memory for the largest of its parts.
     async fn run_step(&self, run_step: Box<RunStep>) {
@@ -641,29 +659,5 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
         completion_tokens: tokens::estimate(text),
         estimated: prompt_tokens > 0 || !text.is_empty(),
         ..Usage::default()
-    }
-}
-
-impl Actor for Agent {
-    type Msg = Box<RunStep>;
-    type State = Alive;
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Box<RunStep>>, (): ()) -> Result<Alive, ActorProcessingErr> {
-        Ok(Alive::new("agent"))
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Box<RunStep>>,
-        run_step: Box<RunStep>,
-        _: &mut Alive,
-    ) -> Result<(), ActorProcessingErr> {
-        let share = self.shared.shares.of(self.scope.tenant());
-        // Estimate for the connection to the provider.
-        share.charge(UNMEASURED);
-        // Boxed, so that an agent that waits for tools reserves no memory for a step.
-        metered(share, Box::pin(self.run_step(run_step))).await;
-        Ok(())
     }
 }

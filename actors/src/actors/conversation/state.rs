@@ -5,12 +5,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::Args;
 use super::oversized::OversizedPrompt;
-use crate::actors::agent::RunStep;
 use crate::actors::connector::Gate;
 use crate::actors::conversations::Origin;
 use crate::actors::shared::{Alive, Shared, TurnCounts, TurnLimit};
@@ -37,7 +35,7 @@ pub struct State {
     /// Open turns that were accepted by this actor.
     pub(super) listed: HashMap<TurnId, ListedTurn>,
     pub(super) live: Option<Live>,
-    pub(super) agent: Option<(TurnId, ActorRef<Box<RunStep>>)>,
+    pub(super) agent: Option<(Step, AbortOnDropHandle<()>)>,
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
