@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::domain::conversation::command::Step;
 use crate::domain::conversation::stream::EncodedRecord;
-use crate::domain::ids::{ConversationId, MessageId, Seq};
+use crate::domain::ids::{ConversationId, MessageId, Seq, TurnId, UserId};
 use crate::tenancy::TenantScope;
 
 /// Maximum records that a tail keeps for writers slightly behind; others read the log.
@@ -199,15 +199,45 @@ impl Drop for Tail {
     }
 }
 
-/// All tails of this process, by conversation. A tail lives as long as somebody holds it.
+/// An open turn, as far as a reader needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTurn {
+    /// Conversation of the turn.
+    pub conversation: ConversationId,
+    /// Owner of the conversation.
+    pub user: UserId,
+    /// Sequence number of the turn's first record.
+    pub first_seq: Seq,
+}
+
+type OpenTurns = DashMap<(TenantScope, TurnId), OpenTurn>;
+
+/// Keeps an open turn listed until dropped.
+#[derive(Debug)]
+pub struct ListedTurn {
+    turns: Arc<OpenTurns>,
+    key: (TenantScope, TurnId),
+}
+
+impl Drop for ListedTurn {
+    fn drop(&mut self) {
+        self.turns.remove(&self.key);
+    }
+}
+
+/// All tails of this process, by conversation, and open turns that were accepted here. A tail lives as long as somebody
+/// holds it. A turn that is not listed may be open all the same: the log tells.
 #[derive(Debug, Clone, Default)]
-pub struct Hub(Arc<Tails>);
+pub struct Hub {
+    tails: Arc<Tails>,
+    turns: Arc<OpenTurns>,
+}
 
 impl Hub {
     /// Returns the conversation's tail; creates it if nobody holds one.
     pub fn tail(&self, scope: &TenantScope, conversation: ConversationId) -> Arc<Tail> {
         let key = (scope.clone(), conversation);
-        let mut slot = self.0.entry(key.clone()).or_default();
+        let mut slot = self.tails.entry(key.clone()).or_default();
         if let Some(tail) = slot.upgrade() {
             return tail;
         }
@@ -215,7 +245,7 @@ impl Hub {
             state: Mutex::default(),
             wake: watch::Sender::new(()),
             key,
-            hub: Arc::downgrade(&self.0),
+            hub: Arc::downgrade(&self.tails),
         });
         *slot = Arc::downgrade(&tail);
         tail
@@ -223,18 +253,33 @@ impl Hub {
 
     /// Returns the conversation's tail if somebody holds it.
     pub fn existing(&self, scope: &TenantScope, conversation: ConversationId) -> Option<Arc<Tail>> {
-        self.0
+        self.tails
             .get(&(scope.clone(), conversation))
             .and_then(|slot| slot.upgrade())
     }
 
+    /// Lists a turn whose first record is committed, so that readers find it without reading the log.
+    pub fn list_turn(&self, scope: &TenantScope, id: TurnId, turn: OpenTurn) -> ListedTurn {
+        let key = (scope.clone(), id);
+        self.turns.insert(key.clone(), turn);
+        ListedTurn {
+            turns: Arc::clone(&self.turns),
+            key,
+        }
+    }
+
+    /// Returns an open turn if it is listed.
+    pub fn open_turn(&self, scope: &TenantScope, id: TurnId) -> Option<OpenTurn> {
+        self.turns.get(&(scope.clone(), id)).map(|turn| turn.clone())
+    }
+
     /// Returns the number of tails.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.tails.len()
     }
 
     /// Whether nobody holds a tail.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tails.is_empty()
     }
 }

@@ -9,7 +9,7 @@ use copilotd_actors::actors::conversation::{Accepted, Principal, Refusal};
 use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::header::Header;
-use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
 use copilotd_actors::ports::{EventLog, TurnRecords};
 
 use crate::audit::AuditLog;
@@ -109,6 +109,25 @@ impl ConversationAccess {
             .filter(|(turn, header)| asker.reaches(&turn.user) && !header.erased)
             .map(|(turn, _)| turn)
             .ok_or_else(|| Problem::new(Code::NotFound))
+    }
+
+    /// Finds the conversation of a turn and the sequence number of its first record; a turn that the caller does not
+    /// reach is answered 404. Reads only turns of which this process knows nothing.
+    pub(crate) async fn find_turn_start(
+        &self,
+        asker: Asker<'_>,
+        id: TurnId,
+        room: &PageMemory,
+    ) -> Result<(ConversationId, Seq), Problem> {
+        if let Some(open) = self.directory.open_turn(&asker.caller.scope, id) {
+            return match asker.reaches(&open.user) {
+                true => Ok((open.conversation, open.first_seq)),
+                false => Err(Problem::new(Code::NotFound)),
+            };
+        }
+        let found = self.find_turn(asker, id, room).await?;
+        let first = found.records.first().map_or(1, |record| record.seq);
+        Ok((found.conversation, first))
     }
 
     /// Creates a conversation under an id that was made up for it.

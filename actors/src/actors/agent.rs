@@ -1,9 +1,10 @@
-//! `Agent`: one per running turn. Runs one step: assembles the prompt, streams the answer through the guardrails into
-//! the live message, and reports the outcome to its conversation.
+//! `Agent`: runs one step of a turn: assembles the prompt, streams the answer through the guardrails into the live
+//! message, and reports the outcome to its conversation.
 //!
-//! Supervised by its `Conversation`, which cancels by killing it: the handler is dropped at its next await, and the
-//! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
-//! conversation directly.
+//! A task, not an actor: it receives no messages, and an actor's mailboxes would take as much memory as a conversation.
+//! Supervised by its `Conversation`, which cancels by dropping its handle: the task is dropped at its next await, and
+//! the upstream connection with it; a panic is reported as [`conversation::Msg::AgentDied`]. It owns nothing that must
+//! survive. Tool calls go to the connectors, which report to the conversation directly.
 
 mod answer;
 mod cite;
@@ -12,14 +13,16 @@ mod prompt;
 mod rewrite;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use parking_lot::Mutex;
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::conversation::{self, ConversationRef};
@@ -84,7 +87,7 @@ pub struct RunStep {
     pub span: tracing::Span,
 }
 
-/// Actor that runs the steps of one turn; see the module documentation.
+/// Runs a step; see the module documentation.
 pub struct Agent {
     /// Ports and limits of the process.
     pub shared: Arc<Shared>,
@@ -96,6 +99,8 @@ pub struct Agent {
     pub scope: TenantScope,
     /// User whose turn it is.
     pub user: UserId,
+    /// What the turn's earlier steps retrieved.
+    pub(super) retrieved: RetrievalSlot,
 }
 
 /// How a stream ended.
@@ -113,9 +118,25 @@ enum StreamOutcome {
 }
 
 impl Agent {
+    /// Starts a step. Dropping the handle stops it.
+    pub(super) fn start(self, run_step: Box<RunStep>) -> AbortOnDropHandle<()> {
+        let task = async move {
+            let _alive = Alive::new("agent");
+            let (at, conversation) = (run_step.at, self.conversation.clone());
+            let share = self.shared.shares.of(self.scope.tenant());
+            // Estimate for the connection to the provider.
+            share.charge(UNMEASURED);
+            let run = AssertUnwindSafe(self.run_step(run_step)).catch_unwind();
+            if metered(share, Box::pin(run)).await.is_err() {
+                let _ = conversation.cast(conversation::Msg::AgentDied(at));
+            }
+        };
+        AbortOnDropHandle::new(tokio::spawn(task))
+    }
+
     /// Everything but the stream itself is boxed: this future exists for as long as the answer streams, and would
     /// reserve memory for the largest of its parts.
-    async fn run_step(&self, run_step: Box<RunStep>, retrieved: &mut Option<Retrieval>) {
+    async fn run_step(&self, run_step: Box<RunStep>) {
         let RunStep {
             at,
             not_before,
@@ -142,8 +163,7 @@ impl Agent {
             api_key: api_key.as_deref(),
             is_json: response_schema.is_some(),
         };
-        let retrieval = Box::pin(self.retrieved(retrieved, asked)).await;
-        let knowledge = Arc::clone(&retrieval.knowledge);
+        let knowledge = Box::pin(self.retrieved(asked)).await;
         let passages = knowledge.passages.clone();
         let assembled = prompt::assemble(
             tenant,
@@ -177,7 +197,7 @@ impl Agent {
         }
         knowledge.complete(&mut assembled.record);
         // Cost and triggered rules are recorded once, with the first prompt that used what was retrieved.
-        let is_new = !std::mem::replace(&mut retrieval.is_reported, true);
+        let is_new = self.retrieved.report(at);
         // Reported beside the model call, not before it: the record is committed while the provider works.
         let report = Command::ContextAssembled {
             at,
@@ -606,6 +626,11 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
     }
 }
 
+/// What was retrieved for one attempt of a turn, kept by the conversation from step to step; after a crash it is
+/// retrieved again.
+#[derive(Clone, Default)]
+pub(super) struct RetrievalSlot(Arc<Mutex<Option<Retrieval>>>);
+
 /// What was retrieved for one attempt of a turn.
 struct Retrieval {
     turn: TurnId,
@@ -615,56 +640,46 @@ struct Retrieval {
     is_reported: bool,
 }
 
-/// What an agent keeps from step to step.
-pub struct State {
-    _alive: Alive,
-    /// Retrieved once per attempt; after a crash it is retrieved again.
-    retrieved: Option<Retrieval>,
+impl RetrievalSlot {
+    /// Returns what was retrieved for this attempt, if anything was yet.
+    fn get(&self, at: Step) -> Option<Arc<TurnKnowledge>> {
+        let known = self.0.lock();
+        let known = known.as_ref().filter(|known| known.is_of(at));
+        known.map(|known| Arc::clone(&known.knowledge))
+    }
+
+    fn put(&self, at: Step, knowledge: &Arc<TurnKnowledge>) {
+        *self.0.lock() = Some(Retrieval {
+            turn: at.turn,
+            attempt: at.attempt,
+            knowledge: Arc::clone(knowledge),
+            is_reported: false,
+        });
+    }
+
+    /// Returns whether the conversation has to be told now.
+    fn report(&self, at: Step) -> bool {
+        let mut known = self.0.lock();
+        let known = known.as_mut().filter(|known| known.is_of(at));
+        known.is_some_and(|known| !std::mem::replace(&mut known.is_reported, true))
+    }
+}
+
+impl Retrieval {
+    fn is_of(&self, at: Step) -> bool {
+        (self.turn, self.attempt) == (at.turn, at.attempt)
+    }
 }
 
 impl Agent {
     /// Returns what was retrieved for the attempt; retrieves it before its first step.
-    async fn retrieved<'a>(&self, retrieved: &'a mut Option<Retrieval>, asked: Asked<'_>) -> &'a mut Retrieval {
-        let Step { turn, attempt, .. } = asked.at;
-        let known = retrieved
-            .take()
-            .filter(|known| (known.turn, known.attempt) == (turn, attempt));
-        let known = match known {
-            Some(known) => known,
-            None => Retrieval {
-                turn,
-                attempt,
-                knowledge: Arc::new(self.retrieve(asked).await),
-                is_reported: false,
-            },
-        };
-        retrieved.insert(known)
-    }
-}
-
-impl Actor for Agent {
-    type Msg = Box<RunStep>;
-    type State = State;
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Box<RunStep>>, (): ()) -> Result<State, ActorProcessingErr> {
-        Ok(State {
-            _alive: Alive::new("agent"),
-            retrieved: None,
-        })
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Box<RunStep>>,
-        run_step: Box<RunStep>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        let share = self.shared.shares.of(self.scope.tenant());
-        // Estimate for the connection to the provider.
-        share.charge(UNMEASURED);
-        // Boxed, so that an agent that waits for tools reserves no memory for a step.
-        metered(share, Box::pin(self.run_step(run_step, &mut state.retrieved))).await;
-        Ok(())
+    async fn retrieved(&self, asked: Asked<'_>) -> Arc<TurnKnowledge> {
+        let at = asked.at;
+        if let Some(known) = self.retrieved.get(at) {
+            return known;
+        }
+        let knowledge = Arc::new(self.retrieve(asked).await);
+        self.retrieved.put(at, &knowledge);
+        knowledge
     }
 }

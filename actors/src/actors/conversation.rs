@@ -27,13 +27,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::compressor::{self, CompressionOutcome, Effort};
-use super::conversation::stop::note_dead_call;
 use super::shared::{Shared, TurnLimit, cause};
 use super::spans::TurnSpans;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Env, StoppedWork, WhenBusy};
 use crate::domain::conversation::decide::Rejection;
-use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::header::Header;
 use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::conversation::stream::EncodedRecord;
@@ -159,7 +157,7 @@ impl Conversation {
         }
         state.count();
         if !records.is_empty() {
-            self.run_effects(me, state).await?;
+            self.run_effects(me, state);
             state.count();
             if state.core.live().is_none() {
                 // Erased content must not reach a summariser.
@@ -228,6 +226,7 @@ impl Conversation {
 
     /// Publishes committed records together with the answer that is open now.
     fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<EncodedRecord>) {
+        state.list_turns(&self.shared.hub, records);
         let present = state
             .core
             .active()
@@ -464,6 +463,7 @@ impl Conversation {
         match msg {
             // Handled before this.
             Msg::StandingChanged => {}
+            Msg::AgentDied(at) => self.agent_died(me, state, at).await?,
             Msg::StepDeferred(step) => self.step_deferred(me, state, step).await?,
             Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
             Msg::SummaryOverdue(at) => self.summary_overdue(me, state, at),
@@ -655,36 +655,12 @@ impl Actor for Conversation {
 
     async fn handle_supervisor_evt(
         &self,
-        me: ConversationRef,
+        _: ConversationRef,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (who, why) = match event {
-            SupervisionEvent::ActorFailed(who, error) => (who, cause(&error)),
-            SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_default()),
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
-        };
-        // Ignore an agent that was released on purpose.
-        if state
-            .agent
-            .as_ref()
-            .is_none_or(|(_, agent)| agent.get_id() != who.get_id())
-        {
-            return Ok(());
-        }
-        counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
-        tracing::error!(tenant = %state.scope.tenant(), conversation = %state.core.id, %why, "agent actor of a running turn died; resuming the turn");
-        state.agent = None;
-        state
-            .running
-            .retain(|effect, _| !matches!(effect, Effect::CallModel { .. }));
-        if state.core.active().is_some_and(|turn| turn.phase == Phase::Thinking) {
-            let policy = self.policy(state, &Command::RECOVER);
-            note_dead_call(state, &policy, self.now(None));
-            let recover = state.core.screen(&policy, state.recovery());
-            Box::pin(self.step(&me, state, recover, None)).await?;
-        }
-        self.rest(&me, state);
+        // Nothing is linked to a conversation.
+        tracing::debug!(conversation = %state.core.id, ?event, "unexpected supervision event");
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use crate::domain::conversation::command::Command;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use crate::guardrails::Guardrails;
 use crate::jitter::jitter;
-use crate::live::{Hub, Tail};
+use crate::live::{Hub, OpenTurn, Tail};
 use crate::ports::ServingState;
 use crate::tenancy::TenantScope;
 
@@ -237,6 +237,11 @@ impl Directory {
     /// actor.
     pub fn watch(&self, scope: &TenantScope, id: ConversationId) -> Arc<Tail> {
         self.hub.tail(scope, id)
+    }
+
+    /// Returns an open turn if this process knows of it; the log tells of all others.
+    pub fn open_turn(&self, scope: &TenantScope, id: TurnId) -> Option<OpenTurn> {
+        self.hub.open_turn(scope, id)
     }
 
     /// Returns the number of conversations that are watched or at work.

@@ -191,7 +191,14 @@ fn document(rules: &Rules, is_json: bool, bytes: &[u8]) -> Result<(Bytes, Vec<Tr
             choice.insert("finish_reason".to_owned(), FILTERED.into());
         }
     }
-    Ok((Value::Object(body).to_string().into(), triggered))
+    Ok((text(&body, bytes.len()), triggered))
+}
+
+/// Writes an object as JSON of about this many bytes. `Display` would go through the formatter, piece by piece.
+fn text(object: &Object, bytes: usize) -> Bytes {
+    let mut text = Vec::with_capacity(bytes);
+    serde_json::to_writer(&mut text, object).expect("a JSON object can be written to memory");
+    text.into()
 }
 
 /// Appends what was held back to what is there already.

@@ -16,12 +16,15 @@ use serde_json::{Value, json};
 
 use super::choice::{Choice, StopReason};
 use super::strip::{strip, strip_top};
-use super::{FILTERED, Guard, Object, Triggered, join, unreadable};
+use super::{FILTERED, Guard, Object, Triggered, join, text, unreadable};
 use crate::access::TenantPolicy;
 use crate::answer::AnswerStream;
 use crate::error::GatewayError;
 use crate::provider::Piece;
 use crate::request::body::ChatBody;
+
+/// Bytes of an ordinary chunk.
+const CHUNK: usize = 256;
 
 /// A stream being checked.
 struct GuardedStream {
@@ -257,7 +260,7 @@ fn before(chunk: &Object) -> Arc<Object> {
 fn to_piece(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
     Piece {
         content: chunk.is_some(),
-        chunk: chunk.map(|chunk| Bytes::from(Value::Object(chunk).to_string())),
+        chunk: chunk.map(|chunk| text(&chunk, CHUNK)),
         events,
         ..Piece::default()
     }

@@ -32,7 +32,7 @@ const ASIDE: Duration = Duration::from_secs(30);
 /// How often records beyond retention are deleted.
 const PRUNING: Duration = Duration::from_secs(6 * 60 * 60);
 /// Shortest interval between two writes of the learned statistics.
-const LEARNING: Duration = Duration::from_secs(1);
+const LEARNING: Duration = Duration::from_secs(30);
 
 /// What goes to the store; for each attempt in this order.
 #[derive(Debug)]

@@ -29,9 +29,6 @@ use super::reserve::Reserve;
 const MAX_CHANGED: usize = 256 * 1024;
 /// Pages checked in one step, so that other writers get their turn in between.
 const SLICE: usize = 256;
-/// From this number on, the first byte of an overflow page, which begins with a page number, may look like that of a
-/// B-tree page.
-const FIRST_AMBIGUOUS: u32 = 0x0200_0000;
 /// Header sizes of the write-ahead log and of each page in it.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
@@ -44,8 +41,8 @@ const FILE_HEADER: usize = 100;
 pub(crate) struct PageSlack {
     database: File,
     write_ahead_log: PathBuf,
-    /// Pages in the write-ahead log after the last commit.
-    frames: Arc<AtomicU64>,
+    /// Bytes in the write-ahead log after the last commit.
+    logged: Arc<AtomicU64>,
     changed: Mutex<ChangedPages>,
 }
 
@@ -65,28 +62,30 @@ impl PageSlack {
         Self {
             database,
             write_ahead_log: write_ahead_log.into(),
-            frames: Arc::default(),
+            logged: Arc::default(),
             changed: Mutex::new(ChangedPages::All),
         }
     }
 
-    /// Counts the pages of the write-ahead log from now on, in place of SQLite's automatic checkpoints.
+    /// Measures the write-ahead log from now on, in place of SQLite's automatic checkpoints.
     pub(crate) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
-        let frames = Arc::clone(&self.frames);
+        let logged = Arc::clone(&self.logged);
+        let page: u64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
-            frames.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            let pages = u64::try_from(pages).unwrap_or(0);
+            logged.store(pages * (page + FRAME_HEADER), Ordering::Relaxed);
             Ok(())
         }))
     }
 
-    /// Pages committed to the write-ahead log since the last checkpoint began.
-    pub(crate) fn frames(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
+    /// Bytes committed to the write-ahead log since the last checkpoint began.
+    pub(crate) fn logged_bytes(&self) -> u64 {
+        self.logged.load(Ordering::Relaxed)
     }
 
     /// Records which pages a checkpoint is about to write.
     pub(crate) fn record_log_pages(&self) {
-        self.frames.store(0, Ordering::Relaxed);
+        self.logged.store(0, Ordering::Relaxed);
         let noted = self.read_log();
         let mut changed = self.changed();
         match (noted, &mut *changed) {
@@ -206,13 +205,12 @@ impl PageSlack {
     }
 
     fn clear_pages(&self, pages: &[u32]) -> io::Result<()> {
-        let size = self.page_size()?;
-        if self.pages()? >= FIRST_AMBIGUOUS {
+        let (size, all) = (self.page_size()?, self.pages()?);
+        if KINDS.iter().any(|kind| is_ambiguous(*kind, all)) {
             tracing::warn!(
-                "database too large to overwrite the unused parts of its pages, which may still hold erased text; \
+                "database too large to overwrite the unused parts of all its pages, which may still hold erased text; \
                  stop copilotd and run VACUUM"
             );
-            return Ok(());
         }
         let mut page = vec![0; size as usize];
         for number in pages.iter().copied().filter(|number| *number > 0) {
@@ -222,7 +220,7 @@ impl PageSlack {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(error) => return Err(error),
             }
-            for part in unused(&page, number) {
+            for part in unused(&page, number, all) {
                 if page[part.clone()].iter().any(|byte| *byte != 0) {
                     page[part.clone()].fill(0);
                     self.database
@@ -263,14 +261,30 @@ impl Drop for PagesToClear {
     }
 }
 
+/// First bytes of B-tree pages.
+const KINDS: [u8; 4] = [INDEX_INTERIOR, TABLE_INTERIOR, INDEX_LEAF, TABLE_LEAF];
+const INDEX_INTERIOR: u8 = 2;
+const TABLE_INTERIOR: u8 = 5;
+const INDEX_LEAF: u8 = 10;
+const TABLE_LEAF: u8 = 13;
+
+/// Whether an overflow page, which begins with the number of the next one, may look like a B-tree page of this kind in a
+/// file of `all` pages.
+fn is_ambiguous(kind: u8, all: u32) -> bool {
+    u32::from(kind) << 24 <= all
+}
+
 /// The unused parts of a B-tree page: the gap between the cell pointers and the cells, and the free blocks after their
-/// own headers. Empty for pages of other kinds.
-fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
+/// own headers. Empty for pages of other kinds, and for those that may be of another kind in a file of `all` pages.
+fn unused(page: &[u8], number: u32, all: u32) -> Vec<Range<usize>> {
     let header = if number == 1 { FILE_HEADER } else { 0 };
+    if page.get(header).is_none_or(|kind| is_ambiguous(*kind, all)) {
+        return Vec::new();
+    }
     let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
     let cells = match page.get(header) {
-        Some(2 | 5) => header + 12,
-        Some(10 | 13) => header + 8,
+        Some(&(INDEX_INTERIOR | TABLE_INTERIOR)) => header + 12,
+        Some(&(INDEX_LEAF | TABLE_LEAF)) => header + 8,
         _ => return Vec::new(),
     };
     let parts = || {
@@ -333,12 +347,12 @@ mod tests {
         for (number, header) in [(1, 100), (2, 0), (9, 0)] {
             for (kind, length) in [(2, 12), (5, 12), (10, 8), (13, 8)] {
                 assert_eq!(
-                    unused(&leaf(kind, header), number),
+                    unused(&leaf(kind, header), number, 100),
                     [header + length + 4..300, 404..420, 454..454]
                 );
             }
             for kind in [0, 1, 3, 7, 255] {
-                assert!(unused(&leaf(kind, header), number).is_empty());
+                assert!(unused(&leaf(kind, header), number, 100).is_empty());
             }
         }
         // What only looks like a B-tree page is not changed.
@@ -353,9 +367,20 @@ mod tests {
         for edit in broken {
             let mut page = leaf(13, 0);
             edit(&mut page);
-            assert!(unused(&page, 2).is_empty());
+            assert!(unused(&page, 2, 100).is_empty());
         }
-        assert!(unused(&[], 2).is_empty());
-        assert!(unused(&[13], 2).is_empty());
+        assert!(unused(&[], 2, 100).is_empty());
+        assert!(unused(&[13], 2, 100).is_empty());
+        // In a large file the number at the beginning of an overflow page may begin with the byte of a B-tree page.
+        for (kind, all, is_cleared) in [
+            (2, (2 << 24) - 1, true),
+            (2, 2 << 24, false),
+            (5, 2 << 24, true),
+            (5, 5 << 24, false),
+            (13, (13 << 24) - 1, true),
+            (13, 13 << 24, false),
+        ] {
+            assert_eq!(!unused(&leaf(kind, 0), 2, all).is_empty(), is_cleared, "{kind} {all}");
+        }
     }
 }

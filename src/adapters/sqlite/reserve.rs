@@ -34,10 +34,8 @@ pub(crate) const PIECE: u64 = 64 * 1024;
 const LARGEST_PIECE: u64 = 4 * PIECE;
 /// Space that ordinary writes leave free beside the reserve.
 const MARGIN: u64 = MIB;
-/// Pages of the write-ahead log after which it is checkpointed.
-const CHECKPOINT_PAGES: u64 = 1_000;
-/// Approximate size of a page and its header in the write-ahead log.
-const PAGE: u64 = 4_200;
+/// Bytes of the write-ahead log after which it is checkpointed.
+const CHECKPOINT_BYTES: u64 = 4 * MIB;
 /// How long truncating the write-ahead log waits for readers; the caller tries again later.
 const WAIT_FOR_READERS: Duration = Duration::from_millis(50);
 const MIB: u64 = 1024 * 1024;
@@ -133,11 +131,11 @@ impl Reserve {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    /// Pages of the write-ahead log after which it is checkpointed. On a full disk that is after every protective
-    /// write, so that each reuses the log's space instead of more of the reserve.
-    pub(crate) fn checkpoint_pages(&self) -> u64 {
+    /// Bytes of the write-ahead log after which it is checkpointed. On a full disk that is after every protective write,
+    /// so that each reuses the log's space instead of more of the reserve.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
         if self.is_whole() {
-            CHECKPOINT_PAGES.min(self.size / 4 / PAGE)
+            CHECKPOINT_BYTES.min(self.size / 4)
         } else {
             1
         }

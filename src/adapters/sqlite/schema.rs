@@ -23,8 +23,8 @@ pub(crate) struct Schema {
     pub(crate) page_bytes: u32,
 }
 
-/// Most pages of a limited file that are reserved for protective work.
-const RESERVED_PAGES: i64 = 1_024;
+/// Most bytes of a limited file that are reserved for protective work.
+const RESERVED_BYTES: i64 = 4 * 1024 * 1024;
 
 /// How long a statement waits for another program that has the database locked.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,7 +79,7 @@ pub(crate) fn max_pages(connection: &Connection, bytes: u64) -> rusqlite::Result
     let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let protective = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
     Ok(MaxPages {
-        ordinary: protective - (protective / 8).min(RESERVED_PAGES),
+        ordinary: protective - (protective / 8).min(RESERVED_BYTES / page),
         protective,
     })
 }

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, is_full_or_io};
-use super::history::History;
+use super::history::{CountTable, History};
 use super::lock::DirectoryLock;
 use super::page_slack::PageSlack;
 use super::reserve::{Priority, Reserve};
@@ -29,11 +29,13 @@ trait Work: Send {
     fn run(&mut self, connection: &Connection) -> Result<(), Failure>;
     fn settle(self: Box<Self>, commit: Result<(), Failure>);
     fn priority(&self) -> Priority;
+    fn count_table(&self) -> CountTable;
 }
 
 struct Piece<T, F> {
     work: F,
     priority: Priority,
+    count_table: CountTable,
     result: Option<T>,
     reply: Reply<T>,
 }
@@ -53,6 +55,10 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
 
     fn priority(&self) -> Priority {
         self.priority
+    }
+
+    fn count_table(&self) -> CountTable {
+        self.count_table
     }
 }
 
@@ -99,7 +105,7 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Ordinary, Job::InTransaction).await
+        self.write_as(Priority::Ordinary, work).await
     }
 
     /// Like [`Writer::write`], for work that has to succeed on a full disk too: it may use the reserve. Keep it small.
@@ -107,7 +113,7 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Protective, Job::InTransaction).await
+        self.write_as(Priority::Protective, work).await
     }
 
     /// Like [`Writer::write`], with a priority.
@@ -116,7 +122,17 @@ impl Writer {
         priority: Priority,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, priority, Job::InTransaction).await
+        self.write_counted(CountTable::Meta, priority, work).await
+    }
+
+    /// Like [`Writer::write_as`], for work that changes the table in which its commit is then counted.
+    pub(crate) async fn write_counted<T: Send + 'static>(
+        &self,
+        count_table: CountTable,
+        priority: Priority,
+        work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.send(work, priority, count_table, Job::InTransaction).await
     }
 
     /// Runs `work` outside any transaction.
@@ -124,19 +140,22 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Priority::Ordinary, Job::OutsideTransaction).await
+        self.send(work, Priority::Ordinary, CountTable::Meta, Job::OutsideTransaction)
+            .await
     }
 
     async fn send<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
         priority: Priority,
+        count_table: CountTable,
         job: fn(Box<dyn Work>) -> Job,
     ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let piece = Piece {
             work,
             priority,
+            count_table,
             result: None,
             reply,
         };
@@ -299,7 +318,7 @@ impl Writing {
 
     /// Checkpoints the write-ahead log when it has grown enough.
     fn checkpoint_if_due(&mut self) {
-        if self.slack.frames() >= self.reserve.checkpoint_pages() {
+        if self.slack.logged_bytes() >= self.reserve.checkpoint_bytes() {
             self.checkpoint();
         }
     }
@@ -313,37 +332,52 @@ impl Writing {
     fn run_all(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
         let outcome = self.try_all(batch);
         match &outcome {
-            Ok(_) => self.history.iter_mut().for_each(History::committed),
-            Err(_) if !self.connection.is_autocommit() => self.connection.execute_batch("ROLLBACK")?,
-            Err(_) => {}
+            Ok(results) if results.iter().any(Result::is_ok) => {
+                self.history.iter_mut().for_each(History::committed);
+            }
+            _ if !self.connection.is_autocommit() => self.connection.execute_batch("ROLLBACK")?,
+            _ => {}
         }
         outcome
     }
 
+    /// Leaves the transaction open if it returns an error, or if all work failed.
     fn try_all(&self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
         let connection = &self.connection;
         let execute = |sql: &str| connection.prepare_cached(sql)?.execute([]);
         execute("BEGIN IMMEDIATE")?;
         let mut results = Vec::with_capacity(batch.len());
+        // What is alone needs no savepoint, for which SQLite would copy every page before it is changed: if it fails,
+        // the transaction is rolled back.
+        let has_savepoints = batch.len() > 1;
+        let mut count_table = CountTable::Meta;
         for work in batch.iter_mut() {
             self.limit_pages(work.priority())?;
-            execute("SAVEPOINT piece")?;
+            if has_savepoints {
+                execute("SAVEPOINT piece")?;
+            }
             let result = work.run(connection);
             match result {
-                Ok(()) => {}
+                Ok(()) => count_table = count_table.max(work.count_table()),
                 // On a full disk, lack of memory or an I/O error SQLite may have rolled back everything, not only this
                 // piece.
                 Err(Failure::Sqlite(error)) if connection.is_autocommit() => return Err(error),
-                Err(_) => {
+                Err(_) if has_savepoints => {
                     execute("ROLLBACK TO piece")?;
                 }
+                Err(_) => {}
             }
-            execute("RELEASE piece")?;
+            if has_savepoints {
+                execute("RELEASE piece")?;
+            }
             results.push(result);
+        }
+        if results.iter().all(Result::is_err) {
+            return Ok(results);
         }
         self.limit_pages(Priority::Protective)?;
         if let Some(history) = &self.history {
-            history.count(connection)?;
+            history.count(connection, count_table)?;
         }
         execute("COMMIT")?;
         Ok(results)

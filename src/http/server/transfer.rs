@@ -2,8 +2,9 @@
 //!
 //! hyper polls a body again only when the client has a window, so a body that nobody reads is never polled and cannot
 //! notice. Each piece therefore decrements the outstanding count as its bytes are sent, and each HTTP/2 stream's task
-//! watches the count. Invariants: hyper holds at most [`HIGH_WATER`] bytes of a response at a time; a body ends only
-//! when all of them are sent, so an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
+//! watches the count. Invariants: hyper holds at most [`HIGH_WATER`] bytes of a response at a time; on HTTP/2 a body
+//! ends only when all of them are sent, so a stream has a task, which can be dropped, for as long as it holds memory. On
+//! HTTP/1.1 the connection is that task, and a body's end is sent together with its last bytes.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -118,6 +119,8 @@ pub struct TrackedBody {
     rest: Bytes,
     ended: bool,
     started: bool,
+    /// Whether the end waits until all bytes are sent.
+    end_waits: bool,
     /// The account of an event stream, and whether it holds a reservation for a frame.
     account: Option<Account>,
     reserved: bool,
@@ -136,7 +139,7 @@ impl TrackedBody {
             ..Transfer::default()
         });
         // On HTTP/2 the stream's task watches it from here on.
-        let _ = STREAM.try_with(|stream| stream.set(Arc::clone(&transfer)));
+        let watched = STREAM.try_with(|stream| stream.set(Arc::clone(&transfer)));
         let account = account.filter(|_| !transfer.whole);
         axum::http::Response::from_parts(
             parts,
@@ -145,6 +148,7 @@ impl TrackedBody {
                 rest: Bytes::new(),
                 ended: false,
                 started: false,
+                end_waits: watched.is_ok(),
                 account,
                 reserved: false,
                 transfer,
@@ -197,6 +201,9 @@ impl hyper::body::Body for TrackedBody {
                     return Poll::Pending;
                 }
                 return Poll::Ready(Some(Ok(this.piece())));
+            }
+            if this.ended && !this.end_waits {
+                return Poll::Ready(None);
             }
             if this.ended {
                 return this.transfer.poll_below(0, cx).map(|()| None);
@@ -366,6 +373,7 @@ mod tests {
     #[tokio::test]
     async fn outstanding_bytes_are_bounded_and_the_end_comes_last() {
         let mut body = sent(200_000);
+        body.end_waits = true;
         let (mut held, mut read) = (Vec::new(), 0);
         loop {
             match next(&mut body) {
@@ -389,6 +397,7 @@ mod tests {
     async fn an_empty_body_ends_at_once_and_a_dropped_piece_counts_back() {
         assert!(sent(0).is_end_stream());
         let mut body = sent(10);
+        body.end_waits = true;
         assert!(!body.is_end_stream());
         let mut piece = next(&mut body).unwrap().unwrap();
         piece.advance(4);
@@ -397,6 +406,18 @@ mod tests {
         drop(piece);
         assert!(next(&mut body).unwrap().is_none());
         assert_eq!(body.transfer.sent.load(Ordering::Acquire), 4);
+    }
+
+    #[tokio::test]
+    async fn only_on_http2_does_the_end_wait_for_the_last_bytes() {
+        for http2 in [false, true] {
+            let scope = STREAM.scope(Arc::default(), async { sent(10) });
+            let mut body = if http2 { scope.await } else { sent(10) };
+            let piece = next(&mut body).unwrap().unwrap();
+            assert_eq!(next(&mut body).is_none(), http2);
+            drop(piece);
+            assert!(next(&mut body).unwrap().is_none());
+        }
     }
 
     /// A stream of frames that its client never reads, with the account of an address.

@@ -131,18 +131,16 @@ pub async fn of_turn(
     Ids((turn,)): Ids<(TurnId,)>,
     Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
-    let conversations = state.conversations();
-    let found = conversations
-        .find_turn(Asker::owner(&access.caller), turn, &room)
-        .await?;
-    let id = found.conversation;
-    access.admit(id)?;
-    let tail = state.directory.watch(&access.caller.scope, id);
-    let first = found.records.first().map_or(1, |record| record.seq);
-    let reader = match position(&access)? {
+    let (conversations, asker) = (state.conversations(), Asker::owner(&access.caller));
+    let (id, tail, reader) = match position(&access)? {
         Some(position) => {
+            let found = conversations.find_turn(asker, turn, &room).await?;
+            let id = found.conversation;
+            access.admit(id)?;
+            let tail = state.directory.watch(&access.caller.scope, id);
+            let first = found.records.first().map_or(1, |record| record.seq);
             // Read after the tail was obtained: the position may be of a record committed since.
-            let header = conversations.find(Asker::owner(&access.caller), id).await?;
+            let header = conversations.find(asker, id).await?;
             let ended = |seq: Seq| {
                 found
                     .records
@@ -159,15 +157,18 @@ pub async fn of_turn(
                 ..position
             };
             check(state.log(), &access, &header, Some(turn), position, &tail).await?;
-            Reader::new(Some(turn), position)
+            (id, tail, Reader::new(Some(turn), position))
         }
-        None => Reader::new(
-            Some(turn),
-            Position {
+        None => {
+            let (id, first) = conversations.find_turn_start(asker, turn, &room).await?;
+            access.admit(id)?;
+            let tail = state.directory.watch(&access.caller.scope, id);
+            let start = Position {
                 seq: first - 1,
                 offset: None,
-            },
-        ),
+            };
+            (id, tail, Reader::new(Some(turn), start))
+        }
     };
     open(state, access, id, reader, tail).await
 }

@@ -431,6 +431,32 @@ async fn streams_of_one_user_and_of_one_tenant_leave_room_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_turn_has_a_stream_for_its_user_only_and_until_its_conversation_is_erased() {
+    with_app(async |app| {
+        app.model.on("hi", &[says(&["Hel", "lo"], Duration::from_secs(10))]);
+        let conversation = app.conversation().await;
+        let turns = [
+            app.submit(&conversation, "hi").await,
+            app.submit(&conversation, "hi").await,
+        ];
+        for turn in &turns {
+            let path = format!("{turn}/events");
+            for other in [app.token("bob"), app.token_of("globex", "ada", Scopes::CHAT)] {
+                let refused = app.call("GET", &path).by(&other).send().await;
+                refused.problem(404, "not_found");
+            }
+            app.ada("GET", &path).stream().await;
+        }
+        app.ada("DELETE", &conversation).send().await.expect(204);
+        for turn in &turns {
+            let path = format!("{turn}/events");
+            app.ada("GET", &path).send().await.problem(404, "not_found");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_stream_of_a_running_turn_is_not_read_from_the_log() {
     with_app(async |app| {
         app.model.on("hi", &[says(&["Hel", "lo"], Duration::from_secs(1))]);
@@ -444,9 +470,8 @@ async fn the_stream_of_a_running_turn_is_not_read_from_the_log() {
         );
         let path = format!("{turn}/events");
         let mut seen = Vec::new();
-        // The turn and the header of its conversation, which are one read in SQLite. When nobody watches any more, also
-        // the log.
-        for reads in [2, 3] {
+        // Afterwards the turn and the header of its conversation, which are one read in SQLite, and the log.
+        for reads in [0, 3] {
             let before = app.log.reads();
             let mut stream = app.ada("GET", &path).stream().await;
             let mut events = Vec::new();

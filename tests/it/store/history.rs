@@ -4,8 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd_actors::ports::EventLog as _;
+use copilotd_actors::ports::{Append, EventLog as _, LogError};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::support::talk::Talk;
 
@@ -77,4 +78,42 @@ async fn a_write_ahead_log_that_was_cut_off_or_deleted_is_noticed() {
         }
         assert_eq!(SqliteLog::open(unknown.path()).unwrap().missing_commits(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_refused_append_is_no_commit() {
+    let directory = TempDir::new().unwrap();
+    let log = SqliteLog::open(directory.path()).unwrap();
+    let mut talk = Talk::new("acme", "ann");
+    let created = talk.open(&log).await;
+    let state = || fs::read_to_string(directory.path().join("copilotd.state")).unwrap();
+    let before = state();
+    let conflict = Append {
+        append_id: Uuid::from_u128(1),
+        ..created
+    };
+    let refused = log.append(&talk.scope, &conflict).await;
+    assert!(matches!(refused, Err(LogError::Conflict(1))), "{refused:?}");
+    assert_eq!(state(), before);
+    talk.turn(&log, "x").await;
+    assert_ne!(state(), before);
+}
+
+/// Pages that a transaction changes are written as a whole, for a few bytes in most of them.
+#[tokio::test]
+async fn a_turn_changes_few_pages() {
+    const TURNS: u64 = 50;
+    let directory = TempDir::new().unwrap();
+    let log = SqliteLog::open(directory.path()).unwrap();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&log).await;
+    let frames = || fs::metadata(directory.path().join("copilotd.db-wal")).unwrap().len() / (24 + 2_048);
+    let before = frames();
+    for n in 0..TURNS {
+        talk.turn(&log, &n.to_string()).await;
+    }
+    let each = (frames() - before) as f64 / TURNS as f64;
+    // Four appends, each with its records, their number, their turn, the conversation and the quota; two change which
+    // conversations are due, two have messages. The rest is for pages that become full.
+    assert!(each < 28.0, "{each}");
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use ractor::{Actor, ActorProcessingErr};
+use ractor::ActorProcessingErr;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::state::Live;
 use super::{Conversation, ConversationRef, Msg, State, pause};
-use crate::actors::agent::{Agent, RunStep};
+use crate::actors::agent::{Agent, RetrievalSlot, RunStep};
 use crate::actors::connector::{Gate, Job, Request};
 use crate::actors::shared::{outside_spans, until};
 use crate::actors::spans::TurnSpans;
@@ -29,7 +29,7 @@ pub(super) const CALL_GRACE: Duration = Duration::from_secs(5);
 
 impl Conversation {
     /// Starts effects that are due and not running, and stops those that are running and no longer due.
-    pub(super) async fn run_effects(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+    pub(super) fn run_effects(&self, me: &ConversationRef, state: &mut State) {
         // In this order: a tenant that is served has its policies.
         let standing = self.standing(state);
         let policy = &self.policy(state, &Command::RECOVER);
@@ -66,33 +66,33 @@ impl Conversation {
         let present = state.core.active().map(Turn::present);
         state.room.take_if(|room| Some(room.at) != present);
         state.spans.take_if(|spans| Some(spans.turn()) != active);
-        if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
-            // Drops its handler at once, and with it the connection to the provider.
-            agent.kill();
+        // Dropped at once, and with it the connection to the provider.
+        state.agent.take_if(|(at, _)| Some(at.turn) != active);
+        if state.agent.is_none() {
+            state.retrieved = RetrievalSlot::default();
         }
         for effect in wanted {
             if state.running.contains_key(&effect) {
                 continue;
             }
-            let handle = self.start(me, state, policy, effect).await?;
+            let handle = self.start(me, state, policy, effect);
             state.running.insert(effect, handle);
         }
-        Ok(())
     }
 
-    pub(super) async fn start(
+    pub(super) fn start(
         &self,
         me: &ConversationRef,
         state: &mut State,
         policy: &Arc<Policy>,
         effect: Effect,
-    ) -> Result<Option<AbortOnDropHandle<()>>, ActorProcessingErr> {
+    ) -> Option<AbortOnDropHandle<()>> {
         match effect {
             Effect::CallModel { at, not_before } => {
                 crash::point("effect.before:call_model");
-                self.call_model(me, state, policy, at, not_before).await?;
+                self.call_model(me, state, policy, at, not_before);
                 crash::point("effect.after:call_model");
-                Ok(None)
+                None
             }
             Effect::CallTool {
                 turn,
@@ -104,10 +104,10 @@ impl Conversation {
                 crash::point("effect.before:call_tool");
                 self.call_tool(me, state, policy, turn, call, settles_at, retry > 0);
                 crash::point("effect.after:call_tool");
-                Ok(Some(self.timer(me, effect, settles_at, CALL_GRACE)))
+                Some(self.timer(me, effect, settles_at, CALL_GRACE))
             }
             Effect::ExpireApproval { at, .. } | Effect::ExpireTurn { at, .. } => {
-                Ok(Some(self.timer(me, effect, at, Duration::ZERO)))
+                Some(self.timer(me, effect, at, Duration::ZERO))
             }
         }
     }
@@ -127,29 +127,24 @@ impl Conversation {
         }))
     }
 
-    pub(super) async fn call_model(
+    pub(super) fn call_model(
         &self,
         me: &ConversationRef,
         state: &mut State,
         policy: &Arc<Policy>,
         at: Step,
         not_before: Option<Timestamp>,
-    ) -> Result<(), ActorProcessingErr> {
+    ) {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
-            return Ok(());
+            return;
         };
-        let agent = match &state.agent {
-            Some((_, agent)) => agent.clone(),
-            None => {
-                let agent = Agent {
-                    shared: Arc::clone(&self.shared),
-                    conversation: me.clone(),
-                    id: state.core.id,
-                    scope: state.scope.clone(),
-                    user: book.header.user.clone(),
-                };
-                Actor::spawn_linked(None, agent, (), me.get_cell()).await?.0
-            }
+        let agent = Agent {
+            shared: Arc::clone(&self.shared),
+            conversation: me.clone(),
+            id: state.core.id,
+            scope: state.scope.clone(),
+            user: book.header.user.clone(),
+            retrieved: state.retrieved.clone(),
         };
         let tail = state
             .tail
@@ -178,10 +173,7 @@ impl Conversation {
             shown: false,
             prompt_tokens: 0,
         });
-        state.agent = Some((at.turn, agent.clone()));
-        // If it is dead already, its supervision event says so and the turn is resumed.
-        let _ = outside_spans(|| agent.cast(Box::new(run_step)));
-        Ok(())
+        state.agent = Some((at, agent.start(Box::new(run_step))));
     }
 
     /// Returns the open spans of `turn`, or new ones in the trace of its request.
@@ -292,7 +284,8 @@ impl Conversation {
                 self.step_at(me, state, command, None, due).await?;
             }
         }
-        self.run_effects(me, state).await
+        self.run_effects(me, state);
+        Ok(())
     }
 
     pub(super) fn command_of(&self, state: &State, policy: &Policy, effect: Effect) -> Option<Command> {

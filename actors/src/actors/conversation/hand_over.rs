@@ -33,13 +33,11 @@ impl Conversation {
         if let Some(live) = &state.live {
             live.message.seal();
         }
-        if let Some((_, agent)) = state.agent.take() {
-            agent.kill();
-        }
+        state.agent = None;
         let is_model = |effect: &Effect| matches!(effect, Effect::CallModel { .. });
         state.lost |= state.running.keys().any(is_model);
         state.running.retain(|effect, _| !is_model(effect));
-        self.run_effects(me, state).await?;
+        self.run_effects(me, state);
         if has_calls_under_way(state) {
             let me = me.clone();
             tokio::spawn(async move {

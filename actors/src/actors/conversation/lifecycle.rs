@@ -111,7 +111,7 @@ impl Conversation {
                 ServingState::Suspended => self.suspend(me, state).await?,
             }
             // Approvals need no claim, only their timers.
-            self.run_effects(me, state).await?;
+            self.run_effects(me, state);
             state.count();
         }
         self.rest(me, state);

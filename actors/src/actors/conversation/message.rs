@@ -62,6 +62,8 @@ pub enum Msg {
     Idle(u64),
     /// The tenant's standing may have changed.
     StandingChanged,
+    /// The task of a step panicked.
+    AgentDied(Step),
     /// A step was not started because its tenant is not served.
     StepDeferred(Step),
     /// A step failed because its prompt is too long.

@@ -87,7 +87,8 @@ impl Conversation {
         if is_compressed {
             state.summary_needed_by = Some(at.turn);
             forget_step(state, at);
-            return self.run_effects(me, state).await;
+            self.run_effects(me, state);
+            return Ok(());
         }
         if room.is_last {
             return self.fail_step(me, state, at, room.failure).await;

@@ -72,7 +72,7 @@ impl Conversation {
             );
             // First of all: from here on, work is started only by `resume`.
             state.paused = true;
-            self.run_effects(me, state).await?;
+            self.run_effects(me, state);
         }
         if let Some(Pause { unsent, asked, .. }) = due(state) {
             let policy = self.policy(state, &Command::RECOVER);
@@ -135,7 +135,7 @@ impl Conversation {
         );
         let command = state.core.screen(&policy, command);
         self.step_with_policy(me, state, &policy, command, None, None).await?;
-        self.run_effects(me, state).await?;
+        self.run_effects(me, state);
         state.count();
         Ok(())
     }
@@ -148,7 +148,8 @@ impl Conversation {
         step: Step,
     ) -> Result<(), ActorProcessingErr> {
         forget_step(state, step);
-        self.run_effects(me, state).await
+        self.run_effects(me, state);
+        Ok(())
     }
 
     /// Handles a call that its connector returned. If it may have been sent, only a claim resumes it, even if the
@@ -167,7 +168,8 @@ impl Conversation {
         let held = |effect: &Effect| matches!(effect, Effect::CallTool { call, .. } if *call == call_id);
         state.running.retain(|effect, _| !held(effect));
         state.paused = true;
-        self.run_effects(me, state).await
+        self.run_effects(me, state);
+        Ok(())
     }
 }
 

@@ -5,12 +5,11 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::Args;
 use super::oversized::OversizedPrompt;
-use crate::actors::agent::RunStep;
+use crate::actors::agent::RetrievalSlot;
 use crate::actors::connector::Gate;
 use crate::actors::conversations::Origin;
 use crate::actors::shared::{Alive, Shared, TurnCounts, TurnLimit};
@@ -19,11 +18,12 @@ use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Step};
 use crate::domain::conversation::effects::Effect;
 use crate::domain::conversation::turn::Turn;
+use crate::domain::event::{Event, Record};
 use crate::domain::ids::{CallId, ConversationId, Seq, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::usage::LostUsage;
 use crate::fairness::user_turns::UserTurnPermit;
-use crate::live::{LiveMessage, Tail};
+use crate::live::{Hub, ListedTurn, LiveMessage, OpenTurn, Tail};
 use crate::tenancy::TenantScope;
 
 /// Mutable state of the actor.
@@ -33,8 +33,12 @@ pub struct State {
     pub(super) origin: Origin,
     pub(super) core: Core,
     pub(super) tail: Option<Arc<Tail>>,
+    /// Open turns that were accepted by this actor.
+    pub(super) listed: HashMap<TurnId, ListedTurn>,
     pub(super) live: Option<Live>,
-    pub(super) agent: Option<(TurnId, ActorRef<Box<RunStep>>)>,
+    pub(super) agent: Option<(Step, AbortOnDropHandle<()>)>,
+    /// What the running turn retrieved.
+    pub(super) retrieved: RetrievalSlot,
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
@@ -136,8 +140,10 @@ impl State {
             scope: args.scope,
             origin: args.origin,
             tail: None,
+            listed: HashMap::new(),
             live: None,
             agent: None,
+            retrieved: RetrievalSlot::default(),
             running: HashMap::new(),
             gates: Gates::default(),
             compression: None,
@@ -165,6 +171,26 @@ impl State {
             pending_permit: None,
             spans: None,
             _alive: Alive::new("conversation"),
+        }
+    }
+
+    /// Lists turns that were accepted with these records, and removes those that ended.
+    pub(super) fn list_turns(&mut self, hub: &Hub, records: &[Record]) {
+        for record in records {
+            match (&record.event, record.turn) {
+                (Event::ConversationErased { .. }, _) => self.listed.clear(),
+                (event, Some(turn)) if event.is_terminal() => _ = self.listed.remove(&turn),
+                (Event::TurnQueued { .. }, Some(turn)) => {
+                    let Some(book) = &self.core.book else { continue };
+                    let open = OpenTurn {
+                        conversation: self.core.id,
+                        user: book.header.user.clone(),
+                        first_seq: record.seq,
+                    };
+                    self.listed.insert(turn, hub.list_turn(&self.scope, turn, open));
+                }
+                _ => {}
+            }
         }
     }
 

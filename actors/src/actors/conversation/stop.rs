@@ -1,11 +1,15 @@
 //! Stopping the work of a turn, and what it had used by then.
 
 use jiff::Timestamp;
+use metrics::counter;
+use ractor::ActorProcessingErr;
 
 use super::state::Live;
-use super::{Conversation, State};
+use super::{Conversation, ConversationRef, State};
 use crate::actors::agent::usage_of_sealed;
-use crate::domain::conversation::command::{SealedMessage, StoppedWork};
+use crate::domain::conversation::command::{Command, SealedMessage, Step, StoppedWork};
+use crate::domain::conversation::effects::Effect;
+use crate::domain::conversation::turn::Phase;
 use crate::domain::policy::Policy;
 use crate::domain::usage::{LostUsage, Usage};
 
@@ -21,6 +25,35 @@ impl Conversation {
             .map(|(call, _)| *call)
             .collect();
         StoppedWork { sealed, unsent }
+    }
+
+    /// Resumes a turn whose agent panicked.
+    pub(super) async fn agent_died(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        at: Step,
+    ) -> Result<(), ActorProcessingErr> {
+        // Ignore an agent that was stopped on purpose.
+        if state.agent.as_ref().is_none_or(|(step, _)| *step != at) {
+            return Ok(());
+        }
+        counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
+        tracing::error!(
+            tenant = %state.scope.tenant(), conversation = %state.core.id,
+            "agent of a running turn panicked, which is logged separately with its location; resuming the turn"
+        );
+        state.agent = None;
+        state
+            .running
+            .retain(|effect, _| !matches!(effect, Effect::CallModel { .. }));
+        if state.core.active().is_some_and(|turn| turn.phase == Phase::Thinking) {
+            let policy = self.policy(state, &Command::RECOVER);
+            note_dead_call(state, &policy, self.now(None));
+            let recover = state.core.screen(&policy, state.recovery());
+            Box::pin(self.step(me, state, recover, None)).await?;
+        }
+        Ok(())
     }
 }
 
@@ -49,7 +82,7 @@ fn lost(state: &State) -> Option<SealedMessage> {
 
 /// Seals the message of an agent that died and notes the usage of its call, which the turn's own usage must include.
 /// The ledger was settled when the stream was dropped.
-pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
+fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
     let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
         return;
     };

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde::Serialize;
 
 use super::view::public_event;
 use crate::domain::event::{Event, Record};
@@ -91,6 +91,22 @@ enum Segment {
     Discarded,
 }
 
+/// The content of a `message.delta`. Written without a [`serde_json::Value`] in between: there is one per token and
+/// reader.
+#[derive(Serialize)]
+struct Delta<'a> {
+    seq: Seq,
+    turn_id: TurnId,
+    at: Timestamp,
+    message_id: MessageId,
+    text: &'a str,
+}
+
+/// Writes a value as JSON.
+fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts, numbers and JSON values can be written to memory")
+}
+
 impl EncodedRecord {
     /// Returns the approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
@@ -118,7 +134,7 @@ impl EncodedRecord {
         Self {
             seq: record.seq,
             turn: record.turn,
-            public: public_event(record).map(|event| (event.name, event.data.to_string())),
+            public: public_event(record).map(|event| (event.name, json_text(&event.data))),
             segment,
             terminal: record.event.is_terminal(),
             erased: matches!(record.event, Event::ConversationErased { .. }),
@@ -261,8 +277,14 @@ impl Reader {
             return;
         }
         self.offset += text.len();
-        let data = json!({ "seq": self.sent, "turn_id": turn, "at": now, "message_id": message_id, "text": text });
-        self.frame("message.delta", &data.to_string(), out);
+        let delta = Delta {
+            seq: self.sent,
+            turn_id: turn,
+            at: now,
+            message_id,
+            text,
+        };
+        self.frame("message.delta", &json_text(&delta), out);
     }
 
     fn frame(&self, name: &str, data: &str, out: &mut String) {

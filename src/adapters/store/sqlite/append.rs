@@ -1,13 +1,12 @@
 //! Writes appends and snapshots to the tables.
 
 use copilotd_actors::domain::conversation::header::Header;
-use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError, Snapshot};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::rows;
+use super::rows::{self, Changes};
 use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::store::text;
 
@@ -23,34 +22,6 @@ pub(super) struct EncodedAppend {
     records: Vec<u8>,
     header: Header,
     changes: Changes,
-}
-
-/// Which columns of a header an append may have changed, besides its counters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Changes {
-    Counters,
-    Usage,
-    Everything,
-}
-
-impl Changes {
-    /// Mirrors `Header::apply`; the contract suite compares headers after every kind of event.
-    fn of(records: &[Record]) -> Self {
-        let mut changes = Self::Counters;
-        for record in records {
-            match record.event {
-                Event::ConversationCreated { .. }
-                | Event::ConversationUpdated { .. }
-                | Event::ConversationErased { .. } => return Self::Everything,
-                Event::TurnCompleted { .. }
-                | Event::TurnFailed { .. }
-                | Event::TurnCancelled { .. }
-                | Event::MemoryCompressed { .. } => changes = Self::Usage,
-                _ => {}
-            }
-        }
-        changes
-    }
 }
 
 impl EncodedAppend {
@@ -118,8 +89,7 @@ impl EncodedAppend {
                 self.first_seq,
             )?;
         }
-        let updated = self.changes != Changes::Everything
-            && rows::update(connection, &self.header, self.changes == Changes::Usage)?;
+        let updated = rows::update(connection, &self.header, self.changes)?;
         if !updated {
             rows::insert(connection, &self.header, self.tombstone, false)?;
         }
@@ -134,7 +104,7 @@ impl EncodedAppend {
         let records = key + ID + 4 * INTEGER + self.records.len();
         let turns = self.turns.len() * (key + INTEGER + ID);
         let row = match self.changes {
-            Changes::Counters => 0,
+            Changes::Counters | Changes::Turns => 0,
             Changes::Usage => length(&self.header.usage),
             Changes::Everything => length(&self.header),
         };

@@ -43,7 +43,7 @@ use self::append::EncodedAppend;
 use super::tenant_fence::TenantFence;
 use crate::adapters::backoff::Backoff;
 pub use crate::adapters::sqlite::OpenError;
-use crate::adapters::sqlite::history::History;
+use crate::adapters::sqlite::history::{CountTable, History};
 use crate::adapters::sqlite::lock::DirectoryLock;
 use crate::adapters::sqlite::reserve::Priority;
 use crate::adapters::sqlite::{Database, Opening, make_directory};
@@ -143,7 +143,7 @@ impl SqliteLog {
             let written = self
                 .database
                 .writer
-                .write_as(priority, move |connection| work.write(connection));
+                .write_counted(CountTable::Stored, priority, move |connection| work.write(connection));
             let failure = match tokio::time::timeout_at(backoff.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,

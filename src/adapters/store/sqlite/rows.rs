@@ -1,6 +1,7 @@
 //! Headers as rows of `conversations`.
 
 use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, Seq};
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
@@ -15,6 +16,39 @@ use crate::adapters::store::text::unreadable;
 /// Columns of a header, in the order in which [`header`] reads them.
 pub(super) const HEADER: &str = "conversation, tenant, user, copilot, channel, title, metadata, erased, created_at, \
                                  updated_at, turn_count, open_turns, last_seq, usage, idempotency, log_bytes";
+
+/// Which columns of a header an append may have changed, besides its counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Changes {
+    /// Only numbers that no index contains.
+    Counters,
+    /// Also whether the conversation has open turns.
+    Turns,
+    /// Also what its turns used.
+    Usage,
+    Everything,
+}
+
+impl Changes {
+    /// Finds what records change. Mirrors `Header::apply`; the contract suite compares headers after every kind of event.
+    pub(super) fn of(records: &[Record]) -> Self {
+        let mut changes = Self::Counters;
+        for record in records {
+            match record.event {
+                Event::ConversationCreated { .. }
+                | Event::ConversationUpdated { .. }
+                | Event::ConversationErased { .. } => return Self::Everything,
+                Event::TurnCompleted { .. }
+                | Event::TurnFailed { .. }
+                | Event::TurnCancelled { .. }
+                | Event::MemoryCompressed { .. } => changes = Self::Usage,
+                Event::TurnQueued { .. } => changes = changes.max(Self::Turns),
+                _ => {}
+            }
+        }
+        changes
+    }
+}
 
 /// Reads a header from a row of [`HEADER`].
 pub(super) fn header(row: &Row<'_>) -> Result<Header, Failure> {
@@ -75,41 +109,52 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Updates the columns that every append changes; none of them can be long. Returns false if there is no row.
-pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> Result<bool, Failure> {
-    let rows = if usage {
-        connection
+/// Updates the columns that an append changes; none of them can be long. A column is left out unless it changes: SQLite
+/// writes the entries of an index again when one of its columns is assigned. Returns false if there is no row, or if
+/// everything has to be written.
+pub(super) fn update(connection: &Connection, header: &Header, changes: Changes) -> Result<bool, Failure> {
+    let (tenant, key) = (header.tenant.as_str(), key(header.id));
+    let (updated_at, due) = (nanos(header.updated_at)?, is_due(header, None, false));
+    let (last_seq, log_bytes) = (header.last_seq, header.log_bytes);
+    let rows = match changes {
+        Changes::Everything => return Ok(false),
+        Changes::Counters => connection
             .prepare_cached(
-                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, turn_count = ?5, open_turns = ?6, due = ?7,
-                    log_bytes = ?8, usage = ?9 WHERE tenant = ?1 AND conversation = ?2",
+                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, log_bytes = ?5
+                 WHERE tenant = ?1 AND conversation = ?2",
+            )?
+            .execute(params![tenant, key, last_seq, updated_at, log_bytes])?,
+        Changes::Turns => connection
+            .prepare_cached(
+                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, log_bytes = ?5, turn_count = ?6,
+                    open_turns = ?7, due = ?8 WHERE tenant = ?1 AND conversation = ?2",
             )?
             .execute(params![
-                header.tenant.as_str(),
-                key(header.id),
-                header.last_seq,
-                nanos(header.updated_at)?,
+                tenant,
+                key,
+                last_seq,
+                updated_at,
+                log_bytes,
                 header.turn_count,
                 header.open_turns,
-                is_due(header, None, false),
-                header.log_bytes,
+                due,
+            ])?,
+        Changes::Usage => connection
+            .prepare_cached(
+                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, log_bytes = ?5, turn_count = ?6,
+                    open_turns = ?7, due = ?8, usage = ?9 WHERE tenant = ?1 AND conversation = ?2",
+            )?
+            .execute(params![
+                tenant,
+                key,
+                last_seq,
+                updated_at,
+                log_bytes,
+                header.turn_count,
+                header.open_turns,
+                due,
                 text(&header.usage)?,
-            ])?
-    } else {
-        connection
-            .prepare_cached(
-                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, turn_count = ?5, open_turns = ?6, due = ?7,
-                    log_bytes = ?8 WHERE tenant = ?1 AND conversation = ?2",
-            )?
-            .execute(params![
-                header.tenant.as_str(),
-                key(header.id),
-                header.last_seq,
-                nanos(header.updated_at)?,
-                header.turn_count,
-                header.open_turns,
-                is_due(header, None, false),
-                header.log_bytes,
-            ])?
+            ])?,
     };
     Ok(rows == 1)
 }

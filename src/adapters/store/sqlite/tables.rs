@@ -10,7 +10,7 @@ pub(super) const SCHEMA: Schema = Schema {
     application_id: APPLICATION_ID,
     migrations: MIGRATIONS,
     label: "sqlite",
-    page_bytes: 4096,
+    page_bytes: PAGE_BYTES,
 };
 
 /// One step per version: the first creates version 1. A released step is never edited.
@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     REVOCATIONS,
     LEARNED,
     super::jobs::SCHEMA,
+    USAGE_BY_KEY,
 ];
 
 const VERSION_1: &str = "
@@ -204,13 +205,62 @@ CREATE TABLE learned (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Bytes per page of a new file; an older file keeps the size that it has. A commit writes every page that it touches as
+/// a whole, for a few bytes in most of them, so small pages halve what is written. Smaller ones would not hold a row of
+/// the ledger.
+const PAGE_BYTES: u32 = 2_048;
+
+const USAGE_BY_KEY: &str = "
+-- What has to be found by time is found in the key of each tenant.
+DROP INDEX usage_by_time;
+";
+
 #[cfg(test)]
 mod tests {
-    use rusqlite::StatementStatus;
+    use rusqlite::{Connection, StatementStatus};
 
     use super::*;
+    use crate::adapters::sqlite::history::{CountTable, History};
     use crate::adapters::sqlite::reserve::Reserve;
     use crate::adapters::sqlite::schema::{open_reader, open_writer};
+
+    #[test]
+    fn the_largest_plausible_count_of_three_tables_is_the_databases() {
+        use CountTable::{Meta, OpenCalls, Stored};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copilotd.db");
+        let reserve = Reserve::open(directory.path(), &path);
+        let connection = open_writer(&path, &SCHEMA, &reserve).unwrap();
+        let found = || History::open(directory.path(), &connection).unwrap();
+        let mut history = found().0;
+        for (commits, table) in (1..).zip([Meta, Stored, OpenCalls, Stored, Stored, Meta, OpenCalls]) {
+            history.count(&connection, table).unwrap();
+            history.committed();
+            let (again, missing) = found();
+            assert_eq!((again.commits(), missing), (commits, 0), "{table:?}");
+        }
+        // Without its newest count, the database looks like one that lost commits.
+        connection.execute("DELETE FROM open_calls", []).unwrap();
+        let (older, missing) = found();
+        assert_eq!((older.commits(), missing), (6, 1));
+        // Damage in one of them hides none of the others.
+        for damaged in ["-1", "9007199254740992", "9223372036854775807"] {
+            let sql = format!("UPDATE stored SET bytes = {damaged}; UPDATE open_calls SET record = '{damaged}'");
+            connection.execute_batch(&sql).unwrap();
+            assert_eq!(found().0.commits(), 6, "{damaged}");
+        }
+    }
+
+    /// One of the options in `.cargo/config.toml` that SQLite tells of; the others stand beside it.
+    #[test]
+    fn sqlite_is_built_with_our_options() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut options = connection.prepare("PRAGMA compile_options").unwrap();
+        let options = options.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let options: Vec<_> = options.map(Result::unwrap).collect();
+        assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
+    }
 
     #[test]
     fn statements_are_planned_once_whatever_their_parameters() {
