@@ -210,7 +210,7 @@ fn places_move_with_what_is_replaced_before_them() {
     };
     for ranges in [
         vec![],
-        vec![2..4],
+        vec![2..4, 12..13],
         vec![2..6, 4..8],
         vec![2..4, 4..6],
         vec![8..12, 0..1, 2..11],
