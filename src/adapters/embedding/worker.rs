@@ -15,7 +15,7 @@ use super::queue::Queues;
 /// on a batch costs as much as its texts alone, and background batches have to be short.
 const BATCH_TOKENS: usize = 256;
 
-/// Nice value of background threads, the lowest priority: on a busy processor they get about a hundredth of a serving
+/// Nice value of the background's arithmetic, the lowest priority: on a busy processor they get about a hundredth of a serving
 /// thread's share.
 #[cfg(target_os = "linux")]
 const BACKGROUND_NICE: i32 = 19;
@@ -56,11 +56,13 @@ impl Job {
 
 /// Runs until the queues are closed.
 pub(super) fn run(urgency: Urgency, space: &Space, model: &dyn Model, queues: &Queues<Job>) {
-    if urgency == Urgency::Background {
-        lower_priority();
-    }
-    // The pool's only thread inherits the priority of this one, which waits for it.
     let threads = Arc::new(ThreadPool::with_num_threads(1));
+    if urgency == Urgency::Background {
+        // Only of the pool's thread, which does the arithmetic. This one takes locks that others wait for: those of the
+        // queues, and those of the runtime when it sends an answer. A thread that holds a lock must not wait for a
+        // processor until nobody else wants it.
+        threads.run(lower_priority);
+    }
     while let Some(mut entry) = queues.take(urgency) {
         let job = &mut entry.request;
         let outcome = if job.is_abandoned() {
