@@ -1,6 +1,7 @@
 //! Extraction and chunks take time linear in the document, whatever it contains. A thread's processor time for a
 //! document may grow with its size, not with the square of it; the best of several runs, so a busy machine does not
 //! matter.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::hint::black_box;
 use std::time::Duration;

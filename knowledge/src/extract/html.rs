@@ -261,7 +261,8 @@ impl Reader {
         if role.is_block() && self.open.last().is_some_and(|open| open.name == b"p") {
             self.close(self.open.len() - 1);
         }
-        let (ended, within): (fn(&Element) -> bool, fn(&Element) -> bool) = match role {
+        type Test = fn(&Element) -> bool;
+        let (ended, within): (Test, Test) = match role {
             Role::Item => (|open| open.role == Role::Item, |open| open.role == Role::List),
             Role::Cell => (
                 |open| open.role == Role::Cell,

@@ -19,11 +19,14 @@ use std::sync::Arc;
 
 use copilotd_knowledge::index::KnowledgeIndex;
 
+/// Opens an index again.
+type Reopen = dyn Fn(Arc<dyn KnowledgeIndex>) -> Arc<dyn KnowledgeIndex> + Send + Sync;
+
 /// A new, empty index of its own for one test.
 pub struct Fixture {
     pub index: Arc<dyn KnowledgeIndex>,
     /// Opens the index again after its only reference was dropped; for an index in memory it is the same one.
-    pub reopen: Box<dyn Fn(Arc<dyn KnowledgeIndex>) -> Arc<dyn KnowledgeIndex> + Send + Sync>,
+    pub reopen: Box<Reopen>,
     /// Dropped when the test ends.
     pub _guard: Box<dyn Any + Send + Sync>,
 }

@@ -92,7 +92,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     let model = prop_oneof![1 => Just(None), 3 => Just(Some(false)), 1 => Just(Some(true))];
     let is_tight = prop::bool::weighted(0.1);
     let step = prop_oneof![
-        8 => (document.clone(), 0..64_u8, 0..14_u8, is_tight.clone())
+        8 => (document.clone(), 0..64_u8, 0..14_u8, is_tight)
             .prop_map(|(document, content, attributes, is_tight)| Step::Submit { document, content, attributes, is_tight }),
         2 => (document.clone(), 0..14_u8).prop_map(|(document, attributes)| Step::ChangeAttributes { document, attributes }),
         2 => (document.clone(), stale.clone()).prop_map(|(document, stale)| Step::Start { document, stale }),
@@ -132,7 +132,7 @@ fn attributes(number: u8) -> Attributes {
         5 => listed(&[], &[]),
         _ => Access::Everyone,
     };
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         attributes.metadata.insert("n".to_owned(), json!(number));
     }
     attributes

@@ -100,7 +100,7 @@ pub(super) async fn read(
     if media.essence_str() == mime::APPLICATION_JSON.essence_str() {
         request.extensions_mut().insert(limits);
         let body = bodies::read(request).await?;
-        let decoded = bodies::parse_with(Some(tenant), body, |body| bodies::decode::<DocumentBody>(body)).await??;
+        let decoded = bodies::parse_with(Some(tenant), body, bodies::decode::<DocumentBody>).await??;
         let bytes = decoded.text.into_bytes();
         let format = Format::Text;
         return Ok((Content { format, bytes }, decoded.attributes.into()));
@@ -176,7 +176,7 @@ async fn multipart(
             }
             Some("attributes") if changes.is_none() => {
                 let bytes = part.bytes().await.map_err(malformed)?;
-                let decoded = bodies::parse_with(Some(tenant), bytes, |body| bodies::decode::<AttributesBody>(body));
+                let decoded = bodies::parse_with(Some(tenant), bytes, bodies::decode::<AttributesBody>);
                 changes = Some(AttributeChanges::from(decoded.await??));
             }
             Some(name @ ("document" | "attributes")) => {
