@@ -136,14 +136,22 @@ fn is_shared(directory: &Path, about: &fs::Metadata, foreign: bool) -> bool {
 
 /// Whether copilotd created this file of a data directory.
 fn is_ours(path: &Path) -> bool {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 6] = [
         "copilotd.lock",
+        "knowledge.lock",
         "copilotd.standby",
         "demo.json",
         "zendesk.json",
         "slack.json",
     ];
-    const BEGINNINGS: [&str; 4] = ["copilotd.audit", "copilotd.db", "copilotd.reserve", "copilotd.state"];
+    const BEGINNINGS: [&str; 6] = [
+        "copilotd.audit",
+        "copilotd.db",
+        "copilotd.reserve",
+        "copilotd.state",
+        "knowledge.db",
+        "knowledge.reserve",
+    ];
     const ENDS: [&str; 2] = [".key", ".tmp"];
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     NAMES.contains(&name)
@@ -211,6 +219,8 @@ mod tests {
         let ours = [
             "copilotd.db",
             "copilotd.db-wal",
+            "knowledge.db",
+            "knowledge.db-wal",
             "copilotd.lock",
             "ticket.key",
             "demo.json",

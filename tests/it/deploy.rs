@@ -77,9 +77,15 @@ fn read_by_the_build() -> BTreeSet<PathBuf> {
     for entry in std::fs::read_dir(&built).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let ours = ["copilotd-", "copilotd_actors-", "copilotd_gateway-", "copilotd_sim-"]
-            .iter()
-            .any(|start| name.starts_with(start));
+        let ours = [
+            "copilotd-",
+            "copilotd_actors-",
+            "copilotd_gateway-",
+            "copilotd_knowledge-",
+            "copilotd_sim-",
+        ]
+        .iter()
+        .any(|start| name.starts_with(start));
         if !ours || !name.ends_with(".d") {
             continue;
         }

@@ -129,14 +129,15 @@ async fn a_deletion_that_was_interrupted_is_finished_at_the_next_start() {
     {
         let index: Arc<dyn KnowledgeIndex> = Arc::new(SqliteIndex::open(directory.path()).unwrap());
         let acme = Library::new(&index, "acme");
-        acme.put(&key("a"), "alpha\n\nbeta", Attributes::default(), 1).await;
+        acme.put(&key("a"), "alpha\n\nsecret-beta", Attributes::default(), 1)
+            .await;
         acme.put(&key("b"), "alpha", Attributes::default(), 2).await;
     }
     // What the first transaction of a deletion leaves behind.
     let connection = rusqlite::Connection::open(&path).unwrap();
     connection
         .execute_batch(
-            "UPDATE chunks SET current = 0, doomed = 2 WHERE id IN (SELECT chunk FROM passages WHERE text = 'beta')",
+            "UPDATE chunks SET current = 0, doomed = 2 WHERE id IN (SELECT chunk FROM passages WHERE text = 'secret-beta')",
         )
         .unwrap();
     connection.close().unwrap();
@@ -144,6 +145,10 @@ async fn a_deletion_that_was_interrupted_is_finished_at_the_next_start() {
     let acme = Library::new(&index, "acme");
     let (_, semantic) = acme.texts("alpha", &Reader::Administrator).await;
     assert_eq!(semantic, ["alpha", "alpha"]);
+    // The caller, who got no answer, tries again: the document of that name is gone, and so are its bytes now.
+    let repeated = acme.index.delete(&acme.scope, &key("gone"), at(3)).await;
+    assert_eq!(repeated.unwrap(), None);
+    assert_eq!(files_with(directory.path(), b"secret-beta"), [""; 0]);
     drop((acme, index));
     let connection = rusqlite::Connection::open(&path).unwrap();
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();

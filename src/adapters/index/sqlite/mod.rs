@@ -22,6 +22,7 @@ mod vectors;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,6 +60,8 @@ const ERASURE_DEADLINE: Duration = Duration::from_secs(30);
 pub struct SqliteIndex {
     database: Database,
     turns: Turns,
+    /// Whether the files may hold bytes of what was deleted: a deletion was interrupted, or could not clear them.
+    is_unclean: Arc<AtomicBool>,
 }
 
 impl SqliteIndex {
@@ -76,7 +79,12 @@ impl SqliteIndex {
         }
         let database = opening.start(READERS, None, lock)?;
         let turns = Turns::new(SEARCHES_PER_TENANT);
-        Ok(Self { database, turns })
+        Ok(Self {
+            database,
+            turns,
+            // An earlier process may have been killed before it had cleared them.
+            is_unclean: Arc::new(AtomicBool::new(true)),
+        })
     }
 
     /// Waits for the last commit, folds the write-ahead log back into the file and releases it. Dropping does the same
@@ -108,6 +116,17 @@ impl SqliteIndex {
         query: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, LogError> {
         Ok(self.database.readers.run(query).await?)
+    }
+
+    /// Overwrites what deletions left in the files.
+    async fn clear(&self) -> Result<(), LogError> {
+        // Before, so that a deletion that ends meanwhile is not forgotten.
+        self.is_unclean.store(false, Ordering::Relaxed);
+        let cleared = self.database.clear_slack(ERASURE_DEADLINE).await;
+        if cleared.is_err() {
+            self.is_unclean.store(true, Ordering::Relaxed);
+        }
+        Ok(cleared?)
     }
 
     /// Deletes what is marked, in bounded steps with others' writes in between.
@@ -206,11 +225,22 @@ impl KnowledgeIndex for SqliteIndex {
         at: Timestamp,
     ) -> Result<Option<ErasureReceipt>, LogError> {
         let (tenant, key) = (scope.tenant().clone(), key.clone());
-        let deleted = self.write_erasing(move |c| erase::delete(c, &tenant, &key, at)).await?;
-        let Some(erased) = deleted else { return Ok(None) };
-        self.purge(scope.tenant()).await?;
-        self.database.clear_slack(ERASURE_DEADLINE).await?;
-        Ok(Some(receipt(erased)))
+        let is_unclean = Arc::clone(&self.is_unclean);
+        let delete = move |c: &Connection| {
+            let deleted = erase::delete(c, &tenant, &key, at)?;
+            // Here, since the caller may be gone.
+            if deleted.is_some() {
+                is_unclean.store(true, Ordering::Relaxed);
+            }
+            Ok(deleted)
+        };
+        let deleted = self.write_erasing(delete).await?;
+        // Also when it is gone already: the call that deleted it may not have come to the end.
+        if self.is_unclean.load(Ordering::Relaxed) {
+            self.purge(scope.tenant()).await?;
+            self.clear().await?;
+        }
+        Ok(deleted.map(receipt))
     }
 
     async fn totals(&self, scope: &TenantScope) -> Result<Totals, LogError> {
@@ -380,7 +410,7 @@ impl KnowledgeIndex for SqliteIndex {
                 break;
             }
         }
-        self.database.clear_slack(ERASURE_DEADLINE).await?;
+        self.clear().await?;
         Ok(receipt(erased))
     }
 
