@@ -24,6 +24,8 @@ pub struct Library {
     pub ingestion: ActorRef<ingest::Msg>,
     /// Returns what a tenant may store.
     pub quota: Arc<dyn Fn(&TenantScope) -> Quota + Send + Sync>,
+    /// Whether there is an embedding model; none if none is configured.
+    pub embeds: Option<bool>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Source of new ids.

@@ -92,7 +92,9 @@ impl KnowledgeParts {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> anyhow::Result<(Arc<Library>, JoinHandle<()>)> {
-        let settings = registry.config().knowledge.clone();
+        let config = registry.config();
+        let settings = config.knowledge.clone();
+        let embeds = config.embeddings.as_ref().map(|_| self.engine.is_some());
         let tenants = Arc::clone(registry);
         let quota: Arc<dyn Fn(&TenantScope) -> Quota + Send + Sync> = Arc::new(move |scope: &TenantScope| {
             let config = tenants.config();
@@ -123,6 +125,7 @@ impl KnowledgeParts {
             retriever,
             ingestion,
             quota,
+            embeds,
             clock,
             ids,
             max_bytes: settings.max_document_bytes,

@@ -174,7 +174,13 @@ impl Ingestion {
         Ok(())
     }
 
-    async fn forget_jobs(&self) {
+    /// Does what the index wants done now and then.
+    async fn tidy(&self) {
+        // It also restores what it holds back for a full disk.
+        if let Err(error) = self.0.index.ready().await {
+            tracing::warn!(%error, "the index of documents does not answer");
+            return;
+        }
         let before = self.0.clock.now() - JOBS_KEPT;
         if let Err(error) = self.0.index.forget_jobs(before).await {
             tracing::warn!(%error, "could not delete old ingestion jobs; trying again");
@@ -257,7 +263,7 @@ impl Actor for Ingestion {
     async fn handle(&self, me: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Wake => state.is_filled = false,
-            Msg::Poll => self.forget_jobs().await,
+            Msg::Poll => self.tidy().await,
         }
         self.fill(&me, state).await
     }

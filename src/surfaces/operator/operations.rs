@@ -62,7 +62,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     let word = |good: bool| if good { "ok" } else { "unavailable" };
     let mut dependencies = json!({ state.store: word(store) });
     // The process serves without embeddings: reported, but it does not affect readiness.
-    if let Some(embeds) = state.gateway.embeds() {
+    if let Some(embeds) = state.library.embeds.or(state.gateway.embeds()) {
         dependencies["embeddings"] = word(embeds).into();
     }
     // Does not affect readiness, because all other tenants are served. The log and the tenant list name them.
