@@ -1,7 +1,7 @@
 //! Chunks: the passages of documents that are searched and cited.
 //!
-//! A text is cut in three steps. [`atoms`] are what is never cut: sentences, or words of very long ones. Each begins at
-//! a boundary with a strength: of a heading, a paragraph, a list item, a sentence. [`boundaries`] chooses where chunks
+//! A text is cut in three steps. `atoms` are what is never cut: sentences, or words of very long ones. Each begins at
+//! a boundary with a strength: of a heading, a paragraph, a list item, a sentence. `boundaries` chooses where chunks
 //! begin: a boundary that is stronger than all others near it, whatever comes before. [`chunk`] makes drafts of them.
 //!
 //! Invariants: chunks are in order and do not overlap; every byte that is not white space is in exactly one; none has more

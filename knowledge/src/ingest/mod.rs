@@ -1,6 +1,6 @@
 //! Ingestion: turns stored content into searchable chunks, in the background and durably.
 //!
-//! [`Ingestion`] is the supervisor. It asks the index which versions wait, and gives each to a [`Worker`](worker::Worker), at most
+//! [`Ingestion`] is the supervisor. It asks the index which versions wait, and gives each to a `Worker`, at most
 //! one per tenant and [`Bounds::workers`] in all; while nothing waits, it embeds chunks that have no vector yet. Everything that
 //! must survive is in the index, so a worker that dies is replaced, and after a restart chunks that were stored are not made
 //! again.

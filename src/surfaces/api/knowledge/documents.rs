@@ -209,7 +209,7 @@ pub async fn delete(
         .ok_or_else(|| Problem::new(Code::NotFound))
 }
 
-problems!(ListProblems: AUTH);
+problems!(ListProblems: AUTH, FOUND);
 
 /// List the documents of a collection, in order of their external ids
 #[utoipa::path(

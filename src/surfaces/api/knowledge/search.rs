@@ -22,7 +22,7 @@ use crate::http::page::MAX_BYTES;
 use crate::http::problems::Problem;
 use crate::http::response_memory::PageMemory;
 use crate::request_body;
-use crate::surfaces::openapi::{AUTH, BODY, problems};
+use crate::surfaces::openapi::{AUTH, BODY, FOUND, problems};
 
 /// Results unless the request names a number.
 const DEFAULT_LIMIT: usize = 10;
@@ -31,7 +31,8 @@ const DEFAULT_LIMIT: usize = 10;
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct SearchBody {
     query: String,
-    limit: Option<usize>,
+    /// An integer by its schema, which may be written as 10.0.
+    limit: Option<f64>,
     #[serde(default)]
     filter: BTreeMap<String, Value>,
 }
@@ -45,7 +46,16 @@ struct Results {
     semantic: bool,
 }
 
-problems!(SearchProblems: AUTH, BODY);
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the schema has checked it: from 1 to 50"
+)]
+fn whole(limit: f64) -> usize {
+    limit as usize
+}
+
+problems!(SearchProblems: AUTH, FOUND, BODY);
 
 /// Search a collection
 ///
@@ -76,7 +86,7 @@ pub async fn search(
         reader: reader(&caller),
         filter: body.filter.into_iter().collect(),
         texts: vec![body.query],
-        limit: body.limit.unwrap_or(DEFAULT_LIMIT),
+        limit: body.limit.map_or(DEFAULT_LIMIT, whole),
     };
     let found = library.retriever.find(&caller.scope, &question).await?;
     let results = Results {
