@@ -1,7 +1,7 @@
 //! Citations: which passage of a document supports which sentence of an answer.
 //!
 //! A model marks what it took from a passage ([`markers`]). Its word is not enough: a marker becomes a citation only if
-//! the passage has a sentence that shares words with the marked one ([`support`]), and what is quoted occurs in the
+//! the passage has a sentence that shares words with the marked one (`support`), and what is quoted occurs in the
 //! passage byte for byte.
 
 pub mod markers;
