@@ -1,7 +1,9 @@
 //! Implementations of the actors' and the gateway's ports: each module drives one external system. Wire and driver
-//! types stay inside their adapter; no adapter imports another. Those on SQLite share `sqlite`.
+//! types stay inside their adapter; no adapter imports another. Those on SQLite share `sqlite`,
+//! those with worker processes share `child`.
 
 pub(crate) mod backoff;
+pub mod child;
 pub mod embedding;
 pub mod index;
 pub mod limiter;

@@ -43,6 +43,7 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::adapters::child;
 use crate::adapters::embedding::LocalEmbedder;
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::systems::kinds::Kinds;
@@ -143,10 +144,7 @@ impl App {
             model: ContentLogger::around(Arc::clone(gateway) as _, logged),
             systems,
             policies,
-            schemas: Arc::new(SchemaPool::new(
-                SchemaPool::own_program(),
-                schema_check::Settings::default(),
-            )),
+            schemas: Arc::new(SchemaPool::new(child::own_program(), schema_check::Settings::default())),
             clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
