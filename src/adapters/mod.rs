@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod index;
 pub mod limiter;
 pub mod llm;
+pub mod pdf;
 pub mod schema_check;
 pub(crate) mod sqlite;
 pub mod store;

@@ -1,5 +1,7 @@
 //! Limits that a worker process sets on itself.
 
+use std::os::fd::{BorrowedFd, RawFd};
+
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, nice, setrlimit};
 
@@ -25,6 +27,32 @@ pub fn apply(memory: u64) -> Result<u64, Errno> {
     Ok(own)
 }
 
+/// Closes all files but the three standard ones: whoever started the server may have left it files that are inherited.
+/// Only as the first thing that a process does.
+#[expect(
+    unsafe_code,
+    reason = "files are closed by number; nothing in this process has opened any yet"
+)]
+pub fn close_inherited() {
+    let Ok(files) = std::fs::read_dir("/dev/fd") else {
+        return;
+    };
+    let numbers = files
+        .flatten()
+        .filter_map(|file| file.file_name().to_str()?.parse().ok());
+    // All are known before the first is closed, which may be the directory's own.
+    let numbers: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    for number in numbers {
+        // SAFETY: this process has no owner of a file yet, but the standard streams. The directory's own number is
+        // closed already, so it is asked first.
+        unsafe {
+            if rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(number)).is_ok() {
+                rustix::io::close(number);
+            }
+        }
+    }
+}
+
 /// Sets a limit that the process itself cannot raise again.
 pub fn set(resource: Resource, most: u64) -> Result<(), Errno> {
     let limit = Rlimit {
@@ -32,6 +60,16 @@ pub fn set(resource: Resource, most: u64) -> Result<(), Errno> {
         maximum: Some(most),
     };
     setrlimit(resource, limit)
+}
+
+/// Limits the processor time. The process gets SIGXCPU, and SIGKILL a second later if that did not end it. With equal
+/// limits Linux only kills, which cannot be told from a lack of memory.
+pub fn set_processor_seconds(most: u64) -> Result<(), Errno> {
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: Some(most.saturating_add(1)),
+    };
+    setrlimit(Resource::Cpu, limit)
 }
 
 /// Bytes of address space in use, if the system tells.

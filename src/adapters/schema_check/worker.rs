@@ -31,6 +31,7 @@ const PARENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a worker.
 pub fn run() -> ExitCode {
+    limits::close_inherited();
     let Ok(own) = limits::apply(MEMORY) else {
         // The parent refuses to work with it, whether this arrives or not.
         let _ = std::io::stdout().write_all(&[UNLIMITED]);
