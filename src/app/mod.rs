@@ -175,7 +175,7 @@ impl App {
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
-        let retriever = knowledge.retriever();
+        let (retriever, pdf) = (knowledge.retriever(), knowledge.pdf);
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
@@ -278,6 +278,7 @@ impl App {
             jobs,
             revocations,
             library,
+            pdf,
             directory,
             shared,
             body: BodyLimits {

@@ -4,6 +4,7 @@
 mod documents;
 mod evaluation;
 mod mutations;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
