@@ -1,6 +1,6 @@
 //! The knowledge of this process: the index, what reads documents, and what ingests them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use copilotd_actors::ports::{Clock, Ids};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::{Estimate, TokenCount};
-use copilotd_knowledge::extract::{self, Extractor, NoPdf};
+use copilotd_knowledge::extract::{self, Extractor, NoPdf, PdfText};
 use copilotd_knowledge::index::{KnowledgeIndex, Quota};
 use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Parts};
 use copilotd_knowledge::library::Library;
@@ -17,8 +17,10 @@ use ractor::Actor;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::adapters::child;
 use crate::adapters::embedding::LocalEmbedder;
 use crate::adapters::index::sqlite::SqliteIndex;
+use crate::adapters::pdf::{self, PdfPool};
 use crate::adapters::sqlite::OpenError;
 use crate::config::{Config, Store, TenantLimits};
 use crate::tenants::TenantRegistry;
@@ -31,12 +33,33 @@ pub struct KnowledgeParts {
     pub engine: Option<Engine>,
     /// Reads documents.
     pub extractor: Extractor,
+    /// Whether the PDFium library works; none if the configuration names none.
+    pub pdf: Option<bool>,
     /// Counts the tokens of chunks.
     pub tokens: Arc<dyn TokenCount>,
 }
 
 /// How long a process that is just ending may keep the index.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time in which a process to read PDF documents has to read the first one.
+const PDF_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Returns the reader of PDF documents; none if the library cannot be used.
+async fn open_pdf(library: &Path) -> Option<PdfPool> {
+    let pool = PdfPool::new(child::own_program(), pdf::Settings::of(library.to_owned()));
+    let cause = match tokio::time::timeout(PDF_CHECK_TIMEOUT, pool.probe()).await {
+        Ok(Ok(())) => return Some(pool),
+        Ok(Err(error)) => error.code(),
+        Err(_elapsed) => "timed_out",
+    };
+    tracing::error!(
+        library = %library.display(),
+        cause,
+        "PDFium library cannot be used; PDF documents are refused until the next start with one that can"
+    );
+    None
+}
 
 /// Opens the index of a process that has the store.
 async fn open_index(directory: PathBuf) -> anyhow::Result<SqliteIndex> {
@@ -65,9 +88,20 @@ impl KnowledgeParts {
         if local.is_none() {
             tracing::info!("no embedding model is configured: documents are searched by their words alone");
         }
+        let library = config.knowledge.pdfium.as_deref();
+        let reader = match library {
+            Some(library) => open_pdf(library).await,
+            None => None,
+        };
+        let pdf = library.map(|_| reader.is_some());
+        let reader: Arc<dyn PdfText> = match reader {
+            Some(pool) => Arc::new(pool),
+            None => Arc::new(NoPdf),
+        };
         Ok(Self {
             index: Arc::new(open_index(config.server.data_dir.clone()).await?),
-            extractor: Extractor::new(Arc::new(NoPdf), extract::Limits::default()),
+            extractor: Extractor::new(reader, extract::Limits::default()),
+            pdf,
             tokens: match &local {
                 Some(local) => Arc::clone(local) as _,
                 None => Arc::new(Estimate),

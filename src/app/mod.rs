@@ -43,6 +43,7 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::adapters::child;
 use crate::adapters::embedding::LocalEmbedder;
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::systems::kinds::Kinds;
@@ -143,10 +144,7 @@ impl App {
             model: ContentLogger::around(Arc::clone(gateway) as _, logged),
             systems,
             policies,
-            schemas: Arc::new(SchemaPool::new(
-                SchemaPool::own_program(),
-                schema_check::Settings::default(),
-            )),
+            schemas: Arc::new(SchemaPool::new(child::own_program(), schema_check::Settings::default())),
             clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
@@ -177,7 +175,7 @@ impl App {
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
-        let retriever = knowledge.retriever();
+        let (retriever, pdf) = (knowledge.retriever(), knowledge.pdf);
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
@@ -280,6 +278,7 @@ impl App {
             jobs,
             revocations,
             library,
+            pdf,
             directory,
             shared,
             body: BodyLimits {

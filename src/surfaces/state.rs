@@ -47,6 +47,8 @@ pub struct Services {
     pub revocations: Arc<Revocations>,
     /// Documents and searches in them.
     pub library: Arc<Library>,
+    /// Whether PDF documents can be read; none if the configuration names no library for it.
+    pub pdf: Option<bool>,
     /// Looks up conversation actors.
     pub directory: Directory,
     /// Ports, limits and watched conversations.

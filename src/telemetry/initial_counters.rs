@@ -160,6 +160,23 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         "copilotd_schema_workers_killed_total",
         &[("limit", &["time", "memory"])],
     ),
+    (
+        "copilotd_pdf_extractions_total",
+        &[(
+            "outcome",
+            &[
+                "done",
+                "encrypted",
+                "damaged",
+                "too_large",
+                "too_many_pages",
+                "timed_out",
+                "out_of_memory",
+                "pdf_unavailable",
+                "busy",
+            ],
+        )],
+    ),
     ("copilotd_spans_lost_total", &[]),
     (
         "copilotd_provider_skipped_total",

@@ -431,6 +431,18 @@ pub const METRICS: &[Metric] = &[
         "Worker processes killed because a schema check exceeded its time or memory limit.",
     ),
     metric(
+        "copilotd_pdf_extractions_total",
+        Kind::Counter,
+        Unit::Count,
+        "PDF documents read, by outcome.",
+    ),
+    metric(
+        "copilotd_pdf_extraction_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Duration of reading a PDF document in its process, without waiting for a process.",
+    ),
+    metric(
         "copilotd_spans_lost_total",
         Kind::Counter,
         Unit::Count,

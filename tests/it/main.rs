@@ -23,6 +23,7 @@ mod limits;
 mod linear;
 mod model;
 mod operating;
+mod pdf;
 mod private;
 mod roster;
 mod schemas;

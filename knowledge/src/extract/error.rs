@@ -36,7 +36,7 @@ pub enum ExtractError {
     #[error("Documents of this format cannot be read here.")]
     Unsupported,
     /// PDF documents cannot be read, because the server has no library for it.
-    #[error("This server cannot read PDF documents: its operator has not configured the PDFium library.")]
+    #[error("This server cannot read PDF documents: its operator has not installed the PDFium library.")]
     PdfUnavailable,
     /// The reader could not run now. Not the document's fault: worth another attempt.
     #[error("The document could not be read at the moment.")]

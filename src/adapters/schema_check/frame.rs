@@ -6,10 +6,6 @@ use copilotd_actors::domain::schema::Violation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// First byte of a worker: its limits are set.
-pub const READY: u8 = b'r';
-/// First byte of a worker that cannot limit its memory; it exits.
-pub const UNLIMITED: u8 = b'u';
 /// Longest request. An answer is bounded by its copilot's limits and can take six times its length as JSON text.
 pub const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Longest reply.

@@ -8,11 +8,9 @@
 //! workers. Dropping a check kills its worker: nothing continues for a turn that was cancelled.
 
 mod frame;
-pub(crate) mod permits;
 mod worker;
 
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,11 +24,11 @@ use metrics::{counter, histogram};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use super::schema_check::permits::Permits;
-use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
+use super::child::permits::Permits;
+use super::child::{self, READY};
+use frame::{MAX_REPLY, Reply, Request};
 pub use worker::{ARGUMENT, run as run_worker};
 
 /// Limits of the pool.
@@ -58,8 +56,6 @@ impl Default for Settings {
     }
 }
 
-/// Longest time until a new process is ready. Not part of a check's own time.
-const START: Duration = Duration::from_secs(20);
 /// Checks after which a process is replaced, whatever its memory use.
 const MAX_JOBS: u32 = 1_000;
 
@@ -79,15 +75,6 @@ impl SchemaPool {
             settings,
             permits: Permits::new(settings.workers, (settings.workers / 2).max(1)),
             idle: Mutex::default(),
-        }
-    }
-
-    /// Returns the running program, even if its file has been replaced by an update meanwhile.
-    pub fn own_program() -> PathBuf {
-        if cfg!(target_os = "linux") {
-            PathBuf::from("/proc/self/exe")
-        } else {
-            std::env::current_exe().unwrap_or_else(|_| PathBuf::from("copilotd"))
         }
     }
 
@@ -219,61 +206,34 @@ fn count(what: &'static str, error: Option<&SchemaError>) {
 
 /// One child process, idle or checking. Killed when dropped.
 struct Worker {
-    child: Child,
-    to: ChildStdin,
-    from: ChildStdout,
+    process: child::Process,
     jobs: u32,
 }
 
 impl Worker {
-    async fn start(program: &PathBuf) -> std::io::Result<Self> {
-        let mut command = Command::new(program);
-        command
-            .arg(ARGUMENT)
-            // It needs none of our secrets, and one heap for all its threads keeps its memory countable.
-            .env_clear()
-            .env("MALLOC_ARENA_MAX", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // Ctrl-C in a terminal is for the server, which drains; its checks continue meanwhile.
-            .process_group(0)
-            .kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let missing = || std::io::Error::other("the worker process has no pipes");
-        let to = child.stdin.take().ok_or_else(missing)?;
-        let mut from = child.stdout.take().ok_or_else(missing)?;
-        let ready = timeout(START, from.read_u8()).await;
-        match ready {
-            Ok(Ok(READY)) => Ok(Self {
-                child,
-                to,
-                from,
-                jobs: 0,
-            }),
-            Ok(Ok(UNLIMITED)) => Err(std::io::Error::other(
-                "the worker process cannot limit its memory; allow setrlimit",
-            )),
-            Ok(Ok(_)) => Err(std::io::Error::other("the worker process is another program")),
-            Ok(Err(error)) => Err(error),
-            Err(_elapsed) => Err(std::io::Error::other("the worker process did not become ready in time")),
+    async fn start(program: &Path) -> std::io::Result<Self> {
+        let process = child::start(program, [ARGUMENT.into()]).await?;
+        match process.first {
+            READY => Ok(Self { process, jobs: 0 }),
+            _ => Err(std::io::Error::other("the worker process is another program")),
         }
     }
 
     fn if_alive(mut self) -> Option<Self> {
-        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+        matches!(self.process.child.try_wait(), Ok(None)).then_some(self)
     }
 
     async fn exchange(&mut self, frame: &[u8]) -> std::io::Result<Vec<u8>> {
         self.jobs += 1;
-        self.to.write_all(frame).await?;
-        self.to.flush().await?;
-        let length = usize::try_from(self.from.read_u32_le().await?).unwrap_or(usize::MAX);
+        let child::Process { to, from, .. } = &mut self.process;
+        to.write_all(frame).await?;
+        to.flush().await?;
+        let length = usize::try_from(from.read_u32_le().await?).unwrap_or(usize::MAX);
         if length > MAX_REPLY {
             return Err(std::io::Error::other("the worker's reply is too long"));
         }
         let mut reply = vec![0; length];
-        self.from.read_exact(&mut reply).await?;
+        from.read_exact(&mut reply).await?;
         Ok(reply)
     }
 }

@@ -9,11 +9,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use copilotd_actors::domain::schema::check::Checker;
-use rustix::process::{Resource, Rlimit, getppid, nice, setrlimit};
+use rustix::process::getppid;
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::frame::{self, Job, READY, Reply, UNLIMITED};
+use super::super::child::limits::{self, mapped};
+use super::super::child::{READY, UNLIMITED};
+use super::frame::{self, Job, Reply};
 
 /// First argument of such a process. Not a command for people, so it is not in the help.
 pub const ARGUMENT: &str = "schema-worker";
@@ -26,12 +28,11 @@ const CACHE_MEMORY: u64 = 64 * 1024 * 1024;
 const CACHED: usize = 16;
 /// Interval, during a check, of testing whether the parent is still alive.
 const PARENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How much less processor time it gets than the threads that answer requests.
-const NICE: i32 = 10;
 
 /// Runs a worker.
 pub fn run() -> ExitCode {
-    let Ok(own) = limit() else {
+    limits::close_inherited();
+    let Ok(own) = limits::apply(MEMORY) else {
         // The parent refuses to work with it, whether this arrives or not.
         let _ = std::io::stdout().write_all(&[UNLIMITED]);
         return ExitCode::FAILURE;
@@ -50,33 +51,6 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Sets the limits; returns the memory that the program takes before it has done anything.
-fn limit() -> Result<u64, rustix::io::Errno> {
-    // No core dump of a killed process: it would contain a tenant's answers.
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    let own = mapped().unwrap_or(0);
-    let most = own.saturating_add(MEMORY);
-    let memory = Rlimit {
-        current: Some(most),
-        maximum: Some(most),
-    };
-    let limited = setrlimit(Resource::As, memory);
-    // Systems other than Linux may have no memory limit: there only the deadline is left.
-    if cfg!(target_os = "linux") {
-        limited?;
-    }
-    // Not essential: without these the process is no less bounded.
-    let _ = setrlimit(Resource::Core, none);
-    let _ = setrlimit(Resource::Fsize, none);
-    let _ = nice(NICE);
-    // If the machine runs out of memory all the same, this process shall be killed first.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    Ok(own)
-}
-
 /// Signals to a whole service or terminal are for the server: while it drains, checks continue. It ends its workers
 /// itself.
 fn outlive_signals() -> std::io::Result<()> {
@@ -88,14 +62,6 @@ fn outlive_signals() -> std::io::Result<()> {
         drop(signal(kind)?);
     }
     Ok(())
-}
-
-/// Bytes of address space in use, if the system tells.
-fn mapped() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kilobytes.checked_mul(1024)
 }
 
 /// Ends the process if its parent dies during a check: then nobody is there to kill it at the deadline.

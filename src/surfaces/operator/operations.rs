@@ -65,6 +65,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.library.embeds.or(state.gateway.embeds()) {
         dependencies["embeddings"] = word(embeds).into();
     }
+    // Does not affect readiness: only PDF documents are refused.
+    if let Some(pdf) = state.pdf {
+        dependencies["pdf"] = word(pdf).into();
+    }
     // Does not affect readiness, because all other tenants are served. The log and the tenant list name them.
     if !state.tenants.left_out().is_empty() {
         dependencies["tenants"] = word(false).into();

@@ -219,6 +219,7 @@ const COPILOTD: &[Row] = &[
             "gateway/spending",
             "knowledge/chunk",
             "knowledge/document",
+            "knowledge/extract",
             "knowledge/index",
             "knowledge/lexical",
             "private_files",

@@ -18,6 +18,7 @@ pub fn documents() -> KnowledgeParts {
             space: "fake".into(),
         }),
         extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
+        pdf: None,
         tokens: Arc::new(Estimate),
     }
 }
