@@ -61,6 +61,11 @@ impl Chat {
             .map_or(&self.messages[..], |at| &self.messages[at + 1..])
     }
 
+    /// Returns the messages before the last user message.
+    pub(crate) fn before_user(&self) -> &[Message] {
+        &self.messages[..self.turn_start().unwrap_or_default()]
+    }
+
     fn turn_start(&self) -> Option<usize> {
         self.messages.iter().rposition(|message| message.role == Role::User)
     }

@@ -1,12 +1,13 @@
 //! The persona: what a sensible support copilot would do, as readable rules.
 //!
-//! It looks at the last user message, the tools it is offered and the results so far, and decides one step at a time,
-//! as a model does. It keeps no state between requests.
+//! It looks at the last user message, the tools and the excerpts of documents it is offered and the results so far, and
+//! decides one step at a time, as a model does. It keeps no state between requests.
 
 use serde_json::{Value, json};
 
 use super::advice;
 use super::chat::{Chat, PastCall};
+use super::excerpts;
 use super::fill::{Source, fill, first_sentence};
 use super::step::{Call, Step};
 use super::summary;
@@ -365,7 +366,7 @@ fn commented(call: &PastCall) -> String {
 fn without_tools(chat: &Chat, intent: &Intent) -> String {
     match intent {
         Intent::Greeting => "Hello! How can I help you today? I can look up tickets, read what customers wrote, create or update tickets, and post to Slack. For example, ask me to summarise the unread tickets and alert #support.".to_owned(),
-        Intent::Other => advice::on(chat.last_user()).to_owned(),
+        Intent::Other => excerpts::answer(chat).unwrap_or_else(|| advice::on(chat.last_user()).to_owned()),
         _ if chat.results().is_empty() => "I cannot do that in this conversation, because I have no access to the system that it needs. Nothing was changed. Please ask your administrator to give me access, or tell me how else I can help.".to_owned(),
         _ => "That is done. Is there anything else I can help you with?".to_owned(),
     }

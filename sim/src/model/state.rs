@@ -16,6 +16,7 @@ use super::directive::Directive;
 use super::knobs::Knobs;
 use super::persona;
 use super::play::Pace;
+use super::rewrite;
 use super::script::Scripts;
 use super::step::{Refusal, Step};
 use super::usage::{PrefixCache, tokens};
@@ -336,6 +337,9 @@ impl Memory {
         }
         if let Some(step) = self.scripts.take(chat.last_user()) {
             return ("script", step);
+        }
+        if let Some(question) = rewrite::requested(chat) {
+            return ("rewrite", Step::say(question));
         }
         match Directive::find(chat.last_user()) {
             Some(Ok(directive)) => ("directive", directive.step(chat, turn_step, attempt)),
