@@ -1,4 +1,7 @@
-//! `copilotd demo`: the whole product in one process with built-in settings and simulated providers and systems.
+//! `copilotd demo`: the whole product in one process with built-in settings, simulated providers and systems, and a few
+//! help articles.
+
+mod handbook;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,6 +20,7 @@ use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, Source};
 use crate::http::credentials::{Grant, Scopes, mint};
 use crate::surfaces::router::router;
+use crate::surfaces::state::AppState;
 use crate::{private_files, telemetry};
 use copilotd_actors::domain::access::key_hash::KeyHash;
 
@@ -87,16 +91,23 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let own_address = DemoAddress::default();
     let guarded = own_address.clone();
     let routes = move |state| router(state).merge(demo_page::routes(served, guarded));
-    serve::run_with(source, read, IfInUse::Refuse, routes, move |address| {
-        about["base_url"] = json!(format!("http://{address}"));
-        files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
-        let guide = guide(&about, &directory, real);
-        // Set once, because this is called once. Before the guide is printed, so that its page answers.
-        let _ = page_about.set(about);
-        own_address.set(address);
-        println!("{guide}");
-        Ok(())
-    })
+    serve::run_with(
+        source,
+        read,
+        IfInUse::Refuse,
+        routes,
+        async move |address, state: &AppState| {
+            handbook::store(&state.library).await;
+            about["base_url"] = json!(format!("http://{address}"));
+            files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
+            let guide = guide(&about, &directory, real);
+            // Set once, because this is called once. Before the guide is printed, so that its page answers.
+            let _ = page_about.set(about);
+            own_address.set(address);
+            println!("{guide}");
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -189,6 +200,8 @@ id = "{tenant}"
   tools = ["zendesk_search_tickets", "zendesk_get_ticket", "zendesk_list_comments", "zendesk_create_ticket",
     "zendesk_update_ticket", "zendesk_add_comment", "slack_post_message", "slack_reply_in_thread"]
   approval = ["zendesk_create_ticket"]
+  knowledge = ["{collection}"]
+  citations = "on"
   [tenants.zendesk]
   base_url = "{zendesk}"
   email = "bot@{tenant}.example"
@@ -196,6 +209,7 @@ id = "{tenant}"
   [tenants.slack]
   base_url = "{slack}/api/"
   bot_token = {{ value = "{slack_token}" }}"#,
+            collection = handbook::COLLECTION,
             zendesk_token = zendesk_token(tenant),
             slack_token = slack_token(tenant),
             zendesk = simulators.zendesk.base_url(),

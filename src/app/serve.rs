@@ -45,21 +45,21 @@ pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, st
         tracing::warn!(warning, "configuration warning");
     }
     let if_in_use = if standby { IfInUse::Wait } else { IfInUse::Refuse };
-    run_with(source, again, if_in_use, router, |address| {
+    run_with(source, again, if_in_use, router, async |address, _: &AppState| {
         tracing::info!(%address, "copilotd is ready");
         Ok(())
     })
     .await
 }
 
-/// Serves the router that `routes` builds from the state; `ready` is called with the address once requests are
-/// accepted.
+/// Serves the router that `routes` builds from the state; `ready` is called with address and state once requests are
+/// accepted. Signals are answered when it has returned.
 pub async fn run_with(
     source: Source,
     again: impl Fn() -> Result<Source, Failure>,
     if_in_use: IfInUse,
     routes: impl FnOnce(AppState) -> Router,
-    ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
+    ready: impl AsyncFnOnce(SocketAddr, &AppState) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let open_files = system::raise_open_files();
     compute::start(compute::default_threads(), system::lower_priority).context("starting the compute threads")?;
@@ -210,7 +210,7 @@ pub async fn run_with(
         providers,
         fingerprints,
     };
-    ready(serving.address)?;
+    ready(serving.address, &app.state).await?;
     service::ready();
     let mut lost = lost;
     let failure = loop {

@@ -10,6 +10,7 @@ mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod credentials;
+mod demo;
 mod deploy;
 mod descriptors;
 mod embed;

@@ -255,6 +255,7 @@ const COPILOTD: &[Row] = &[
             "http",
             "jobs",
             "knowledge/chunk",
+            "knowledge/document",
             "knowledge/extract",
             "knowledge/index",
             "knowledge/ingest",
