@@ -129,6 +129,24 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     assert.equal(await turn().innerText(), before, "the same after a reload");
   });
 
+  story("an answer from a help article shows its source", async () => {
+    await begin();
+    await page.getByRole("button", { name: "How long does a refund take?" }).click();
+    await reached("completed");
+    await whole();
+    const source = turn().getByRole("list", { name: "Sources" }).getByRole("listitem");
+    const link = source.getByRole("link", { name: "Refunds and invoices", exact: true });
+    const [{ output }] = await turns();
+    const [cited] = output.citations;
+    for (const load of [() => undefined, () => page.reload()]) {
+      await load();
+      assert.equal(await link.getAttribute("href"), "https://help.acme.example/refunds");
+      assert.equal(await source.locator("q").textContent(), cited.quote);
+      assert.ok((await turn().locator(".message").textContent()).startsWith(cited.quote));
+    }
+    assert.equal(await source.count(), output.citations.length);
+  });
+
   story("an approved ticket appears in Zendesk, as it was edited", async () => {
     await begin();
     await send("Create a ticket about a broken export");

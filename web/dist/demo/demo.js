@@ -477,7 +477,7 @@ function updateTurn(node, turn, position) {
   node.dataset.status = turn.state;
   keyed(
     node.items,
-    turn.items.filter(visible),
+    turn.items.filter(visible).flatMap(withSources),
     (item) => item.id,
     (item) => create(item, turn, node.actions),
     update
@@ -486,7 +486,12 @@ function updateTurn(node, turn, position) {
   updateFoot(node, turn);
 }
 var visible = (item) => item.kind !== "message" || item.text !== "";
+function withSources(item) {
+  if (!item.citations?.length) return [item];
+  return [item, { kind: "sources", id: `${item.id}:sources`, citations: item.citations }];
+}
 function create(item, turn, actions2) {
+  if (item.kind === "sources") return sources(item.citations);
   if (item.kind === "note") return el("p", { class: "note", text: item.text });
   if (item.kind === "message") return el("div", { class: "message", data: { id: item.id } });
   return createCall(item, turn, actions2);
@@ -496,6 +501,19 @@ function update(node, item) {
     node.classList.toggle("open", !item.done);
     render(node, item.text);
   } else if (item.kind === "call") updateCall(node, item);
+}
+function sources(citations) {
+  const source = ({ title, external_id, uri, page, quote }) => {
+    const name = title || external_id || "Document";
+    return el(
+      "li",
+      {},
+      /^https?:\/\//i.test(uri ?? "") ? link(uri, name) : el("span", { text: name }),
+      page ? el("span", { class: "page", text: `, page ${page}` }) : null,
+      el("q", { text: quote })
+    );
+  };
+  return el("ol", { class: "sources", "aria-label": "Sources" }, ...citations.map(source));
 }
 function createCall(call, turn, actions2) {
   const node = el("div", { class: "call", data: { name: call.name } });
@@ -845,7 +863,8 @@ var Turn = class _Turn {
     const calls = [...view2.tool_calls];
     for (const message of messages) {
       if (message.role === "assistant") {
-        turn.items.push({ kind: "message", id: message.id, text: words(message.content), done: true });
+        const { id, content, citations } = message;
+        turn.items.push({ kind: "message", id, text: words(content), done: true, citations });
       } else if (message.role === "tool" && calls.length) turn.#call(calls.shift());
     }
     for (const call of calls) turn.#call(call);
@@ -895,7 +914,7 @@ var Turn = class _Turn {
       }
       case "message.completed": {
         const message = this.#message(data.message_id);
-        Object.assign(message, { text: data.text, done: true, finish: data.finish });
+        Object.assign(message, { text: data.text, done: true, finish: data.finish, citations: data.citations });
         for (const call of data.tool_calls) {
           if (!this.items.some((item) => item.id === call.id)) this.#call({ ...call, status: "proposed" });
         }
@@ -1151,6 +1170,7 @@ function fillTicket(node, ticket) {
 // packages/demo/src/demo.js
 var SUGGESTIONS = [
   { text: "Summarise the unread tickets and alert #support" },
+  { text: "How long does a refund take?" },
   { text: "Create a ticket about a broken export" },
   { text: "Show me ticket 103" },
   { label: "A slow answer", text: "[[sim tokens=200 pace_ms=60]] Tell me something long" },

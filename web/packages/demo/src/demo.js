@@ -14,6 +14,7 @@ import { drawSlack, drawZendesk, Pane } from "./world.js";
 
 const SUGGESTIONS = [
   { text: "Summarise the unread tickets and alert #support" },
+  { text: "How long does a refund take?" },
   { text: "Create a ticket about a broken export" },
   { text: "Show me ticket 103" },
   { label: "A slow answer", text: "[[sim tokens=200 pace_ms=60]] Tell me something long" },

@@ -114,8 +114,8 @@ export function inline(text) {
   return nodes;
 }
 
-/** Makes a link. Only http and https get here: the patterns above ask for them. */
-function link(href, text) {
+/** Makes a link. Only http and https may get here: the patterns above ask for them. */
+export function link(href, text) {
   return el("a", { href, text, target: "_blank", rel: "noopener noreferrer" });
 }
 

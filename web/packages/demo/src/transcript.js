@@ -1,7 +1,7 @@
 // Shows turns.
 
 import { clock, el, icon, keyed, left, setText } from "./dom.js";
-import { render } from "./markdown.js";
+import { link, render } from "./markdown.js";
 import * as sentences from "./sentences.js";
 
 const STATUS = {
@@ -65,7 +65,7 @@ export function updateTurn(node, turn, position) {
   node.dataset.status = turn.state;
   keyed(
     node.items,
-    turn.items.filter(visible),
+    turn.items.filter(visible).flatMap(withSources),
     (item) => item.id,
     (item) => create(item, turn, node.actions),
     update,
@@ -77,7 +77,14 @@ export function updateTurn(node, turn, position) {
 /** A step that only called tools has said nothing. */
 const visible = (item) => item.kind !== "message" || item.text !== "";
 
+/** The sources of an answer stand below it, as an item of their own. */
+function withSources(item) {
+  if (!item.citations?.length) return [item];
+  return [item, { kind: "sources", id: `${item.id}:sources`, citations: item.citations }];
+}
+
 function create(item, turn, actions) {
+  if (item.kind === "sources") return sources(item.citations);
   if (item.kind === "note") return el("p", { class: "note", text: item.text });
   if (item.kind === "message") return el("div", { class: "message", data: { id: item.id } });
   return createCall(item, turn, actions);
@@ -88,6 +95,21 @@ function update(node, item) {
     node.classList.toggle("open", !item.done);
     render(node, item.text);
   } else if (item.kind === "call") updateCall(node, item);
+}
+
+/** Lists what an answer cites: title, page and quote. The citations of an answer do not change. */
+function sources(citations) {
+  const source = ({ title, external_id, uri, page, quote }) => {
+    const name = title || external_id || "Document";
+    return el(
+      "li",
+      {},
+      /^https?:\/\//i.test(uri ?? "") ? link(uri, name) : el("span", { text: name }),
+      page ? el("span", { class: "page", text: `, page ${page}` }) : null,
+      el("q", { text: quote }),
+    );
+  };
+  return el("ol", { class: "sources", "aria-label": "Sources" }, ...citations.map(source));
 }
 
 function createCall(call, turn, actions) {

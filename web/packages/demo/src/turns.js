@@ -45,7 +45,10 @@ export class Turn {
     this.metadata = metadata;
     this.status = "queued";
     this.attempt = 0;
-    /** Messages (`{kind: "message", id, text, done, finish}`), calls and notes, in the order in which they came. */
+    /**
+     * Messages (`{kind: "message", id, text, done, finish, citations}`), calls and notes, in the order in which they
+     * came.
+     */
     this.items = [];
     this.error = this.usage = this.waiting = this.firstTokenMs = this.rating = this.finishedAt = null;
   }
@@ -76,7 +79,8 @@ export class Turn {
     // A step's message comes first, then one result per call it made. Calls without a result are the last step's.
     for (const message of messages) {
       if (message.role === "assistant") {
-        turn.items.push({ kind: "message", id: message.id, text: words(message.content), done: true });
+        const { id, content, citations } = message;
+        turn.items.push({ kind: "message", id, text: words(content), done: true, citations });
       } else if (message.role === "tool" && calls.length) turn.#call(calls.shift());
     }
     for (const call of calls) turn.#call(call);
@@ -131,7 +135,7 @@ export class Turn {
       }
       case "message.completed": {
         const message = this.#message(data.message_id);
-        Object.assign(message, { text: data.text, done: true, finish: data.finish });
+        Object.assign(message, { text: data.text, done: true, finish: data.finish, citations: data.citations });
         for (const call of data.tool_calls) {
           if (!this.items.some((item) => item.id === call.id)) this.#call({ ...call, status: "proposed" });
         }

@@ -67,3 +67,15 @@ test("the end of a turn closes its text, and it does not start again", () => {
   assert.equal(ended.status, "cancelled");
   assert.equal(ended.open, undefined);
 });
+
+test("an answer has its citations, streamed and read again", () => {
+  const citations = [{ title: "Refunds", quote: "Five days.", chunk_id: "chunk_1" }];
+  const text = "Five days.";
+  const streamed = turn(started, delta(text), ["message.completed", { message_id: "msg_1", text, tool_calls: [], citations }]);
+  const messages = [
+    { id: "msg_0", seq: 1, role: "user", content: "How long?" },
+    { id: "msg_1", seq: 2, role: "assistant", content: text, citations },
+  ];
+  const view = { id: "turn_1", tool_calls: [], guardrails: [], status: "completed", usage: null };
+  for (const { items } of [streamed, Turn.from(messages, view)]) assert.deepEqual(items[0].citations, citations);
+});
