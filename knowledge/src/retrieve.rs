@@ -186,7 +186,7 @@ impl Steps {
     fn end(&mut self, step: RetrievalStep) {
         let took = self.started.elapsed();
         self.started += took;
-        histogram!("copilotd_retrieval_seconds", "step" => step.name()).record(took);
+        histogram!("copilotd_knowledge_search_seconds", "step" => step.name()).record(took);
         self.steps.push((step, took));
     }
 }

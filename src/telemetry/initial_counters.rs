@@ -149,6 +149,12 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         "copilotd_retrievals_total",
         &[("outcome", &["completed", "unavailable"])],
     ),
+    ("copilotd_knowledge_searches_total", &[("vectors", &["yes", "no"])]),
+    (
+        "copilotd_ingested_documents_total",
+        &[("outcome", &["searchable", "failed"])],
+    ),
+    ("copilotd_ingested_chunks_total", &[("outcome", &["new", "kept"])]),
     (
         "copilotd_schema_checks_total",
         &[

@@ -413,6 +413,36 @@ pub const METRICS: &[Metric] = &[
         "Time of a turn's search for documents, with rewriting the question and the guardrails' inspection.",
     ),
     metric(
+        "copilotd_knowledge_searches_total",
+        Kind::Counter,
+        Unit::Count,
+        "Searches in documents, of turns and over HTTP, by whether vectors took part.",
+    ),
+    metric(
+        "copilotd_knowledge_search_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of a search in documents, by step.",
+    ),
+    metric(
+        "copilotd_ingested_documents_total",
+        Kind::Counter,
+        Unit::Count,
+        "Versions of documents whose ingestion ended, by outcome.",
+    ),
+    metric(
+        "copilotd_ingested_chunks_total",
+        Kind::Counter,
+        Unit::Count,
+        "Chunks of ingested versions, by whether they were stored before.",
+    ),
+    metric(
+        "copilotd_extraction_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of extracting a document's text, with the wait for a process that reads PDF documents.",
+    ),
+    metric(
         "copilotd_schema_checks_total",
         Kind::Counter,
         Unit::Count,

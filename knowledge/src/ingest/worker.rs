@@ -116,7 +116,7 @@ impl Worker {
             .extractor
             .extract(scope.tenant(), content, document.format, None)
             .await?;
-        histogram!("copilotd_ingest_seconds", "step" => "extract").record(started.elapsed());
+        histogram!("copilotd_extraction_seconds").record(started.elapsed());
         let title = document.attributes.title.clone().or_else(|| extracted.title.clone());
         let drafts = self.cut(scope, extracted).await?;
         if drafts.is_empty() {
