@@ -50,6 +50,7 @@ macro_rules! actions {
                     | Self::ExportCreated
                     | Self::ExportRead
                     | Self::TurnRead
+                    | Self::PromptsRead
                     | Self::ApprovalDecided
                     | Self::CacheCleared => false,
                 }
@@ -83,6 +84,8 @@ actions! {
     TokenRestored "token.restored";
     /// An administrator read another user's turn.
     TurnRead "turn.read";
+    /// An administrator read the prompts of a turn.
+    PromptsRead "prompts.read";
     /// An administrator decided on a tool call of another user's turn.
     ApprovalDecided "approval.decided";
     /// A conversation was erased.

@@ -8,6 +8,7 @@ use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::{Policy, ToolPolicy};
+use copilotd_actors::domain::sent_prompt::FixedParts;
 use copilotd_actors::ports::{Policies, ServingState, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
 
@@ -134,6 +135,7 @@ impl Config {
                 .memory(route.context_tokens(), small_route.context_tokens()),
             rules,
             knowledge: copilot.knowledge(),
+            fixed: FixedParts::default(),
         })
     }
 }

@@ -13,7 +13,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admin::{api_keys, audit, jobs, revocations, tenant_usage as admin, usage};
+use super::admin::{api_keys, audit, jobs, prompts, revocations, tenant_usage as admin, usage};
 use super::api::{approvals, conversations, events, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
@@ -87,6 +87,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::forget))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
+        .routes(routes!(prompts::list))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(revocations::list, revocations::create))

@@ -46,9 +46,7 @@ use crate::fairness::share::{UNMEASURED, metered};
 use crate::guardrails::Unchecked;
 use crate::jitter::jitter;
 use crate::live::LiveMessage;
-use crate::ports::{
-    Content, ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState, ToolOffer,
-};
+use crate::ports::{Content, ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ServingState};
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 use answer::Answer;
@@ -211,6 +209,7 @@ impl Agent {
                 Vec::new()
             },
             context: assembled.record.clone(),
+            sent: assembled.sent,
         };
         span.in_scope(|| self.report(report, &policy));
         let request = ModelRequest {
@@ -222,7 +221,7 @@ impl Agent {
             api_key,
             copilot: policy.copilot.clone(),
             messages: Arc::new(assembled.messages),
-            tools: Arc::new(offers(&policy)),
+            tools: Arc::clone(&assembled.fixed.tools),
             response_schema: response_schema.as_deref().cloned(),
             max_tokens: None,
         };
@@ -585,15 +584,6 @@ async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
     let (cost, answer) = (answer.len(), answer.to_owned());
     let work = move || serde_json::from_str(answer.trim()).ok();
     compute::run(Some(tenant), cost, work).await.ok().flatten()
-}
-
-fn offers(policy: &Policy) -> Vec<ToolOffer> {
-    let offer = |tool: &crate::domain::policy::ToolPolicy| ToolOffer {
-        name: tool.tool.name.clone(),
-        description: tool.tool.description.clone(),
-        parameters: tool.tool.parameters.source().clone(),
-    };
-    policy.tools.values().map(offer).collect()
 }
 
 fn from_error(error: ModelError, policy: &Policy, usage: Usage) -> ModelFailure {

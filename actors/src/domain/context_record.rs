@@ -48,7 +48,7 @@ pub struct ContextItem<R: Default + PartialEq> {
 }
 
 /// The kind of a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemKind {
     /// The copilot's instructions, with our own notice about data.

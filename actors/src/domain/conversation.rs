@@ -23,6 +23,7 @@ use super::conversation::header::Header;
 use super::conversation::turn::{Phase, Turn};
 use super::event::{Event, Idempotency, Record};
 use super::ids::{CallId, ConversationId, Seq, TurnId};
+use super::sent_prompt::Fixed;
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
@@ -67,6 +68,18 @@ pub struct DecisionState {
     pub accepted: VecDeque<TurnId>,
     /// The API key of the turn that ended last; a summary counts against this key's limits.
     pub last_api_key: Option<String>,
+    /// Where the log has the system message and the tools of the newest prompt.
+    #[serde(default)]
+    pub fixed_prompt: Option<KnownFixed>,
+}
+
+/// A record with a [`FixedPrompt`](super::sent_prompt::FixedPrompt).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownFixed {
+    /// The hash of what it has.
+    pub hash: String,
+    /// Its sequence number.
+    pub seq: Seq,
 }
 
 /// The most recent idempotency keys, at most a day old.
@@ -152,6 +165,7 @@ impl DecisionState {
             rated: VecDeque::new(),
             accepted: VecDeque::new(),
             last_api_key: None,
+            fixed_prompt: None,
         }
     }
 
@@ -188,6 +202,7 @@ impl DecisionState {
                 self.turns.clear();
                 self.unsettled.clear();
                 self.rated.clear();
+                self.fixed_prompt = None;
             }
             return;
         };
@@ -225,6 +240,12 @@ impl DecisionState {
                             self.unsettled.pop_front();
                         }
                         self.unsettled.push_back((id, *call_id));
+                    }
+                    Event::ContextAssembled { sent: Some(sent), .. } => {
+                        if let Fixed::Parts(parts) = &sent.fixed {
+                            let (hash, seq) = (parts.hash.clone(), record.seq);
+                            self.fixed_prompt = Some(KnownFixed { hash, seq });
+                        }
                     }
                     Event::ToolSettled { call_id, .. } => self.unsettled.retain(|(_, call)| call != call_id),
                     _ => {}

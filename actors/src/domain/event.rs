@@ -9,6 +9,7 @@ use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
 use super::context_record::{ContextRecord, RetrievalRecord};
 use super::guardrail::Stage;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
+use super::sent_prompt::SentPrompt;
 use super::usage::{TotalUsage, Usage};
 use super::weight;
 
@@ -54,9 +55,15 @@ impl Record {
                 response_schema,
                 ..
             } => input.bytes() + weight::of_members(metadata) + json(response_schema),
-            Event::ContextAssembled { retrieved, context, .. } => {
+            Event::ContextAssembled {
+                retrieved,
+                context,
+                sent,
+                ..
+            } => {
                 let context = context.as_ref().map_or(0, ContextRecord::weight);
-                context + retrieved.iter().map(weight::of).sum::<usize>()
+                let sent = sent.as_ref().map_or(0, SentPrompt::weight);
+                context + sent + retrieved.iter().map(weight::of).sum::<usize>()
             }
             Event::MessageCompleted {
                 text,
@@ -341,6 +348,9 @@ pub enum Event {
         /// Internal. What the prompt was made of; none in older records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         context: Option<ContextRecord>,
+        /// Internal. What the log has nowhere else of the prompt; none in older records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sent: Option<SentPrompt>,
     },
     #[serde(rename = "message.completed")]
     MessageCompleted {

@@ -15,6 +15,7 @@ pub mod json;
 pub mod policy;
 pub mod prices;
 pub mod schema;
+pub mod sent_prompt;
 pub mod surrogates;
 pub mod tenant;
 pub mod token_bucket;

@@ -10,6 +10,7 @@ use super::guardrail::Rules;
 use super::ids::{CollectionName, CopilotName};
 use super::prices::PriceHistory;
 use super::schema::Schema;
+use super::sent_prompt::FixedParts;
 use super::usage::{NanoUsd, Usage};
 
 /// The policy of a copilot.
@@ -37,6 +38,8 @@ pub struct Policy {
     pub rules: Rules,
     /// The documents that its turns draw on.
     pub knowledge: KnowledgePolicy,
+    /// System message and tools of its prompts, once they were needed.
+    pub fixed: FixedParts,
 }
 
 /// The documents that a copilot draws on, and how its answers cite them.
@@ -83,6 +86,7 @@ impl Policy {
             memory: MemoryPolicy::for_context(8_192, 8_192),
             rules: Rules::default(),
             knowledge: KnowledgePolicy::default(),
+            fixed: FixedParts::default(),
         }
     }
 

@@ -31,9 +31,7 @@ pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use knowledge::{Knowledge, KnowledgeError, KnowledgeQuery, Retrieved, RetrievedChunk};
-pub use model::{
-    LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy, ToolOffer,
-};
+pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy};
 pub use policies::{Policies, ServingState};
 pub use revocation_store::RevocationStore;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};

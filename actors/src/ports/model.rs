@@ -13,6 +13,7 @@ use crate::domain::content::Finish;
 use crate::domain::context::prompt::PromptMessage;
 use crate::domain::failure::FailureClass;
 use crate::domain::ids::{ConversationId, CopilotName, TurnId, UserId};
+use crate::domain::sent_prompt::ToolOffer;
 use crate::domain::usage::{LostUsage, Usage};
 use crate::tenancy::TenantScope;
 
@@ -41,17 +42,6 @@ pub struct ModelRequest {
     pub response_schema: Option<Value>,
     /// The maximum length of the answer, in tokens.
     pub max_tokens: Option<u64>,
-}
-
-/// A tool as described to the model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ToolOffer {
-    /// The name of the tool.
-    pub name: String,
-    /// What the tool does.
-    pub description: String,
-    /// The JSON Schema of its arguments.
-    pub parameters: Value,
 }
 
 /// One event of a streamed answer.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use copilotd_actors::domain::citation::markers::MarkerCode;
 use copilotd_actors::domain::content::Citation;
 use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::context::replay;
 use copilotd_actors::domain::context_record::{ItemKind, Omitted, RetrievalStatus, RetrievalStep};
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::{Event, GuardAction};
@@ -145,6 +146,12 @@ async fn a_turn_reads_the_documents_and_its_answer_cites_them() {
         (retrieval.status, retrieval.rewrite),
         (RetrievalStatus::Completed, None)
     );
+    // The log has the very prompt, with the document.
+    let prompts = replay::prompts(turn, &world.log.records(id), &[]);
+    let sent = prompts[0].sent.as_ref().expect("it is kept");
+    assert!(sent.is_exact);
+    assert_eq!(sent.messages, *world.model.requests()[0].messages);
+    assert_eq!(sent.tools(), world.model.requests()[0].tools.as_slice());
     let chunks = context
         .unwrap()
         .included

@@ -220,6 +220,7 @@ impl World {
                     step,
                     retrieval: None,
                     context: None,
+                    sent: None,
                 };
                 if let Some((live, shown @ false)) = &mut self.live {
                     *shown = true;

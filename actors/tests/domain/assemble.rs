@@ -9,6 +9,8 @@ use copilotd_actors::domain::context_record::{ContextRecord, ItemKind, Omitted};
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::view::public_event;
 use copilotd_actors::domain::event::{CompressionMethod, Event};
+use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::domain::sent_prompt::Fixed;
 use copilotd_actors::domain::usage::Usage;
 use proptest::prelude::*;
 use serde_json::json;
@@ -230,6 +232,7 @@ fn the_record_is_stored_and_not_published() {
         retrieval: None,
         guardrails: Vec::new(),
         context: assembled.record.clone(),
+        sent: assembled.sent.clone(),
     };
     scenario.run(command).expect("recorded");
     let record = scenario.decoded().pop().expect("a record");
@@ -309,4 +312,47 @@ fn text(message: &PromptMessage) -> String {
         }
         PromptMessage::Tool { content, .. } => format!("{content}\n"),
     }
+}
+
+#[test]
+fn what_an_earlier_record_has_is_not_kept_twice() {
+    let mut scenario = talk(&[], false);
+    let keep = |scenario: &mut Scenario, policy: fn(&mut Policy)| {
+        policy(&mut scenario.policy);
+        scenario.policy = scenario.policy.clone();
+        let mut gathered = gather(scenario);
+        gathered.passages = vec![passage(PassageKind::Chunk, 1, 3, 0)];
+        let assembled = assemble(&gathered, UNLIMITED).expect("it fits");
+        let command = Command::ContextAssembled {
+            at: present(scenario),
+            prompt_tokens: assembled.tokens,
+            summary_upto_seq: None,
+            retrieved: Vec::new(),
+            retrieval: None,
+            guardrails: Vec::new(),
+            context: assembled.record,
+            sent: assembled.sent,
+        };
+        scenario.run(command).expect("recorded");
+        let record = scenario.decoded().pop().expect("a record");
+        let Event::ContextAssembled { sent: Some(sent), .. } = record.event else {
+            panic!("{record:?}")
+        };
+        let texts = sent.passages.iter().filter(|passage| passage.text.is_some()).count();
+        (record.seq, sent.fixed, texts)
+    };
+    let (first, fixed, texts) = keep(&mut scenario, |_| ());
+    assert!(matches!(fixed, Fixed::Parts(_)));
+    assert_eq!(texts, 1);
+    let (_, fixed, texts) = keep(&mut scenario, |_| ());
+    assert_eq!((fixed, texts), (Fixed::At(first), 0));
+    let (_, fixed, _) = keep(&mut scenario, |policy| policy.instructions.push_str(" Be brief."));
+    let Fixed::Parts(parts) = fixed else {
+        panic!("other instructions")
+    };
+    assert!(parts.system.contains("Be brief."), "{}", parts.system);
+    scenario.crash();
+    let (_, fixed, texts) = keep(&mut scenario, |_| ());
+    assert!(matches!(fixed, Fixed::At(_)), "the state has it, however it was folded");
+    assert_eq!(texts, 0);
 }

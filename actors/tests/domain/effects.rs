@@ -9,7 +9,7 @@ use copilotd_actors::domain::failure::FailureClass;
 use jiff::Timestamp;
 
 use crate::acts::*;
-use crate::support::{Act, Scenario, policy};
+use crate::support::{Act, Scenario, policy, sent};
 
 /// Plays a script and checks which effects are open then; times are seconds since the beginning.
 #[track_caller]
@@ -92,6 +92,7 @@ fn a_wait_holds_one_model_step_back() {
             retrieval: None,
             guardrails: Vec::new(),
             context: ContextRecord::default(),
+            sent: sent(),
         })
     };
     let waiting = "model 2/1 from 30, turn 2 until 630";

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
+use copilotd_actors::domain::context::assemble::{Budget, assemble};
 use copilotd_actors::domain::context::compression;
-use copilotd_actors::domain::context_record::ContextRecord;
-use copilotd_actors::domain::conversation::command::{Command, Decision, ModelFailure, StoppedWork, WhenBusy};
+use copilotd_actors::domain::context::gathered::{Gathered, Passage, PassageKind};
+use copilotd_actors::domain::conversation::command::{
+    Command, Decision, ModelFailure, Step as At, StoppedWork, WhenBusy,
+};
 use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
 use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::event::CompressionMethod;
@@ -17,7 +20,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::acts::{USAGE, key, present, reply, schema, sealed};
-use crate::support::{Scenario, policy, turn};
+use crate::support::{Scenario, UNLIMITED, policy, turn};
 
 /// One step of a history. Numbers select among what exists, so that most steps have an effect.
 #[derive(Debug, Clone)]
@@ -305,6 +308,35 @@ fn compress(scenario: &Scenario, how: u8) -> Option<Command> {
     Some(compressed(plan.upto_seq, plan.tokens_before, summary, method))
 }
 
+/// Assembles the prompt that the model is sent now, with passages that stay the same for an attempt; with the summary that
+/// waits for the next turn every other time.
+fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
+    let memory = scenario.conversation.memory.clone();
+    let needs_summary = scenario.conversation.seq % 2 == 0;
+    let mut gathered = Gathered::count(memory, needs_summary, &scenario.policy, None);
+    let passage = |n: u32| {
+        let kind = [PassageKind::Fact, PassageKind::Chunk][n as usize % 2];
+        let text = format!("passage {n} of attempt {}", at.attempt);
+        Passage::count(kind, format!("id_{n}"), text, n as u8, None)
+    };
+    gathered.passages = (0..4).map(passage).collect();
+    let budget = Budget {
+        retrieved_tokens: scenario.conversation.seq % 60,
+        ..UNLIMITED
+    };
+    let assembled = assemble(&gathered, budget).expect("it fits");
+    Command::ContextAssembled {
+        at,
+        prompt_tokens: assembled.tokens,
+        summary_upto_seq: assembled.summary_upto_seq,
+        retrieved: Vec::new(),
+        retrieval: None,
+        guardrails: Vec::new(),
+        context: assembled.record,
+        sent: assembled.sent,
+    }
+}
+
 fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
     let at = present(scenario);
     let open = calls(scenario);
@@ -356,15 +388,7 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
                 retry_after: (by.is_multiple_of(3)).then(|| Duration::from_secs(u64::from(*by) * 3)),
             },
         },
-        Step::Assembled => Command::ContextAssembled {
-            at,
-            prompt_tokens: 1,
-            summary_upto_seq: None,
-            retrieved: Vec::new(),
-            retrieval: None,
-            guardrails: Vec::new(),
-            context: ContextRecord::default(),
-        },
+        Step::Assembled => assemble_prompt(scenario, at),
         Step::Report { call: by, status } => Command::ToolReplied {
             turn: call(*by).0,
             call: call(*by).1,

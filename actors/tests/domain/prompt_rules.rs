@@ -1,12 +1,15 @@
 //! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, checked after every
 //! record: prompts satisfy the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
 
+use std::collections::BTreeSet;
+
 use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::context::replay;
 use copilotd_actors::domain::conversation::effects::open_effects;
 use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::conversation::{Conversation, snapshot};
-use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::ids::{CallId, TurnId};
 use copilotd_actors::domain::policy::Policy;
 use proptest::prelude::*;
 
@@ -29,6 +32,7 @@ proptest! {
         audit(&scenario.appends);
         prompts_keep_the_vendors_rules(scenario);
         any_cut_folds_to_the_same_state(scenario);
+        every_prompt_can_be_shown_again(scenario);
     }
 }
 
@@ -53,6 +57,35 @@ fn prompts_keep_the_vendors_rules(scenario: &Scenario) {
             );
         }
         last = Some((messages, upto));
+    }
+}
+
+/// The log has every prompt to the byte, and reading it needs nothing before the oldest record of the prompt.
+fn every_prompt_can_be_shown_again(scenario: &Scenario) {
+    let log = scenario.decoded();
+    let turns: BTreeSet<TurnId> = log.iter().filter_map(|record| record.turn).collect();
+    for turn in turns {
+        let own: Vec<Record> = log.iter().filter(|record| record.turn == Some(turn)).cloned().collect();
+        let needed = replay::needed(&own);
+        let between = |record: &&Record| (needed.from..=needed.upto).contains(&record.seq);
+        let records: Vec<Record> = log.iter().filter(between).cloned().collect();
+        let earlier: Vec<Record> = log
+            .iter()
+            .filter(|record| needed.fixed.contains(&record.seq))
+            .cloned()
+            .collect();
+        let sent = own
+            .iter()
+            .filter(|record| matches!(record.event, Event::ContextAssembled { .. }));
+        let prompts = replay::prompts(turn, &records, &earlier);
+        assert_eq!(prompts.len(), sent.count());
+        for prompt in prompts {
+            let sent = prompt
+                .sent
+                .as_ref()
+                .unwrap_or_else(|| panic!("a part is missing: {prompt:#?}"));
+            assert!(sent.is_exact, "{prompt:#?}");
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use copilotd_actors::domain::policy::{
 };
 use copilotd_actors::domain::prices::PriceHistory;
 use copilotd_actors::domain::schema::Schema;
+use copilotd_actors::domain::sent_prompt::{Fixed, FixedParts, FixedPrompt, SentPrompt};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
@@ -91,6 +92,7 @@ pub fn policy() -> Policy {
             output: RuleSet::default(),
         },
         knowledge: KnowledgePolicy::default(),
+        fixed: FixedParts::default(),
     }
 }
 
@@ -371,4 +373,18 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
     };
     let turn = record.turn.map_or(String::new(), |turn| format!("{} ", label(turn)));
     format!("{turn}{kind} {rest}").trim().to_owned()
+}
+
+/// Returns what is kept of a prompt without messages.
+pub fn sent() -> SentPrompt {
+    let fixed = FixedPrompt {
+        hash: "fixed".to_owned(),
+        system: "You help.".to_owned(),
+        tools: Arc::default(),
+    };
+    SentPrompt {
+        hash: "prompt".to_owned(),
+        fixed: Fixed::Parts(Arc::new(fixed)),
+        passages: Vec::new(),
+    }
 }

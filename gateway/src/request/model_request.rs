@@ -11,7 +11,8 @@ use async_openai::types::chat::{
 use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::domain::hash::PartHasher;
 use copilotd_actors::domain::ids::UserId;
-use copilotd_actors::ports::{ModelRequest, ToolOffer};
+use copilotd_actors::domain::sent_prompt::ToolOffer;
+use copilotd_actors::ports::ModelRequest;
 use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;
 

@@ -168,6 +168,7 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
             "DELETE /v1/admin/cache",
             "GET /v1/admin/audit",
             "GET /v1/admin/audit/verify",
+            "GET /v1/admin/turns/{id}/prompts",
             "GET /v1/admin/api-keys",
             "POST /v1/admin/api-keys",
             "DELETE /v1/admin/api-keys/{id}",

@@ -21,6 +21,7 @@ mod limits;
 mod openai;
 mod operators;
 mod problem_pages;
+mod prompts;
 mod quotas;
 mod refused_bodies;
 mod response_memory;

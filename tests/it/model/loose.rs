@@ -447,7 +447,7 @@ pub async fn check(case: &Case) {
     let body = [UNTIL_CLOSE.as_bytes(), &case.stream].concat();
     let server = Server::canned(body).await;
     let mut request = request();
-    let tool = |name: &str| copilotd_actors::ports::ToolOffer {
+    let tool = |name: &str| copilotd_actors::domain::sent_prompt::ToolOffer {
         name: name.to_owned(),
         ..weather()
     };

@@ -193,6 +193,7 @@ pub fn assembled(turn: TurnId) -> (Option<TurnId>, Event) {
         step: 1,
         retrieval: None,
         context: None,
+        sent: None,
     };
     (Some(turn), event)
 }

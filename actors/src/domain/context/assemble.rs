@@ -5,13 +5,16 @@
 //! least come first, so that a provider can reuse its cache of the prompt's beginning.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use super::gathered::{Gathered, MemoryView, Passage, PassageKind};
 use super::memory::Block;
 use super::project::{READ_AS_DATA, push_block};
 use super::prompt::PromptMessage;
+use super::sent;
 use crate::domain::context_record::{ContextItem, ContextRecord, Included, ItemKind, Omitted};
 use crate::domain::ids::Seq;
+use crate::domain::sent_prompt::{Fixed, FixedPrompt, SentPassage, SentPrompt};
 
 /// How many tokens the messages of a prompt may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub struct Assembled {
     pub summary_upto_seq: Option<Seq>,
     /// What went in, what was left out, and why.
     pub record: ContextRecord,
+    /// System message and tools.
+    pub fixed: Arc<FixedPrompt>,
+    /// What is kept of it, with the texts of all its passages.
+    pub sent: SentPrompt,
 }
 
 /// The parts that every prompt contains exceed the budget by themselves.
@@ -71,8 +78,11 @@ pub fn assemble(gathered: &Gathered, budget: Budget) -> Result<Assembled, TooLar
         });
     }
     let (chosen, tokens) = choose(gathered, required, budget);
+    let messages = Written::of(gathered, view, &chosen).messages();
     Ok(Assembled {
-        messages: messages(gathered, view, &chosen),
+        fixed: Arc::clone(&view.fixed),
+        sent: sent(gathered, view, &chosen, &messages),
+        messages,
         tokens,
         summary_upto_seq: view.summary.as_ref().map(|summary| summary.upto_seq),
         record: record(gathered, compressed, &chosen),
@@ -109,26 +119,74 @@ fn choose(gathered: &Gathered, required: u64, budget: Budget) -> (Vec<bool>, u64
     (chosen, tokens)
 }
 
-fn messages(gathered: &Gathered, view: &MemoryView, chosen: &[bool]) -> Vec<PromptMessage> {
-    let mut messages = vec![PromptMessage::System {
-        text: view.system.clone(),
-    }];
-    if let Some(summary) = &view.summary {
-        push_data(&mut messages, summary.text.clone());
+/// The parts of a prompt, ready to be written.
+pub(super) struct Written<'a> {
+    /// The system message.
+    pub system: &'a str,
+    /// The summary, delimited as data.
+    pub summary: Option<&'a str>,
+    /// Texts of the facts.
+    pub facts: Vec<&'a str>,
+    /// Texts of the retrieved chunks.
+    pub chunks: Vec<&'a str>,
+    /// The turns, oldest first.
+    pub blocks: Vec<&'a Block>,
+}
+
+impl<'a> Written<'a> {
+    fn of(gathered: &'a Gathered, view: &'a MemoryView, chosen: &[bool]) -> Self {
+        let texts = |kind| {
+            let chosen = included(gathered, chosen).filter(|passage| passage.kind == kind);
+            chosen.map(|passage| passage.text.as_str()).collect()
+        };
+        Self {
+            system: &view.fixed.system,
+            summary: view.summary.as_ref().map(|summary| summary.text.as_str()),
+            facts: texts(PassageKind::Fact),
+            chunks: texts(PassageKind::Chunk),
+            blocks: view.blocks.iter().collect(),
+        }
     }
-    push_passages(&mut messages, gathered, chosen, PassageKind::Fact);
-    let (ended, running) = split(view);
-    ended.for_each(|block| push_block(&mut messages, block));
-    push_passages(&mut messages, gathered, chosen, PassageKind::Chunk);
-    running.for_each(|block| push_block(&mut messages, block));
-    messages
+
+    /// Writes them.
+    pub(super) fn messages(&self) -> Vec<PromptMessage> {
+        let mut messages = vec![PromptMessage::System {
+            text: self.system.to_owned(),
+        }];
+        if let Some(summary) = self.summary {
+            push_data(&mut messages, summary.to_owned());
+        }
+        push_passages(&mut messages, &self.facts);
+        let (ended, running) = split(self.blocks.iter().copied());
+        ended.into_iter().for_each(|block| push_block(&mut messages, block));
+        push_passages(&mut messages, &self.chunks);
+        running.into_iter().for_each(|block| push_block(&mut messages, block));
+        messages
+    }
+}
+
+fn included<'a>(gathered: &'a Gathered, chosen: &[bool]) -> impl Iterator<Item = &'a Passage> {
+    let passages = gathered.passages.iter().zip(chosen);
+    passages.filter(|(_, chosen)| **chosen).map(|(passage, _)| passage)
+}
+
+/// Returns what is kept of a prompt.
+fn sent(gathered: &Gathered, view: &MemoryView, chosen: &[bool], messages: &[PromptMessage]) -> SentPrompt {
+    let passage = |passage: &Passage| SentPassage {
+        kind: passage.kind.item(),
+        id: passage.id.clone(),
+        text: Some(passage.text.clone()),
+    };
+    SentPrompt {
+        hash: sent::hash(messages, &view.fixed),
+        fixed: Fixed::Parts(Arc::clone(&view.fixed)),
+        passages: included(gathered, chosen).map(passage).collect(),
+    }
 }
 
 /// Splits the window into the turns that have ended and the one that is running.
-fn split(view: &MemoryView) -> (impl Iterator<Item = &Block>, impl Iterator<Item = &Block>) {
-    let ended = |block: &&Block| block.end_seq.is_some();
-    let running = |block: &&Block| block.end_seq.is_none();
-    (view.blocks.iter().filter(ended), view.blocks.iter().filter(running))
+fn split<'a>(blocks: impl Iterator<Item = &'a Block>) -> (Vec<&'a Block>, Vec<&'a Block>) {
+    blocks.partition(|block| block.end_seq.is_some())
 }
 
 /// Adds a message with data and the assistant's reply to it, because providers require alternating roles.
@@ -140,11 +198,7 @@ fn push_data(messages: &mut Vec<PromptMessage>, text: String) {
     });
 }
 
-fn push_passages(messages: &mut Vec<PromptMessage>, gathered: &Gathered, chosen: &[bool], kind: PassageKind) {
-    let texts: Vec<&str> = (gathered.passages.iter().zip(chosen))
-        .filter(|(passage, chosen)| **chosen && passage.kind == kind)
-        .map(|(passage, _)| passage.text.as_str())
-        .collect();
+fn push_passages(messages: &mut Vec<PromptMessage>, texts: &[&str]) {
     if !texts.is_empty() {
         push_data(messages, texts.join("\n"));
     }
@@ -174,9 +228,10 @@ fn record(gathered: &Gathered, compressed: Option<&MemoryView>, chosen: &[bool])
         }
     };
     included(&mut record, PassageKind::Fact);
-    let (ended, running) = split(view);
-    for blocks in [window(ended, Included::Required), window(running, Included::Required)] {
-        blocks.into_iter().for_each(|item| record.include(item));
+    let (ended, running) = split(view.blocks.iter());
+    for blocks in [ended, running] {
+        let window = window(blocks.into_iter(), Included::Required);
+        window.into_iter().for_each(|item| record.include(item));
     }
     included(&mut record, PassageKind::Chunk);
     match (compressed, &gathered.compressed) {
@@ -212,7 +267,11 @@ fn window<'a, R: Default + PartialEq>(blocks: impl Iterator<Item = &'a Block>, r
     let mut item = ContextItem::new(ItemKind::Message, 0, reason);
     item.count = 0;
     for block in blocks {
-        item.from_seq = item.from_seq.or(Some(block.queued_seq));
+        // A turn may have been queued before one that was started earlier.
+        let first = item
+            .from_seq
+            .map_or(block.queued_seq, |first| first.min(block.queued_seq));
+        item.from_seq = Some(first);
         item.upto_seq = block.end_seq;
         item.count += block.entries.len() as u64;
         item.tokens += block.tokens();

@@ -1,15 +1,17 @@
 //! Everything that a prompt may be made of, with its tokens counted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::memory::{Block, Memory, Summary};
-use super::project::{READ_AS_DATA, summary_text, system_text};
+use super::project::{READ_AS_DATA, summary_text};
 use super::tokens;
 use crate::domain::context_record::ItemKind;
 use crate::domain::ids::Seq;
 use crate::domain::policy::{Policy, ToolDefinition};
+use crate::domain::sent_prompt::FixedPrompt;
 use crate::domain::weight;
 
 /// What was gathered for one model step. [`assemble`](super::assemble::assemble) only adds up its counts.
@@ -36,8 +38,8 @@ pub struct Gathered {
 /// Instructions, summary and window that belong together.
 #[derive(Debug, Clone)]
 pub struct MemoryView {
-    /// The system message.
-    pub system: String,
+    /// System message and tools.
+    pub fixed: Arc<FixedPrompt>,
     /// Tokens of the system message.
     pub system_tokens: u64,
     /// The summary of older turns.
@@ -113,19 +115,20 @@ impl Gathered {
     /// Returns the bytes of text that [`Gathered::count`] tokenizes, apart from the messages of the window.
     pub fn counted_bytes(memory: &Memory, policy: &Policy) -> usize {
         let summary = |summary: &Option<Summary>| summary.as_ref().map_or(0, |summary| summary.text.len());
-        let views = 1 + usize::from(memory.pending.is_some());
+        let current = policy.uncounted_bytes(memory.summary.is_some());
+        let compressed = memory.pending.as_ref().map_or(0, |_| policy.uncounted_bytes(true));
         let uncounted = |tool: &ToolDefinition| match tool.tokens.get() {
             Some(_) => 0,
             None => tool.description.len() + weight::of(tool.parameters.source()),
         };
         let tools: usize = policy.tools.values().map(|tool| uncounted(&tool.tool)).sum();
-        views * policy.instructions.len() + summary(&memory.summary) + summary(&memory.pending) + tools
+        current + compressed + summary(&memory.summary) + summary(&memory.pending) + tools
     }
 }
 
 impl MemoryView {
     fn count(memory: Memory, policy: &Policy, frame_tokens: u64) -> Self {
-        let system = system_text(policy, memory.summary.is_some());
+        let (fixed, system_tokens) = policy.fixed_prompt(memory.summary.is_some());
         let nonce = memory.blocks.front().and_then(|block| block.nonce.clone());
         let summary = memory.summary.map(|summary| {
             let text = summary_text(nonce.as_deref(), &summary.text);
@@ -136,8 +139,8 @@ impl MemoryView {
             }
         });
         Self {
-            system_tokens: tokens::count(&system) + tokens::PER_MESSAGE,
-            system,
+            system_tokens,
+            fixed: Arc::clone(fixed),
             summary,
             blocks: memory.blocks,
         }

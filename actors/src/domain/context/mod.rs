@@ -11,4 +11,6 @@ pub mod memory;
 pub mod project;
 pub mod prompt;
 pub mod question;
+pub mod replay;
+pub mod sent;
 pub mod tokens;

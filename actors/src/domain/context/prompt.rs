@@ -1,5 +1,6 @@
 //! The provider-independent prompt.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::domain::ids::CallId;
@@ -9,13 +10,29 @@ use crate::domain::ids::CallId;
 /// Invariant of a list built by the projector: at most one `System` message, at the beginning; then `User` and
 /// `Assistant` alternate, where an `Assistant` message with calls is followed by exactly one `Tool` message per call,
 /// in the order of the calls, before anything else; no text is empty.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// As JSON it is what administrators are shown and what the recorded hash of a prompt covers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the variants are the roles of chat protocols")]
 pub enum PromptMessage {
-    System { text: String },
-    User { text: String },
-    Assistant { text: String, calls: Vec<PromptCall> },
-    Tool { call: CallId, content: String },
+    System {
+        text: String,
+    },
+    User {
+        text: String,
+    },
+    Assistant {
+        text: String,
+        #[serde(rename = "tool_calls", skip_serializing_if = "Vec::is_empty")]
+        calls: Vec<PromptCall>,
+    },
+    Tool {
+        #[serde(rename = "call_id")]
+        call: CallId,
+        #[serde(rename = "text")]
+        content: String,
+    },
 }
 
 impl PromptMessage {
@@ -29,7 +46,7 @@ impl PromptMessage {
 }
 
 /// An earlier tool call of the model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PromptCall {
     /// Our id of the call.
     pub id: CallId,

@@ -11,6 +11,7 @@ use crate::domain::guardrail;
 use crate::domain::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::AcceptedSchema;
+use crate::domain::sent_prompt::SentPrompt;
 use crate::domain::usage::{LostUsage, Usage};
 
 /// What `decide` may read besides the state.
@@ -143,6 +144,8 @@ pub enum Command {
         /// What the guardrails did to retrieved chunks.
         guardrails: Vec<(guardrail::Stage, String, GuardAction)>,
         context: ContextRecord,
+        /// What is kept of the prompt, whole.
+        sent: SentPrompt,
     },
     /// Another target answers in place of one that failed.
     FellBack {

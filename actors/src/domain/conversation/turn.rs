@@ -1,5 +1,6 @@
 //! A turn that has not ended, folded from its records.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -42,6 +43,9 @@ pub struct Turn {
     pub hand_overs: u32,
     /// Whether the current attempt is already among one of these two. No attempt counts as both.
     pub is_excused: bool,
+    /// IDs of the passages whose text the log has for the current attempt.
+    #[serde(default)]
+    pub passages: Arc<BTreeSet<String>>,
     /// The current model step, from 1.
     pub step: u32,
     /// What the turn is doing.
@@ -163,6 +167,7 @@ impl Turn {
             waits: 0,
             hand_overs: 0,
             is_excused: false,
+            passages: Arc::default(),
             step: 1,
             phase: Phase::Queued,
             clock_from: record.at,
@@ -224,6 +229,7 @@ impl Turn {
                 self.pause = None;
                 self.waiting = None;
                 self.is_excused = false;
+                self.passages = Arc::default();
                 if self.phase == Phase::Queued {
                     self.phase = Phase::Thinking;
                 }
@@ -238,7 +244,11 @@ impl Turn {
                 self.outage.waits(record.at, *until);
             }
             // `waiting_until` stays: it identifies the running effect.
-            Event::ContextAssembled { retrieval, .. } => {
+            Event::ContextAssembled { retrieval, sent, .. } => {
+                let passages = sent.iter().flat_map(|sent| &sent.passages);
+                for passage in passages.filter(|passage| passage.text.is_some()) {
+                    Arc::make_mut(&mut self.passages).insert(passage.id.clone());
+                }
                 self.waiting = None;
                 self.asked_from = record.at;
                 if let Some(RewriteCost { model, usage }) =

@@ -196,6 +196,7 @@ impl Conversation {
                 retrieval,
                 guardrails,
                 context,
+                sent,
             } => {
                 let Step { attempt, step, .. } = at;
                 let assembled = Event::ContextAssembled {
@@ -206,6 +207,7 @@ impl Conversation {
                     step,
                     retrieval,
                     context: Some(context),
+                    sent: Some(model::unless_known(&draft, at, sent)),
                 };
                 model::context_assembled(&mut draft, at, assembled, guardrails)
             }

@@ -10,6 +10,7 @@ use crate::domain::event::{Event, FailureCode, GuardAction};
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail::Stage;
 use crate::domain::ids::{CallId, MessageId, TurnId};
+use crate::domain::sent_prompt::{Fixed, SentPrompt};
 use crate::domain::usage::Usage;
 
 pub(super) fn context_assembled(
@@ -24,6 +25,23 @@ pub(super) fn context_assembled(
     }
     draft.push(at.turn, assembled);
     Some(at.turn)
+}
+
+/// Leaves out what earlier records of the conversation have.
+pub(super) fn unless_known(draft: &Draft<'_>, at: Step, mut sent: SentPrompt) -> SentPrompt {
+    if let (Fixed::Parts(parts), Some(known)) = (&sent.fixed, &draft.book.fixed_prompt)
+        && known.hash == parts.hash
+    {
+        sent.fixed = Fixed::At(known.seq);
+    }
+    if let Some(turn) = draft.book.turn(at.turn) {
+        for passage in &mut sent.passages {
+            if turn.passages.contains(&passage.id) {
+                passage.text = None;
+            }
+        }
+    }
+    sent
 }
 
 pub(super) fn fell_back(draft: &mut Draft<'_>, at: Step, from: String, to: String, reason: String) -> Option<TurnId> {

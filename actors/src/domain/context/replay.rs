@@ -1,0 +1,239 @@
+//! Puts the prompts of a turn together again from the log, for audits.
+//!
+//! Invariants: nothing is guessed. A prompt of which a part is missing has no messages; one that differs in a byte from
+//! the hash that was recorded when it was sent says so. Reading starts at the oldest record that a prompt needs, so that the
+//! length of the conversation before it does not matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::assemble::Written;
+use super::memory::{Block, Memory};
+use super::project::summary_text;
+use super::prompt::PromptMessage;
+use super::sent;
+use crate::domain::context_record::{ContextItem, ContextRecord, ItemKind, Omitted};
+use crate::domain::event::{Event, Record};
+use crate::domain::ids::{Seq, TurnId};
+use crate::domain::sent_prompt::{Fixed, FixedPrompt, SentPrompt, ToolOffer};
+
+/// A prompt of a turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// Sequence number of its `context.assembled`.
+    pub seq: Seq,
+    /// When it was assembled.
+    pub at: Timestamp,
+    /// The attempt of the turn.
+    pub attempt: u32,
+    /// The model step.
+    pub step: u32,
+    /// The model that answered or failed, or that was to be asked.
+    pub model: Option<String>,
+    /// Tokens of its messages.
+    pub tokens: u64,
+    /// What it was made of; none in records of early versions.
+    pub context: Option<ContextRecord>,
+    /// Messages and tools; none if a part of them is not in the log.
+    pub sent: Option<Replayed>,
+}
+
+/// Messages and tools of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replayed {
+    /// The messages.
+    pub messages: Vec<PromptMessage>,
+    /// System message and tools.
+    pub fixed: Arc<FixedPrompt>,
+    /// Whether they have the hash that was recorded when they were sent.
+    pub is_exact: bool,
+}
+
+/// What has to be read to put the prompts of a turn together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// The first record.
+    pub from: Seq,
+    /// The last record.
+    pub upto: Seq,
+    /// Earlier records with the fixed parts.
+    pub fixed: BTreeSet<Seq>,
+}
+
+impl Replayed {
+    /// Returns the tools.
+    pub fn tools(&self) -> &[ToolOffer] {
+        &self.fixed.tools
+    }
+}
+
+/// Returns what has to be read, given the records of the turn.
+pub fn needed(records: &[Record]) -> Needed {
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return Needed::default();
+    };
+    let mut needed = Needed {
+        from: first.seq,
+        upto: last.seq,
+        fixed: BTreeSet::new(),
+    };
+    for record in records {
+        let Event::ContextAssembled { context, sent, .. } = &record.event else {
+            continue;
+        };
+        for item in context.iter().flat_map(|context| &context.included) {
+            let from = match item.kind {
+                ItemKind::Message => item.from_seq,
+                // Its record follows the last one that it covers.
+                ItemKind::Summary => item.upto_seq.map(|upto| upto + 1),
+                _ => None,
+            };
+            needed.from = needed.from.min(from.unwrap_or(first.seq));
+        }
+        if let Some(SentPrompt {
+            fixed: Fixed::At(seq), ..
+        }) = sent
+        {
+            needed.fixed.insert(*seq);
+        }
+    }
+    needed
+}
+
+/// Returns the prompts of a turn. `records` are those between the bounds of [`needed`], of all turns; `earlier` are the
+/// records that it names besides.
+pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record]) -> Vec<Prompt> {
+    let mut replay = Replay::default();
+    for record in earlier.iter().chain(records) {
+        replay.learn_fixed(record);
+    }
+    for record in records {
+        if record.turn == Some(turn) {
+            replay.follow(record);
+        }
+        replay.memory.apply_window(record);
+        if let Event::MemoryCompressed { upto_seq, summary, .. } = &record.event {
+            replay.summaries.insert(*upto_seq, summary.clone());
+        }
+    }
+    replay.prompts
+}
+
+#[derive(Default)]
+struct Replay {
+    memory: Memory,
+    /// By the last record that each covers.
+    summaries: BTreeMap<Seq, String>,
+    /// By the record that has them.
+    fixed: BTreeMap<Seq, Arc<FixedPrompt>>,
+    /// Texts of passages, by attempt, kind and id.
+    passages: BTreeMap<(u32, ItemKind, String), String>,
+    /// The model that the attempt was started for.
+    model: Option<String>,
+    prompts: Vec<Prompt>,
+}
+
+impl Replay {
+    fn learn_fixed(&mut self, record: &Record) {
+        if let Event::ContextAssembled {
+            sent: Some(SentPrompt {
+                fixed: Fixed::Parts(parts),
+                ..
+            }),
+            ..
+        } = &record.event
+        {
+            self.fixed.insert(record.seq, Arc::clone(parts));
+        }
+    }
+
+    /// Follows a record of the turn.
+    fn follow(&mut self, record: &Record) {
+        match &record.event {
+            Event::TurnStarted { model, .. } => self.model = Some(model.clone()),
+            Event::ContextAssembled {
+                prompt_tokens,
+                attempt,
+                step,
+                context,
+                sent,
+                ..
+            } => {
+                let sent = sent.as_ref().zip(context.as_ref());
+                let sent = sent.and_then(|(sent, context)| self.replay(record.seq, *attempt, sent, context));
+                self.prompts.push(Prompt {
+                    seq: record.seq,
+                    at: record.at,
+                    attempt: *attempt,
+                    step: *step,
+                    model: self.model.clone(),
+                    tokens: *prompt_tokens,
+                    context: context.clone(),
+                    sent,
+                });
+            }
+            Event::ModelFallback { to: model, .. }
+            | Event::MessageCompleted { model, .. }
+            | Event::OutputRejected { model, .. }
+            | Event::ModelFailed { model, .. } => {
+                if let Some(prompt) = self.prompts.last_mut() {
+                    prompt.model = Some(model.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts one prompt together; none if a part of it is missing.
+    fn replay(&mut self, seq: Seq, attempt: u32, sent: &SentPrompt, context: &ContextRecord) -> Option<Replayed> {
+        let at = match sent.fixed {
+            Fixed::At(earlier) => earlier,
+            Fixed::Parts(_) => seq,
+        };
+        let fixed = Arc::clone(self.fixed.get(&at)?);
+        for passage in &sent.passages {
+            if let Some(text) = &passage.text {
+                let key = (attempt, passage.kind, passage.id.clone());
+                self.passages.insert(key, text.clone());
+            }
+        }
+        let passages = |kind: ItemKind| -> Option<Vec<&str>> {
+            let of_kind = sent.passages.iter().filter(|passage| passage.kind == kind);
+            let text = |id: &String| self.passages.get(&(attempt, kind, id.clone()));
+            of_kind.map(|passage| text(&passage.id).map(String::as_str)).collect()
+        };
+        let summary = context.included.iter().find(|item| item.kind == ItemKind::Summary);
+        let covered = summary.and_then(|item| item.upto_seq);
+        let is_left_out = |item: &&ContextItem<Omitted>| item.kind == ItemKind::Message;
+        let left_out = context
+            .omitted
+            .iter()
+            .filter(is_left_out)
+            .filter_map(|item| item.upto_seq);
+        // Whole turns leave the window, oldest first.
+        let absent = left_out.chain(covered).max().unwrap_or_default();
+        let in_prompt = |block: &&Block| block.end_seq.is_none_or(|end| end > absent);
+        let blocks: Vec<&Block> = self.memory.blocks.iter().filter(in_prompt).collect();
+        let nonce = blocks.first().and_then(|block| block.nonce.as_deref());
+        let summary = match covered {
+            Some(upto) => Some(summary_text(nonce, self.summaries.get(&upto)?)),
+            None => None,
+        };
+        let messages = Written {
+            system: &fixed.system,
+            summary: summary.as_deref(),
+            facts: passages(ItemKind::Fact)?,
+            chunks: passages(ItemKind::Chunk)?,
+            blocks,
+        }
+        .messages();
+        let is_exact = sent::hash(&messages, &fixed) == sent.hash;
+        Some(Replayed {
+            messages,
+            fixed,
+            is_exact,
+        })
+    }
+}
