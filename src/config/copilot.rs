@@ -44,6 +44,9 @@ pub struct Copilot {
     /// Whether its answers cite the documents they rest on.
     #[serde(default)]
     pub citations: Citations,
+    /// Whether its small model orders the documents that were found for a turn.
+    #[serde(default)]
+    pub rerank: bool,
     /// Texts that end a turn when its prompt contains them.
     #[serde(default)]
     pub deny_input: Vec<DenyRule>,
@@ -63,6 +66,7 @@ impl Copilot {
         KnowledgePolicy {
             collections: self.knowledge.clone(),
             citations: self.citations.into(),
+            reranks: self.rerank,
         }
     }
 

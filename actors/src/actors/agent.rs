@@ -10,7 +10,9 @@ mod answer;
 mod cite;
 mod knowledge;
 mod prompt;
+mod rerank;
 mod rewrite;
+mod small;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;

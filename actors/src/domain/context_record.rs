@@ -105,7 +105,17 @@ pub struct RetrievalRecord {
     pub steps: Vec<RetrievalTime>,
     /// What rewriting the question cost; none if it was not rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rewrite: Option<RewriteCost>,
+    pub rewrite: Option<SmallModelCost>,
+    /// What ordering the chunks by the small model cost; none if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<SmallModelCost>,
+}
+
+impl RetrievalRecord {
+    /// Returns what the small model cost.
+    pub fn costs(&self) -> impl Iterator<Item = &SmallModelCost> {
+        self.rewrite.iter().chain(&self.rerank)
+    }
 }
 
 /// Whether a search had a result.
@@ -129,7 +139,7 @@ pub struct RetrievalTime {
 
 /// What the small model used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RewriteCost {
+pub struct SmallModelCost {
     /// The model that answered.
     pub model: String,
     /// Its usage.

@@ -49,6 +49,8 @@ pub struct KnowledgePolicy {
     pub collections: Vec<CollectionName>,
     /// Whether answers cite.
     pub citations: CitationPolicy,
+    /// Whether the small model orders what was found.
+    pub reranks: bool,
 }
 
 /// Whether answers cite the documents that they rest on.

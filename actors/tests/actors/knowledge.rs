@@ -31,7 +31,11 @@ fn knowing(policy: Policy) -> Policy {
     let collections = vec!["handbook".parse().unwrap()];
     let citations = CitationPolicy::On;
     Policy {
-        knowledge: KnowledgePolicy { collections, citations },
+        knowledge: KnowledgePolicy {
+            collections,
+            citations,
+            reranks: false,
+        },
         ..policy
     }
 }
@@ -474,4 +478,97 @@ async fn an_answer_is_completed_even_if_its_sources_cannot_be_marked() {
     let (_, citations) = answered(&world, id, turn).await;
     assert_eq!(citations.len(), 1);
     assert!(world.knowledge.cited(world.scope.tenant()).is_empty());
+}
+
+/// A handbook of three documents that all speak of vacation, and a copilot that has them ordered.
+async fn reranking() -> World {
+    let mut policy = knowing(copilot());
+    policy.knowledge.reranks = true;
+    let world = World::with(policy).await;
+    for (id, text) in [
+        ("first", "Vacation is vacation, and vacation again."),
+        ("second", "Vacation lasts thirty days."),
+        ("third", "Vacation is asked for at the team lead."),
+    ] {
+        world.knowledge.put(world.scope.tenant(), document(id, text, None));
+    }
+    world
+}
+
+/// Returns the documents of a turn's prompt with the best first, by the priority that the record shows.
+async fn titles(world: &World, id: ConversationId) -> Vec<String> {
+    let Event::ContextAssembled { retrieved, .. } = world.named(id, "context.assembled").await.event else {
+        unreachable!("named selected this event")
+    };
+    let titles = retrieved
+        .iter()
+        .map(|entry| entry["external_id"].as_str().unwrap().to_owned());
+    titles.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_small_model_orders_what_was_found() {
+    let usual = {
+        let world = reranking().await;
+        world.model.on("small", &[says(&["I cannot say."], Duration::ZERO)]);
+        let id = world.create().await;
+        let turn = submit(&world, id, "How long is my vacation?", &[]).await;
+        answered(&world, id, turn).await;
+        titles(&world, id).await
+    };
+    assert_eq!(usual.len(), 3);
+    let usage = Usage {
+        prompt_tokens: 80,
+        completion_tokens: 3,
+        cost: 5,
+        ..Usage::default()
+    };
+    let world = reranking().await;
+    let mut script = vec![Act::Usage(usage)];
+    script.extend(says(&["3, 2"], Duration::from_millis(40)));
+    world.model.on("small", &[script]);
+    let id = world.create().await;
+    let turn = submit(&world, id, "How long is my vacation?", &[]).await;
+    answered(&world, id, turn).await;
+    let expected = [&usual[2], &usual[1], &usual[0]];
+    assert_eq!(titles(&world, id).await.iter().collect::<Vec<_>>(), expected);
+    let Event::ContextAssembled { retrieval, .. } = world.named(id, "context.assembled").await.event else {
+        unreachable!("named selected this event")
+    };
+    let retrieval = retrieval.unwrap();
+    let step = retrieval.steps.iter().find(|step| step.step == RetrievalStep::Rerank);
+    assert_eq!(step.map(|step| step.ms), Some(40));
+    assert_eq!(retrieval.rerank.map(|cost| cost.usage.cost), Some(5));
+    let Event::TurnCompleted { usage, .. } = world.end_of(id, turn).await else {
+        unreachable!("it completed")
+    };
+    assert_eq!(usage.sum.cost, 5);
+    // What the model was asked is data, delimited by the turn's code.
+    let requests = world.model.requests();
+    let asked = requests.iter().find(|request| request.route == "small").unwrap();
+    let text = asked.messages[1].text().unwrap();
+    assert_eq!(
+        text.matches(&format!("</document_excerpt-{NONCE}>")).count(),
+        3,
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_order_that_of_the_search_stays() {
+    let mut seen = BTreeSet::new();
+    for script in [
+        vec![Act::Stall],
+        vec![Act::Panic],
+        says(&["none of them"], Duration::ZERO),
+        says(&["9 "; 4000], Duration::ZERO),
+    ] {
+        let world = reranking().await;
+        world.model.on("small", &[script]);
+        let id = world.create().await;
+        let turn = submit(&world, id, "How long is my vacation?", &[]).await;
+        answered(&world, id, turn).await;
+        seen.insert(titles(&world, id).await);
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
 }

@@ -312,7 +312,7 @@ fn compress(scenario: &Scenario, how: u8) -> Option<Command> {
 /// waits for the next turn every other time.
 fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
     let memory = scenario.conversation.memory.clone();
-    let needs_summary = scenario.conversation.seq % 2 == 0;
+    let needs_summary = scenario.conversation.seq.is_multiple_of(2);
     let mut gathered = Gathered::count(memory, needs_summary, &scenario.policy, None);
     let passage = |n: u32| {
         let kind = [PassageKind::Fact, PassageKind::Chunk][n as usize % 2];

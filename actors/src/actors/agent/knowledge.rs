@@ -18,6 +18,7 @@ use crate::domain::citation::markers::MarkerCode;
 use crate::domain::context::gathered::{Passage, PassageKind};
 use crate::domain::context::memory::Memory;
 use crate::domain::context::question::Question;
+use crate::domain::context::rerank;
 use crate::domain::context::tokens;
 use crate::domain::context_record::{
     ContextItem, ContextRecord, ItemKind, Omitted, RetrievalRecord, RetrievalStatus, RetrievalStep, RetrievalTime,
@@ -32,6 +33,8 @@ use crate::ports::{Content, KnowledgeError, KnowledgeQuery, Retrieved, Retrieved
 
 /// Maximum number of chunks of one turn. More passages help answers little and cost tokens in every step.
 const LIMIT: usize = 8;
+/// Number of chunks that the small model is given to choose from.
+const RERANKED: usize = 24;
 /// Time limit of a search. A turn waits for it before its first word.
 const RETRIEVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Priority of the best chunk among the optional parts of a prompt.
@@ -73,6 +76,35 @@ impl TurnKnowledge {
     /// Completes the record of a prompt with the chunks that were withheld.
     pub(super) fn complete(&self, record: &mut ContextRecord) {
         self.withheld.iter().for_each(|item| record.omit(item.clone()));
+    }
+
+    /// Returns the chunks for a model to order, best first.
+    pub(super) fn passages_to_rank(&self) -> impl Iterator<Item = rerank::Passage<'_>> {
+        self.sources.iter().map(|source| rerank::Passage {
+            title: source.title.as_deref(),
+            text: &source.shown,
+        })
+    }
+
+    /// Puts the chunks, which are ranked, into another order.
+    pub(super) fn reorder(&mut self, order: &[usize]) {
+        fn picked<T: Clone>(items: &[T], order: &[usize]) -> Vec<T> {
+            order.iter().filter_map(|place| items.get(*place).cloned()).collect()
+        }
+        self.passages = picked(&self.passages, order);
+        self.sources = picked(&self.sources, order);
+        self.collections = picked(&self.collections, order);
+    }
+
+    /// Keeps the best of the ranked chunks and puts them where a model reads best.
+    fn place(&mut self) {
+        self.passages.truncate(LIMIT);
+        self.sources.truncate(LIMIT);
+        self.collections.truncate(LIMIT);
+        for (rank, passage) in self.passages.iter_mut().enumerate() {
+            passage.priority = PRIORITY.saturating_sub(u8::try_from(rank).unwrap_or(u8::MAX));
+        }
+        self.passages = best_at_the_ends(std::mem::take(&mut self.passages));
     }
 
     /// Returns the retrieved chunks as clients see them.
@@ -118,6 +150,7 @@ impl Agent {
             is_semantic: false,
             steps: Vec::new(),
             rewrite: None,
+            rerank: None,
         };
         let question = Question::of(memory);
         let text = if question.needs_conversation() {
@@ -131,7 +164,7 @@ impl Agent {
             user: Some(self.user.clone()).filter(|user: &UserId| !user.as_str().starts_with(KEY_USER)),
             roles: asked.roles.iter().cloned().collect(),
             texts: vec![text],
-            limit: LIMIT,
+            limit: if policy.knowledge.reranks { RERANKED } else { LIMIT },
         };
         let found = self.search(&query).await;
         let (retrieved, outcome) = match found {
@@ -144,7 +177,10 @@ impl Agent {
                 record
                     .steps
                     .extend(steps.into_iter().map(|(step, took)| time(step, took)));
-                (self.prepared(&asked, chunks).await, "completed")
+                let mut prepared = self.prepared(&asked, chunks).await;
+                self.rerank(&asked, &query.texts[0], &mut prepared, &mut record).await;
+                prepared.place();
+                (prepared, "completed")
             }
             Err(error) => {
                 tracing::warn!(tenant = %self.scope.tenant(), conversation = %self.id, %error, "documents could not be searched; running the turn without them");
@@ -166,7 +202,7 @@ impl Agent {
             return Err(KnowledgeError::Unavailable("this process has no knowledge".to_owned()));
         };
         let mut found = within(RETRIEVAL_TIMEOUT, knowledge.retrieve(&self.scope, query)).await?;
-        found.chunks.truncate(LIMIT);
+        found.chunks.truncate(query.limit);
         Ok(found)
     }
 
@@ -267,14 +303,12 @@ fn prepare(
         };
         let heading = text(1).unwrap_or_default();
         let excerpt = excerpt(&source, &chunk.collection, &heading, nonce, code.as_ref());
-        let priority = PRIORITY.saturating_sub(u8::try_from(rank).unwrap_or(u8::MAX));
         let (kind, id) = (PassageKind::Chunk, source.chunk.to_string());
-        let passage = Passage::count(kind, id, excerpt, priority, Some(source.score));
+        let passage = Passage::count(kind, id, excerpt, PRIORITY, Some(source.score));
         knowledge.passages.push(passage);
         knowledge.sources.push(source);
         knowledge.collections.push(chunk.collection);
     }
-    knowledge.passages = best_at_the_ends(knowledge.passages);
     let key = |(_, rule, action): &(Stage, String, GuardAction)| (rule.clone(), action.name());
     knowledge.guardrails.sort_by_cached_key(key);
     knowledge.guardrails.dedup();

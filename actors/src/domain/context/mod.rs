@@ -12,5 +12,6 @@ pub mod project;
 pub mod prompt;
 pub mod question;
 pub mod replay;
+pub mod rerank;
 pub mod sent;
 pub mod tokens;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::command::Step;
 use super::outage::Outage;
 use crate::domain::content::{Finish, Input, ToolStatus};
-use crate::domain::context_record::RewriteCost;
+use crate::domain::context_record::RetrievalRecord;
 use crate::domain::event::{Event, GuardAction, LOST_CALL, Record, RetryMode, WaitReason};
 use crate::domain::ids::{CallId, Seq, TurnId};
 use crate::domain::usage::TotalUsage;
@@ -251,10 +251,8 @@ impl Turn {
                 }
                 self.waiting = None;
                 self.asked_from = record.at;
-                if let Some(RewriteCost { model, usage }) =
-                    retrieval.as_ref().and_then(|record| record.rewrite.as_ref())
-                {
-                    self.usage.add(model, *usage);
+                for cost in retrieval.iter().flat_map(RetrievalRecord::costs) {
+                    self.usage.add(&cost.model, cost.usage);
                 }
             }
             Event::TurnPaused { unsent, asked } => {

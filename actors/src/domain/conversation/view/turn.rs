@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::usd;
 use crate::domain::content::{Citation, Input, Metadata, ToolCall, ToolStatus};
-use crate::domain::context_record::{RetrievalRecord, RetrievalStatus, RetrievalTime, RewriteCost};
+use crate::domain::context_record::{RetrievalRecord, RetrievalStatus, RetrievalTime};
 use crate::domain::event::{Event, FailureCode, GuardAction, Record, WaitReason};
 use crate::domain::guardrail;
 use crate::domain::ids::{CallId, ConversationId, TurnId};
@@ -99,6 +99,8 @@ pub struct RetrievalView {
     pub steps: Vec<RetrievalTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_cost_usd: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank_cost_usd: Option<f64>,
 }
 
 impl From<&RetrievalRecord> for RetrievalView {
@@ -108,6 +110,7 @@ impl From<&RetrievalRecord> for RetrievalView {
             is_semantic: record.is_semantic,
             steps: record.steps.clone(),
             rewrite_cost_usd: record.rewrite.as_ref().map(|rewrite| usd(rewrite.usage.cost)),
+            rerank_cost_usd: record.rerank.as_ref().map(|rerank| usd(rerank.usage.cost)),
         }
     }
 }
@@ -256,10 +259,8 @@ impl TurnView {
             }
             Event::ContextAssembled { retrieval, .. } => {
                 self.waiting = None;
-                if let Some(RewriteCost { model, usage: used }) =
-                    retrieval.as_ref().and_then(|done| done.rewrite.as_ref())
-                {
-                    usage.add(model, *used);
+                for cost in retrieval.iter().flat_map(RetrievalRecord::costs) {
+                    usage.add(&cost.model, cost.usage);
                 }
                 self.retrieval = retrieval.as_ref().map(RetrievalView::from).or(self.retrieval.take());
             }
