@@ -1,6 +1,7 @@
 //! The configuration of a copilot.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet, Rules};
@@ -44,6 +45,8 @@ pub struct Copilot {
     /// Whether its answers cite the documents they rest on.
     #[serde(default)]
     pub citations: Citations,
+    /// What readers see in place of a sentence that no citation supports, with `citations = "required"`.
+    pub unsupported_text: Option<String>,
     /// Whether its small model orders the documents that were found for a turn.
     #[serde(default)]
     pub rerank: bool,
@@ -66,6 +69,7 @@ impl Copilot {
         KnowledgePolicy {
             collections: self.knowledge.clone(),
             citations: self.citations.into(),
+            replacement: self.unsupported_text.as_deref().map(Arc::from),
             reranks: self.rerank,
         }
     }

@@ -242,7 +242,7 @@ impl Agent {
             .await;
         let command = match outcome {
             StreamOutcome::Replied(reply, calls, mut marks) => {
-                let inspected = Box::pin(self.inspected(at, *reply, &mut marks, &live)).await;
+                let inspected = Box::pin(self.inspected(at, *reply, &mut marks)).await;
                 let mut reply = match inspected {
                     Ok(reply) => reply,
                     Err(blocked) => {
@@ -250,7 +250,12 @@ impl Agent {
                         return;
                     }
                 };
-                Box::pin(self.cite(&mut reply, marks, &knowledge, &assembled.record, &policy)).await;
+                if response_schema.is_none() {
+                    Box::pin(self.cite(&mut reply, marks, &knowledge, &assembled.record, &policy)).await;
+                }
+                if self.holds(&policy, response_schema.is_some()) {
+                    live.push(&reply.text);
+                }
                 if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
                     Box::pin(self.shared.wait_while_left_out(&self.scope)).await;
                     reply.output = Box::pin(self.check_output(&schema, &reply.text)).await;
@@ -300,15 +305,15 @@ impl Agent {
         command.screen(policy, None)
     }
 
-    /// Lets detectors inspect an answer that was held back for them, and shows what may be seen of it. Without such
-    /// detectors the answer has been shown already.
-    async fn inspected(
-        &self,
-        at: Step,
-        mut reply: ModelReply,
-        marks: &mut [Mark],
-        live: &LiveMessage,
-    ) -> Result<ModelReply, Command> {
+    /// Returns whether an answer is shown only once it is whole: because detectors look at it, or because sentences without
+    /// a citation are replaced.
+    fn holds(&self, policy: &Policy, is_json: bool) -> bool {
+        let replaces = policy.knowledge.replacement().is_some() && !is_json;
+        replaces || self.shared.guardrails.looks_at(ContentKind::Answer)
+    }
+
+    /// Lets detectors inspect an answer that was held back for them.
+    async fn inspected(&self, at: Step, mut reply: ModelReply, marks: &mut [Mark]) -> Result<ModelReply, Command> {
         let (kind, guardrails) = (ContentKind::Answer, &self.shared.guardrails);
         if !guardrails.looks_at(kind) {
             return Ok(reply);
@@ -327,7 +332,6 @@ impl Agent {
         let rule = match judged {
             Ok(Verdict::Allowed(Value::String(text))) => {
                 reply.text = text;
-                live.push(&reply.text);
                 return Ok(reply);
             }
             Ok(Verdict::Redacted {
@@ -335,7 +339,6 @@ impl Agent {
                 rules,
             }) => {
                 reply.text = text;
-                live.push(&reply.text);
                 let redacted = |rule| (Stage::Output, rule, GuardAction::Redact);
                 reply.guardrails.extend(rules.into_iter().map(redacted));
                 return Ok(reply);
@@ -423,7 +426,7 @@ impl Agent {
         markers: Option<&MarkerCode>,
         span: &tracing::Span,
     ) -> StreamOutcome {
-        let is_held = self.shared.guardrails.looks_at(ContentKind::Answer);
+        let is_held = self.holds(policy, validated);
         let mut answer = Answer::new(policy, validated, is_held, markers);
         crash::point("effect.before:model_request");
         // Only opening the stream is inside the span: staying in it while the answer arrives would cost a span entry

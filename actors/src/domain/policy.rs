@@ -49,6 +49,9 @@ pub struct KnowledgePolicy {
     pub collections: Vec<CollectionName>,
     /// Whether answers cite.
     pub citations: CitationPolicy,
+    /// What readers see in place of a sentence that no citation supports, if citations are required; none to only name these
+    /// sentences. With it, an answer is shown once it is whole.
+    pub replacement: Option<Arc<str>>,
     /// Whether the small model orders what was found.
     pub reranks: bool,
 }
@@ -69,6 +72,16 @@ impl KnowledgePolicy {
     /// Returns whether the model is asked to cite.
     pub fn cites(&self) -> bool {
         !self.collections.is_empty() && self.citations != CitationPolicy::Off
+    }
+
+    /// Returns whether sentences need a citation.
+    pub fn requires_citations(&self) -> bool {
+        !self.collections.is_empty() && self.citations == CitationPolicy::Required
+    }
+
+    /// Returns what replaces sentences without one.
+    pub fn replacement(&self) -> Option<&Arc<str>> {
+        self.replacement.as_ref().filter(|_| self.requires_citations())
     }
 }
 

@@ -34,6 +34,7 @@ fn knowing(policy: Policy) -> Policy {
         knowledge: KnowledgePolicy {
             collections,
             citations,
+            replacement: None,
             reranks: false,
         },
         ..policy
@@ -571,4 +572,65 @@ async fn without_an_order_that_of_the_search_stays() {
         seen.insert(titles(&world, id).await);
     }
     assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sentences_without_a_source_are_replaced_before_anybody_sees_them() {
+    let required = |policy: Policy| {
+        let mut policy = knowing(policy);
+        policy.knowledge.citations = CitationPolicy::Required;
+        policy.knowledge.replacement = Some("(no source)".into());
+        policy
+    };
+    let said = format!(
+        "The moon is cheese. You have thirty days of vacation {}. Ask me anything about parking.",
+        marker(1)
+    );
+    for (is_searched, expected) in [
+        (true, "(no source) You have thirty days of vacation. (no source)"),
+        (false, "(no source)"),
+    ] {
+        let world = World::with(required(copilot())).await;
+        world
+            .knowledge
+            .put(world.scope.tenant(), document("vacation", VACATION, None));
+        if !is_searched {
+            world.knowledge.script(Script::Fail(KnowledgeError::Busy));
+        }
+        let pieces: Vec<String> = said.chars().map(String::from).collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        world.model.on("vacation", &[says(&pieces, Duration::from_millis(1))]);
+        let id = world.create().await;
+        let turn = submit(&world, id, "How many days of vacation do I have?", &[]).await;
+        let mut viewer = world.viewer(id, Some(turn), "0");
+        viewer.read_all().await;
+        let (text, citations) = answered(&world, id, turn).await;
+        if is_searched {
+            assert_eq!(text, expected);
+            assert_eq!(citations.len(), 1);
+            let at = usize::try_from(citations[0].at.unwrap()).unwrap();
+            assert!(text[..at].ends_with("vacation"), "{at}");
+        } else {
+            assert!(
+                !text.contains("moon") && !text.contains("thirty") && text.contains(expected),
+                "{text}"
+            );
+            assert_eq!(citations, []);
+        }
+        // Readers saw the same, and nothing else at any time.
+        let mut client = Client::default();
+        client.take(&viewer.events);
+        client.has_all(&world.log.records(id), Some(turn));
+        assert_eq!(client.texts, [text]);
+        assert!(
+            viewer
+                .events
+                .iter()
+                .all(|event| !event.data.to_string().contains("moon"))
+        );
+        let Event::GuardrailTriggered { rule, action, .. } = world.named(id, "guardrail.triggered").await.event else {
+            unreachable!("named selected this event")
+        };
+        assert_eq!((rule.as_str(), action), ("citations_required", GuardAction::Redact));
+    }
 }

@@ -28,6 +28,13 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, fau
         }
         tools(tenant, &copilot, kinds, faults);
         memory(root, &copilot, faults);
+        let replacement = copilot.get("unsupported_text");
+        if replacement.exists() && copilot.get("citations").text() != Some("required") {
+            faults.add(
+                replacement.path(),
+                "needs citations = \"required\": otherwise no sentence needs a source",
+            );
+        }
         rules(&copilot, faults);
         for list in ["deny_input", "deny_output"] {
             // Records name the rule that triggered, so names must be unambiguous.

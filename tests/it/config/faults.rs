@@ -75,6 +75,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         tools = ["zendesk_search_tickets", "launch_rocket"]
         approval = ["slack_post_message"]
         tool_timeouts = { launch = 5 }
+        unsupported_text = "no"
         [[tenants.copilots]]
         name = "second"
         route = "default"
@@ -116,6 +117,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "tenants[0].copilots[0].route: there is no route \"nowhere\"",
         "tenants[0].copilots[0].tool_timeouts.launch: is not in the copilot's tools",
         "tenants[0].copilots[0].tools[1]: there is no tool \"launch_rocket\"",
+        "tenants[0].copilots[0].unsupported_text: needs citations = \"required\": otherwise no sentence needs a source",
         "tenants[0].copilots[1].deny_input[0].action: prompts are stored unchanged, so they can only be blocked: use \"block\"",
         "tenants[0].copilots[1].deny_input[0].literal: value is shorter than 1 character",
         "tenants[0].copilots[1].deny_output[1].name: is the same as tenants[0].copilots[1].deny_output[0].name",

@@ -5,11 +5,13 @@
 //! passage byte for byte.
 
 pub mod markers;
+mod replace;
 mod sentences;
 mod support;
 
 use std::collections::BTreeSet;
 
+pub use replace::replace;
 pub use sentences::sentences;
 
 use super::content::Citation;
