@@ -276,6 +276,22 @@ name! {
     UserId, 256, |c| !c.is_control(),
     "1 to 256 bytes without control characters"
 }
+
+impl UserId {
+    /// Prefix of the users that API keys act as by default. No token and no header may claim such a user.
+    const KEY: &str = "key:";
+
+    /// Returns the user that the API key of this name acts as by default.
+    pub fn of_key(name: &str) -> Result<Self, InvalidName> {
+        format!("{}{name}", Self::KEY).parse()
+    }
+
+    /// Returns whether this user stands for an API key rather than a person.
+    pub fn is_key(&self) -> bool {
+        self.0.starts_with(Self::KEY)
+    }
+}
+
 name! {
     /// The name of a copilot within a tenant.
     CopilotName, 64, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.',

@@ -10,7 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::keys::{IssuerKey, KEY_USER, Keys};
+use super::keys::{IssuerKey, Keys};
 use super::{DAY, Refusal, SKEW};
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::access::token_identity::JtiDigest;
@@ -312,7 +312,7 @@ pub(super) fn tenant(claims: &Claims, key: &IssuerKey) -> Result<(), Refusal> {
 /// Returns the user from the `sub` claim.
 pub(super) fn user(claims: &Claims) -> Result<UserId, Refusal> {
     let user: UserId = claims.text("sub")?.parse().map_err(|_invalid| Refusal::Subject)?;
-    if user.as_str().starts_with(KEY_USER) {
+    if user.is_key() {
         return Err(Refusal::Subject);
     }
     Ok(user)

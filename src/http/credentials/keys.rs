@@ -15,9 +15,6 @@ use secrecy::ExposeSecret;
 
 use crate::config::{Alg, Config, Issuer, ServingStates};
 
-/// Prefix of the users that API keys act as by default. No token and no header may claim such a user.
-pub(super) const KEY_USER: &str = "key:";
-
 /// All keys of a configuration.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Keys {
@@ -164,8 +161,7 @@ impl Keys {
                 // The hash is part of the id: a new key under an old name is another credential.
                 let fingerprint = hex::encode(&key.hash.bytes()[..8]);
                 let source: Arc<str> = format!("key:{}/{}:{fingerprint}", tenant.id, key.name).into();
-                let user = format!("{KEY_USER}{}", key.name);
-                let Ok(user) = user.parse() else {
+                let Ok(user) = UserId::of_key(&key.name) else {
                     // One bad key in a stored record: refuse that key and no other.
                     tracing::error!(
                         tenant = %tenant.id, source = %source,

@@ -73,7 +73,7 @@ pub struct Caller {
 impl Caller {
     /// Returns the user to act as; none for an API key that acts for no user.
     pub fn acting_user(&self) -> Option<&UserId> {
-        let is_key = self.kind == CredentialKind::ApiKey && self.user.as_str().starts_with(keys::KEY_USER);
+        let is_key = self.kind == CredentialKind::ApiKey && self.user.is_key();
         (!is_key).then_some(&self.user)
     }
 }

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::DAY;
 use super::jwt::AUDIENCE;
-use super::keys::KEY_USER;
 use crate::config::{Alg, Config, Issuer};
 use copilotd_actors::domain::access::scopes::Scopes;
 
@@ -61,7 +60,7 @@ pub fn mint(config: &Config, grant: &Grant, now: Timestamp) -> Result<SecretStri
     if grant.life < SignedDuration::from_secs(1) || grant.life > DAY {
         return Err(MintError::Life);
     }
-    if grant.user.as_str().starts_with(KEY_USER) {
+    if grant.user.is_key() {
         return Err(MintError::Reserved);
     }
     let tenant = grant.tenant.as_str();

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::jwt::{self, Fault, Times};
-use super::keys::{ApiKey, IssuerKey, JwksIssuer, KEY_USER, Keys, UnusableKey};
+use super::keys::{ApiKey, IssuerKey, JwksIssuer, Keys, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::Config;
 use crate::revocations::RevocationList;
@@ -238,8 +238,13 @@ impl Verifier {
         }
         let user = match on_behalf {
             None => key.user.clone(),
-            Some(user) if user.starts_with(KEY_USER) && user != key.user.as_str() => return Err(Refusal::OnBehalf),
-            Some(user) => user.parse::<UserId>().map_err(|_invalid| Refusal::OnBehalf)?,
+            Some(user) => {
+                let user = user.parse::<UserId>().map_err(|_invalid| Refusal::OnBehalf)?;
+                if user.is_key() && user != key.user {
+                    return Err(Refusal::OnBehalf);
+                }
+                user
+            }
         };
         let scopes = keys.granted(&key.source).ok_or(Refusal::Unknown)?;
         key.used.fetch_max(now.as_millisecond(), Ordering::Relaxed);

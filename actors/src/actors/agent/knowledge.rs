@@ -27,7 +27,7 @@ use crate::domain::conversation::command::Step;
 use crate::domain::event::GuardAction;
 use crate::domain::guardrail::pipeline::UNCHECKED_RULE;
 use crate::domain::guardrail::{self as guard, ContentKind, Finding, Stage, Verdict, delimit, judge};
-use crate::domain::ids::{ChunkId, CollectionName, UserId};
+use crate::domain::ids::{ChunkId, CollectionName};
 use crate::domain::policy::Policy;
 use crate::ports::{Content, KnowledgeError, KnowledgeQuery, Retrieved, RetrievedChunk};
 
@@ -39,8 +39,6 @@ const RERANKED: usize = 24;
 const RETRIEVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Priority of the best chunk among the optional parts of a prompt.
 const PRIORITY: u8 = 128;
-/// Users that stand for an API key rather than a person.
-const KEY_USER: &str = "key:";
 
 /// What one attempt of a turn knows from documents.
 #[derive(Debug, Default)]
@@ -161,7 +159,7 @@ impl Agent {
         };
         let query = KnowledgeQuery {
             collections: policy.knowledge.collections.clone(),
-            user: Some(self.user.clone()).filter(|user: &UserId| !user.as_str().starts_with(KEY_USER)),
+            user: Some(self.user.clone()).filter(|user| !user.is_key()),
             roles: asked.roles.iter().cloned().collect(),
             texts: vec![text],
             limit: if policy.knowledge.reranks { RERANKED } else { LIMIT },
