@@ -26,6 +26,57 @@ const CONTINUING: [&str; 14] = [
     "aber", "also", "and", "auch", "but", "et", "mais", "oder", "or", "ou", "so", "then", "und", "why",
 ];
 
+/// Words of greetings, thanks and assent. A prompt of these alone asks nothing. Not among them: "yes" and "no", which answer
+/// what was asked.
+const SMALL_TALK: [&str; 46] = [
+    "a",
+    "afternoon",
+    "awesome",
+    "beaucoup",
+    "bonjour",
+    "bonsoir",
+    "bye",
+    "cheers",
+    "ciao",
+    "cool",
+    "dank",
+    "danke",
+    "dear",
+    "evening",
+    "good",
+    "goodbye",
+    "gracias",
+    "great",
+    "gut",
+    "guten",
+    "hallo",
+    "hello",
+    "hey",
+    "hi",
+    "hola",
+    "lot",
+    "lovely",
+    "merci",
+    "moin",
+    "much",
+    "nice",
+    "ok",
+    "okay",
+    "perfect",
+    "perfekt",
+    "salut",
+    "schön",
+    "servus",
+    "super",
+    "tag",
+    "thank",
+    "thanks",
+    "there",
+    "very",
+    "vielen",
+    "you",
+];
+
 /// The small model's task.
 const INSTRUCTIONS: &str = "Rewrite the last message of the user as one question that can be understood without the \
 conversation: replace words that refer to something by what they refer to. Keep the language, names and numbers. Add \
@@ -61,7 +112,8 @@ impl Question {
     }
 
     /// Returns whether the question may not be understood without the turn before: it is very short, continues that
-    /// turn, or refers to something by a word that names nothing. The first turn of a conversation never needs it.
+    /// turn, or refers to something by a word that names nothing. The first turn of a conversation never needs it, nor
+    /// does one that asks nothing, such as "Hello!".
     pub fn needs_conversation(&self) -> bool {
         if self.previous.is_none() {
             return false;
@@ -71,7 +123,8 @@ impl Question {
         let continues = words.first().is_some_and(|word| CONTINUING.contains(&word.as_str()));
         let asks_about = matches!(words.as_slice(), [first, second, ..] if matches!(first.as_str(), "what" | "how") && second == "about");
         let refers = || words.iter().any(|word| REFERRING.contains(&word.as_str()));
-        !words.is_empty() && (words.len() <= SHORT || continues || asks_about || refers())
+        let asks = words.iter().any(|word| !SMALL_TALK.contains(&word.as_str()));
+        asks && (words.len() <= SHORT || continues || asks_about || refers())
     }
 
     /// Returns what is searched for when the question stands alone.
@@ -156,6 +209,7 @@ mod tests {
             "What about part-time staff in Berlin?",
             "Who approves them before the summer starts?",
             "until when",
+            "yes",
             "Und wie ist es im ersten Jahr bei Teilzeit?",
             "Wer muss davon im Voraus etwas wissen?",
         ] {
@@ -170,6 +224,10 @@ mod tests {
             "How do I reset the password of my mailbox?",
             "Where is the parking deck of the harbour office?",
             "Wie viele Urlaubstage haben Angestellte in Berlin?",
+            "Hello!",
+            "Thank you very much",
+            "ok, thanks",
+            "Vielen Dank!",
             "?!",
             "",
         ] {
@@ -189,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_word_lists_are_sorted() {
-        assert!(REFERRING.is_sorted() && CONTINUING.is_sorted());
+        assert!(REFERRING.is_sorted() && CONTINUING.is_sorted() && SMALL_TALK.is_sorted());
     }
 
     #[test]
