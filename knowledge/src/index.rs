@@ -248,6 +248,12 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// longest first.
     async fn pending(&self, busy: &[TenantScope], limit: usize) -> Result<Vec<Pending>, LogError>;
 
+    /// Counts an attempt to ingest a version that waits, before it begins. Returns the number of attempts since a new
+    /// chunk of the version was last staged, with this one; none if the version does not wait. So a version that ends
+    /// every process that ingests it is noticed, and one that needs many processes is not.
+    async fn begin(&self, scope: &TenantScope, document: DocumentId, version: Version)
+    -> Result<Option<u32>, LogError>;
+
     /// Stores how many chunks a version has, for the progress of its job.
     async fn start(
         &self,

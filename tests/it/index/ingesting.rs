@@ -271,3 +271,31 @@ pub async fn a_newer_version_waits_in_the_same_place(fixture: Fixture) {
         (2, b"beta".as_slice())
     );
 }
+
+pub async fn attempts_count_until_there_is_progress(mut fixture: Fixture) {
+    let a = key("a");
+    let (id, scope) = {
+        let acme = Library::new(&fixture.index, "acme");
+        acme.submit(&a, "alpha\n\nbeta", Attributes::default(), 1).await;
+        (acme.document(&a).await.unwrap().id, acme.scope)
+    };
+    let begin = async |fixture: &Fixture, version| fixture.index.begin(&scope, id, version).await.unwrap();
+    assert_eq!(begin(&fixture, 1).await, Some(1));
+    assert_eq!(begin(&fixture, 1).await, Some(2));
+    fixture.reopen();
+    assert_eq!(begin(&fixture, 1).await, Some(3), "it is durable");
+    let other = Library::new(&fixture.index, "globex");
+    assert_eq!(fixture.index.begin(&other.scope, id, 1).await.unwrap(), None);
+    drop(other);
+    let acme = Library::new(&fixture.index, "acme");
+    assert!(acme.stage(&a, "alpha").await);
+    assert_eq!(begin(&fixture, 1).await, Some(1), "a chunk was staged");
+    assert!(acme.stage(&a, "alpha").await);
+    assert_eq!(begin(&fixture, 1).await, Some(2), "the same chunk is no progress");
+    acme.submit(&a, "gamma", Attributes::default(), 2).await;
+    assert_eq!(begin(&fixture, 1).await, None, "it is superseded");
+    assert_eq!(begin(&fixture, 2).await, Some(1), "each version counts alone");
+    acme.stage(&a, "gamma").await;
+    acme.publish(&a, "gamma", 3).await;
+    assert_eq!(begin(&fixture, 2).await, None, "it no longer waits");
+}

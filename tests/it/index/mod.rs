@@ -75,6 +75,7 @@ macro_rules! index_suite {
                 a_failure_keeps_the_version_before
                 tenants_take_turns
                 a_newer_version_waits_in_the_same_place
+                attempts_count_until_there_is_progress
             }
             access {
                 each_reader_sees_what_it_may

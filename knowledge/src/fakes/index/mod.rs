@@ -138,6 +138,15 @@ impl KnowledgeIndex for MemoryIndex {
         })
     }
 
+    async fn begin(
+        &self,
+        scope: &TenantScope,
+        document: DocumentId,
+        version: Version,
+    ) -> Result<Option<u32>, LogError> {
+        self.of(scope, |tenant| Ok(tenant.begin(document, version)))
+    }
+
     async fn start(
         &self,
         scope: &TenantScope,

@@ -26,6 +26,8 @@ pub(super) struct Stored {
     pub(super) document: Document,
     /// The content that waits, and since which submission.
     waiting: Option<(u64, Vec<u8>)>,
+    /// Attempts at the version that waits since a new chunk of it was staged.
+    attempts: u32,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,7 @@ impl Tenant {
         let stored = Stored {
             document: document.clone(),
             waiting: Some((place.unwrap_or(number), content)),
+            attempts: 0,
         };
         self.documents.insert(key, stored);
         Submitted::Accepted(document)
@@ -186,8 +189,12 @@ impl Tenant {
             .into_iter()
             .partition(|(_, chunk)| chunk.document == document.id);
         (erased.chunks, self.chunks) = (gone, kept);
-        let waiting = None;
-        erased.documents.insert(key.clone(), Stored { document, waiting });
+        let stored = Stored {
+            document,
+            waiting: None,
+            attempts: 0,
+        };
+        erased.documents.insert(key.clone(), stored);
         Some(erased.receipt())
     }
 
@@ -223,6 +230,12 @@ impl Tenant {
             Some((*number, &stored.document, content.as_slice()))
         });
         waiting.min_by_key(|(number, ..)| *number)
+    }
+
+    pub(super) fn begin(&mut self, document: DocumentId, version: Version) -> Option<u32> {
+        let stored = self.waiting(document, version)?;
+        stored.attempts += 1;
+        Some(stored.attempts)
     }
 
     pub(super) fn start(&mut self, document: DocumentId, version: Version, total: u64) -> bool {
@@ -294,6 +307,11 @@ impl Tenant {
         }
         if let Some(job) = self.jobs.get_mut(&job) {
             job.done += done;
+        }
+        if done > 0
+            && let Some(stored) = self.waiting(document, version)
+        {
+            stored.attempts = 0;
         }
         Ok(true)
     }

@@ -270,6 +270,16 @@ impl KnowledgeIndex for SqliteIndex {
         .await
     }
 
+    async fn begin(
+        &self,
+        scope: &TenantScope,
+        document: DocumentId,
+        version: Version,
+    ) -> Result<Option<u32>, LogError> {
+        let tenant = scope.tenant().clone();
+        self.write(move |c| staging::begin(c, &tenant, document, version)).await
+    }
+
     async fn start(
         &self,
         scope: &TenantScope,

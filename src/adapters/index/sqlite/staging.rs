@@ -8,6 +8,24 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{erase, keys, rows};
 use crate::adapters::sqlite::failure::Failure;
 
+/// Counts an attempt at a version; see `KnowledgeIndex::begin`.
+pub(super) fn begin(
+    connection: &Connection,
+    tenant: &TenantId,
+    document: DocumentId,
+    version: u64,
+) -> Result<Option<u32>, Failure> {
+    let Some(tenant) = rows::find_tenant(connection, tenant)? else {
+        return Ok(None);
+    };
+    let Some(waiting) = rows::find_waiting(connection, tenant, document, version)? else {
+        return Ok(None);
+    };
+    let sql = "UPDATE waiting SET attempts = attempts + 1 WHERE document = ?1 RETURNING attempts";
+    let mut count = connection.prepare_cached(sql)?;
+    Ok(count.query_row([waiting.id], |row| row.get(0)).optional()?)
+}
+
 /// Records the number of chunks of a version.
 pub(super) fn start(
     connection: &Connection,
@@ -107,6 +125,11 @@ pub(super) fn stage(
     connection
         .prepare_cached("UPDATE jobs SET done = done + ?3 WHERE tenant = ?1 AND id = ?2")?
         .execute(params![tenant, waiting.document.job.uuid(), done])?;
+    if done > 0 {
+        connection
+            .prepare_cached("UPDATE waiting SET attempts = 0 WHERE document = ?1 AND attempts > 0")?
+            .execute([waiting.id])?;
+    }
     Ok(true)
 }
 

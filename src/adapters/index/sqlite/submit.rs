@@ -76,7 +76,7 @@ pub(super) fn submit(
     rows::insert_job(connection, number, submission.job, &submission.key, submission.at)?;
     // A version that supersedes another one keeps its place in the queue.
     let sql = "INSERT INTO waiting (tenant, document, content) VALUES (?1, ?2, ?3)
-               ON CONFLICT (document) DO UPDATE SET content = excluded.content";
+               ON CONFLICT (document) DO UPDATE SET content = excluded.content, attempts = 0";
     connection
         .prepare_cached(sql)?
         .execute(params![number, id, submission.content])?;

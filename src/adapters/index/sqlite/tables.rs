@@ -6,7 +6,7 @@ use crate::adapters::sqlite::schema::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     // "cpkn"
     application_id: 0x6370_6b6e,
-    migrations: &[VERSION_1],
+    migrations: &[VERSION_1, VERSION_2],
     label: "knowledge",
     page_bytes: 8192,
 };
@@ -155,3 +155,6 @@ CREATE TABLE vectors (
     embedding BLOB    NOT NULL
 ) STRICT;
 ";
+
+/// Attempts to ingest the version that waits, since a new chunk of it was staged.
+const VERSION_2: &str = "ALTER TABLE waiting ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;";
