@@ -94,7 +94,9 @@ impl Retriever {
             .vectors(parts.iter().flatten().map(|part| part.text.clone()).collect())
             .await;
         let is_semantic = vectors.iter().any(Option::is_some);
-        clock.end(RetrievalStep::Embed);
+        if self.engine.is_some() {
+            clock.end(RetrievalStep::Embed);
+        }
         let (mut vectors, mut rankings) = (vectors.into_iter(), Vec::with_capacity(parts.len()));
         for wording in &parts {
             let mut found = Vec::with_capacity(wording.len());

@@ -18,7 +18,7 @@ use copilotd_knowledge::fakes::index::MemoryIndex;
 use copilotd_knowledge::index::{IngestStatus, KnowledgeIndex, Quota, Submitted};
 use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Msg, Parts};
 use copilotd_knowledge::library::Content;
-use copilotd_knowledge::retrieve::{Question, Retriever};
+use copilotd_knowledge::retrieve::{Found, Question, Retriever};
 use jiff::Timestamp;
 use ractor::{Actor, ActorRef};
 use uuid::Uuid;
@@ -110,10 +110,14 @@ impl World {
     }
 
     async fn start(&self) -> ActorRef<Msg> {
+        self.start_with(Arc::new(Panicking)).await
+    }
+
+    async fn start_with(&self, reader: Arc<dyn PdfText>) -> ActorRef<Msg> {
         let quota = self.quota;
         let parts = Parts {
             index: Arc::clone(&self.index) as _,
-            extractor: Extractor::new(Arc::new(Panicking), Limits::default()),
+            extractor: Extractor::new(reader, Limits::default()),
             tokens: Arc::new(Estimate),
             engine: self.engine.clone(),
             quota: Arc::new(move |_| quota),
@@ -159,6 +163,12 @@ impl World {
     }
 
     async fn find(&self, tenant: &str, text: &str) -> (Vec<String>, bool) {
+        let found = self.found(tenant, text).await;
+        let texts = found.chunks.into_iter().map(|(chunk, _)| chunk.draft.text).collect();
+        (texts, found.is_semantic)
+    }
+
+    async fn found(&self, tenant: &str, text: &str) -> Found {
         let retriever = Retriever::new(Arc::clone(&self.index) as _, self.engine.clone());
         let question = Question {
             collections: vec!["handbook".parse().unwrap()],
@@ -170,9 +180,7 @@ impl World {
             texts: vec![text.to_owned()],
             limit: 3,
         };
-        let found = retriever.find(&scope(tenant), &question).await.unwrap();
-        let texts = found.chunks.into_iter().map(|(chunk, _)| chunk.draft.text).collect();
-        (texts, found.is_semantic)
+        retriever.find(&scope(tenant), &question).await.unwrap()
     }
 }
 
@@ -325,6 +333,11 @@ async fn without_a_model_words_are_searched_and_vectors_follow() {
     assert_eq!(world.settled("a", "1").await, Stage::Searchable);
     let (texts, is_semantic) = world.find("a", "refund").await;
     assert!(texts[0].contains("refund") && !is_semantic);
+    let steps = async |world: &World| -> Vec<&'static str> {
+        let found = world.found("a", "refund").await;
+        found.steps.iter().map(|(step, _)| step.name()).collect()
+    };
+    assert_eq!(steps(&world).await, ["search", "read"], "nothing is embedded");
     ingestion.stop_and_wait(None, None).await.unwrap();
 
     world.engine = engine;
@@ -335,6 +348,7 @@ async fn without_a_model_words_are_searched_and_vectors_follow() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(world.find("a", "refund").await.1);
+    assert_eq!(steps(&world).await, ["embed", "search", "read"]);
     ingestion.stop_and_wait(None, None).await.unwrap();
 }
 
@@ -390,5 +404,91 @@ async fn tenants_take_turns() {
     for number in 0..20 {
         assert_eq!(world.settled("many", &number.to_string()).await, Stage::Searchable);
     }
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_ends_every_process_fails_and_one_that_makes_progress_does_not() {
+    let mut world = World::new();
+    let text = handbook(&[
+        "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+        "fourteen",
+    ]);
+    world.store("a", "1", Format::Markdown, &text).await;
+    let whole = world.engine.take().unwrap();
+    let hanging = |batches: usize| Engine {
+        embedder: Arc::new(HangsAfter {
+            embedder: world.embedder.clone(),
+            left: batches.into(),
+        }),
+        ..whole.clone()
+    };
+    let (id, job) = (key("1").id(scope("a").tenant()), JobId::new(Uuid::from_u128(1)));
+    let attempts = Bounds::default().attempts;
+    // Each process stores one more batch before it dies: more of them than may make no progress.
+    let mut done = 0;
+    for _ in 0..attempts {
+        world.engine = Some(hanging(1));
+        let ingestion = world.start().await;
+        while world.index.job(&scope("a"), job).await.unwrap().unwrap().done == done {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ingestion.kill_and_wait(None).await.unwrap();
+        done = world.index.job(&scope("a"), job).await.unwrap().unwrap().done;
+    }
+    for attempt in 1..=attempts {
+        assert_eq!(
+            world
+                .index
+                .document(&scope("a"), &key("1"))
+                .await
+                .unwrap()
+                .unwrap()
+                .stage,
+            Stage::Pending,
+            "before attempt {attempt}"
+        );
+        world.engine = Some(hanging(0));
+        let ingestion = world.start().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ingestion.kill_and_wait(None).await.unwrap();
+    }
+    world.engine = Some(whole);
+    world.store("a", "2", Format::Text, "fine").await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "1").await, Stage::Failed);
+    let failed = world.index.document(&scope("a"), &key("1")).await.unwrap().unwrap();
+    assert_eq!((failed.id, failed.failure.unwrap().code.as_str()), (id, "internal"));
+    assert_eq!(world.settled("a", "2").await, Stage::Searchable);
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+/// A reader that never has a process free.
+#[derive(Debug)]
+struct Full(AtomicUsize);
+
+#[async_trait]
+impl PdfText for Full {
+    async fn pages(&self, _: &TenantId, _: &[u8], _: &Limits) -> Result<PdfPages, ExtractError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(ExtractError::Busy)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_always_busy_is_not_asked_for_ever() {
+    let mut world = World::new();
+    let reader = Arc::new(Full(0.into()));
+    world.store("a", "1", Format::Pdf, "%PDF-1.7").await;
+    world.store("a", "2", Format::Text, "fine").await;
+    let ingestion = world.start_with(Arc::clone(&reader) as _).await;
+    assert_eq!(world.settled("a", "1").await, Stage::Failed);
+    let failed = world.index.document(&scope("a"), &key("1")).await.unwrap().unwrap();
+    assert_eq!(failed.failure.unwrap().code, "busy");
+    assert_eq!(
+        reader.0.load(Ordering::Relaxed),
+        usize::try_from(Bounds::default().refusals).unwrap()
+    );
+    assert_eq!(world.settled("a", "2").await, Stage::Searchable);
     ingestion.stop_and_wait(None, None).await.unwrap();
 }

@@ -5,7 +5,8 @@
 //! must survive is in the index, so a worker that dies is replaced, and after a restart chunks that were stored are not made
 //! again.
 //!
-//! Invariant: a version whose ingestion keeps panicking ends as failed after [`Bounds::panics`] attempts.
+//! Invariant: a version ends as failed after [`Bounds::attempts`] attempts without progress, whatever ended them: a panic, or
+//! the whole process. The count is in the index.
 
 mod backfill;
 mod pieces;
@@ -24,7 +25,6 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use self::backfill::Backfill;
 use self::worker::{Task, Worker};
 use crate::chunk::TokenCount;
-use crate::document::{IngestFailure, Version};
 use crate::extract::Extractor;
 use crate::index::{KnowledgeIndex, Pending, Quota};
 
@@ -62,8 +62,11 @@ pub struct Bounds {
     pub workers: usize,
     /// Chunks that are embedded and stored together.
     pub batch: usize,
-    /// Attempts at a version that ended in a panic, after which it has failed.
-    pub panics: u32,
+    /// Attempts at a version that ended before a new chunk was stored, in a panic or with the process, after which it
+    /// has failed. Restarts of the server count: a few of them must not fail what is slow to read.
+    pub attempts: u32,
+    /// Refusals for lack of capacity in a row, after which a version has failed.
+    pub refusals: u32,
     /// Pause after a failure of the index, doubled with each further one up to `longest_pause`.
     pub pause: Duration,
     /// See `pause`.
@@ -77,7 +80,9 @@ impl Default for Bounds {
         Self {
             workers: 2,
             batch: 16,
-            panics: 3,
+            attempts: 5,
+            // With the pauses between them, more than six minutes.
+            refusals: 12,
             pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(60),
             poll: Duration::from_secs(30),
@@ -101,8 +106,6 @@ pub struct Ingestion(pub Arc<Parts>);
 #[derive(Default)]
 pub struct State {
     running: HashMap<ActorId, Running>,
-    /// Panics of the versions being ingested.
-    panics: HashMap<(DocumentId, Version), u32>,
     backfill: Option<ActorId>,
     /// Whether all vectors were there when the backfill last looked, and nothing was published since.
     is_filled: bool,
@@ -113,13 +116,10 @@ pub struct State {
 struct Running {
     scope: TenantScope,
     document: DocumentId,
-    version: Version,
 }
 
 /// How long a job is kept after it has ended.
 pub const JOBS_KEPT: SignedDuration = SignedDuration::from_hours(24);
-/// Most versions whose panics are remembered; more are forgotten all together, and tried again.
-const REMEMBERED_PANICS: usize = 10_000;
 
 impl Ingestion {
     /// Gives waiting versions to workers, as many as may run.
@@ -152,7 +152,6 @@ impl Ingestion {
         let running = Running {
             scope: pending.scope.clone(),
             document: pending.document.id,
-            version: pending.document.version,
         };
         let (worker, _) = Actor::spawn_linked(None, Worker(Arc::clone(&self.0)), (), me.get_cell()).await?;
         state.running.insert(worker.get_id(), running);
@@ -196,7 +195,7 @@ impl Ingestion {
         me.send_after(pause.min(bounds.longest_pause), || Msg::Poll);
     }
 
-    /// A worker has ended, `panicked` or not: its version is published, failed, superseded, or still waiting.
+    /// A worker has ended, with a panic if there is an error: its version is published, failed, superseded, or still waiting.
     async fn ended(
         &self,
         me: &ActorRef<Msg>,
@@ -216,35 +215,11 @@ impl Ingestion {
         let Some(running) = state.running.remove(&who) else {
             return Ok(());
         };
-        let Some(error) = error else {
-            state.panics.remove(&(running.document, running.version));
-            // Its chunks may have been published without vectors while the model was busy.
-            return self.fill(me, state).await;
-        };
-        if state.panics.len() >= REMEMBERED_PANICS {
-            state.panics.clear();
+        if let Some(error) = error {
+            let (tenant, document) = (running.scope.tenant(), running.document);
+            tracing::error!(%tenant, %document, error, "the ingestion of a document panicked");
         }
-        let panics = state.panics.entry((running.document, running.version)).or_default();
-        *panics += 1;
-        let (tenant, document, attempt) = (running.scope.tenant(), running.document, *panics);
-        tracing::error!(%tenant, %document, attempt, error, "the ingestion of a document panicked");
-        if *panics >= self.0.bounds.panics {
-            let failure = IngestFailure {
-                code: "internal".to_owned(),
-                message: "this document cannot be processed because of a fault in copilotd; its log has the cause"
-                    .to_owned(),
-            };
-            let (index, now) = (&self.0.index, self.0.clock.now());
-            let failed = index
-                .fail(&running.scope, document, running.version, failure, now)
-                .await;
-            if let Err(error) = failed {
-                tracing::warn!(%tenant, %document, %error, "could not store that a document's ingestion failed; trying again");
-                self.poll_later(me, state);
-                return Ok(());
-            }
-            state.panics.remove(&(document, running.version));
-        }
+        // Its chunks may have been published without vectors while the model was busy.
         self.fill(me, state).await
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::crash;
 use copilotd_actors::domain::ids::ChunkId;
 use copilotd_actors::ports::{EmbedError, EmbedRequest, LogError, Purpose, Urgency, Vector};
 use copilotd_actors::tenancy::TenantScope;
@@ -81,8 +82,29 @@ impl Worker {
         } = pending;
         let mut pause = self.0.bounds.pause;
         let (tenant, id, version) = (scope.tenant(), document.id, document.version);
+        let (mut is_counted, mut refusals) = (false, 0);
         loop {
-            let mut result = self.ingest(&scope, &document, content.clone()).await;
+            let mut result = match is_counted {
+                true => self.ingest(&scope, &document, content.clone()).await,
+                false => match self.begin(&scope, &document).await {
+                    Ok(()) => {
+                        is_counted = true;
+                        self.ingest(&scope, &document, content.clone()).await
+                    }
+                    Err(stopped) => Err(stopped),
+                },
+            };
+            match &result {
+                Err(Stopped::Busy(_)) => refusals += 1,
+                _ => refusals = 0,
+            }
+            if refusals >= self.0.bounds.refusals {
+                result = Err(Stopped::Failed(IngestFailure {
+                    code: ExtractError::Busy.code().to_owned(),
+                    message: "The server had no capacity to read this document for a long time. Store it again later."
+                        .to_owned(),
+                }));
+            }
             if let Err(Stopped::Failed(failure)) = &result {
                 let (index, now) = (&self.0.index, self.0.clock.now());
                 match index.fail(&scope, id, version, failure.clone(), now).await {
@@ -109,6 +131,26 @@ impl Worker {
         }
     }
 
+    /// Counts this attempt; fails if there were too many that something else ended.
+    async fn begin(&self, scope: &TenantScope, document: &Document) -> Result<(), Stopped> {
+        crash::point("ingest.before:begin");
+        let attempt = self.0.index.begin(scope, document.id, document.version).await?;
+        match attempt {
+            None => Err(Stopped::Superseded),
+            Some(attempt) if attempt > self.0.bounds.attempts => Err(Stopped::Failed(IngestFailure {
+                code: "internal".to_owned(),
+                message:
+                    "Reading this document ended the reader or the whole server each time. The server's log has the \
+                          cause."
+                        .to_owned(),
+            })),
+            Some(_) => {
+                crash::point("ingest.after:begin");
+                Ok(())
+            }
+        }
+    }
+
     async fn ingest(&self, scope: &TenantScope, document: &Document, content: Vec<u8>) -> Result<(), Stopped> {
         let started = tokio::time::Instant::now();
         let extracted = self
@@ -116,6 +158,7 @@ impl Worker {
             .extractor
             .extract(scope.tenant(), content, document.format, None)
             .await?;
+        crash::point("ingest.after:extract");
         histogram!("copilotd_extraction_seconds").record(started.elapsed());
         let title = document.attributes.title.clone().or_else(|| extracted.title.clone());
         let drafts = self.cut(scope, extracted).await?;
@@ -128,6 +171,7 @@ impl Worker {
         if !index.start(scope, id, version, pieces.len() as u64).await? {
             return Err(Stopped::Superseded);
         }
+        crash::point("ingest.after:start");
         let ids: Vec<ChunkId> = pieces.iter().map(|piece| piece.id).collect();
         let space = self.0.engine.as_ref().map(|engine| &engine.space);
         let known = index.known_chunks(scope, id, &ids, space).await?;
@@ -135,12 +179,17 @@ impl Worker {
         let new: Vec<&Piece> = pieces.iter().filter(|piece| !known.contains(&piece.id)).collect();
         for batch in new.chunks(self.0.bounds.batch.max(1)) {
             self.stage(scope, document, title.as_deref(), batch).await?;
+            crash::point("ingest.after:stage");
         }
         counter!("copilotd_ingested_chunks_total", "outcome" => "kept").increment(known.len() as u64);
         let places = pieces.iter().map(Piece::place).collect();
         let (quota, now) = ((self.0.quota)(scope), self.0.clock.now());
+        crash::point("ingest.before:publish");
         match index.publish(scope, id, version, places, &quota, now).await? {
-            Published::Done => Ok(()),
+            Published::Done => {
+                crash::point("ingest.after:publish");
+                Ok(())
+            }
             Published::Superseded => Err(Stopped::Superseded),
             Published::QuotaExceeded => Err(Stopped::Failed(IngestFailure {
                 code: "quota_exceeded".to_owned(),

@@ -158,6 +158,7 @@ const KNOWLEDGE: &[Row] = &[
         "ingest",
         &[
             "actors/compute",
+            "actors/crash",
             "actors/domain",
             "actors/ports",
             "actors/tenancy",

@@ -2,6 +2,7 @@
 //! nothing had happened.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod ingestion;
 mod points;
 mod scenario;
 mod tenants;

@@ -1,0 +1,226 @@
+//! Crashes the server at each point of an ingestion; the next process continues, makes no stored chunk again, and the
+//! document ends whole. A document that ends every process fails.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use copilotd_actors::domain::access::key_hash::KeyHash;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::live::child::Child;
+
+const KEY: &str = "cpk_ingestingestingestingestingestingestingesti";
+const DOCUMENT: &str = "/v1/knowledge/handbook/documents/long";
+const JOBS_OF: &str = "/v1/jobs/";
+/// Exit code of a process that a crash point aborted, as a shell reports it.
+const ABORTED: i32 = 128 + 6;
+/// Chunks that are stored together.
+const BATCH: u64 = 16;
+
+/// The points in the order in which they are reached, with the batches that are stored when the process ends there.
+const POINTS: [(&str, u64); 8] = [
+    ("ingest.before:begin", 0),
+    ("ingest.after:begin", 0),
+    ("ingest.after:extract", 0),
+    ("ingest.after:start", 0),
+    ("ingest.after:stage", 1),
+    ("ingest.after:stage#3", 3),
+    ("ingest.before:publish", 4),
+    ("ingest.after:publish", 4),
+];
+
+struct Life {
+    child: Child,
+    client: Client,
+}
+
+struct Client {
+    address: SocketAddr,
+    http: reqwest::Client,
+}
+
+impl Life {
+    async fn start(directory: &Path, crash_at: Option<&str>) -> Option<Self> {
+        let env: Vec<(String, String)> = crash_at
+            .map(|point| ("COPILOTD_CRASH_AT".to_owned(), point.to_owned()))
+            .into_iter()
+            .collect();
+        let config = directory.join("copilotd.toml");
+        let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
+        let arguments = ["serve", "--config", config.to_str().unwrap()];
+        let mut child = Child::start(program, &arguments, &env, &directory.join("server.log")).await;
+        let serving = |log: &str| {
+            let line = log.lines().find(|line| line.contains("copilotd is ready"))?;
+            let (_, port) = line.split_once("127.0.0.1:")?;
+            let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+            Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
+        };
+        let address = child.wait_for(serving).await?;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Some(Self {
+            child,
+            client: Client { address, http },
+        })
+    }
+}
+
+impl Client {
+    /// None if the process died meanwhile.
+    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, String)> {
+        let request = self
+            .http
+            .request(method.parse().unwrap(), format!("http://{}{path}", self.address));
+        let mut request = request.bearer_auth(KEY);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// Waits until the document is no longer pending; waits for ever if the process dies.
+    async fn settled(&self) -> Value {
+        loop {
+            let Some((status, text)) = self.ask("GET", DOCUMENT, None).await else {
+                return std::future::pending().await;
+            };
+            assert_eq!(status, 200, "{text}");
+            let document: Value = serde_json::from_str(&text).unwrap();
+            if document["status"] != "pending" {
+                return document;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Returns the chunks that this process has stored, and those that it found stored.
+    async fn chunks(&self) -> (u64, u64) {
+        let (_, page) = self.ask("GET", "/metrics", None).await.expect("it lives");
+        let of = |outcome: &str| {
+            let series = format!("copilotd_ingested_chunks_total{{outcome=\"{outcome}\"}} ");
+            let value = page.lines().find_map(|line| line.strip_prefix(&series));
+            value
+                .unwrap_or_else(|| panic!("no {series} in {page}"))
+                .parse()
+                .unwrap()
+        };
+        (of("new"), of("kept"))
+    }
+}
+
+fn configured() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+data_dir = {data:?}
+[[providers]]
+name = "main"
+base_url = "http://127.0.0.1:1/v1"
+api_key = {{ value = "none" }}
+[[routes]]
+name = "default"
+targets = [{{ provider = "main", model = "none", context_tokens = 16000 }}]
+[[tenants]]
+id = "acme"
+  [[tenants.api_keys]]
+  name = "writer"
+  hash = "{hash}"
+  scopes = ["knowledge"]
+"#,
+        data = directory.path().join("data"),
+        hash = KeyHash::of(KEY),
+    );
+    std::fs::write(directory.path().join("copilotd.toml"), text).unwrap();
+    directory
+}
+
+/// A document of sixty sections, each of which is a chunk.
+fn handbook() -> String {
+    let section = |number: u32| {
+        let rule = format!("Rule {number} applies to case {number} and to no other. ");
+        format!("# Section {number}\n\n{}\n\n", rule.repeat(12))
+    };
+    (0..60).map(section).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_chunks_are_not_made_again_wherever_the_process_ends() {
+    for (point, batches) in POINTS {
+        let directory = configured();
+        let mut life = Life::start(directory.path(), Some(point)).await.expect("it serves");
+        // The process may die before it has answered.
+        let _ = life
+            .client
+            .ask("PUT", DOCUMENT, Some(&json!({ "text": handbook() })))
+            .await;
+        assert_eq!(life.child.wait().await, ABORTED, "{point}: {}", life.child.output());
+        let life = Life::start(directory.path(), None).await.expect("it serves again");
+        let document = life.client.settled().await;
+        assert_eq!(document["status"], "searchable", "{point}: {document}");
+        let all = document["chunks"].as_u64().unwrap();
+        assert!(all > 3 * BATCH && all <= 4 * BATCH, "{all} chunks");
+        let stored = all.min(batches * BATCH);
+        let (new, kept) = life.client.chunks().await;
+        if point == "ingest.after:publish" {
+            assert_eq!((new, kept), (0, 0), "{point}: it was published");
+        } else {
+            assert_eq!((new, kept), (all - stored, stored), "{point}");
+        }
+        let job = format!("{JOBS_OF}{}", document["job_id"].as_str().unwrap());
+        let (_, job) = life.client.ask("GET", &job, None).await.unwrap();
+        let job: Value = serde_json::from_str(&job).unwrap();
+        assert_eq!(
+            (&job["status"], &job["progress"]),
+            (&json!("completed"), &json!({ "done": all, "total": all })),
+            "{point}"
+        );
+        let search = json!({ "query": "case 59" });
+        let (_, found) = life
+            .client
+            .ask("POST", "/v1/knowledge/handbook/search", Some(&search))
+            .await
+            .unwrap();
+        assert!(found.contains("Rule 59 applies"), "{point}: {found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_ends_every_process_fails() {
+    let directory = configured();
+    let point = Some("ingest.after:extract");
+    let mut deaths = 0;
+    let mut life = Life::start(directory.path(), point).await;
+    if let Some(life) = &life {
+        let _ = life
+            .client
+            .ask("PUT", DOCUMENT, Some(&json!({ "text": "It ends them all." })))
+            .await;
+    }
+    let document = loop {
+        // A process may die before it serves.
+        if let Some(Life { mut child, client }) = life {
+            let settled = tokio::select! {
+                document = client.settled() => Some(document),
+                status = child.wait() => {
+                    assert_eq!(status, ABORTED);
+                    None
+                }
+            };
+            if let Some(document) = settled {
+                break document;
+            }
+        }
+        deaths += 1;
+        assert!(deaths < 10, "it is tried for ever");
+        life = Life::start(directory.path(), point).await;
+    };
+    assert_eq!(
+        (&document["status"], &document["error"]["code"]),
+        (&json!("failed"), &json!("internal")),
+        "{document}"
+    );
+    assert_eq!(deaths, 5);
+}
