@@ -252,6 +252,8 @@ pub struct TenantLimits {
     pub usd_per_month: Option<f64>,
     /// Write requests per minute, of all users together; 0: no limit.
     pub writes_per_minute: Option<u64>,
+    /// Searches in documents per minute, of all users together; 0: no limit.
+    pub searches_per_minute: Option<u64>,
     /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,
     /// Stored bytes of conversations' logs; 0: no limit.
@@ -288,6 +290,8 @@ pub struct UserLimits {
     pub usd_per_month: Option<f64>,
     /// Write requests per minute; 0: no limit.
     pub writes_per_minute: Option<u64>,
+    /// Searches in documents per minute; 0: no limit.
+    pub searches_per_minute: Option<u64>,
     /// Stored conversations; 0: no limit.
     pub conversations: Option<u64>,
     /// Stored bytes of conversations' logs; 0: no limit.
@@ -314,6 +318,10 @@ pub struct SubjectLimits {
 const USER_WRITES: u64 = 120;
 /// Default writes per minute of a tenant.
 const TENANT_WRITES: u64 = 100 * USER_WRITES;
+/// Searches of a user per minute, unless it has others. One embeds its question, which takes some 10 ms.
+const USER_SEARCHES: u64 = 300;
+/// Searches of all users of a tenant per minute, unless it has others.
+const TENANT_SEARCHES: u64 = 100 * USER_SEARCHES;
 /// Default quota of a user: conversations, and bytes of their logs.
 const USER_QUOTA: (u64, u64) = (10_000, 1 << 30);
 /// As good as no limit, and a number that every store can count to.
@@ -322,6 +330,19 @@ const UNLIMITED: u64 = i64::MAX.unsigned_abs();
 const DOCUMENT_QUOTA: (u64, u64, u64) = (100_000, 10 << 30, 1_000_000);
 /// Default quota of a tenant: conversations, and bytes of their logs.
 const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
+
+/// Returns limits of requests per minute. An API key may send as many as a user.
+fn rates(tenant: Option<u64>, user: Option<u64>) -> limit::TenantLimits {
+    let rate = |requests_per_minute| Limits {
+        requests_per_minute,
+        ..Limits::default()
+    };
+    limit::TenantLimits {
+        tenant: rate(tenant),
+        user: rate(user),
+        key: rate(user),
+    }
+}
 
 /// Returns a limit or its default; 0 means no limit.
 fn limit_or(configured: Option<u64>, default: u64) -> Option<u64> {
@@ -368,18 +389,20 @@ impl TenantLimits {
         }
     }
 
-    /// Returns the limits of writes. An API key may write as often as a user.
+    /// Returns the limits of writes.
     pub fn writes(&self) -> limit::TenantLimits {
-        let rate = |writes| Limits {
-            requests_per_minute: writes,
-            ..Limits::default()
-        };
-        let of_user = limit_or(self.per_user.writes_per_minute, USER_WRITES);
-        limit::TenantLimits {
-            tenant: rate(limit_or(self.writes_per_minute, TENANT_WRITES)),
-            user: rate(of_user),
-            key: rate(of_user),
-        }
+        rates(
+            limit_or(self.writes_per_minute, TENANT_WRITES),
+            limit_or(self.per_user.writes_per_minute, USER_WRITES),
+        )
+    }
+
+    /// Returns the limits of searches in documents.
+    pub fn searches(&self) -> limit::TenantLimits {
+        rates(
+            limit_or(self.searches_per_minute, TENANT_SEARCHES),
+            limit_or(self.per_user.searches_per_minute, USER_SEARCHES),
+        )
     }
 
     /// Returns what the tenant may store of documents.

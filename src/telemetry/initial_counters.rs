@@ -151,6 +151,14 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
     ),
     ("copilotd_knowledge_searches_total", &[("vectors", &["yes", "no"])]),
     (
+        "copilotd_knowledge_searches_refused_total",
+        &[("of", &["user", "tenant"])],
+    ),
+    (
+        "copilotd_embedding_requests_rejected_total",
+        &[("urgency", &["foreground", "background"])],
+    ),
+    (
         "copilotd_ingested_documents_total",
         &[("outcome", &["searchable", "failed"])],
     ),

@@ -419,6 +419,24 @@ pub const METRICS: &[Metric] = &[
         "Searches in documents, of turns and over HTTP, by whether vectors took part.",
     ),
     metric(
+        "copilotd_knowledge_searches_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Searches refused by searches_per_minute, by whose limit was reached.",
+    ),
+    metric(
+        "copilotd_embedding_requests_waiting",
+        Kind::Gauge,
+        Unit::Count,
+        "Requests to the local embedding model that no thread has taken, by urgency.",
+    ),
+    metric(
+        "copilotd_embedding_requests_rejected_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests to the local embedding model refused because the queue of their urgency was full.",
+    ),
+    metric(
         "copilotd_knowledge_search_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,

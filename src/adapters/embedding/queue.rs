@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use copilotd_actors::ports::Urgency;
+use metrics::{counter, gauge};
 use parking_lot::{Condvar, Mutex};
 
 /// Bounds of one urgency's requests, waiting and running.
@@ -90,6 +91,7 @@ impl<T> Queues<T> {
         let mut state = self.state.lock();
         let queue = state.queue(urgency);
         if queue.requests >= self.bounds.requests || (queue.requests > 0 && queue.bytes + bytes > self.bounds.bytes) {
+            counter!("copilotd_embedding_requests_rejected_total", "urgency" => name(urgency)).increment(1);
             return Err(request);
         }
         queue.requests += 1;
@@ -99,6 +101,7 @@ impl<T> Queues<T> {
             urgency,
             bytes,
         });
+        report(&state);
         match urgency {
             Urgency::Foreground => self.foreground.notify_one(),
             Urgency::Background => self.background.notify_one(),
@@ -119,6 +122,7 @@ impl<T> Queues<T> {
                         if state.foreground.waiting.is_empty() {
                             self.background.notify_all();
                         }
+                        report(&state);
                         return Some(entry);
                     }
                     self.foreground.wait(&mut state);
@@ -127,6 +131,7 @@ impl<T> Queues<T> {
                     if state.foreground.waiting.is_empty()
                         && let Some(entry) = state.background.waiting.pop_front()
                     {
+                        report(&state);
                         return Some(entry);
                     }
                     self.background.wait(&mut state);
@@ -140,6 +145,7 @@ impl<T> Queues<T> {
         let mut state = self.state.lock();
         let urgency = entry.urgency;
         state.queue(urgency).waiting.push_back(entry);
+        report(&state);
         drop(state);
         match urgency {
             Urgency::Foreground => self.foreground.notify_one(),
@@ -162,6 +168,7 @@ impl<T> Queues<T> {
         state.closed = true;
         state.foreground.waiting.clear();
         state.background.waiting.clear();
+        report(&state);
         drop(state);
         self.foreground.notify_all();
         self.background.notify_all();
@@ -171,6 +178,25 @@ impl<T> Queues<T> {
     #[cfg(test)]
     pub(super) fn waiting(&self, urgency: Urgency) -> usize {
         self.state.lock().queue(urgency).waiting.len()
+    }
+}
+
+/// Returns the label of an urgency.
+fn name(urgency: Urgency) -> &'static str {
+    match urgency {
+        Urgency::Foreground => "foreground",
+        Urgency::Background => "background",
+    }
+}
+
+/// Publishes how many requests wait.
+fn report<T>(state: &State<T>) {
+    for (urgency, queue) in [
+        (Urgency::Foreground, &state.foreground),
+        (Urgency::Background, &state.background),
+    ] {
+        let waiting = queue.waiting.len() as f64;
+        gauge!("copilotd_embedding_requests_waiting", "urgency" => name(urgency)).set(waiting);
     }
 }
 

@@ -178,6 +178,8 @@ scoped! {
     Gateway, GATEWAY, None;
     /// A caller with the scope `knowledge`.
     Knowledge, KNOWLEDGE, Some(WriteSubject::User);
+    /// A caller with the scope `knowledge` who searches.
+    KnowledgeSearch, KNOWLEDGE, Some(WriteSubject::Search);
     /// A caller with the scope `admin`.
     Admin, ADMIN, Some(WriteSubject::Admin);
     /// A caller with the scope `operator`.

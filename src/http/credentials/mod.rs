@@ -1,8 +1,8 @@
 //! Authentication and authorisation: credentials, their scopes, and the tenant scope that only they open.
 //!
 //! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, with a limit on failures
-//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an
-//! argument, so the required scope is part of the handler's signature.
+//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`KnowledgeSearch`], [`Admin`] or
+//! [`Operator`] as an argument, so the required scope is part of the handler's signature.
 
 mod address;
 mod api_key;
@@ -26,7 +26,7 @@ pub use api_key::new_api_key;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::tenancy::TenantScope;
 pub use explain::{Explanation, Finding, explain};
-pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator, identify};
+pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, KnowledgeSearch, Operator, identify};
 use jiff::{SignedDuration, Timestamp};
 pub use jwks::Jwks;
 pub use refusal::Refusal;

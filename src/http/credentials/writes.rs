@@ -1,4 +1,5 @@
-//! Write rate limits: requests that change something, per minute, for a tenant and each of its users.
+//! Write rate limits: requests that change something, per minute, for a tenant and each of its users. Searches, which are
+//! sent as `POST` and change nothing, have buckets of their own.
 //!
 //! Every extractor of a [`Caller`] counts a request whose method is not safe, before its body is read, so a new route
 //! cannot forget to. The OpenAI-compatible routes are exempt: the limits on model calls apply to them. The buckets are
@@ -27,15 +28,27 @@ use super::Caller;
 use crate::config::Config;
 use crate::http::problems::{Code, Problem, RateLimit};
 
-/// The write buckets of all tenants.
+/// The write buckets and the search buckets of all tenants.
 #[derive(Debug)]
-pub struct WriteLimits(LocalLimiter);
+pub struct WriteLimits {
+    writes: LocalLimiter,
+    searches: LocalLimiter,
+}
 
-/// Which buckets a write counts against.
+/// The limits of a configuration, by tenant.
+#[derive(Debug)]
+pub struct PreparedLimits {
+    writes: HashMap<TenantId, TenantLimits>,
+    searches: HashMap<TenantId, TenantLimits>,
+}
+
+/// Which buckets a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteSubject {
     /// The tenant's and the user's.
     User,
+    /// The tenant's and the user's for searches.
+    Search,
     /// The credential's only: routes of administrators and operators.
     Admin,
 }
@@ -47,20 +60,30 @@ struct WriteCounted;
 impl WriteLimits {
     /// Creates full buckets for the tenants of a configuration.
     pub fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
-        Self(LocalLimiter::new(Self::prepare(config), clock))
+        let PreparedLimits { writes, searches } = Self::prepare(config);
+        Self {
+            writes: LocalLimiter::new(writes, Arc::clone(&clock)),
+            searches: LocalLimiter::new(searches, clock),
+        }
     }
 
     /// Returns the limits of a configuration.
-    pub fn prepare(config: &Config) -> HashMap<TenantId, TenantLimits> {
-        let tenants = config.tenants.iter();
-        tenants
-            .map(|tenant| (tenant.id.clone(), tenant.limits.writes()))
-            .collect()
+    pub fn prepare(config: &Config) -> PreparedLimits {
+        let tenants = || config.tenants.iter();
+        PreparedLimits {
+            writes: tenants()
+                .map(|tenant| (tenant.id.clone(), tenant.limits.writes()))
+                .collect(),
+            searches: tenants()
+                .map(|tenant| (tenant.id.clone(), tenant.limits.searches()))
+                .collect(),
+        }
     }
 
     /// Replaces the limits. Used capacity stays used.
-    pub fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
-        self.0.replace(limits);
+    pub fn take(&self, limits: PreparedLimits) {
+        self.writes.replace(limits.writes);
+        self.searches.replace(limits.searches);
     }
 
     /// Counts a request if it may write; refuses it when a bucket is empty.
@@ -69,7 +92,7 @@ impl WriteLimits {
             return Ok(());
         }
         let subjects = match writer {
-            WriteSubject::User => vec![Subject::Tenant, Subject::User(caller.user.clone())],
+            WriteSubject::User | WriteSubject::Search => vec![Subject::Tenant, Subject::User(caller.user.clone())],
             WriteSubject::Admin => {
                 let mut subjects = vec![Subject::Key(caller.credential.as_str().to_owned())];
                 let signer = caller.credential.source();
@@ -83,13 +106,17 @@ impl WriteLimits {
             requests: 1,
             ..Demand::default()
         };
-        match self.0.reserve(&caller.scope, subjects, one).await {
+        let (limiter, policy) = match writer {
+            WriteSubject::Search => (&self.searches, "searches"),
+            WriteSubject::User | WriteSubject::Admin => (&self.writes, "writes"),
+        };
+        match limiter.reserve(&caller.scope, subjects, one).await {
             Ok(lease) => {
-                self.0.settle(lease, ActualUsage::default());
+                limiter.settle(lease, ActualUsage::default());
                 parts.extensions.insert(WriteCounted);
                 Ok(())
             }
-            Err(LimitRefusal::LimitExceeded(exceeded)) => Err(refused(&exceeded)),
+            Err(LimitRefusal::LimitExceeded(exceeded)) => Err(refused(policy, &exceeded)),
             // The local limiter is never unavailable.
             Err(LimitRefusal::Unavailable { .. }) => Ok(()),
         }
@@ -108,22 +135,25 @@ pub(crate) fn is_protective(method: &Method, path: &str) -> bool {
     }
 }
 
-fn refused(exceeded: &LimitExceeded) -> Problem {
+fn refused(policy: &'static str, exceeded: &LimitExceeded) -> Problem {
     let whose = match exceeded.of {
         "key" => "credential",
         other => other,
     };
-    counter!("copilotd_writes_refused_total", "of" => whose).increment(1);
+    match policy {
+        "searches" => counter!("copilotd_knowledge_searches_refused_total", "of" => whose).increment(1),
+        _ => counter!("copilotd_writes_refused_total", "of" => whose).increment(1),
+    }
     let LimitExceeded { state, retry_after, .. } = exceeded;
     let limit = RateLimit {
-        policy: "writes",
+        policy,
         quota: state.limit,
         window: Some(Duration::from_secs(60)),
         remaining: state.remaining,
         reset: state.reset,
     };
     let problem = Problem::new(Code::RateLimited)
-        .detail(format!("the {whose} has reached its writes_per_minute limit"))
+        .detail(format!("the {whose} has reached its {policy}_per_minute limit"))
         .rate_limit(&limit);
     match retry_after {
         Some(wait) => problem.retry_after(*wait),

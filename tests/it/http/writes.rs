@@ -15,7 +15,9 @@ fn writes() -> Vec<(String, String)> {
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in ["post", "put", "patch", "delete"] {
             let Some(operation) = item.get(method) else { continue };
-            if !path.starts_with("/v1/") || operation["tags"] == json!(["gateway"]) {
+            // Searches change nothing and are limited alone.
+            let is_search = operation["operationId"] == "search_knowledge";
+            if !path.starts_with("/v1/") || operation["tags"] == json!(["gateway"]) || is_search {
                 continue;
             }
             let mut filled = path.clone();
@@ -95,6 +97,36 @@ async fn every_write_that_the_description_knows_is_limited() {
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         let post = app.call("POST", "/v1/conversations").by(&token).json(&json!({}));
         post.send().await.expect(201);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn searches_are_limited_alone() {
+    let limits = "[tenants.limits.per_user]\nwrites_per_minute = 1\nsearches_per_minute = 2";
+    with_globex(limits, async |app| {
+        let both: Scopes = ["chat", "knowledge"]
+            .into_iter()
+            .map(|name| name.parse::<Scopes>().unwrap())
+            .collect();
+        let token = app.token_of("globex", "ada", both);
+        let search = async || {
+            let call = app.call("POST", "/v1/knowledge/handbook/search").by(&token);
+            call.json(&json!({"query": "refunds"})).send().await
+        };
+        let write = async || {
+            let call = app.call("POST", "/v1/conversations").by(&token);
+            call.json(&json!({})).send().await
+        };
+        search().await;
+        write().await.expect(201);
+        let refused = write().await;
+        assert_eq!(refused.headers["ratelimit-policy"], "\"writes\";q=1;w=60");
+        assert_ne!(search().await.status, 429, "writes leave searches alone");
+        let refused = search().await;
+        assert_eq!(refused.headers["ratelimit-policy"], "\"searches\";q=2;w=60");
+        let problem = refused.problem(429, "rate_limited");
+        assert_eq!(problem["detail"], "the user has reached its searches_per_minute limit");
     })
     .await;
 }

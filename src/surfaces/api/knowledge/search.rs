@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::reader;
 use super::view::FoundView;
 use crate::http::bodies::Json;
-use crate::http::credentials::Knowledge;
+use crate::http::credentials::KnowledgeSearch;
 use crate::http::extract::Ids;
 use crate::http::json_response;
 use crate::http::page::MAX_BYTES;
@@ -76,7 +76,7 @@ problems!(SearchProblems: AUTH, FOUND, BODY);
 )]
 pub async fn search(
     State(library): State<Arc<Library>>,
-    Knowledge(caller): Knowledge,
+    KnowledgeSearch(caller): KnowledgeSearch,
     Ids((collection,)): Ids<(CollectionName,)>,
     _room: PageMemory,
     Json(body): Json<SearchBody>,
