@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use copilotd_actors::ports::{Clock, Ids};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::{Estimate, TokenCount};
-use copilotd_knowledge::extract::{self, Extractor, NoPdf, PdfText};
+use copilotd_knowledge::extract::{self, ExtractError, Extractor, NoPdf, PdfText};
 use copilotd_knowledge::index::{KnowledgeIndex, Quota};
 use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Parts};
 use copilotd_knowledge::library::Library;
@@ -45,13 +45,17 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time in which a process to read PDF documents has to read the first one.
 const PDF_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Attempts at that, unless the library cannot be loaded: on a busy machine a process may be late, or not to be had.
+const PDF_CHECKS: u32 = 3;
+/// Pause between them.
+const PDF_CHECK_PAUSE: Duration = Duration::from_secs(2);
+
 /// Returns the reader of PDF documents; none if the library cannot be used.
 async fn open_pdf(library: &Path) -> Option<PdfPool> {
     let pool = PdfPool::new(child::own_program(), pdf::Settings::of(library.to_owned()));
-    let cause = match tokio::time::timeout(PDF_CHECK_TIMEOUT, pool.probe()).await {
-        Ok(Ok(())) => return Some(pool),
-        Ok(Err(error)) => error.code(),
-        Err(_elapsed) => "timed_out",
+    let cause = match check_pdf(async || pool.probe().await).await {
+        Ok(()) => return Some(pool),
+        Err(error) => error.code(),
     };
     tracing::error!(
         library = %library.display(),
@@ -59,6 +63,28 @@ async fn open_pdf(library: &Path) -> Option<PdfPool> {
         "PDFium library cannot be used; PDF documents are refused until the next start with one that can"
     );
     None
+}
+
+/// Checks that a reader reads, a few times if it has no time.
+async fn check_pdf(probe: impl AsyncFn() -> Result<(), ExtractError>) -> Result<(), ExtractError> {
+    let mut attempt = 1;
+    loop {
+        let checked = tokio::time::timeout(PDF_CHECK_TIMEOUT, probe()).await;
+        let error = match checked.unwrap_or(Err(ExtractError::TimedOut)) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if error == ExtractError::PdfUnavailable || attempt == PDF_CHECKS {
+            return Err(error);
+        }
+        tracing::warn!(
+            cause = error.code(),
+            attempt,
+            "the reader of PDF documents did not read its test document; trying again"
+        );
+        attempt += 1;
+        tokio::time::sleep(PDF_CHECK_PAUSE).await;
+    }
 }
 
 /// Opens the index of a process that has the store.
@@ -85,7 +111,8 @@ impl KnowledgeParts {
                 "documents are stored in the data directory of this machine: a process on another machine does not find them"
             );
         }
-        if local.is_none() {
+        // One that could not be loaded has been reported.
+        if config.embeddings.is_none() {
             tracing::info!("no embedding model is configured: documents are searched by their words alone");
         }
         let library = config.knowledge.pdfium.as_deref();
@@ -165,5 +192,39 @@ impl KnowledgeParts {
             max_bytes: settings.max_document_bytes,
         };
         Ok((Arc::new(library), end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_late_is_checked_again_and_one_without_library_is_not() {
+        for (outcomes, checks, expected) in [
+            (vec![Ok(())], 1, Ok(())),
+            (
+                vec![Err(ExtractError::Busy), Err(ExtractError::TimedOut), Ok(())],
+                3,
+                Ok(()),
+            ),
+            (vec![Err(ExtractError::Busy); 4], 3, Err(ExtractError::Busy)),
+            (
+                vec![Err(ExtractError::PdfUnavailable)],
+                1,
+                Err(ExtractError::PdfUnavailable),
+            ),
+        ] {
+            let asked = Cell::new(0);
+            let checked = check_pdf(async || {
+                asked.set(asked.get() + 1);
+                outcomes[asked.get() - 1]
+            });
+            assert_eq!((checked.await, asked.get()), (expected, checks));
+        }
+        let hanging = check_pdf(std::future::pending::<Result<(), ExtractError>>);
+        assert_eq!(hanging.await, Err(ExtractError::TimedOut));
     }
 }
