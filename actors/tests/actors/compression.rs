@@ -203,3 +203,46 @@ async fn a_wake_reads_the_window_and_not_the_whole_log() {
     let woken = format!("{:?}", request.messages);
     assert!(woken.contains("They spoke."));
 }
+
+/// Returns the user's messages with a summary in the last prompt.
+fn summaries_shown(world: &World) -> Vec<String> {
+    let requests = world.model.requests();
+    let last = requests.iter().rfind(|request| request.route == "main").unwrap();
+    let summary = |message: &PromptMessage| match message {
+        PromptMessage::User { text } if text.contains("</conversation_summary") => Some(text.clone()),
+        _ => None,
+    };
+    last.messages.iter().filter_map(summary).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_summary_in_another_language_than_its_instructions_takes_effect_as_it_is() {
+    for summary in [
+        "Sie sprachen über Rückerstattungen; Ada wartet auf 30 €.",
+        "他们谈到了退款。阿达在等三十欧元。",
+        "تحدثوا عن استرداد المبلغ. تنتظر آدا ثلاثين يورو.",
+        "払い戻しについて話しました。",
+    ] {
+        let mut world = World::with(policy(10_000)).await;
+        world.model.on("small", &[says(&[summary], Duration::from_secs(1))]);
+        let id = world.create().await;
+        for _ in 0..3 {
+            say(&world, id, 100).await;
+        }
+        world.named(id, "memory.compressed").await;
+        assert_eq!(
+            methods(&world.log.records(id)),
+            [CompressionMethod::Summarised],
+            "{summary}"
+        );
+        let expected = format!("{summary}\n</conversation_summary");
+        say(&world, id, 1).await;
+        let shown = summaries_shown(&world);
+        assert!(shown.len() == 1 && shown[0].contains(&expected), "{shown:?}");
+        // After a restart it is what the log says.
+        world.crash().await;
+        world.restart().await;
+        say(&world, id, 1).await;
+        assert_eq!(summaries_shown(&world), shown);
+    }
+}
