@@ -314,6 +314,9 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// allows.
     async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError>;
 
+    /// Returns how many current chunks have no vector of `space`, of one tenant or of all; counts at most up to `most`.
+    async fn missing_vectors(&self, scope: Option<&TenantScope>, space: &Space, most: u64) -> Result<u64, LogError>;
+
     /// Stores vectors for current chunks, replacing those of the same space. Chunks that are gone are skipped.
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError>;
 

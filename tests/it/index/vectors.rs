@@ -62,14 +62,26 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
     let mut texts: Vec<&str> = missing.iter().map(|one| one.text.as_str()).collect();
     texts.sort_unstable();
     assert_eq!(texts, ["Title\nHeading\nalpha", "Title\nHeading\nbeta", "gamma"]);
+    let missing = async |library: &Library, most: u64| {
+        let (index, space) = (&library.index, &library.space);
+        let other = Library::new(index, "globex").scope;
+        assert_eq!(index.missing_vectors(Some(&other), space, most).await.unwrap(), 0);
+        let of_tenant = index.missing_vectors(Some(&library.scope), space, most).await.unwrap();
+        assert_eq!(index.missing_vectors(None, space, most).await.unwrap(), of_tenant);
+        of_tenant
+    };
+    assert_eq!((missing(&acme, u64::MAX).await, missing(&acme, 2).await), (3, 2));
     assert_eq!(acme.embed_all(2).await, 3);
+    assert_eq!(missing(&acme, 1).await, 0);
     let first = acme.search("alpha", &ADMIN, 9).await;
     assert_eq!(first.semantic.len(), 3);
     // A second model: both can be searched until the first one's vectors are dropped.
     let old = acme.space.clone();
     acme.space = space("model-b");
     assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic, []);
+    assert_eq!(missing(&acme, 9).await, 3);
     assert_eq!(acme.embed_all(5).await, 3);
+    assert_eq!(missing(&acme, 9).await, 0);
     assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic.len(), 3);
     let of_old = Library {
         space: old,
@@ -80,6 +92,7 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
     acme.index.drop_spaces(&[acme.space.clone()]).await.unwrap();
     assert_eq!(of_old.search("alpha", &ADMIN, 9).await.semantic, []);
     assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic.len(), 3);
+    assert_eq!(missing(&of_old, 9).await, 3);
     assert_eq!(of_old.embed_all(9).await, 3, "they can come back");
     // Chunks that are gone are skipped, and of a staged one nothing shows.
     let document = acme.document(&key("b")).await.unwrap();

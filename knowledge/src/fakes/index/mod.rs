@@ -215,6 +215,15 @@ impl KnowledgeIndex for MemoryIndex {
         })
     }
 
+    async fn missing_vectors(&self, scope: Option<&TenantScope>, space: &Space, most: u64) -> Result<u64, LogError> {
+        self.with(|state| {
+            let asked = |known: &TenantScope| scope.is_none_or(|scope| scope == known);
+            let tenants = state.tenants.iter().filter(|(known, _)| asked(known));
+            let missing = tenants.map(|(scope, tenant)| tenant.unembedded(scope, space, usize::MAX).len() as u64);
+            Ok(missing.sum::<u64>().min(most))
+        })
+    }
+
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError> {
         self.of(scope, |tenant| {
             tenant.put_vectors(vectors);

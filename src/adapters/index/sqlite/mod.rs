@@ -363,6 +363,15 @@ impl KnowledgeIndex for SqliteIndex {
         .await
     }
 
+    async fn missing_vectors(&self, scope: Option<&TenantScope>, space: &Space, most: u64) -> Result<u64, LogError> {
+        let (tenant, space) = (scope.map(|scope| scope.tenant().clone()), Arc::clone(space));
+        self.read_with(move |c| {
+            let moment = c.unchecked_transaction()?;
+            vectors::missing(&moment, tenant.as_ref(), &space, most)
+        })
+        .await
+    }
+
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError> {
         let tenant = scope.tenant().clone();
         self.write(move |c| vectors::put_vectors(c, &tenant, &vectors)).await

@@ -30,6 +30,42 @@ pub(super) fn unembedded(connection: &Connection, space: &Space, limit: usize) -
     Ok(found)
 }
 
+/// See `KnowledgeIndex::missing_vectors`.
+pub(super) fn missing(
+    connection: &Connection,
+    tenant: Option<&TenantId>,
+    space: &Space,
+    most: u64,
+) -> Result<u64, Failure> {
+    let tenant = match tenant {
+        None => None,
+        Some(tenant) => match rows::find_tenant(connection, tenant)? {
+            Some(tenant) => Some(tenant),
+            None => return Ok(0),
+        },
+    };
+    let wanted = rows::find_space(connection, space)?.unwrap_or(-1);
+    let mut spaces = super::erase::spaces(connection)?;
+    spaces.push(0);
+    spaces.retain(|space| *space != wanted);
+    let (first, last) = tenant.map_or((0, i64::MAX), |tenant| (tenant, tenant));
+    let mut count = connection.prepare_cached(
+        "SELECT count(*) FROM (
+             SELECT 1 FROM chunks c INDEXED BY chunks_by_space
+             WHERE c.current = 1 AND c.space = ?1 AND c.tenant BETWEEN ?2 AND ?3
+               AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.id = (c.tenant << 40) | (?4 << 32) | (c.id & 4294967295))
+             LIMIT ?5)",
+    )?;
+    let mut missing = 0;
+    for space in spaces {
+        let left = i64::try_from(most - missing).unwrap_or(i64::MAX);
+        missing += count.query_row(params![space, first, last, wanted.max(0), left], |row| {
+            row.get::<_, u64>(0)
+        })?;
+    }
+    Ok(missing)
+}
+
 /// Returns at most `limit` tenants with current chunks whose newest vector is of one of these spaces.
 fn tenants_with(connection: &Connection, spaces: &[i64], limit: usize) -> Result<Vec<i64>, Failure> {
     let mut next = connection.prepare_cached(
