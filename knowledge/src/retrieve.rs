@@ -3,10 +3,14 @@
 //! The question, in parts if it is long, is embedded; the index searches twice (BM25 and cosine); the rankings are fused by their
 //! ranks; what repeats a better chunk is dropped; and the best chunks are read. Several wordings of one question count alike.
 //!
+//! While the model is being replaced, a tenant's chunks are searched by the vectors of both models, each with the question's
+//! vector of the same model, until all have one of the new model. The two rankings are merged by ranks: cosines of different
+//! models are never compared.
+//!
 //! Invariants: who may read what is decided by the index while it searches, and again when the chunks are read. A model that
 //! does not answer in time costs the search its vectors, never its result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +24,7 @@ use copilotd_actors::ports::{
 };
 use copilotd_actors::tenancy::TenantScope;
 use metrics::{counter, histogram};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -49,6 +54,15 @@ const TERMS_COST_PER_BYTE: usize = 8;
 pub struct Retriever {
     index: Arc<dyn KnowledgeIndex>,
     engine: Option<Engine>,
+    previous: Option<Arc<Previous>>,
+}
+
+/// The model that is being replaced.
+#[derive(Debug)]
+struct Previous {
+    engine: Engine,
+    /// Tenants whose chunks all have a vector of the new model.
+    replaced: Mutex<HashSet<TenantScope>>,
 }
 
 /// A question.
@@ -80,7 +94,40 @@ pub struct Found {
 impl Retriever {
     /// Creates a retriever; without an engine only words are compared.
     pub fn new(index: Arc<dyn KnowledgeIndex>, engine: Option<Engine>) -> Self {
-        Self { index, engine }
+        Self {
+            index,
+            engine,
+            previous: None,
+        }
+    }
+
+    /// Also searches by the vectors of a model that is being replaced, while a tenant has chunks with these only.
+    #[must_use]
+    pub fn replacing(self, engine: Engine) -> Self {
+        let replaced = Mutex::default();
+        Self {
+            previous: Some(Arc::new(Previous { engine, replaced })),
+            ..self
+        }
+    }
+
+    /// Returns the model that is being replaced, while this tenant needs it.
+    async fn previous(&self, scope: &TenantScope) -> Result<Option<&Engine>, LogError> {
+        let (Some(previous), Some(current)) = (&self.previous, &self.engine) else {
+            return Ok(None);
+        };
+        if previous.replaced.lock().contains(scope) {
+            return Ok(None);
+        }
+        if self.index.missing_vectors(Some(scope), &current.space, 1).await? > 0 {
+            return Ok(Some(&previous.engine));
+        }
+        previous.replaced.lock().insert(scope.clone());
+        tracing::info!(
+            tenant = %scope.tenant(), space = %current.space,
+            "all documents of a tenant are embedded with the new model; its searches use that model alone"
+        );
+        Ok(None)
     }
 
     /// Finds the chunks that best answer a question.
@@ -90,20 +137,21 @@ impl Retriever {
             return Ok(Found::default());
         }
         let mut clock = Steps::default();
-        let vectors = self
-            .vectors(parts.iter().flatten().map(|part| part.text.clone()).collect())
-            .await;
-        let is_semantic = vectors.iter().any(Option::is_some);
+        let texts: Vec<String> = parts.iter().flatten().map(|part| part.text.clone()).collect();
+        let previous = self.previous(scope).await?;
+        let (older, vectors) = tokio::join!(vectors(previous, texts.clone()), vectors(self.engine.as_ref(), texts));
+        let is_semantic = vectors.iter().chain(&older).any(Option::is_some);
         if self.engine.is_some() {
             clock.end(RetrievalStep::Embed);
         }
-        let (mut vectors, mut rankings) = (vectors.into_iter(), Vec::with_capacity(parts.len()));
+        let mut vectors = vectors.into_iter().zip(older);
+        let mut rankings = Vec::with_capacity(parts.len());
         for wording in &parts {
             let mut found = Vec::with_capacity(wording.len());
             for part in wording {
-                let vector = vectors.next().flatten();
+                let (vector, older) = vectors.next().unwrap_or_default();
                 // Without a model the words of a long message are all there is.
-                let terms = if part.is_lexical || vector.is_none() {
+                let terms = if part.is_lexical || (vector.is_none() && older.is_none()) {
                     terms(scope, &part.text).await?
                 } else {
                     Vec::new()
@@ -117,10 +165,20 @@ impl Retriever {
                     limit: CANDIDATES,
                 };
                 let candidates = self.index.search(scope, &search).await?;
-                let chunks = |hits: &[Hit]| hits.iter().map(|hit| hit.chunk).collect();
+                let chunks = |hits: &[Hit]| hits.iter().map(|hit| hit.chunk).collect::<Vec<_>>();
+                let mut semantic = chunks(&candidates.semantic);
+                if older.is_some() {
+                    let search = Search {
+                        terms: Vec::new(),
+                        vector: older,
+                        ..search
+                    };
+                    let candidates = self.index.search(scope, &search).await?;
+                    semantic = in_turns(&chunks(&candidates.semantic), &semantic);
+                }
                 found.push(query::Found {
                     lexical: chunks(&candidates.lexical),
-                    semantic: chunks(&candidates.semantic),
+                    semantic,
                 });
             }
             rankings.push(query::combine(&found));
@@ -142,31 +200,39 @@ impl Retriever {
             steps: clock.steps,
         })
     }
+}
 
-    /// Returns the vector of each text; none without a model, or if it has no time.
-    async fn vectors(&self, texts: Vec<String>) -> Vec<Option<Vector>> {
-        let wanted = texts.len();
-        let Some(engine) = &self.engine else {
-            return vec![None; wanted];
-        };
-        let request = EmbedRequest {
-            texts,
-            purpose: Purpose::Query,
-            urgency: Urgency::Foreground,
-        };
-        match tokio::time::timeout(EMBED_TIMEOUT, engine.embedder.embed(request)).await {
-            Ok(Ok(vectors)) if vectors.len() == wanted => vectors.into_iter().map(Some).collect(),
-            Ok(Ok(_)) => vec![None; wanted],
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a question could not be embedded; searching by words alone");
-                vec![None; wanted]
-            }
-            Err(_) => {
-                tracing::warn!("the embedding model did not answer in time; searching by words alone");
-                vec![None; wanted]
-            }
+/// Returns the vector of each text; none without a model, or if it has no time.
+async fn vectors(engine: Option<&Engine>, texts: Vec<String>) -> Vec<Option<Vector>> {
+    let wanted = texts.len();
+    let Some(engine) = engine else {
+        return vec![None; wanted];
+    };
+    let request = EmbedRequest {
+        texts,
+        purpose: Purpose::Query,
+        urgency: Urgency::Foreground,
+    };
+    match tokio::time::timeout(EMBED_TIMEOUT, engine.embedder.embed(request)).await {
+        Ok(Ok(vectors)) if vectors.len() == wanted => vectors.into_iter().map(Some).collect(),
+        Ok(Ok(_)) => vec![None; wanted],
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a question could not be embedded; searching by words alone");
+            vec![None; wanted]
+        }
+        Err(_) => {
+            tracing::warn!("the embedding model did not answer in time; searching by words alone");
+            vec![None; wanted]
         }
     }
+}
+
+/// Merges two rankings: by turns, each chunk at its better place.
+fn in_turns(one: &[ChunkId], other: &[ChunkId]) -> Vec<ChunkId> {
+    let mut seen = HashSet::new();
+    let places = 0..one.len().max(other.len());
+    let both = places.flat_map(|place| [one.get(place), other.get(place)]);
+    both.flatten().copied().filter(|chunk| seen.insert(*chunk)).collect()
 }
 
 /// Measures steps that follow each other.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::fakes::embedder::{FakeEmbedder, Script};
-use copilotd_actors::ports::{Clock, EmbedError, EmbedRequest, Embedder, Vector};
+use copilotd_actors::ports::{Clock, EmbedError, EmbedRequest, Embedder, Purpose, Vector};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::Estimate;
 use copilotd_knowledge::document::{AttributeChanges, DocumentKey, Format, Reader, Stage};
@@ -170,17 +170,21 @@ impl World {
 
     async fn found(&self, tenant: &str, text: &str) -> Found {
         let retriever = Retriever::new(Arc::clone(&self.index) as _, self.engine.clone());
-        let question = Question {
-            collections: vec!["handbook".parse().unwrap()],
-            reader: Reader::Caller {
-                user: None,
-                roles: BTreeSet::new(),
-            },
-            filter: Vec::new(),
-            texts: vec![text.to_owned()],
-            limit: 3,
-        };
+        let question = question(text);
         retriever.find(&scope(tenant), &question).await.unwrap()
+    }
+}
+
+fn question(text: &str) -> Question {
+    Question {
+        collections: vec!["handbook".parse().unwrap()],
+        reader: Reader::Caller {
+            user: None,
+            roles: BTreeSet::new(),
+        },
+        filter: Vec::new(),
+        texts: vec![text.to_owned()],
+        limit: 3,
     }
 }
 
@@ -490,5 +494,135 @@ async fn a_reader_that_is_always_busy_is_not_asked_for_ever() {
         usize::try_from(Bounds::default().refusals).unwrap()
     );
     assert_eq!(world.settled("a", "2").await, Stage::Searchable);
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+/// The engine of a model, whose vectors have its name as their space.
+fn engine(embedder: &FakeEmbedder, name: &str) -> Engine {
+    Engine {
+        embedder: Arc::new(embedder.clone()),
+        space: name.into(),
+    }
+}
+
+/// Numbers of questions that a model embedded.
+fn questions(embedder: &FakeEmbedder) -> usize {
+    let requests = embedder.requests();
+    requests
+        .iter()
+        .filter(|request| request.purpose == Purpose::Query)
+        .count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_model_is_replaced_both_generations_are_searched_and_a_kill_costs_nothing() {
+    let mut world = World::new();
+    let old = engine(&world.embedder, "fake");
+    for tenant in ["a", "b"] {
+        world
+            .store(
+                tenant,
+                "1",
+                Format::Markdown,
+                &handbook(&["refund", "warranty", "shipping", "parking"]),
+            )
+            .await;
+    }
+    let ingestion = world.start().await;
+    for tenant in ["a", "b"] {
+        world.settled(tenant, "1").await;
+    }
+    ingestion.stop_and_wait(None, None).await.unwrap();
+    let retriever = |world: &World| {
+        let retriever = Retriever::new(Arc::clone(&world.index) as _, world.engine.clone());
+        retriever.replacing(old.clone())
+    };
+    let ask = async |retriever: &Retriever, tenant: &str| {
+        let found = retriever.find(&scope(tenant), &question("parking")).await.unwrap();
+        assert!(found.is_semantic);
+        found.chunks[0].0.draft.text.clone()
+    };
+    // The new model: it dies after one batch, in which both tenants have a share.
+    let new = FakeEmbedder::new("new");
+    let hanging = HangsAfter {
+        embedder: new.clone(),
+        left: 1.into(),
+    };
+    world.engine = Some(Engine {
+        embedder: Arc::new(hanging),
+        space: "new".into(),
+    });
+    let (space, before): (_, _) = ("new".into(), "fake".into());
+    let missing = async |world: &World, tenant: &str| {
+        world
+            .index
+            .missing_vectors(Some(&scope(tenant)), &space, 99)
+            .await
+            .unwrap()
+    };
+    let all = missing(&world, "a").await;
+    let ingestion = world.start().await;
+    while missing(&world, "a").await == all {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    ingestion.kill_and_wait(None).await.unwrap();
+    world.engine = Some(engine(&new, "new"));
+    let both = retriever(&world);
+    let asked = (questions(&world.embedder), questions(&new));
+    assert!(ask(&both, "a").await.contains("parking"));
+    assert_eq!(
+        (questions(&world.embedder), questions(&new)),
+        (asked.0 + 1, asked.1 + 1),
+        "of each model its own vector"
+    );
+    // A document that is stored meanwhile is found too.
+    world.store("a", "2", Format::Text, "The canteen opens at noon.").await;
+    let ingestion = world.start().await;
+    world.settled("a", "2").await;
+    let kept = async |world: &World| world.index.missing_vectors(None, &before, 99).await.unwrap();
+    while missing(&world, "a").await + missing(&world, "b").await > 0 || kept(&world).await < 2 * all {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let asked = questions(&world.embedder);
+    for tenant in ["a", "b"] {
+        assert!(ask(&both, tenant).await.contains("parking"));
+    }
+    assert_eq!(questions(&world.embedder), asked, "the new model is asked alone");
+    let requests = new.requests();
+    let passages = requests.iter().filter(|request| request.purpose == Purpose::Passage);
+    let count: usize = passages.map(|request| request.texts.len()).sum();
+    assert_eq!(count as u64, 2 * all + 1, "each chunk was embedded once");
+    ingestion.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_weights_of_the_model_before_words_and_what_is_new_are_searched() {
+    let mut world = World::new();
+    world
+        .store("a", "1", Format::Markdown, &handbook(&["refund", "warranty"]))
+        .await;
+    let ingestion = world.start().await;
+    world.settled("a", "1").await;
+    ingestion.stop_and_wait(None, None).await.unwrap();
+    let asked = questions(&world.embedder);
+    world.engine = Some(engine(&FakeEmbedder::new("new"), "new"));
+    let found = world.found("a", "refund").await;
+    assert!(found.chunks[0].0.draft.text.contains("refund"));
+    assert_eq!(questions(&world.embedder), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_always_busy_holds_up_no_document_and_vectors_follow() {
+    let mut world = World::new();
+    for _ in 0..Bounds::default().refusals {
+        world.embedder.script(Script::Fail(EmbedError::Busy));
+    }
+    world.store("a", "1", Format::Text, "refund").await;
+    let ingestion = world.start().await;
+    assert_eq!(world.settled("a", "1").await, Stage::Searchable);
+    while !world.index.unembedded(&"fake".into(), 1).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(world.find("a", "refund").await.1);
     ingestion.stop_and_wait(None, None).await.unwrap();
 }

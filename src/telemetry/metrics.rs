@@ -425,6 +425,12 @@ pub const METRICS: &[Metric] = &[
         "Searches refused by searches_per_minute, by whose limit was reached.",
     ),
     metric(
+        "copilotd_knowledge_chunks_without_vector",
+        Kind::Gauge,
+        Unit::Count,
+        "Searchable chunks that wait for a vector of the current embedding model, as far as the backfill has counted.",
+    ),
+    metric(
         "copilotd_embedding_requests_waiting",
         Kind::Gauge,
         Unit::Count,

@@ -1,10 +1,14 @@
 //! Embeds published chunks that have no vector of the current model: those ingested without a model, or with another one.
+//! Once all have one, the vectors of other models are deleted: nothing searches them any more.
+//!
+//! It keeps nothing that it would need after a kill: it asks the index what is missing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use copilotd_actors::ports::{EmbedError, EmbedRequest, LogError, Purpose, Urgency};
 use copilotd_actors::tenancy::TenantScope;
+use metrics::gauge;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::worker::embed_patiently;
@@ -30,18 +34,39 @@ enum Stopped {
     Model(#[from] EmbedError),
 }
 
+/// Chunks after which the progress is logged again.
+const REPORTED: u64 = 1_000;
+
+/// Publishes how many chunks wait for a vector.
+fn report(missing: u64) {
+    gauge!("copilotd_knowledge_chunks_without_vector").set(missing as f64);
+}
+
 impl Backfill {
     async fn run(&self) -> Result<(), Stopped> {
+        let (space, index) = (&self.engine.space, &self.parts.index);
         let mut embedded = 0_u64;
+        let mut missing = index.missing_vectors(None, space, u64::MAX).await?;
+        if missing > 0 {
+            tracing::info!(%space, chunks = missing, "embedding chunks that have no vector of the current model");
+        }
         loop {
-            let space = &self.engine.space;
+            report(missing);
             let chunks = self.parts.index.unembedded(space, self.parts.bounds.batch).await?;
             if chunks.is_empty() {
                 break;
             }
-            embedded += chunks.len() as u64;
+            let count = chunks.len() as u64;
             self.embed(chunks).await?;
+            let before = embedded;
+            embedded += count;
+            missing = missing.saturating_sub(count);
+            if embedded / REPORTED > before / REPORTED {
+                tracing::info!(%space, embedded, missing, "embedding chunks that have no vector of the current model");
+            }
         }
+        report(0);
+        index.drop_spaces(std::slice::from_ref(space)).await?;
         if embedded > 0 {
             tracing::info!(space = %self.engine.space, chunks = embedded, "embedded all chunks that had no vector");
         }

@@ -65,7 +65,8 @@ pub struct Bounds {
     /// Attempts at a version that ended before a new chunk was stored, in a panic or with the process, after which it
     /// has failed. Restarts of the server count: a few of them must not fail what is slow to read.
     pub attempts: u32,
-    /// Refusals for lack of capacity in a row, after which a version has failed.
+    /// Refusals for lack of capacity in a row: of a reader, after which a version has failed; of the model, after which
+    /// chunks are stored without vectors for now.
     pub refusals: u32,
     /// Pause after a failure of the index, doubled with each further one up to `longest_pause`.
     pub pause: Duration,
@@ -81,7 +82,7 @@ impl Default for Bounds {
             workers: 2,
             batch: 16,
             attempts: 5,
-            // With the pauses between them, more than six minutes.
+            // With the pauses between them, more than six minutes of a reader and two of the model.
             refusals: 12,
             pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(60),

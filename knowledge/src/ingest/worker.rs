@@ -24,7 +24,7 @@ use crate::lexical;
 const CHUNK_COST_PER_BYTE: usize = 32;
 /// Cost of stemming a byte, in the unit of [`compute`].
 const TERMS_COST_PER_BYTE: usize = 8;
-/// Most attempts to embed a batch with a model that fails.
+/// Most attempts to embed a batch with a model that fails or does not answer in time.
 const EMBED_ATTEMPTS: u32 = 5;
 
 /// The actor; ends after one version.
@@ -255,13 +255,14 @@ impl Worker {
     }
 }
 
-/// Embeds texts in the background. A busy model is asked again until it has time; one that fails, a few times.
+/// Embeds texts in the background. A model that is busy, late or fails is asked again a few times: texts without a vector
+/// get one from the backfill, later.
 pub(super) async fn embed_patiently(
     engine: &Engine,
     request: EmbedRequest,
     bounds: &Bounds,
 ) -> Result<Vec<Vector>, EmbedError> {
-    let (mut pause, mut failures) = (Duration::from_millis(50), 0);
+    let (mut pause, mut failures, mut refusals) = (Duration::from_millis(50), 0, 0);
     loop {
         let error = match engine.embedder.embed(request.clone()).await {
             Ok(vectors) if vectors.len() == request.texts.len() => return Ok(vectors),
@@ -273,10 +274,11 @@ pub(super) async fn embed_patiently(
             Err(error) => error,
         };
         match error {
-            EmbedError::Busy | EmbedError::Timeout => {}
             EmbedError::TooLarge(_) => return Err(error),
-            EmbedError::Failed(_) if failures + 1 >= EMBED_ATTEMPTS => return Err(error),
-            EmbedError::Failed(_) => failures += 1,
+            EmbedError::Busy if refusals + 1 >= bounds.refusals => return Err(error),
+            EmbedError::Busy => refusals += 1,
+            EmbedError::Failed(_) | EmbedError::Timeout if failures + 1 >= EMBED_ATTEMPTS => return Err(error),
+            EmbedError::Failed(_) | EmbedError::Timeout => failures += 1,
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(bounds.longest_pause);
