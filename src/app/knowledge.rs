@@ -35,6 +35,8 @@ pub struct KnowledgeParts {
     pub extractor: Extractor,
     /// Whether the PDFium library works; none if the configuration names none.
     pub pdf: Option<bool>,
+    /// What reads PDF documents; none in tests without a reader.
+    pub pdf_reader: Option<PdfReader>,
     /// Counts the tokens of chunks.
     pub tokens: Arc<dyn TokenCount>,
 }
@@ -50,8 +52,54 @@ const PDF_CHECKS: u32 = 3;
 /// Pause between them.
 const PDF_CHECK_PAUSE: Duration = Duration::from_secs(2);
 
-/// Returns the reader of PDF documents; none if the library cannot be used.
-async fn open_pdf(library: &Path) -> Option<PdfPool> {
+/// What reads PDF documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PdfReader {
+    /// The PDFium library.
+    Pdfium,
+    /// The reader that is part of the program, which finds less.
+    BuiltIn,
+    /// Nothing: PDF documents are refused.
+    None,
+}
+
+impl PdfReader {
+    /// Returns its name in `/readyz`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pdfium => "pdfium",
+            Self::BuiltIn => "built_in",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Returns the reader of PDF documents: that of the library, or else the built-in one.
+async fn open_pdf(library: Option<&Path>) -> (Arc<dyn PdfText>, PdfReader) {
+    if let Some(library) = library
+        && let Some(pool) = open_pdfium(library).await
+    {
+        tracing::info!(library = %library.display(), "PDF documents are read by PDFium");
+        return (Arc::new(pool), PdfReader::Pdfium);
+    }
+    let pool = PdfPool::new(child::own_program(), pdf::Settings::built_in());
+    match check_pdf(async || pool.probe().await).await {
+        Ok(()) => {
+            tracing::info!("PDF documents are read by the built-in reader, which finds less text than PDFium");
+            (Arc::new(pool), PdfReader::BuiltIn)
+        }
+        Err(error) => {
+            tracing::error!(
+                cause = error.code(),
+                "the built-in reader of PDF documents cannot be used; they are refused until the next start"
+            );
+            (Arc::new(NoPdf), PdfReader::None)
+        }
+    }
+}
+
+/// Returns the reader of the library; none if it cannot be used.
+async fn open_pdfium(library: &Path) -> Option<PdfPool> {
     let pool = PdfPool::new(child::own_program(), pdf::Settings::of(library.to_owned()));
     let cause = match check_pdf(async || pool.probe().await).await {
         Ok(()) => return Some(pool),
@@ -60,7 +108,7 @@ async fn open_pdf(library: &Path) -> Option<PdfPool> {
     tracing::error!(
         library = %library.display(),
         cause,
-        "PDFium library cannot be used; PDF documents are refused until the next start with one that can"
+        "PDFium library cannot be used; the built-in reader is used until the next start with one that can"
     );
     None
 }
@@ -116,19 +164,12 @@ impl KnowledgeParts {
             tracing::info!("no embedding model is configured: documents are searched by their words alone");
         }
         let library = config.knowledge.pdfium.as_deref();
-        let reader = match library {
-            Some(library) => open_pdf(library).await,
-            None => None,
-        };
-        let pdf = library.map(|_| reader.is_some());
-        let reader: Arc<dyn PdfText> = match reader {
-            Some(pool) => Arc::new(pool),
-            None => Arc::new(NoPdf),
-        };
+        let (reader, pdf_reader) = open_pdf(library).await;
         Ok(Self {
             index: Arc::new(open_index(config.server.data_dir.clone()).await?),
             extractor: Extractor::new(reader, extract::Limits::default()),
-            pdf,
+            pdf: library.map(|_| pdf_reader == PdfReader::Pdfium),
+            pdf_reader: Some(pdf_reader),
             tokens: match &local {
                 Some(local) => Arc::clone(local) as _,
                 None => Arc::new(Estimate),

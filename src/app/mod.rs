@@ -65,7 +65,7 @@ use crate::tenants::TenantRegistry;
 use copilotd_actors::ports::{JobStore, TenantEraser};
 use standby::HandOver;
 
-pub use knowledge::KnowledgeParts;
+pub use knowledge::{KnowledgeParts, PdfReader};
 
 /// Everything stored besides the conversations' log.
 pub struct Records {
@@ -176,6 +176,7 @@ impl App {
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
         let (retriever, pdf) = (knowledge.retriever(), knowledge.pdf);
+        let pdf_reader = knowledge.pdf_reader.map(PdfReader::name);
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
@@ -279,6 +280,7 @@ impl App {
             revocations,
             library,
             pdf,
+            pdf_reader,
             directory,
             shared,
             body: BodyLimits {

@@ -49,6 +49,8 @@ pub struct Services {
     pub library: Arc<Library>,
     /// Whether PDF documents can be read; none if the configuration names no library for it.
     pub pdf: Option<bool>,
+    /// Name of what reads PDF documents.
+    pub pdf_reader: Option<&'static str>,
     /// Looks up conversation actors.
     pub directory: Directory,
     /// Ports, limits and watched conversations.

@@ -35,8 +35,8 @@ pub enum ExtractError {
     /// Text in this format cannot be extracted.
     #[error("Documents of this format cannot be read here.")]
     Unsupported,
-    /// PDF documents cannot be read, because the server has no library for it.
-    #[error("This server cannot read PDF documents: its operator has not installed the PDFium library.")]
+    /// PDF documents cannot be read, because the server has no reader for them.
+    #[error("This server cannot read PDF documents. Its log has the cause.")]
     PdfUnavailable,
     /// The reader could not run now. Not the document's fault: worth another attempt.
     #[error("The document could not be read at the moment.")]

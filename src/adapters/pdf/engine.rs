@@ -13,6 +13,8 @@ use std::ptr::{self, NonNull};
 
 use copilotd_knowledge::extract::ExtractError;
 
+use super::readable::Readable;
+
 type Handle = *mut c_void;
 
 /// `FPDF_ERR_PASSWORD`.
@@ -115,16 +117,14 @@ pub struct Document<'a> {
     _content: &'a [u8],
 }
 
-impl Document<'_> {
-    /// Returns the number of pages.
-    pub fn pages(&self) -> u32 {
+impl Readable for Document<'_> {
+    fn pages(&self) -> u32 {
         // SAFETY: the document is open.
         let pages = unsafe { (self.library.0.page_count)(self.handle.as_ptr()) };
         u32::try_from(pages).unwrap_or(0)
     }
 
-    /// Returns at most `most` code units of the title in the document's properties.
-    pub fn title(&self, most: usize) -> Option<String> {
+    fn title(&self, most: usize) -> Option<String> {
         let mut buffer = vec![0_u16; most];
         let bytes = c_ulong::try_from(most * 2).ok()?;
         // SAFETY: the document is open, the name ends with NUL, and the buffer has as many bytes as said; a title that
@@ -141,8 +141,7 @@ impl Document<'_> {
         text(buffer.get(..units)?)
     }
 
-    /// Returns the text of a page, counted from 0; none if it cannot be read.
-    pub fn text(&self, number: u32) -> Option<String> {
+    fn text(&self, number: u32) -> Option<String> {
         let functions = &self.library.0;
         // SAFETY: the document is open; what was loaded is closed once, the text before its page.
         unsafe {
@@ -160,7 +159,9 @@ impl Document<'_> {
             found
         }
     }
+}
 
+impl Document<'_> {
     /// # Safety
     /// `loaded` has to be the open text of a page.
     unsafe fn text_of(&self, loaded: NonNull<c_void>) -> Option<String> {

@@ -1,6 +1,7 @@
-//! PDF documents, read by PDFium in child processes: [`PdfText`] for the product.
+//! PDF documents, read in child processes: [`PdfText`] for the product.
 //!
-//! PDFium is the C++ library of Chromium, loaded from a file that the configuration names. Documents come from anywhere,
+//! By PDFium, the C++ library of Chromium, loaded from a file that the configuration names, or else by a reader that is
+//! part of the program and finds less. Documents come from anywhere,
 //! and some are made to exploit their readers. So each document gets a process of its own (`copilotd extract-pdf`), with
 //! limits on memory, processor time, files and network, which ends with it: nothing of one document is left when the
 //! next one is read.
@@ -8,14 +9,16 @@
 //! Invariant: a document occupies one process for at most twice the deadline, and one tenant occupies at most half of the
 //! processes. Dropping a call kills its process.
 
+mod builtin;
 mod engine;
 mod frame;
+mod readable;
 mod worker;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +55,8 @@ const ATTEMPTS: u32 = 2;
 /// Limits of the pool.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The PDFium library.
-    pub library: PathBuf,
+    /// The PDFium library; without it the reader that is part of the program is used.
+    pub library: Option<PathBuf>,
     /// Documents that are read concurrently.
     pub workers: usize,
     /// Longest time that one document is read; then its process is killed.
@@ -69,9 +72,17 @@ pub struct Settings {
 impl Settings {
     /// Returns the defaults for a library.
     pub fn of(library: PathBuf) -> Self {
+        Self {
+            library: Some(library),
+            ..Self::built_in()
+        }
+    }
+
+    /// Returns the defaults for the reader that is part of the program.
+    pub fn built_in() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
-            library,
+            library: None,
             workers: (cores / 2).clamp(1, 4),
             deadline: Duration::from_secs(60),
             wait: Duration::from_secs(300),
@@ -181,7 +192,7 @@ impl PdfPool {
             return Ok(process);
         }
         tracing::error!(
-            library = %self.settings.library.display(),
+            library = %self.settings.library.as_deref().unwrap_or(Path::new("")).display(),
             "PDFium library cannot be loaded; PDF documents are refused"
         );
         Err(ExtractError::PdfUnavailable)
@@ -190,7 +201,7 @@ impl PdfPool {
     fn arguments(&self, limits: &Limits) -> [OsString; 6] {
         [
             ARGUMENT.into(),
-            self.settings.library.clone().into(),
+            self.settings.library.clone().unwrap_or_default().into(),
             self.settings.memory.to_string().into(),
             self.settings.processor_seconds.to_string().into(),
             limits.pages.to_string().into(),

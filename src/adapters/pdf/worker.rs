@@ -1,5 +1,5 @@
-//! The child process: `copilotd extract-pdf LIBRARY MEMORY SECONDS PAGES BYTES`. Reads a document from standard input and
-//! writes frames to standard output.
+//! The child process: `copilotd extract-pdf LIBRARY MEMORY SECONDS PAGES BYTES`, where an empty LIBRARY stands for the reader
+//! that is part of the program. Reads a document from standard input and writes frames to standard output.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write};
@@ -11,8 +11,10 @@ use rustix::process::Resource;
 
 use super::super::child::limits;
 use super::super::child::{READY, UNLIMITED};
+use super::builtin;
 use super::engine::Library;
 use super::frame::{LONGEST_TITLE, Tag};
+use super::readable::Readable;
 
 /// First argument of such a process. Not a command for people, so it is not in the help.
 pub const ARGUMENT: &str = "extract-pdf";
@@ -23,7 +25,7 @@ const NO_LIBRARY: u8 = b'l';
 const FILES: u64 = 3;
 
 struct Arguments {
-    library: PathBuf,
+    library: Option<PathBuf>,
     memory: u64,
     seconds: u64,
     pages: u32,
@@ -32,10 +34,10 @@ struct Arguments {
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
-        let library = arguments.next()?.into();
+        let library = Some(arguments.next()?).filter(|library| !library.is_empty());
         let mut number = || arguments.next()?.to_str()?.parse::<u64>().ok();
         Some(Self {
-            library,
+            library: library.map(PathBuf::from),
             memory: number()?,
             seconds: number()?,
             pages: u32::try_from(number()?).ok()?,
@@ -55,9 +57,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         output.write_all(&[byte]).and_then(|()| output.flush())
     };
     leave_network();
-    let Some(library) = Library::load(&arguments.library) else {
-        let _ = first(NO_LIBRARY);
-        return ExitCode::FAILURE;
+    let library = match &arguments.library {
+        None => None,
+        Some(path) => match Library::load(path) {
+            Some(library) => Some(library),
+            None => {
+                let _ = first(NO_LIBRARY);
+                return ExitCode::FAILURE;
+            }
+        },
     };
     if limits::apply(arguments.memory).is_err() || limits::set_processor_seconds(arguments.seconds).is_err() {
         // The parent refuses to work with it, whether this arrives or not.
@@ -71,7 +79,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut output = std::io::BufWriter::new(std::io::stdout().lock());
-    let last = match extract(&library, &arguments, &mut output) {
+    let last = match extract(library.as_ref(), &arguments, &mut output) {
         Ok(()) => Tag::Done.write("", &mut output),
         Err(error) => Tag::Failed.write(error.code(), &mut output),
     };
@@ -99,7 +107,7 @@ fn leave_network() {
 #[cfg(not(target_os = "linux"))]
 fn leave_network() {}
 
-fn extract(library: &Library, arguments: &Arguments, output: &mut impl Write) -> Result<(), ExtractError> {
+fn extract(library: Option<&Library>, arguments: &Arguments, output: &mut impl Write) -> Result<(), ExtractError> {
     let mut content = Vec::new();
     if let Err(error) = std::io::stdin().lock().read_to_end(&mut content) {
         return Err(match error.kind() {
@@ -107,7 +115,17 @@ fn extract(library: &Library, arguments: &Arguments, output: &mut impl Write) ->
             _ => ExtractError::Busy,
         });
     }
-    let document = library.open(&content)?;
+    match library {
+        Some(library) => send_all(&library.open(&content)?, arguments, output),
+        // It is safe Rust: a fault of it ends in a panic, whose words are nobody's.
+        None => {
+            let read = || send_all(&builtin::Document::open(&content)?, arguments, output);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or(Err(ExtractError::Damaged))
+        }
+    }
+}
+
+fn send_all(document: &impl Readable, arguments: &Arguments, output: &mut impl Write) -> Result<(), ExtractError> {
     let pages = document.pages();
     if pages > arguments.pages {
         return Err(ExtractError::TooManyPages);

@@ -65,7 +65,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.library.embeds.or(state.gateway.embeds()) {
         dependencies["embeddings"] = word(embeds).into();
     }
-    // Does not affect readiness: only PDF documents are refused.
+    // Does not affect readiness: PDF documents are read by another reader.
     if let Some(pdf) = state.pdf {
         dependencies["pdf"] = word(pdf).into();
     }
@@ -89,11 +89,14 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if missing > 0 {
         store["missing_commits"] = missing.into();
     }
-    let body = json!({
+    let mut body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,
         "store": store,
     });
+    if let Some(reader) = state.pdf_reader {
+        body["pdf_reader"] = reader.into();
+    }
     let status = if ready {
         StatusCode::OK
     } else {

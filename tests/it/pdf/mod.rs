@@ -1,7 +1,8 @@
 //! PDF documents, read by child processes of the real program: whatever a document does, its reading ends, with a named
 //! error if it fails, and this process is not affected.
 
-mod documents;
+mod builtin;
+pub mod documents;
 mod evaluation;
 mod mutations;
 mod server;
@@ -19,7 +20,7 @@ use documents::{burning, document, encrypted, pages};
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Returns the library's path. `None` if this machine has none: CI then fails, any other run prints what it skips.
-fn library() -> Option<PathBuf> {
+pub fn library() -> Option<PathBuf> {
     let set = std::env::var_os("COPILOTD_PDFIUM").map(PathBuf::from);
     let found = set.filter(|file| file.is_file());
     if found.is_none() {
@@ -174,11 +175,15 @@ async fn a_document_that_takes_too_much_is_ended() {
 #[tokio::test]
 async fn a_reader_has_no_network_no_files_and_no_environment() {
     let Some(library) = library() else { return };
+    sandboxed(ample(library), burning()).await;
+}
+
+/// Looks at a process while it reads a document that takes long.
+async fn sandboxed(settings: Settings, content: Vec<u8>) {
     // Inherited by every process that this one starts.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-    let pool = pool(ample(library));
-    let content = burning();
+    let pool = pool(settings);
     let mut reading = Box::pin(read(&pool, &content));
     let observed = async {
         loop {
@@ -217,6 +222,16 @@ async fn a_reader_has_no_network_no_files_and_no_environment() {
     let mut numbers: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
     numbers.sort();
     assert_eq!(numbers, ["0", "1", "2"]);
+    // Where users may create one, the process has a network of its own; elsewhere it still cannot open a socket.
+    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).unwrap();
+    let mut own = std::process::Command::new("unshare");
+    if own
+        .args(["-U", "-n", "true"])
+        .output()
+        .is_ok_and(|done| done.status.success())
+    {
+        assert_ne!(network(&proc), network(Path::new("/proc/self")));
+    }
     let environment = std::fs::read_to_string(proc.join("environ")).unwrap();
     assert_eq!(environment, "MALLOC_ARENA_MAX=1\0");
     drop((listener, reading));

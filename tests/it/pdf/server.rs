@@ -18,14 +18,19 @@ async fn a_server_without_a_usable_library_serves_and_says_so() {
         let body: serde_json::Value = answer.error_for_status().unwrap().json().await.unwrap();
         served.child.kill().await;
         let log = std::fs::read_to_string(served.path("log")).unwrap();
-        (body["dependencies"]["pdf"].clone(), said(&log, "PDFium").is_some())
+        let is_wrong = said(&log, "PDFium library cannot be").is_some();
+        (
+            body["dependencies"]["pdf"].clone(),
+            body["pdf_reader"].clone(),
+            is_wrong,
+        )
     };
-    assert_eq!(ready(None).await, (serde_json::Value::Null, false));
+    assert_eq!(ready(None).await, (serde_json::Value::Null, "built_in".into(), false));
     for unusable in ["/no/such/library", "/proc/self/exe", "/bin/sh"] {
-        let expected = ("unavailable".into(), true);
+        let expected = ("unavailable".into(), "built_in".into(), true);
         assert_eq!(ready(Some(Path::new(unusable))).await, expected, "{unusable}");
     }
     if let Some(library) = library() {
-        assert_eq!(ready(Some(&library)).await, ("ok".into(), false));
+        assert_eq!(ready(Some(&library)).await, ("ok".into(), "pdfium".into(), false));
     }
 }

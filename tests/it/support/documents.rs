@@ -19,6 +19,7 @@ pub fn documents() -> KnowledgeParts {
         }),
         extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
         pdf: None,
+        pdf_reader: None,
         tokens: Arc::new(Estimate),
     }
 }
