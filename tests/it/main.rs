@@ -13,6 +13,7 @@ mod credentials;
 mod demo;
 mod deploy;
 mod descriptors;
+mod documents;
 mod embed;
 mod fuzz;
 mod gateway;

@@ -153,13 +153,13 @@ def stream(url: str, headers: dict):
     return pieces, events
 
 
-def token() -> str:
+def token(scope: str = "chat") -> str:
     def encode(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
     now = int(time.time())
     claims = {"iss": "https://crumb.example", "aud": "copilotd", "sub": "ada", "tenant": "crumb"}
-    claims |= {"iat": now, "exp": now + 3600, "scope": "chat"}
+    claims |= {"iat": now, "exp": now + 3600, "scope": scope}
     body = f"{encode(json.dumps({'alg': 'HS256', 'typ': 'JWT'}).encode())}.{encode(json.dumps(claims).encode())}"
     return f"{body}.{encode(hmac.digest(SECRET.encode(), body.encode(), hashlib.sha256))}"
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use copilotd::http::credentials::Scopes;
+use copilotd_actors::fakes::model::{calls, says};
+use copilotd_actors::fakes::system;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, with_app, with_globex};
@@ -278,6 +280,165 @@ async fn two_tenants_with_the_same_document_share_nothing() {
         while found(app, &globex, "refund").await.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    })
+    .await;
+}
+
+/// A copilot of globex that draws on the handbook and may search tickets.
+const READER: &str = r#"
+    [[tenants.copilots]]
+    name = "reader"
+    route = "default"
+    tools = ["zendesk_search_tickets"]
+    knowledge = ["handbook"]
+"#;
+
+/// A user of globex who talks to that copilot.
+struct Talk<'a> {
+    app: &'a TestApp,
+    token: String,
+    conversation: String,
+}
+
+impl<'a> Talk<'a> {
+    async fn new(app: &'a TestApp, tenant: &str, user: &str) -> Self {
+        let token = app.token_of(tenant, user, Scopes::CHAT | Scopes::KNOWLEDGE);
+        let call = app.call("POST", "/v1/conversations").by(&token);
+        let created = call.json(&json!({ "copilot": "reader" })).send().await.expect(201);
+        let conversation = format!("/v1/conversations/{}", created.text("/id"));
+        Self {
+            app,
+            token,
+            conversation,
+        }
+    }
+
+    async fn submit(&self, prompt: &str) -> String {
+        let call = self
+            .app
+            .call("POST", &format!("{}/turns", self.conversation))
+            .by(&self.token);
+        let answer = call.json(&json!({ "input": prompt })).send().await.expect(202);
+        answer.headers["location"].to_str().unwrap().to_owned()
+    }
+
+    async fn completed(&self, turn: &str) {
+        loop {
+            let view = self
+                .app
+                .call("GET", turn)
+                .by(&self.token)
+                .send()
+                .await
+                .expect(200)
+                .json();
+            if view["status"] == "completed" {
+                return;
+            }
+            assert!(view["finished_at"].is_null(), "{view:#}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn chunk_status(&self, chunk: &str) -> u16 {
+        let path = format!("/v1/knowledge/chunks/{chunk}");
+        self.app.call("GET", &path).by(&self.token).send().await.status
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn access_withdrawn_between_the_steps_of_a_turn_holds_from_the_next_search_on() {
+    with_globex(READER, async |app| {
+        let writer = app.token_of("globex", "writer", Scopes::KNOWLEDGE | Scopes::ADMIN);
+        let body = json!({ "text": "The harbour budget is nine million crowns.", "allowed_users": ["eve"] });
+        app.call("PUT", DOCUMENT)
+            .by(&writer)
+            .json(&body)
+            .send()
+            .await
+            .expect(202);
+        while found(app, &writer, "harbour budget").await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let search = json!({ "query": "harbour budget" });
+        let call = app.call("POST", SEARCH).by(&writer).json(&search);
+        let chunk = call.send().await.expect(200).text("/data/0/chunk_id").to_owned();
+        let eve = Talk::new(app, "globex", "eve").await;
+        assert_eq!(eve.chunk_status(&chunk).await, 200);
+
+        let first = "What is the harbour budget?";
+        let step = calls(&[("zendesk_search_tickets", json!({ "query": "budget" }))]);
+        app.model.on(first, &[step, says(&["Nine million."], Duration::ZERO)]);
+        app.system("zendesk")
+            .answer(system::Answer::done(Duration::from_secs(20)));
+        let turn = eve.submit(first).await;
+        app.system("zendesk").wait_for(|seen| seen.calls == 1).await;
+        let nobody = json!({ "allowed_users": [] });
+        let call = app.call("PATCH", DOCUMENT).by(&writer).json(&nobody);
+        call.send().await.expect(200);
+        // The turn's own search ran while the document was hers to read. Nothing else of it is.
+        assert_eq!(eve.chunk_status(&chunk).await, 404);
+        assert!(found(app, &eve.token, "harbour budget").await.is_empty());
+        eve.completed(&turn).await;
+
+        let second = "Tell me the harbour budget in crowns once more, please.";
+        app.model.on(second, &[says(&["I do not know."], Duration::ZERO)]);
+        let turn = eve.submit(second).await;
+        eve.completed(&turn).await;
+        let requests = app.model.requests();
+        let excerpt =
+            |request: &copilotd_actors::ports::ModelRequest| format!("{request:?}").contains("million crowns");
+        let shown: Vec<bool> = requests.iter().map(excerpt).collect();
+        assert_eq!(shown, [true, true, false], "from the next search on it is gone");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tenants_with_the_same_document_are_answered_from_their_own() {
+    with_globex(READER, async |app| {
+        let body = json!({ "title": "Refunds", "text": "A refund takes five days.", "metadata": { "a": "b" } });
+        let globex = app.token_of("globex", "writer", Scopes::KNOWLEDGE);
+        stored(app, DOCUMENT, body.clone()).await;
+        let call = app.call("PUT", DOCUMENT).by(&globex).json(&body);
+        call.send().await.expect(202);
+        while found(app, &globex, "refund").await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let search = async |credential: &str| {
+            let call = app
+                .call("POST", SEARCH)
+                .by(credential)
+                .json(&json!({ "query": "How long does a refund take?" }));
+            call.send().await.expect(200).json()["data"][0].clone()
+        };
+        let (of_acme, of_globex) = (search(&knowledge(app)).await, search(&globex).await);
+        for same in ["text", "external_id", "title", "score"] {
+            assert_eq!(of_acme[same], of_globex[same], "{same}");
+        }
+        for own in ["chunk_id", "document_id"] {
+            assert_ne!(of_acme[own], of_globex[own], "{own}");
+        }
+        // Ids of the other tenant are unknown, whoever asks.
+        let eve = Talk::new(app, "globex", "eve").await;
+        assert_eq!(eve.chunk_status(of_globex["chunk_id"].as_str().unwrap()).await, 200);
+        assert_eq!(eve.chunk_status(of_acme["chunk_id"].as_str().unwrap()).await, 404);
+        // What one changes and deletes leaves the other's answers as they are.
+        let changed = json!({ "text": "A refund takes nine days." });
+        stored(app, DOCUMENT, changed).await;
+        assert_eq!(search(&globex).await, of_globex);
+        app.call("DELETE", DOCUMENT)
+            .by(&knowledge(app))
+            .send()
+            .await
+            .expect(204);
+        assert_eq!(search(&globex).await, of_globex);
+        let prompt = "How long does a refund take at your company?";
+        app.model.on(prompt, &[says(&["Five days."], Duration::ZERO)]);
+        let turn = eve.submit(prompt).await;
+        eve.completed(&turn).await;
+        let seen = format!("{:?}", app.model.requests());
+        assert!(seen.contains("five days") && !seen.contains("nine days"), "{seen}");
     })
     .await;
 }
