@@ -171,6 +171,8 @@ impl App {
             knowledge,
             ledger,
         } = records;
+        // Before anything that counts is started: without a recorder its counts are lost.
+        telemetry::start_counting();
         let config = registry.config();
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));

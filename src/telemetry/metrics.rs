@@ -550,6 +550,11 @@ pub fn metrics(shared: Arc<Shared>, in_use: impl Fn() -> HttpUse + Send + Sync +
     })
 }
 
+/// Installs the recorder of this process, unless it is. What is counted before that is lost.
+pub fn start_counting() {
+    recorder();
+}
+
 /// Installs the recorder, once per process.
 fn recorder() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();

@@ -18,7 +18,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 pub use self::calls::{CallMetrics, start as start_counters_of_target};
-pub use self::metrics::{HttpUse, METRICS, Metric, Render, metrics};
+pub use self::metrics::{HttpUse, METRICS, Metric, Render, metrics, start_counting};
 pub use self::runtime::PROCESS_METRICS;
 pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent, traces_url};
