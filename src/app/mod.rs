@@ -382,9 +382,10 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             command: Some(TokenCommand::Verify(args)),
             ..
         }) => runtime()?.block_on(cli::verify_token(&args, context)),
-        Command::Tenant(_) | Command::Key(_) | Command::Token(TokenArgs { command: Some(_), .. }) => {
-            runtime()?.block_on(cli::remote(&command))
-        }
+        Command::Tenant(_)
+        | Command::Key(_)
+        | Command::Knowledge(_)
+        | Command::Token(TokenArgs { command: Some(_), .. }) => runtime()?.block_on(cli::remote(&command)),
         Command::Check(args) => {
             let (config, source) = cli::check(&args, context)?;
             runtime()?.block_on(online::check(&config, &source, &Kinds::built_in()))

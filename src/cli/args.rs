@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::domain::ids::{CollectionName, TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
@@ -43,6 +43,9 @@ pub enum Command {
     /// Manage the tenants of a running server, with a credential of the scope operator
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// Store documents in a running server
+    #[command(subcommand)]
+    Knowledge(KnowledgeCommand),
     /// Rebuild projections: data derived from the conversations' logs
     #[command(subcommand)]
     Projections(ProjectionsCommand),
@@ -242,7 +245,12 @@ pub enum KeyCommand {
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address of the running server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "COPILOTD_SERVER",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub server: String,
     /// Credential for the server; prefer the environment variable to the command line
     #[arg(long, env = "COPILOTD_CREDENTIAL", hide_env_values = true)]
@@ -317,6 +325,55 @@ pub enum TenantCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+}
+
+/// Subcommands of `knowledge`; they need the scope knowledge.
+#[derive(Debug, Subcommand)]
+pub enum KnowledgeCommand {
+    /// Store the files of a directory, or the lines of a JSONL file, as documents of a collection
+    ///
+    /// A file's id is its path below the directory; hidden files and symbolic links are skipped. A line is
+    /// {"external_id": …, "text": …} with any of title, uri, metadata, allowed_users and allowed_roles. Content that is
+    /// stored already is no work, so an import that was interrupted continues when it is started again.
+    Import(ImportArgs),
+}
+
+/// Arguments of `knowledge import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A directory, a file, or a JSONL file (.jsonl or .ndjson); - reads JSONL from standard input
+    pub path: PathBuf,
+    /// The collection
+    #[arg(long, value_name = "NAME")]
+    pub collection: CollectionName,
+    /// Documents that are sent at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub parallel: u8,
+    /// Largest document, in bytes; a larger one fails without being sent
+    #[arg(long, value_name = "BYTES", default_value_t = 20 * 1024 * 1024)]
+    pub max_bytes: u64,
+    /// Role that may read the documents of a directory; repeat it for several. Without roles and users, the access of
+    /// stored documents is kept, and new ones are for everybody in the tenant
+    #[arg(long = "allowed-role", value_name = "ROLE")]
+    pub allowed_roles: Vec<String>,
+    /// User who may read the documents of a directory; repeat it for several
+    #[arg(long = "allowed-user", value_name = "USER")]
+    pub allowed_users: Vec<UserId>,
+    /// List what would be stored and deleted; changes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait until searches find the documents; documents that cannot be read then count as failed
+    #[arg(long)]
+    pub wait: bool,
+    /// Delete documents of the collection that the source does not have (any more), at most this many
+    ///
+    /// Nothing is deleted if more are missing, if any file or line of the source could not be read or stored, or if the
+    /// source has no document. Documents of a source that the server synchronises are never deleted.
+    #[arg(long, value_name = "AT_MOST")]
+    pub delete_missing: Option<u64>,
+    /// The server
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Subcommands of `projections`.

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod healthcheck;
+mod import;
 mod key;
 mod remote;
 mod token;
@@ -14,8 +15,9 @@ use std::process::ExitCode;
 #[cfg(feature = "demo")]
 pub use args::DemoArgs;
 pub use args::{
-    CheckArgs, Cli, Command, ConfigArgs, HealthcheckArgs, KeyCommand, MintArgs, ModelsCommand, ProjectionsCommand,
-    PullArgs, RevokeArgs, Scope, ServeArgs, ServerArgs, TenantCommand, TokenArgs, TokenCommand, VerifyArgs,
+    CheckArgs, Cli, Command, ConfigArgs, HealthcheckArgs, ImportArgs, KeyCommand, KnowledgeCommand, MintArgs,
+    ModelsCommand, ProjectionsCommand, PullArgs, RevokeArgs, Scope, ServeArgs, ServerArgs, TenantCommand, TokenArgs,
+    TokenCommand, VerifyArgs,
 };
 use clap::Parser;
 use jiff::Timestamp;
@@ -145,6 +147,7 @@ pub async fn remote(command: &Command) -> Result<(), Failure> {
         Command::Token(TokenArgs {
             command: Some(command), ..
         }) => remote::token(command).await,
+        Command::Knowledge(KnowledgeCommand::Import(args)) => import::run(args).await,
         _ => Err(Failure::failed("internal error: this command needs no server")),
     }
 }

@@ -279,7 +279,7 @@ async fn send(
     Err(Failure::failed(problem_text(status, &value)))
 }
 
-fn problem_text(status: StatusCode, problem: &Value) -> String {
+pub(super) fn problem_text(status: StatusCode, problem: &Value) -> String {
     let title = problem["detail"].as_str().or_else(|| problem["title"].as_str());
     let mut text = title.map_or_else(|| format!("the server answered {status}"), str::to_owned);
     for error in problem["errors"].as_array().into_iter().flatten() {

@@ -18,6 +18,7 @@ mod embed;
 mod fuzz;
 mod gateway;
 mod http;
+mod import;
 mod index;
 mod jobs;
 mod kill;

@@ -273,7 +273,14 @@ const COPILOTD: &[Row] = &[
     ("audit", &["actors/domain", "actors/ports", "actors/tenancy"]),
     (
         "cli",
-        &["actors/domain", "config", "http", "private_files", "response_body"],
+        &[
+            "actors/domain",
+            "config",
+            "http",
+            "private_files",
+            "response_body",
+            "retry_after",
+        ],
     ),
     (
         "config",
