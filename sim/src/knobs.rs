@@ -18,6 +18,10 @@ pub(crate) struct Knobs {
     pub(crate) hold: Option<Hold>,
     /// Rate limit; requests beyond it get 429 with `Retry-After`.
     pub(crate) rate_limit_per_minute: Option<u64>,
+    /// Incremental exports per minute of Zendesk, instead of the 10 of its plans.
+    pub(crate) exports_per_minute: Option<u64>,
+    /// Most records of a page of Zendesk's incremental exports.
+    pub(crate) export_page: Option<usize>,
     /// The only token that is accepted; any other gets the vendor's error.
     pub(crate) require_token: Option<String>,
 }
@@ -81,6 +85,9 @@ impl On {
 pub(crate) struct Fault {
     #[serde(flatten)]
     pub(crate) on: On,
+    /// Whether only the first half of the answer's body is sent.
+    #[serde(default)]
+    pub(crate) torn: bool,
     /// HTTP status to answer; without one the connection is cut instead.
     #[serde(default)]
     pub(crate) status: Option<u16>,

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::accounts::AccountView;
-use crate::http::{Reply, Request, form_pairs, percent_decode};
+use crate::http::{Content, Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
 use crate::net::{self, Switch};
 use crate::{Running, kept};
@@ -40,6 +40,10 @@ pub(crate) trait Vendor: Send + 'static {
     fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply;
     /// Returns the vendor's reply for a failure with this status.
     fn failure(status: u16, retry_after: Option<u64>) -> Reply;
+    /// Returns how many requests to such paths are answered per minute, if they have a limit of their own.
+    fn own_limit(_path: &str, _knobs: &Knobs) -> Option<u64> {
+        None
+    }
     /// Adds the vendor's rate limit headers.
     fn rate_headers(reply: Reply, path: &str, limit: u64, remaining: u64, reset: u64) -> Reply;
     /// Returns everything, for `GET /_sim/state`.
@@ -78,8 +82,13 @@ struct Control {
     sequence: u64,
     received: u64,
     held: u64,
-    minute: Option<(tokio::time::Instant, u64)>,
+    minute: Option<Window>,
+    /// The same for paths with a limit of their own.
+    own_minute: Option<Window>,
 }
+
+/// When a minute began, and the requests in it.
+type Window = (tokio::time::Instant, u64);
 
 /// One request in the journal.
 #[derive(Clone, Serialize)]
@@ -164,9 +173,14 @@ impl<V: Vendor> Served<V> {
         if knobs.latency_ms > 0 {
             tokio::time::sleep(Duration::from_millis(knobs.latency_ms)).await;
         }
-        let budget = knobs
-            .rate_limit_per_minute
-            .map(|limit| self.control.lock().spend(limit));
+        let budget = {
+            let mut control = self.control.lock();
+            let own = V::own_limit(&request.path, &knobs).map(|limit| spend(&mut control.own_minute, limit));
+            let shared = knobs
+                .rate_limit_per_minute
+                .map(|limit| spend(&mut control.minute, limit));
+            own.filter(|own| own.exceeded).or(shared)
+        };
         if let Some(Budget {
             exceeded: true, reset, ..
         }) = budget
@@ -178,13 +192,18 @@ impl<V: Vendor> Served<V> {
             self.wait(&mut released, n).await;
         }
         let applied = match &fault {
-            Some(Fault { apply: false, .. }) => None,
+            Some(Fault {
+                apply: false,
+                torn: false,
+                ..
+            }) => None,
             _ => Some(self.apply(n, &request, &knobs)),
         };
         if hold.is_some() && apply_now {
             self.wait(&mut released, n).await;
         }
         match (fault, applied) {
+            (Some(Fault { torn: true, .. }), Some(reply)) => self.finish(n, torn(reply), budget, &request, "torn"),
             (Some(Fault { status: None, .. }), _) => {
                 self.control.lock().mark(n, |entry| entry.outcome = "cut");
                 None
@@ -321,23 +340,33 @@ impl Control {
             change(entry);
         }
     }
+}
 
-    /// Spends one request of a fixed one-minute window.
-    fn spend(&mut self, limit: u64) -> Budget {
-        let now = tokio::time::Instant::now();
-        let window = Duration::from_secs(60);
-        let (start, used) = match self.minute {
-            Some((start, used)) if now.duration_since(start) < window => (start, used + 1),
-            _ => (now, 1),
-        };
-        self.minute = Some((start, used));
-        Budget {
-            limit,
-            remaining: limit.saturating_sub(used),
-            reset: (window - now.duration_since(start)).as_secs().max(1),
-            exceeded: used > limit,
-        }
+/// Spends one request of a fixed one-minute window.
+fn spend(minute: &mut Option<Window>, limit: u64) -> Budget {
+    let now = tokio::time::Instant::now();
+    let window = Duration::from_secs(60);
+    let (start, used) = match *minute {
+        Some((start, used)) if now.duration_since(start) < window => (start, used + 1),
+        _ => (now, 1),
+    };
+    *minute = Some((start, used));
+    Budget {
+        limit,
+        remaining: limit.saturating_sub(used),
+        reset: (window - now.duration_since(start)).as_secs().max(1),
+        exceeded: used > limit,
     }
+}
+
+/// Returns an answer of which half is missing.
+fn torn(mut reply: Reply) -> Reply {
+    if let Content::Json(body) = &reply.body {
+        let text = body.to_string();
+        let half = text.char_indices().map(|(at, _)| at).nth(text.chars().count() / 2);
+        reply.body = Content::Text(text[..half.unwrap_or_default()].to_owned());
+    }
+    reply
 }
 
 /// Shows a body as JSON if it is JSON, else as text; omits one that is too large.
@@ -451,6 +480,9 @@ async fn set_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes)
             control.knobs.merge(&changes)?;
             if changes.get("rate_limit_per_minute").is_some() {
                 control.minute = None;
+            }
+            if changes.get("exports_per_minute").is_some() {
+                control.own_minute = None;
             }
             Ok(json!(control.knobs))
         });

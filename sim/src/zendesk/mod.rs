@@ -1,11 +1,13 @@
-//! A Zendesk with tickets, comments, people and views.
+//! A Zendesk with tickets, comments, people, views and a help centre.
 //!
 //! The API is under `{base_url}/api/v2`, each path with or without `.json`. `Authorization` is `Basic` with
 //! `EMAIL/token:TOKEN`, or `Bearer`; any token is accepted unless the knob `require_token` names one. Times have whole
 //! seconds, as in Zendesk; a ticket's `updated_at` grows with each change, so that `safe_update` detects even two
 //! changes within one second.
 
+mod export;
 mod fixtures;
+mod help_center;
 mod model;
 mod paging;
 mod search;
@@ -53,6 +55,11 @@ const SHOWN_CHANGES: usize = 200;
 struct Zendesk {
     fixtures: bool,
     tickets: Vec<Ticket>,
+    /// Deleted tickets, which only the incremental export shows.
+    #[serde(default)]
+    deleted: Vec<Ticket>,
+    #[serde(default)]
+    articles: Vec<help_center::Article>,
     users: Vec<User>,
     next_id: u64,
     version: u64,
@@ -65,6 +72,8 @@ impl Zendesk {
         let mut zendesk = Self {
             fixtures,
             tickets: Vec::new(),
+            deleted: Vec::new(),
+            articles: Vec::new(),
             users: fixtures::staff(),
             next_id: 1000,
             version: 1,
@@ -154,6 +163,9 @@ impl Vendor for Zendesk {
             (["tickets", "show_many"], &Method::GET) => self.show_many(request),
             (["tickets", ticket], &Method::GET) => self.show(request, id(ticket)),
             (["tickets", ticket], &Method::PUT) => self.update(request, id(ticket), caller),
+            (["tickets", ticket], &Method::DELETE) => export::delete(self, id(ticket)),
+            (["incremental", "tickets", "cursor"], &Method::GET) => export::tickets(self, request, knobs),
+            (["help_center", rest @ ..], _) => help_center::route(self, request, rest, caller, knobs),
             (["tickets", ticket, "comments"], &Method::GET) => self.comments(request, id(ticket)),
             (["tickets", ticket, "audits"], &Method::GET) => self.audits(request, id(ticket)),
             (["search"], &Method::GET) => search::search(self, request),
@@ -206,6 +218,10 @@ impl Vendor for Zendesk {
             Some(seconds) => reply.with_header("retry-after", seconds.to_string()),
             None => reply,
         }
+    }
+
+    fn own_limit(path: &str, knobs: &Knobs) -> Option<u64> {
+        export::is_export(path).then(|| knobs.exports_per_minute.unwrap_or(export::PER_MINUTE))
     }
 
     fn rate_headers(reply: Reply, path: &str, limit: u64, remaining: u64, reset: u64) -> Reply {

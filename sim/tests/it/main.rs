@@ -8,6 +8,7 @@
 mod accounts;
 mod anthropic;
 mod behaviour;
+mod exports;
 mod faults;
 mod kept;
 mod openai;
