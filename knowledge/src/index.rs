@@ -337,6 +337,13 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
     /// Deletes jobs that ended before a time; returns their number.
     async fn forget_jobs(&self, ended_before: Timestamp) -> Result<u64, LogError>;
 
+    /// Returns how far the documents of a source have come: what was last stored under this name.
+    async fn source_position(&self, scope: &TenantScope, name: &str) -> Result<Option<String>, LogError>;
+
+    /// Stores how far the documents of a source have come. It belongs here: the documents that were stored before it are
+    /// in this index, and nowhere else.
+    async fn put_source_position(&self, scope: &TenantScope, name: &str, position: &str) -> Result<(), LogError>;
+
     /// Deletes everything of a tenant.
     async fn erase_tenant(&self, scope: &TenantScope) -> Result<ErasureReceipt, LogError>;
 

@@ -266,3 +266,31 @@ pub async fn jobs_are_forgotten_when_they_ended(fixture: Fixture) {
     assert_eq!(status(20).await, Some((IngestStatus::Queued, None)));
     assert!(status(12).await.is_some());
 }
+
+pub async fn positions_of_sources_are_kept_and_erased(mut fixture: Fixture) {
+    let stored = async |fixture: &Fixture, tenant: &str, name: &str| {
+        let library = Library::new(&fixture.index, tenant);
+        library.index.source_position(&library.scope, name).await.unwrap()
+    };
+    assert_eq!(stored(&fixture, "acme", "help/articles").await, None);
+    // The first of them is all that is known of its tenant.
+    for (tenant, name, position) in [
+        ("acme", "help/articles", "7"),
+        ("globex", "help/articles", "8"),
+        ("acme", "help/tickets", "ü"),
+        ("acme", "help/articles", "9"),
+    ] {
+        let library = Library::new(&fixture.index, tenant);
+        let put = library.index.put_source_position(&library.scope, name, position);
+        put.await.unwrap();
+    }
+    fixture.reopen();
+    assert_eq!(stored(&fixture, "acme", "help/articles").await.as_deref(), Some("9"));
+    assert_eq!(stored(&fixture, "acme", "help/tickets").await.as_deref(), Some("ü"));
+    {
+        let acme = Library::new(&fixture.index, "acme");
+        acme.index.erase_tenant(&acme.scope).await.unwrap();
+    }
+    assert_eq!(stored(&fixture, "acme", "help/articles").await, None);
+    assert_eq!(stored(&fixture, "globex", "help/articles").await.as_deref(), Some("8"));
+}

@@ -64,6 +64,7 @@ macro_rules! index_suite {
                 documents_page_by_external_id
                 everything_is_there_after_a_reopen
                 jobs_are_forgotten_when_they_ended
+                positions_of_sources_are_kept_and_erased
             }
             ingesting {
                 calls_for_an_older_version_change_nothing

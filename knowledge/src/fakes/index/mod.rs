@@ -260,6 +260,17 @@ impl KnowledgeIndex for MemoryIndex {
         })
     }
 
+    async fn source_position(&self, scope: &TenantScope, name: &str) -> Result<Option<String>, LogError> {
+        self.of(scope, |tenant| Ok(tenant.positions.get(name).cloned()))
+    }
+
+    async fn put_source_position(&self, scope: &TenantScope, name: &str, position: &str) -> Result<(), LogError> {
+        self.of(scope, |tenant| {
+            tenant.positions.insert(name.to_owned(), position.to_owned());
+            Ok(())
+        })
+    }
+
     async fn erase_tenant(&self, scope: &TenantScope) -> Result<ErasureReceipt, LogError> {
         self.with(|state| Ok(state.tenants.remove(scope).unwrap_or_default().receipt()))
     }

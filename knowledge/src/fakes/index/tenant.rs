@@ -19,6 +19,8 @@ pub(super) struct Tenant {
     pub(super) documents: BTreeMap<DocumentKey, Stored>,
     pub(super) chunks: BTreeMap<ChunkId, StoredChunk>,
     jobs: HashMap<JobId, IngestJob>,
+    /// Positions of sources, by name.
+    pub(super) positions: HashMap<String, String>,
 }
 
 #[derive(Debug)]

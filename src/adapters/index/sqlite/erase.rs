@@ -209,6 +209,9 @@ pub(super) fn erase_some(connection: &Connection, tenant: &TenantId) -> Result<(
         return Ok((erased, true));
     }
     connection
+        .prepare_cached("DELETE FROM source_positions WHERE tenant = ?1")?
+        .execute([number])?;
+    connection
         .prepare_cached("DELETE FROM tenants WHERE n = ?1")?
         .execute([number])?;
     Ok((erased, false))

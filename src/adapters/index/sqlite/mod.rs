@@ -10,6 +10,7 @@
 
 mod erase;
 mod keys;
+mod positions;
 mod publish;
 mod read;
 mod rows;
@@ -415,6 +416,16 @@ impl KnowledgeIndex for SqliteIndex {
                 some => forgotten += some,
             }
         }
+    }
+
+    async fn source_position(&self, scope: &TenantScope, name: &str) -> Result<Option<String>, LogError> {
+        let (tenant, name) = (scope.tenant().clone(), name.to_owned());
+        self.read_with(move |c| positions::get(c, &tenant, &name)).await
+    }
+
+    async fn put_source_position(&self, scope: &TenantScope, name: &str, position: &str) -> Result<(), LogError> {
+        let (tenant, name, position) = (scope.tenant().clone(), name.to_owned(), position.to_owned());
+        self.write(move |c| positions::put(c, &tenant, &name, &position)).await
     }
 
     async fn erase_tenant(&self, scope: &TenantScope) -> Result<ErasureReceipt, LogError> {

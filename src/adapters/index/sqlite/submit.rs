@@ -97,7 +97,7 @@ fn exhausted(totals: Totals, known: Option<&Document>, submission: &Submission, 
     }
 }
 
-fn insert_tenant(connection: &Connection, tenant: &TenantId) -> Result<i64, Failure> {
+pub(super) fn insert_tenant(connection: &Connection, tenant: &TenantId) -> Result<i64, Failure> {
     let sql = "INSERT INTO tenants (name) VALUES (?1) RETURNING n";
     let number = connection
         .prepare_cached(sql)?

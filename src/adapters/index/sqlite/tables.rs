@@ -6,7 +6,7 @@ use crate::adapters::sqlite::schema::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     // "cpkn"
     application_id: 0x6370_6b6e,
-    migrations: &[VERSION_1, VERSION_2],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3],
     label: "knowledge",
     page_bytes: 8192,
 };
@@ -158,3 +158,13 @@ CREATE TABLE vectors (
 
 /// Attempts to ingest the version that waits, since a new chunk of it was staged.
 const VERSION_2: &str = "ALTER TABLE waiting ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;";
+
+/// How far the documents of each source have come.
+const VERSION_3: &str = "
+CREATE TABLE source_positions (
+    tenant   INTEGER NOT NULL,
+    name     TEXT    NOT NULL,
+    position TEXT    NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+";
