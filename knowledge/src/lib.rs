@@ -21,3 +21,4 @@ pub mod library;
 pub mod query;
 pub mod recall;
 pub mod retrieve;
+pub mod sync;

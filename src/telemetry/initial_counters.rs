@@ -163,6 +163,11 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         &[("outcome", &["searchable", "failed"])],
     ),
     ("copilotd_ingested_chunks_total", &[("outcome", &["new", "kept"])]),
+    ("copilotd_source_runs_total", &[("outcome", &["completed", "failed"])]),
+    (
+        "copilotd_source_documents_total",
+        &[("outcome", &["stored", "unchanged", "deleted", "skipped"])],
+    ),
     (
         "copilotd_schema_checks_total",
         &[

@@ -461,6 +461,18 @@ pub const METRICS: &[Metric] = &[
         "Chunks of ingested versions, by whether they were stored before.",
     ),
     metric(
+        "copilotd_source_runs_total",
+        Kind::Counter,
+        Unit::Count,
+        "Runs of sources that are kept up to date, by outcome.",
+    ),
+    metric(
+        "copilotd_source_documents_total",
+        Kind::Counter,
+        Unit::Count,
+        "Documents of sources that are kept up to date, by what became of them.",
+    ),
+    metric(
         "copilotd_extraction_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,

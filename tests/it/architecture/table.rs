@@ -199,6 +199,18 @@ const KNOWLEDGE: &[Row] = &[
             "query",
         ],
     ),
+    (
+        "sync",
+        &[
+            "actors/compute",
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "document",
+            "index",
+            "library",
+        ],
+    ),
 ];
 
 const COPILOTD: &[Row] = &[
