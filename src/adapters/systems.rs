@@ -11,6 +11,7 @@ use std::sync::Arc;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, Systems, ToolBox, ToolCatalog, ToolDefinitions};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_knowledge::sync::Feed;
 use futures::future::BoxFuture;
 
 use self::tools::InvalidConfig;
@@ -35,6 +36,20 @@ pub struct Shared {
 pub trait SystemFactory: SystemKind {
     /// Builds the system with this name; sends nothing.
     fn build(&self, name: &str, settings: &SystemSettings, shared: &Shared) -> Result<Arc<dyn System>, InvalidConfig>;
+
+    /// Builds the connection through which documents of a system are kept up to date, from the settings of both; sends
+    /// nothing.
+    fn feed(
+        &self,
+        _settings: &SystemSettings,
+        _source: &SystemSettings,
+        _shared: &Shared,
+    ) -> Result<Arc<dyn Feed>, InvalidConfig> {
+        Err(InvalidConfig {
+            system: self.name().into(),
+            reason: "a system of this kind has no documents".to_owned(),
+        })
+    }
 
     /// Checks that the system can be reached and accepts its credentials; changes nothing there.
     fn probe<'a>(

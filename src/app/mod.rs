@@ -19,6 +19,7 @@ mod parts;
 mod reload;
 mod serve;
 mod service;
+mod sources;
 mod standby;
 mod store;
 mod system;
@@ -89,11 +90,12 @@ pub struct Records {
 pub struct App {
     /// State shared by all handlers.
     pub state: AppState,
-    /// Completes when an actor that the process cannot run without has ended: the directory, the supervisor of connectors
-    /// or of ingestion, or the reconciler.
+    /// Completes when an actor that the process cannot run without has ended: the directory, the supervisor of
+    /// connectors, of ingestion or of sources, or the reconciler.
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::actors::reconcile::StartScan>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
+    sources: ActorRef<copilotd_knowledge::sync::Msg>,
     uses: crate::app::last_used::LastUsedRecorder,
 }
 
@@ -196,6 +198,8 @@ impl App {
         let _ = shared.connectors.set(connectors.clone());
         let (ids, time) = (Arc::clone(&shared.ports.ids), Arc::clone(&clock));
         let (library, ingestion_end) = knowledge.start(retriever, &registry, time, ids).await?;
+        let (book, sources, sources_end) = sources::start(&registry, Arc::clone(&library), Arc::clone(&clock)).await?;
+        let synced = book.clone();
         let budgets = Budgets::new(&config.server);
         let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
         let jobs = Jobs::new(jobs::Dependencies {
@@ -211,7 +215,10 @@ impl App {
             ids: Arc::clone(&shared.ports.ids),
             index: Arc::clone(&library.index),
             ledger,
-            is_busy: Box::new(move |scope| requests.requests.is_held_by(scope.tenant()) || calls.is_calling(scope)),
+            is_busy: Box::new(move |scope| {
+                let tenant = scope.tenant();
+                requests.requests.is_held_by(tenant) || calls.is_calling(scope) || synced.is_active(tenant)
+            }),
         });
         // Before the reconciler starts, which must not wake conversations that are being erased.
         jobs.close_deleted()
@@ -229,6 +236,7 @@ impl App {
                 end = connectors_end => end,
                 end = reconciler_end => end,
                 end = ingestion_end => end,
+                end = sources_end => end,
             };
         });
         let auth = Authenticator {
@@ -281,6 +289,7 @@ impl App {
             jobs,
             revocations,
             library,
+            sources: book,
             pdf,
             pdf_reader,
             directory,
@@ -302,6 +311,7 @@ impl App {
             supervisor,
             reconciler,
             connectors,
+            sources,
             uses,
         })
     }
@@ -312,6 +322,7 @@ impl App {
         self.state.shutdown.hand_over();
         self.state.jobs.stop();
         self.reconciler.stop(Some("handing over".into()));
+        self.sources.stop(Some("handing over".into()));
         self.state.library.ingestion.stop(Some("handing over".into()));
         self.state.directory.hand_over(plan.calls, plan.turns).await;
         self.state.shutdown.close();
@@ -329,6 +340,8 @@ impl App {
         self.state.shutdown.drain();
         self.state.jobs.stop();
         self.reconciler.stop(Some("shutting down".into()));
+        // They continue where they are: killing them is safe.
+        self.sources.stop(Some("shutting down".into()));
         // What it has not finished waits in the index.
         self.state.library.ingestion.stop(Some("shutting down".into()));
         let drained = async {

@@ -17,7 +17,7 @@ use super::check::{self, Node};
 use super::env::Env;
 use super::faults::{Faults, MAX_FAULTS};
 use super::file_table::FileTable;
-use super::{Config, SystemKinds, Tenant, operator, secret, system};
+use super::{Config, SystemKinds, Tenant, knowledge_source, operator, secret, system};
 use crate::shape::Shape;
 
 /// The schema's text.
@@ -271,6 +271,7 @@ impl Source {
         secret::fill_placeholders(&mut table, &passed, PLACEHOLDER);
         let tenant = if found.is_empty() {
             system::normalize(&mut table, &self.kinds);
+            knowledge_source::normalize(&mut table);
             // Schema and structs agree; if they ever do not, that is a fault, not a panic.
             let read = serde_json::from_value(table);
             read.map_err(|error| found.add(path, error.to_string())).ok()

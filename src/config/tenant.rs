@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::copilot::rules;
 use super::key::Alg;
 use super::models::nano_usd;
-use super::{Copilot, DenyRule, System};
+use super::{Copilot, DenyRule, KnowledgeSource, System};
 
 /// A tenant: one customer company.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,6 +69,9 @@ pub struct Tenant {
     /// Its external systems.
     #[serde(default)]
     pub systems: Vec<System>,
+    /// Systems whose documents are kept up to date in its collections.
+    #[serde(default)]
+    pub sources: Vec<KnowledgeSource>,
 }
 
 /// What is known about a tenant whose settings have a fault.
@@ -98,6 +101,7 @@ impl Tenant {
             deny_output: Vec::new(),
             knowledge_version: String::new(),
             systems: Vec::new(),
+            sources: Vec::new(),
         }
     }
 

@@ -44,6 +44,8 @@ impl RouteMemory {
             ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Deferred,
             ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Deferred,
             ("DELETE", "/v1/knowledge/{collection}/documents/{external_id}") => Self::Deferred,
+            // At most eight sources of a few names and numbers.
+            (_, "/v1/admin/knowledge/sources") => Self::Deferred,
             // A job is a few names and numbers. A result is streamed: each chunk is reserved as a frame.
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")

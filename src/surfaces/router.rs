@@ -13,7 +13,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admin::{api_keys, audit, jobs, prompts, revocations, tenant_usage as admin, usage};
+use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocations, tenant_usage as admin, usage};
 use super::api::{approvals, conversations, events, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
@@ -92,6 +92,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(api_keys::revoke))
         .routes(routes!(revocations::list, revocations::create))
         .routes(routes!(revocations::lift))
+        .routes(routes!(knowledge_sources::list))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::put, tenants::update, tenants::delete))
         .routes(routes!(jobs::create))

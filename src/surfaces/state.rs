@@ -12,6 +12,7 @@ use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_knowledge::library::Library;
+use copilotd_knowledge::sync::SourceBook;
 use tokio::sync::watch;
 
 use crate::audit::AuditLog;
@@ -47,6 +48,8 @@ pub struct Services {
     pub revocations: Arc<Revocations>,
     /// Documents and searches in them.
     pub library: Arc<Library>,
+    /// What is known of the sources of documents.
+    pub sources: SourceBook,
     /// Whether PDF documents can be read; none if the configuration names no library for it.
     pub pdf: Option<bool>,
     /// Name of what reads PDF documents.
@@ -125,6 +128,7 @@ macro_rules! parts {
 }
 
 parts! {
+    SourceBook: |state| &state.sources;
     Arc<Authenticator>: |state| &state.auth;
     Arc<dyn UsageStore>: |state| &state.usage;
     Arc<AuditLog>: |state| &state.audit;

@@ -33,5 +33,6 @@ mod schemas;
 mod served;
 mod store;
 mod support;
+mod sync;
 mod telemetry;
 mod tools;

@@ -8,6 +8,7 @@ mod copilot;
 pub(crate) mod model_access;
 mod models;
 mod node;
+mod sources;
 mod systems;
 mod tenant;
 

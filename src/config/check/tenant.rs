@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jsonptr::Pointer;
 
 use super::systems::{self, fits_a_header};
-use super::{Faults, Node, copilot, members, model_access, unique, url};
+use super::{Faults, Node, copilot, members, model_access, sources, unique, url};
 use crate::config::{Alg, SystemKinds};
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
@@ -24,6 +24,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, fau
     model_access::check(root, tenant, faults);
     provider_keys(tenant, faults);
     systems::check(tenant, kinds, faults);
+    sources::check(tenant, faults);
     copilot::check(root, tenant, kinds, faults);
 }
 

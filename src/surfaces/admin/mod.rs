@@ -3,6 +3,7 @@
 pub mod api_keys;
 pub mod audit;
 pub mod jobs;
+pub mod knowledge_sources;
 pub mod prompts;
 pub mod revocations;
 pub mod tenant_usage;

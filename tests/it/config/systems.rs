@@ -238,3 +238,64 @@ fn only_systems_of_a_known_shape_are_shown() {
         assert_eq!(source.has_shape(&tenant(system.clone())), shown, "{system}");
     }
 }
+
+#[test]
+fn sources_need_a_system_and_collections_of_their_own() {
+    let source = |settings: &str| format!("[[tenants.sources]]\nkind = \"zendesk\"\n{settings}\n");
+    let articles = "articles = { collection = \"help\" }";
+    let config = parse(&text(&[], &[TABLE, &source(articles)])).unwrap();
+    let read = &config.tenants[0].sources[0];
+    assert_eq!(
+        (read.name.as_str(), read.system.as_str(), read.interval().as_secs()),
+        ("zendesk", "zendesk", 300)
+    );
+    let slack = listed("slack", "");
+    for (systems, expected) in [
+        (
+            vec![source(articles)],
+            "tenants[0].sources[0]: the tenant has no system with the name \"zendesk\"",
+        ),
+        (
+            vec![slack, source(&format!("system = \"slack\"\n{articles}"))],
+            "tenants[0].sources[0].system: the system \"slack\" is of the kind \"slack\"",
+        ),
+        (
+            vec![TABLE.to_owned(), source("")],
+            "tenants[0].sources[0]: give articles, tickets or both",
+        ),
+        (
+            vec![
+                TABLE.to_owned(),
+                source(articles),
+                source("name = \"two\"\ntickets = { collection = \"help\", allowed_roles = [\"agents\"] }"),
+            ],
+            "tenants[0].sources[1].tickets.collection: is the same as tenants[0].sources[0].articles.collection",
+        ),
+        (
+            vec![
+                TABLE.to_owned(),
+                source(articles),
+                source("articles = { collection = \"two\" }"),
+            ],
+            "tenants[0].sources[1].kind: is the same as tenants[0].sources[0].kind",
+        ),
+        (
+            vec![
+                TABLE.to_owned(),
+                source(
+                    "tickets = { collection = \"t\", allowed_roles = [\"a\"], changed_since = \"2026-99-01T00:00:00Z\" }",
+                ),
+            ],
+            "tenants[0].sources[0].tickets.changed_since: expected a time such as 2026-01-01T00:00:00Z",
+        ),
+        (
+            vec![TABLE.to_owned(), source("tickets = { collection = \"t\" }")],
+            "allowed_roles",
+        ),
+    ] {
+        let systems: Vec<&str> = systems.iter().map(String::as_str).collect();
+        let faults = parse(&text(&[], &systems)).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains(expected), "{faults:?} instead of {expected}");
+    }
+}

@@ -180,6 +180,7 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
             "PUT /v1/operator/tenants/{id}",
             "PATCH /v1/operator/tenants/{id}",
             "DELETE /v1/operator/tenants/{id}",
+            "GET /v1/admin/knowledge/sources",
             "POST /v1/admin/exports",
             "GET /v1/jobs/{id}",
             "GET /v1/jobs/{id}/result",

@@ -442,3 +442,16 @@ async fn two_tenants_with_the_same_document_are_answered_from_their_own() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn sources_are_shown_to_administrators_only() {
+    with_app(async |app| {
+        const SOURCES: &str = "/v1/admin/knowledge/sources";
+        let admin = app.token_of("acme", "root", Scopes::ADMIN);
+        let listed = app.call("GET", SOURCES).by(&admin).send().await.expect(200);
+        assert_eq!(listed.json(), json!({ "data": [] }));
+        let writer = app.call("GET", SOURCES).by(&knowledge(app)).send().await;
+        writer.problem(403, "forbidden");
+    })
+    .await;
+}

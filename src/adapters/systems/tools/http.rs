@@ -81,10 +81,15 @@ async fn parsed(tenant: &TenantId, body: Bytes) -> Option<Value> {
 
 /// Sends one request and reads its whole answer.
 pub(crate) async fn send(vendor: &str, request: RequestBuilder) -> Result<Answer, ToolError> {
+    send_bounded(vendor, request, MAX_ANSWER_BYTES).await
+}
+
+/// Sends one request and reads its whole answer, of at most `most` bytes.
+pub(crate) async fn send_bounded(vendor: &str, request: RequestBuilder, most: usize) -> Result<Answer, ToolError> {
     let mut response = request.send().await.map_err(|error| classify(vendor, error))?;
     let status = response.status();
     let headers = response.headers().clone();
-    let body = response_body::read(&mut response, MAX_ANSWER_BYTES).await;
+    let body = response_body::read(&mut response, most).await;
     let body = body.map_err(|error| match error {
         BodyError::Network(error) => classify(vendor, error),
         // The vendor has done its part: only the answer is lost.

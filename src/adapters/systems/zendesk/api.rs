@@ -49,6 +49,25 @@ impl Api {
             authorization,
         })
     }
+
+    /// Base address of the account, without a slash at its end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Address of a ticket for people.
+    pub fn ticket_url(&self, id: impl std::fmt::Display) -> String {
+        format!("{}/agent/tickets/{id}", self.base)
+    }
+
+    /// Begins a request below the API's root.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let address = format!("{}/api/v2/{path}.json", self.base);
+        let request = self.client.request(method, address);
+        request
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header("accept", "application/json")
+    }
 }
 
 /// One call of a tool: may be several requests.
@@ -86,7 +105,7 @@ impl Call {
 
     /// Address of a ticket for people.
     pub fn ticket_url(&self, id: u64) -> String {
-        format!("{}/agent/tickets/{id}", self.api.base)
+        self.api.ticket_url(id)
     }
 
     /// Reads one document.
@@ -152,13 +171,7 @@ impl Call {
         path: &str,
         finish: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
     ) -> Result<Value, ToolError> {
-        let address = format!("{}/api/v2/{path}.json", self.api.base);
-        let request = self
-            .api
-            .client
-            .request(method, address)
-            .header(AUTHORIZATION, self.api.authorization.clone())
-            .header("accept", "application/json");
+        let request = self.api.request(method, path);
         let answer = http::send(Self::VENDOR, finish(request)).await?;
         self.progress.record_rate(rate::hint(&answer.headers));
         if !answer.status.is_success() {
@@ -189,7 +202,7 @@ pub(crate) fn unusable(what: impl std::fmt::Display) -> ToolError {
     unreadable(Call::VENDOR, &what.to_string())
 }
 
-fn refusal(answer: &Answer) -> ToolError {
+pub(super) fn refusal(answer: &Answer) -> ToolError {
     let status = answer.status;
     let kind = match status {
         StatusCode::TOO_MANY_REQUESTS => ToolErrorKind::RateLimited,

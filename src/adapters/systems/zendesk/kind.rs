@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use copilotd_actors::ports::ToolDefinitions;
+use copilotd_knowledge::sync::Feed;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::StatusCode;
@@ -91,6 +92,19 @@ impl SystemFactory for ZendeskKind {
             reason,
         })?;
         Ok(Arc::new(self.account(name, &config, shared.client.clone())?))
+    }
+
+    fn feed(
+        &self,
+        settings: &SystemSettings,
+        source: &SystemSettings,
+        shared: &Shared,
+    ) -> Result<Arc<dyn Feed>, InvalidConfig> {
+        let config = config(settings).map_err(|reason| InvalidConfig {
+            system: NAME.into(),
+            reason,
+        })?;
+        super::feed(&config, source, shared.client.clone())
     }
 
     /// Checks the credential with `users/me`.

@@ -4,6 +4,7 @@ mod add_comment;
 mod api;
 mod audits;
 mod create_ticket;
+mod feed;
 mod find_users;
 mod get_ticket;
 mod get_user;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::ports::{LookUp, ToolBox, ToolDefinitions, ToolError, ToolReply, ToolRequest};
+use copilotd_knowledge::sync::Feed;
 use secrecy::SecretString;
 
 use self::api::{Api, Call};
@@ -28,6 +30,7 @@ pub use self::kind::ZendeskKind;
 use super::System;
 use super::tools::toolset::SystemTools;
 use super::tools::{InvalidConfig, Tool, run};
+use crate::system_kind::SystemSettings;
 
 /// Every tool of this system.
 static TOOLS: &[&dyn Tool<Call>] = &[
@@ -77,6 +80,20 @@ impl Zendesk {
             tools,
         })
     }
+}
+
+/// Builds the connection for a source of documents; sends nothing.
+fn feed(
+    config: &ZendeskConfig,
+    source: &SystemSettings,
+    client: reqwest::Client,
+) -> Result<Arc<dyn Feed>, InvalidConfig> {
+    let api = Arc::new(Api::new(config, client)?);
+    let feed = feed::ZendeskFeed::new(api, source).map_err(|reason| InvalidConfig {
+        system: "zendesk".into(),
+        reason,
+    })?;
+    Ok(Arc::new(feed))
 }
 
 #[async_trait]
