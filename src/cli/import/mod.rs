@@ -132,13 +132,14 @@ impl Import<'_> {
         if self.is_over() {
             return Ok(());
         }
-        if let Some(most) = self.args.delete_missing {
-            self.delete_missing(most).await?;
-        }
+        // First, because nothing is deleted if a document could not be ingested.
         if self.args.wait && !self.args.dry_run {
             self.wait().await;
         }
-        Ok(())
+        match self.args.delete_missing {
+            Some(most) if !self.is_over() => self.delete_missing(most).await,
+            _ => Ok(()),
+        }
     }
 
     fn is_over(&self) -> bool {
