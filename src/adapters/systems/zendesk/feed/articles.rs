@@ -8,7 +8,7 @@ use copilotd_knowledge::library::Content;
 use copilotd_knowledge::sync::{Documents, FeedError, Item, Page, SourceDocument};
 use serde_json::Value;
 
-use super::{ArticleSettings, ZendeskFeed};
+use super::{ArticleSettings, ZendeskFeed, number};
 use crate::adapters::systems::tools::member::{as_flag, as_number, as_text, at, take_member};
 
 /// Articles, and translations, on other pages: Zendesk's largest.
@@ -88,7 +88,7 @@ impl ZendeskFeed {
                 None => left_out("it does not say whether it is a draft".to_owned()),
             });
         };
-        let path = format!("help_center/articles/{}/translations", &item.id[PREFIX.len()..]);
+        let path = format!("help_center/articles/{}/translations", number(item, PREFIX));
         let query = [("page[size]", PAGE.to_owned())];
         let Some(mut answer) = self.get(tenant, &path, &query).await? else {
             return Ok(Documents::default());

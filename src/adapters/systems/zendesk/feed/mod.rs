@@ -130,6 +130,11 @@ fn unknown_stream() -> FeedError {
     FeedError::Refused("internal error: the source has no such stream".to_owned())
 }
 
+/// Returns the number in an item's id, as it stands in addresses.
+fn number<'a>(item: &'a Item, prefix: &str) -> &'a str {
+    item.id.strip_prefix(prefix).unwrap_or(&item.id)
+}
+
 /// Returns what decides which documents there are, as a text to compare.
 fn described(base: &str, settings: &impl Serialize) -> String {
     let settings = serde_json::to_string(settings).unwrap_or_default();

@@ -9,8 +9,8 @@ use copilotd_knowledge::library::Content;
 use copilotd_knowledge::sync::{Documents, FeedError, Item, Page, SourceDocument};
 use serde_json::Value;
 
-use super::ZendeskFeed;
 use super::articles::labels;
+use super::{ZendeskFeed, number};
 use crate::adapters::systems::tools::member::{Readable, as_flag, as_number, as_text, at, take_member};
 use crate::adapters::systems::zendesk::users::User;
 use crate::adapters::systems::zendesk::wire::Comment;
@@ -86,7 +86,7 @@ impl ZendeskFeed {
                     bytes: text.into_bytes(),
                 },
                 title: as_text(at(ticket, &["subject"])),
-                uri: Some(self.api.ticket_url(&item.id[PREFIX.len()..])),
+                uri: Some(self.api.ticket_url(number(item, PREFIX))),
                 metadata,
                 roles: Some(settings.allowed_roles.clone()),
             }],
@@ -96,7 +96,7 @@ impl ZendeskFeed {
 
     /// Returns a ticket's comments as a text, oldest first; none if there are none to show.
     async fn conversation(&self, tenant: &TenantId, item: &Item, internal: bool) -> Result<Option<String>, FeedError> {
-        let path = format!("tickets/{}/comments", &item.id[PREFIX.len()..]);
+        let path = format!("tickets/{}/comments", number(item, PREFIX));
         let requester = as_number(at(&item.data, &["requester_id"]));
         let mut text = String::new();
         let mut after: Option<String> = None;
