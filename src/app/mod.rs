@@ -152,6 +152,7 @@ impl App {
             traces: Arc::new(StoredTraces),
             detectors: gateway.guardrails().detectors().to_vec(),
             knowledge: None,
+            recollection: None,
         })
     }
 

@@ -6,6 +6,7 @@ pub mod knowledge;
 pub mod log;
 pub mod model;
 pub mod policy;
+pub mod recollection;
 pub mod schema;
 pub mod system;
 pub mod world;

@@ -11,6 +11,7 @@ mod job_store;
 mod knowledge;
 mod model;
 mod policies;
+mod recollection;
 mod revocation_store;
 mod schema;
 mod tenant_store;
@@ -33,6 +34,7 @@ pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
 pub use knowledge::{Knowledge, KnowledgeError, KnowledgeQuery, Retrieved, RetrievedChunk};
 pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelRequest, ModelStream, Refusal, RefusedBy};
 pub use policies::{Policies, ServingState};
+pub use recollection::{RecallError, RecallQuery, RecallReason, Recalled, RecalledMessage, Recollection};
 pub use revocation_store::RevocationStore;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 pub use tenant_store::TenantStore;
@@ -56,4 +58,6 @@ pub struct Ports {
     pub detectors: Vec<Arc<dyn Detector>>,
     /// None in a process without knowledge: copilots that name collections run without them.
     pub knowledge: Option<Arc<dyn Knowledge>>,
+    /// None in a process that searches no earlier messages: prompts have a window and a summary.
+    pub recollection: Option<Arc<dyn Recollection>>,
 }

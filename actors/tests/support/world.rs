@@ -17,6 +17,7 @@ use copilotd_actors::fakes::knowledge::FakeKnowledge;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
+use copilotd_actors::fakes::recollection::FakeRecollection;
 use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
@@ -47,6 +48,8 @@ pub struct World {
     pub policies: Arc<FixedPolicies>,
     pub schemas: FakeChecker,
     pub knowledge: FakeKnowledge,
+    /// Used from the next start on.
+    pub recollection: Option<FakeRecollection>,
     /// Used from the next start on.
     pub detectors: Vec<Arc<dyn Detector>>,
     pub clock: Arc<PausedClock>,
@@ -81,6 +84,7 @@ impl World {
             policies: Arc::new(FixedPolicies::of(policy)),
             schemas: FakeChecker::default(),
             knowledge: FakeKnowledge::default(),
+            recollection: None,
             detectors: Vec::new(),
             clock: Arc::default(),
             ids: Arc::default(),
@@ -106,6 +110,7 @@ impl World {
             traces: Arc::new(NoTraces),
             detectors: self.detectors.clone(),
             knowledge: Some(Arc::new(self.knowledge.clone())),
+            recollection: self.recollection.clone().map(|port| Arc::new(port) as _),
         };
         let shared = Shared::new(ports, self.bounds.clone());
         let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();

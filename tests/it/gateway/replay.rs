@@ -61,6 +61,7 @@ impl BadDay {
             traces: Arc::new(NoTraces),
             detectors: Vec::new(),
             knowledge: None,
+            recollection: None,
         };
         let shared = Shared::new(ports, Bounds::default());
         let (directory, _) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -14,4 +14,5 @@ pub mod question;
 pub mod replay;
 pub mod rerank;
 pub mod sent;
+pub mod recalled;
 pub mod tokens;
