@@ -10,6 +10,7 @@ mod answer;
 mod cite;
 mod knowledge;
 mod prompt;
+mod recall;
 mod rerank;
 mod rewrite;
 mod small;
@@ -158,6 +159,7 @@ impl Agent {
         let asked = Asked {
             at,
             memory: &memory,
+            needs_summary,
             policy: &policy,
             roles: &roles,
             api_key: api_key.as_deref(),

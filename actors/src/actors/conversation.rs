@@ -29,6 +29,7 @@ use tracing::Instrument as _;
 use super::compressor::{self, CompressionOutcome, Effort};
 use super::shared::{Shared, TurnLimit, cause};
 use super::spans::TurnSpans;
+use crate::domain::context::recent;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Env, StoppedWork, WhenBusy};
 use crate::domain::conversation::decide::Rejection;
@@ -165,6 +166,7 @@ impl Conversation {
             }
             if records.iter().any(|record| record.event.is_terminal()) {
                 self.compress(me, state, policy);
+                self.prepare_recall(state, policy, &records);
             }
         }
         Ok(())
@@ -423,6 +425,18 @@ impl Conversation {
     /// Compresses the older part of the memory, after a turn and thus off the user's path.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
         self.compress_with(me, state, policy, Effort::Usual);
+    }
+
+    /// Has the ended turn made ready for searches of later turns, if they may search.
+    fn prepare_recall(&self, state: &State, policy: &Policy, records: &[Record]) {
+        let ended = records.iter().rev().find(|record| record.event.is_terminal());
+        let (Some(recollection), Some(ended)) = (&self.shared.ports.recollection, ended) else {
+            return;
+        };
+        let is_live = state.core.live().is_some() && !state.handing_over;
+        if is_live && recent::may_recall(&state.core.memory, &policy.memory) {
+            recollection.prepare(&state.scope, state.core.id, ended.seq);
+        }
     }
 
     fn compress_with(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {

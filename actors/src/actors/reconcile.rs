@@ -74,13 +74,20 @@ impl Reconciler {
 
     async fn clean(&self, pending: &PendingConversation, tombstone: u64) -> Result<(), LogError> {
         crash::point("effect.before:erase");
-        let receipt = self
+        // Before the log, which then no longer names the conversation: a failure is repeated with the next scan.
+        let derived = match &self.shared.ports.recollection {
+            Some(recollection) => recollection.erase(&pending.scope, pending.conversation).await,
+            None => Ok(0),
+        };
+        let derived = derived.map_err(|error| LogError::Unavailable(error.to_string()))?;
+        let mut receipt = self
             .shared
             .ports
             .log
             .erase(&pending.scope, pending.conversation, tombstone)
             .await?;
         crash::point("effect.after:erase");
+        receipt.stores.push(("turn_vectors".to_owned(), derived));
         counter!("copilotd_reconciled_total", "what" => "erased").increment(1);
         let stores: Vec<String> = receipt
             .stores

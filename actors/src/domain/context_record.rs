@@ -18,6 +18,9 @@ pub struct ContextRecord {
     /// What was gathered and left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<ContextItem<Omitted>>,
+    /// How earlier messages were searched; none if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<RecallRecord>,
 }
 
 /// One part of a context, or several of the same kind that share one reason.
@@ -25,7 +28,8 @@ pub struct ContextRecord {
 pub struct ContextItem<R: Default + PartialEq> {
     /// What it is.
     pub kind: ItemKind,
-    /// ID of the fact or chunk; none for other kinds and for items that stand for several.
+    /// ID of the fact or chunk; sequence number of an earlier message that was put back into the prompt; none for other
+    /// kinds and for items that stand for several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// First record that messages come from.
@@ -39,7 +43,7 @@ pub struct ContextItem<R: Default + PartialEq> {
     pub count: u64,
     /// Tokens of all of them.
     pub tokens: u64,
-    /// Relevance of a fact or chunk, from whatever found it.
+    /// Relevance of a fact, chunk or earlier message, from whatever found it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Why it was included or left out.
@@ -59,7 +63,8 @@ pub enum ItemKind {
     ResponseSchema,
     /// The summary of older turns.
     Summary,
-    /// A message of the window: a prompt, an answer or a tool result.
+    /// A message of the window: a prompt, an answer or a tool result. With an id: an earlier prompt or answer that bears
+    /// on the question.
     Message,
     /// A remembered fact.
     Fact,
@@ -76,6 +81,8 @@ pub enum Included {
     Required,
     /// It is optional and fitted into the budget.
     Fitted,
+    /// As `Fitted`: an earlier message beside one that bears on the question.
+    Neighbour,
 }
 
 /// Why a part was left out.
@@ -118,6 +125,30 @@ impl RetrievalRecord {
     }
 }
 
+/// How earlier messages of the conversation were searched. Holds no content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecallRecord {
+    /// Whether the search had a result.
+    pub status: RecallStatus,
+    /// Whether vectors took part; if not, words alone decided.
+    pub is_semantic: bool,
+    /// The steps that ran, with their times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<RetrievalTime>,
+}
+
+/// Whether a search for earlier messages had a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecallStatus {
+    /// It had; perhaps nothing was found.
+    Completed,
+    /// Only the older messages were searched: the log was still being read.
+    Partial,
+    /// It failed or took too long: the turn ran without earlier messages.
+    Unavailable,
+}
+
 /// Whether a search had a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -158,7 +189,7 @@ pub enum RetrievalStep {
     Search,
     /// A model orders what was found anew.
     Rerank,
-    /// The chunks are read.
+    /// The chunks are read, or the messages of the log.
     Read,
 }
 
@@ -207,6 +238,8 @@ impl<R: Default + PartialEq> ContextItem<R> {
 impl ContextRecord {
     /// Maximum number of facts and chunks that one list names; those beyond are counted in one item per kind and reason.
     pub const MAX_LISTED: usize = 32;
+    /// Maximum number of earlier messages that one list names, and that a prompt contains: each can be read in the log.
+    pub const MAX_RECALLED: usize = 128;
     /// Maximum length of an id, in bytes.
     const MAX_ID: usize = 128;
 
@@ -225,7 +258,8 @@ impl ContextRecord {
         const ITEM: usize = 96;
         let ids = |id: &Option<String>| id.as_ref().map_or(0, String::len) + ITEM;
         let included: usize = self.included.iter().map(|item| ids(&item.id)).sum();
-        included + self.omitted.iter().map(|item| ids(&item.id)).sum::<usize>()
+        let recall = self.recall.as_ref().map_or(0, |_| ITEM);
+        recall + included + self.omitted.iter().map(|item| ids(&item.id)).sum::<usize>()
     }
 }
 
@@ -238,8 +272,14 @@ fn push<R: Default + PartialEq>(items: &mut Vec<ContextItem<R>>, mut item: Conte
         return;
     };
     id.truncate(id.floor_char_boundary(ContextRecord::MAX_ID));
-    let named = items.iter().filter(|item| item.id.is_some()).count();
-    if named < ContextRecord::MAX_LISTED {
+    let is_message = |kind| kind == ItemKind::Message;
+    let alike = |other: &&ContextItem<R>| other.id.is_some() && is_message(other.kind) == is_message(item.kind);
+    let most = if is_message(item.kind) {
+        ContextRecord::MAX_RECALLED
+    } else {
+        ContextRecord::MAX_LISTED
+    };
+    if items.iter().filter(alike).count() < most {
         items.push(item);
         return;
     }

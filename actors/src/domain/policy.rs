@@ -260,30 +260,26 @@ pub struct MemoryPolicy {
     pub retrieved_tokens: u64,
     /// What optional parts of a prompt leave free for the answer.
     pub answer_tokens: u64,
+    /// Maximum size of summary, earlier turns and recalled messages in one prompt; none if the whole window is sent.
+    pub conversation_tokens: Option<u64>,
+    /// Maximum size of the recalled messages in one prompt if there is no `conversation_tokens`.
+    pub recalled_tokens: u64,
 }
 
-/// Without a budget, the retrieved chunks get at most this part of the context.
+/// The retrieved chunks get at most this part of the context.
 const RETRIEVED_SHARE: u64 = 4;
 /// The most that retrieved chunks get: eight of the usual 256 tokens, each with its frame, twice over.
 const MAX_RETRIEVED_TOKENS: u64 = 4_096;
-
-/// Parts of a budget in per cent.
-#[derive(Debug, Clone, Copy)]
-pub struct BudgetShares {
-    /// Retrieved chunks.
-    pub retrieved: u64,
-    /// The summary of older turns.
-    pub summary: u64,
-    /// Turns that stay verbatim.
-    pub recent: u64,
-}
-
-/// How a configured budget is divided; what remains is for remembered facts.
-pub const BUDGET_SHARES: BudgetShares = BudgetShares {
-    retrieved: 40,
-    summary: 15,
-    recent: 40,
-};
+/// Without a budget, recalled messages get at most this part of the context.
+const RECALLED_SHARE: u64 = 8;
+/// The most that recalled messages get without a budget.
+const MAX_RECALLED_TOKENS: u64 = 2_000;
+/// With a budget, the summary gets at most this part of it.
+const SUMMARY_SHARE: u64 = 10;
+/// With a budget, a compression keeps at most this part of it verbatim.
+const KEPT_SHARE: u64 = 4;
+/// A summary of fewer tokens would say nothing.
+const MIN_SUMMARY_TOKENS: u64 = 64;
 
 impl MemoryPolicy {
     /// Derives the values from the context sizes of the two models.
@@ -299,24 +295,23 @@ impl MemoryPolicy {
             timeout: Duration::from_secs(60),
             retrieved_tokens: (context_tokens / RETRIEVED_SHARE).min(MAX_RETRIEVED_TOKENS),
             answer_tokens: (context_tokens / 8).min(4_096),
+            conversation_tokens: None,
+            recalled_tokens: (context_tokens / RECALLED_SHARE).min(MAX_RECALLED_TOKENS),
         }
     }
 
-    /// Divides a budget for all that a prompt holds besides instructions, the running turn and the answer. Recent turns
-    /// get the most, because nothing else says what the user talks about. [`BUDGET_SHARES`] are the parts.
+    /// Bounds what of the conversation a prompt contains besides the running turn: summary, recent turns and recalled
+    /// messages. Instructions, documents and the answer have bounds of their own. Older turns are compressed as soon as
+    /// the window exceeds the budget; what is compressed can still be recalled.
     #[must_use]
     pub fn with_budget(self, budget_tokens: u64) -> Self {
-        let BudgetShares {
-            retrieved,
-            summary,
-            recent,
-        } = BUDGET_SHARES;
-        let part = |share: u64| budget_tokens.saturating_mul(share) / 100;
         Self {
-            trigger_tokens: self.trigger_tokens.min(part(recent + summary)),
-            keep_tokens: self.keep_tokens.min(part(recent) / 2),
-            summary_tokens: self.summary_tokens.min(part(summary).max(64)),
-            retrieved_tokens: self.retrieved_tokens.min(part(retrieved)),
+            trigger_tokens: self.trigger_tokens.min(budget_tokens),
+            keep_tokens: self.keep_tokens.min(budget_tokens / KEPT_SHARE),
+            summary_tokens: self
+                .summary_tokens
+                .min((budget_tokens / SUMMARY_SHARE).max(MIN_SUMMARY_TOKENS)),
+            conversation_tokens: Some(budget_tokens),
             ..self
         }
     }

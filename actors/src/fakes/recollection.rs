@@ -169,6 +169,10 @@ impl Recollection for FakeRecollection {
         let key = (scope.tenant().clone(), conversation);
         Ok(u64::from(self.0.erased.lock().insert(key)))
     }
+
+    async fn erase_tenant(&self, _: &TenantScope) -> Result<u64, RecallError> {
+        Ok(0)
+    }
 }
 
 /// Writes a conversation into a log, as turns write it.

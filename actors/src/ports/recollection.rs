@@ -38,6 +38,9 @@ pub trait Recollection: Send + Sync + fmt::Debug {
     /// Deletes everything that is kept of a conversation beside its log. Returns the number of items that were stored;
     /// durable when it returns.
     async fn erase(&self, scope: &TenantScope, conversation: ConversationId) -> Result<u64, RecallError>;
+
+    /// Deletes the same of all conversations of a tenant whose logs are deleted already.
+    async fn erase_tenant(&self, scope: &TenantScope) -> Result<u64, RecallError>;
 }
 
 /// What a turn searches its conversation for.

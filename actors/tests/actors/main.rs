@@ -26,6 +26,7 @@ mod left_out;
 mod outages;
 mod oversized_prompts;
 mod pool;
+mod recall;
 mod schemas;
 mod story;
 mod streams;

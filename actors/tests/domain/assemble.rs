@@ -4,8 +4,10 @@ use copilotd_actors::domain::context::assemble::{Assembled, Budget, TooLarge, as
 use copilotd_actors::domain::context::compression::plan;
 use copilotd_actors::domain::context::gathered::{Gathered, Passage, PassageKind};
 use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::context::recalled;
+use copilotd_actors::domain::context::recent::plan as plan_recall;
 use copilotd_actors::domain::context::tokens;
-use copilotd_actors::domain::context_record::{ContextRecord, ItemKind, Omitted};
+use copilotd_actors::domain::context_record::{ContextItem, ContextRecord, Included, ItemKind, Omitted};
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::conversation::view::public_event;
 use copilotd_actors::domain::event::{CompressionMethod, Event};
@@ -67,6 +69,8 @@ fn up_to(context_tokens: u64) -> Budget {
         reserved_tokens: 0,
         answer_tokens: 0,
         retrieved_tokens: u64::MAX,
+        conversation_tokens: None,
+        recalled_tokens: u64::MAX,
     }
 }
 
@@ -94,7 +98,23 @@ fn recorded_tokens(record: &ContextRecord, gathered: &Gathered) -> u64 {
         .iter()
         .filter(|kind| record.included.iter().any(|item| item.kind == **kind))
         .count() as u64;
-    items.map(|item| item.tokens).sum::<u64>() + framed * gathered.frame_tokens
+    let recalled = record.included.iter().any(is_recalled);
+    let frame = if recalled { gathered.recalled_frame_tokens } else { 0 };
+    items.map(|item| item.tokens).sum::<u64>() + framed * gathered.frame_tokens + frame
+}
+
+fn is_recalled(item: &ContextItem<Included>) -> bool {
+    item.kind == ItemKind::Message && item.id.is_some()
+}
+
+/// Tokens of summary, earlier turns and recalled messages, by the record.
+fn conversation_tokens(record: &ContextRecord, gathered: &Gathered) -> u64 {
+    let running = gathered.current.blocks.back().map_or(0, |block| block.tokens());
+    let items = record.included.iter();
+    let counted = items.filter(|item| matches!(item.kind, ItemKind::Summary | ItemKind::Message));
+    let recalled = record.included.iter().any(is_recalled);
+    let frame = if recalled { gathered.recalled_frame_tokens } else { 0 };
+    counted.map(|item| item.tokens).sum::<u64>() + frame - running
 }
 
 fn kinds(assembled: &Assembled) -> Vec<ItemKind> {
@@ -197,6 +217,83 @@ fn a_pending_summary_is_used_only_if_the_prompt_does_not_fit_without_it() {
 }
 
 #[test]
+fn with_a_budget_the_newest_turns_stay_and_the_others_are_left_out() {
+    let mut scenario = talk(&[120, 120, 10], false);
+    let gathered = |scenario: &Scenario| {
+        let mut gathered = gather(scenario);
+        gathered.passages = (1..=9)
+            .map(|id| passage(PassageKind::Recalled, id, 8, 9 - id as u8))
+            .collect();
+        gathered
+    };
+    let parts = gathered(&scenario);
+    let of_turns: Vec<u64> = parts.current.blocks.iter().map(|block| block.tokens()).collect();
+    let all: u64 = of_turns[..3].iter().sum();
+    let recalled = |count: u64| parts.recalled_frame_tokens + count * parts.passages[0].tokens;
+    // The budget, and the turns that stay.
+    for (most, stays) in [
+        (all, 3),
+        (4 * of_turns[2] - 1, 0),
+        (4 * of_turns[2], 1),
+        (4 * of_turns[2] + recalled(3), 1),
+        (all - 1, 1),
+    ] {
+        let budget = Budget {
+            conversation_tokens: Some(most),
+            ..UNLIMITED
+        };
+        let assembled = assemble(&parts, budget).expect("it fits");
+        let record = &assembled.record;
+        assert!(conversation_tokens(record, &parts) <= most);
+        let left_out = record.omitted.iter().filter(|item| item.id.is_none());
+        assert_eq!(left_out.map(|item| item.count).sum::<u64>(), 2 * (3 - stays), "{most}");
+        let kept: u64 = of_turns[3 - stays as usize..3].iter().sum();
+        let room = (most - kept).saturating_sub(parts.recalled_frame_tokens);
+        let expected = if stays == 3 {
+            0
+        } else {
+            (room / parts.passages[0].tokens).min(9)
+        };
+        let count = record.included.iter().filter(|item| is_recalled(item)).count() as u64;
+        assert_eq!(count, expected, "{most}");
+        scenario.policy.memory.conversation_tokens = Some(most);
+        let planned = plan_recall(scenario.conversation.memory.clone(), false, &scenario.policy);
+        let blocks = &scenario.conversation.memory.blocks;
+        let before = (stays < 3 && room > 0).then(|| blocks[2 - stays as usize].end_seq.expect("it has ended"));
+        assert_eq!(planned.map(|plan| plan.before), before, "{most}");
+    }
+}
+
+#[test]
+fn recalled_messages_stand_between_one_pair_of_delimiters_in_their_order() {
+    let mut gathered = gather(&talk(&[3], true));
+    gathered.passages = (1..=3)
+        .map(|id| passage(PassageKind::Recalled, id, 1, id as u8))
+        .collect();
+    let budget = Budget {
+        conversation_tokens: Some(1_000),
+        ..UNLIMITED
+    };
+    // Everything fits: nothing is left out that could be recalled.
+    assert!(kinds(&assemble(&gathered, budget).expect("it fits")).len() < 7);
+    let budget = Budget {
+        conversation_tokens: None,
+        recalled_tokens: 1_000,
+        ..UNLIMITED
+    };
+    gathered.current.summary = Some(copilotd_actors::domain::context::gathered::CountedSummary {
+        upto_seq: 1,
+        text: "they talked".into(),
+        tokens: 20,
+    });
+    let assembled = assemble(&gathered, budget).expect("it fits");
+    let lines = ["passage 1 word", "passage 2 word", "passage 3 word"];
+    let expected = recalled::delimited(gathered.nonce.as_deref(), &lines);
+    let texts: Vec<&str> = assembled.messages.iter().filter_map(PromptMessage::text).collect();
+    assert_eq!(texts[texts.len() - 2], expected);
+}
+
+#[test]
 fn the_record_is_small_however_much_was_gathered() {
     let mut gathered = gather(&talk(&[1; 12], false));
     let long = "x".repeat(5_000);
@@ -251,10 +348,10 @@ fn the_record_is_stored_and_not_published() {
 }
 
 fn passages() -> impl Strategy<Value = Vec<Passage>> {
-    prop::collection::vec((any::<bool>(), 0usize..40, 0u8..3), 0..50).prop_map(|passages| {
-        let passage = |(id, (is_fact, words, priority)): (usize, (bool, usize, u8))| {
-            let kind = if is_fact { PassageKind::Fact } else { PassageKind::Chunk };
-            passage(kind, id, words, priority)
+    prop::collection::vec((0usize..3, 0usize..40, 0u8..3), 0..50).prop_map(|passages| {
+        let passage = |(id, (kind, words, priority)): (usize, (usize, usize, u8))| {
+            let kinds = [PassageKind::Fact, PassageKind::Chunk, PassageKind::Recalled];
+            passage(kinds[kind], id, words, priority)
         };
         passages.into_iter().enumerate().map(passage).collect()
     })
@@ -272,12 +369,14 @@ proptest! {
         passages in passages(),
         share in 0u64..150,
         reserved_tokens in 0u64..20,
+        conversation_tokens in prop::option::of(0u64..600),
+        recalled_tokens in 0u64..300,
     ) {
         let scenario = talk(&words, pending);
         let mut gathered = gather(&scenario);
         (gathered.passages, gathered.needs_summary) = (passages, needs_summary);
         let everything = gathered.current.tokens() + gathered.passages.iter().map(|passage| passage.tokens).sum::<u64>();
-        let budget = Budget { reserved_tokens, ..up_to(everything * share / 100) };
+        let budget = Budget { reserved_tokens, conversation_tokens, recalled_tokens, ..up_to(everything * share / 100) };
         let assembled = assemble(&gathered, budget);
         let again = Gathered { passages: gathered.passages.clone(), needs_summary, ..gather(&scenario) };
         prop_assert_eq!(&assembled, &assemble(&again, budget));
@@ -288,6 +387,9 @@ proptest! {
                 prop_assert_eq!(assembled.tokens, recorded_tokens(&assembled.record, &gathered));
                 let (parts, gathered_parts) = counted(&assembled.record, &gathered);
                 prop_assert_eq!(parts, gathered_parts);
+                if let Some(most) = budget.conversation_tokens {
+                    prop_assert!(self::conversation_tokens(&assembled.record, &gathered) <= most);
+                }
                 let alternates = assembled.messages[1..].iter().enumerate().all(|(index, message)| {
                     matches!(message, PromptMessage::User { .. }) == (index % 2 == 0)
                 });
@@ -299,7 +401,11 @@ proptest! {
                 prop_assert_eq!(error.available, budget.available());
                 prop_assert!(error.tokens > error.available);
                 let smallest = compressed.map_or(gathered.current.tokens(), |view| view.tokens());
-                prop_assert_eq!(error.tokens, smallest);
+                if conversation_tokens.is_none() {
+                    prop_assert_eq!(error.tokens, smallest);
+                } else {
+                    prop_assert!(error.tokens <= smallest);
+                }
             }
         }
     }

@@ -228,6 +228,8 @@ fn small_policies() -> impl Strategy<Value = MemoryPolicy> {
             timeout: std::time::Duration::ZERO,
             retrieved_tokens: 100,
             answer_tokens: 0,
+            conversation_tokens: None,
+            recalled_tokens: 100,
         }
     })
 }

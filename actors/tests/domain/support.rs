@@ -31,6 +31,8 @@ pub const UNLIMITED: Budget = Budget {
     reserved_tokens: 0,
     answer_tokens: 0,
     retrieved_tokens: u64::MAX,
+    conversation_tokens: None,
+    recalled_tokens: u64::MAX,
 };
 
 /// Returns the prompt of a memory, whatever its size.
@@ -81,6 +83,8 @@ pub fn policy() -> Policy {
             timeout: Duration::from_secs(60),
             retrieved_tokens: 100,
             answer_tokens: 0,
+            conversation_tokens: None,
+            recalled_tokens: 100,
         },
         rules: Rules {
             input: RuleSet::new([Rule {

@@ -199,7 +199,11 @@ fn a_policy_is_what_the_copilot_says() {
         (policy.memory.pass_tokens, policy.memory.timeout),
         (3_000, Duration::from_secs(14))
     );
-    assert_eq!(policy.memory.retrieved_tokens, 2_400, "two fifths of the budget");
+    assert_eq!(
+        (policy.memory.conversation_tokens, policy.memory.retrieved_tokens),
+        (Some(6_000), 4_096),
+        "documents have a bound of their own"
+    );
     let collections: Vec<&str> = policy.knowledge.collections.iter().map(|name| name.as_str()).collect();
     assert_eq!(
         (collections, policy.knowledge.citations),

@@ -1,4 +1,4 @@
-//! Retrieves the documents that a turn draws on.
+//! Retrieves what a turn draws on: documents, and earlier messages (`recall`).
 //!
 //! Invariant: nothing here fails a turn. Without documents the turn runs, and its record says so.
 
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Agent;
+use super::recall::TurnRecall;
 use crate::compute;
 use crate::domain::citation::Source;
 use crate::domain::citation::markers::MarkerCode;
@@ -21,7 +22,8 @@ use crate::domain::context::question::Question;
 use crate::domain::context::rerank;
 use crate::domain::context::tokens;
 use crate::domain::context_record::{
-    ContextItem, ContextRecord, ItemKind, Omitted, RetrievalRecord, RetrievalStatus, RetrievalStep, RetrievalTime,
+    ContextItem, ContextRecord, ItemKind, Omitted, RecallRecord, RetrievalRecord, RetrievalStatus, RetrievalStep,
+    RetrievalTime,
 };
 use crate::domain::conversation::command::Step;
 use crate::domain::event::GuardAction;
@@ -40,21 +42,23 @@ const RETRIEVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Priority of the best chunk among the optional parts of a prompt.
 const PRIORITY: u8 = 128;
 
-/// What one attempt of a turn knows from documents.
+/// What one attempt of a turn knows from documents and earlier messages.
 #[derive(Debug, Default)]
 pub(super) struct TurnKnowledge {
-    /// The chunks as the model reads them, best first and last.
+    /// The chunks as the model reads them, best first and last; then messages, oldest first.
     pub passages: Vec<Passage>,
     /// What may be cited.
     pub sources: Vec<Source>,
     /// The collection of each source.
     collections: Vec<CollectionName>,
-    /// Chunks that the guardrails withhold.
+    /// Chunks and messages that the guardrails withhold, and messages that had no place.
     withheld: Vec<ContextItem<Omitted>>,
     /// What the guardrails did.
     pub guardrails: Vec<(Stage, String, GuardAction)>,
     /// How it was retrieved; none if nothing was to be retrieved.
     pub record: Option<RetrievalRecord>,
+    /// How earlier messages were searched; none if they were not.
+    recall: Option<RecallRecord>,
     /// The code of the markers, if the model is asked to cite.
     pub code: Option<MarkerCode>,
 }
@@ -63,6 +67,8 @@ pub(super) struct TurnKnowledge {
 pub(super) struct Asked<'a> {
     pub at: Step,
     pub memory: &'a Memory,
+    /// See [`RunStep::needs_summary`](super::RunStep::needs_summary).
+    pub needs_summary: bool,
     pub policy: &'a Arc<Policy>,
     pub roles: &'a [String],
     pub api_key: Option<&'a str>,
@@ -71,9 +77,18 @@ pub(super) struct Asked<'a> {
 }
 
 impl TurnKnowledge {
-    /// Completes the record of a prompt with the chunks that were withheld.
+    /// Completes the record of a prompt with what was withheld, and how earlier messages were searched.
     pub(super) fn complete(&self, record: &mut ContextRecord) {
         self.withheld.iter().for_each(|item| record.omit(item.clone()));
+        record.recall.clone_from(&self.recall);
+    }
+
+    /// Adds the earlier messages.
+    fn add(&mut self, recall: TurnRecall) {
+        self.passages.extend(recall.passages);
+        self.withheld.extend(recall.omitted);
+        self.guardrails.extend(recall.guardrails);
+        self.recall = recall.record;
     }
 
     /// Returns the chunks for a model to order, best first.
@@ -139,7 +154,9 @@ impl Agent {
     /// Retrieves what a turn may draw on.
     pub(super) async fn retrieve(&self, asked: Asked<'_>) -> TurnKnowledge {
         let Asked { policy, memory, .. } = asked;
-        if policy.knowledge.collections.is_empty() {
+        let plan = Box::pin(self.plan_recall(&asked)).await;
+        let has_documents = !policy.knowledge.collections.is_empty();
+        if !has_documents && plan.is_none() {
             return TurnKnowledge::default();
         }
         let began = self.shared.ports.clock.elapsed();
@@ -151,12 +168,35 @@ impl Agent {
             rerank: None,
         };
         let question = Question::of(memory);
-        let text = if question.needs_conversation() {
+        let text = if !question.needs_conversation() {
+            question.alone()
+        } else if has_documents {
             let rewritten = self.rewrite(&asked, &question, &mut record).await;
             rewritten.unwrap_or_else(|| question.with_previous())
         } else {
-            question.alone()
+            // The messages that the question refers to are found by what they share with the turn before.
+            question.with_previous()
         };
+        if !has_documents {
+            let mut knowledge = TurnKnowledge::default();
+            knowledge.add(self.recall(&asked, plan, text).await);
+            return knowledge;
+        }
+        let documents = self.documents(&asked, text.clone(), record, began);
+        let (mut knowledge, recall) = tokio::join!(documents, self.recall(&asked, plan, text));
+        knowledge.add(recall);
+        knowledge
+    }
+
+    /// Searches the documents. `began` is when the turn began to retrieve.
+    async fn documents(
+        &self,
+        asked: &Asked<'_>,
+        text: String,
+        mut record: RetrievalRecord,
+        began: Duration,
+    ) -> TurnKnowledge {
+        let policy = asked.policy;
         let query = KnowledgeQuery {
             collections: policy.knowledge.collections.clone(),
             user: Some(self.user.clone()).filter(|user| !user.is_key()),
@@ -175,8 +215,8 @@ impl Agent {
                 record
                     .steps
                     .extend(steps.into_iter().map(|(step, took)| time(step, took)));
-                let mut prepared = self.prepared(&asked, chunks).await;
-                self.rerank(&asked, &query.texts[0], &mut prepared, &mut record).await;
+                let mut prepared = self.prepared(asked, chunks).await;
+                self.rerank(asked, &query.texts[0], &mut prepared, &mut record).await;
                 prepared.place();
                 (prepared, "completed")
             }

@@ -33,14 +33,7 @@ pub(super) async fn assemble(
     let work = move || {
         let mut gathered = Gathered::count(memory, needs_summary, &policy, response_schema.as_deref());
         gathered.passages = passages;
-        // The compression keeps the window well below the model's context, which leaves room for the answer.
-        let budget = Budget {
-            context_tokens: policy.memory.context_tokens,
-            reserved_tokens: 0,
-            answer_tokens: policy.memory.answer_tokens,
-            retrieved_tokens: policy.memory.retrieved_tokens,
-        };
-        assemble::assemble(&gathered, budget)
+        assemble::assemble(&gathered, Budget::of(&policy.memory))
     };
     compute::run(Some(tenant), counted + written + schema, work).await
 }

@@ -11,9 +11,12 @@ use super::gathered::{Gathered, MemoryView, Passage, PassageKind};
 use super::memory::Block;
 use super::project::{READ_AS_DATA, push_block};
 use super::prompt::PromptMessage;
+use super::recalled;
+use super::recent::Recent;
 use super::sent;
 use crate::domain::context_record::{ContextItem, ContextRecord, Included, ItemKind, Omitted};
 use crate::domain::ids::Seq;
+use crate::domain::policy::MemoryPolicy;
 use crate::domain::sent_prompt::{Fixed, FixedPrompt, SentPassage, SentPrompt};
 
 /// How many tokens the messages of a prompt may have.
@@ -27,6 +30,10 @@ pub struct Budget {
     pub answer_tokens: u64,
     /// The most that retrieved chunks have.
     pub retrieved_tokens: u64,
+    /// The most that summary, earlier turns and recalled messages have together; none if the whole window is sent.
+    pub conversation_tokens: Option<u64>,
+    /// The most that recalled messages have in that case.
+    pub recalled_tokens: u64,
 }
 
 /// A prompt and what it was made of.
@@ -57,6 +64,23 @@ pub struct TooLarge {
 }
 
 impl Budget {
+    /// Returns the budget of a copilot's prompts. The compression keeps the window well below the model's context, which
+    /// leaves room for the answer.
+    pub fn of(policy: &MemoryPolicy) -> Self {
+        Self {
+            context_tokens: policy.context_tokens,
+            reserved_tokens: 0,
+            answer_tokens: policy.answer_tokens,
+            retrieved_tokens: policy.retrieved_tokens,
+            conversation_tokens: policy.conversation_tokens,
+            recalled_tokens: policy.recalled_tokens,
+        }
+    }
+
+    fn recent(self, view: &MemoryView) -> Recent {
+        Recent::of(view, self.conversation_tokens, self.recalled_tokens)
+    }
+
     /// Returns the number of tokens that the messages may have.
     pub fn available(self) -> u64 {
         self.context_tokens.saturating_sub(self.reserved_tokens)
@@ -67,33 +91,48 @@ impl Budget {
 /// one is used now instead of at the next turn.
 pub fn assemble(gathered: &Gathered, budget: Budget) -> Result<Assembled, TooLarge> {
     let available = budget.available();
-    let current = (&gathered.current, gathered.current.tokens());
+    let measured = |view| {
+        let recent = budget.recent(view);
+        (view, recent, required(view, recent))
+    };
+    let current = measured(&gathered.current);
     let compressed = gathered.compressed.as_ref();
-    let compressed = compressed.filter(|_| gathered.needs_summary || current.1 > available);
-    let (view, required) = compressed.map_or(current, |view| (view, view.tokens()));
+    let compressed = compressed.filter(|_| gathered.needs_summary || current.2 > available);
+    let (view, recent, required) = compressed.map_or(current, measured);
     if required > available {
         return Err(TooLarge {
             tokens: required,
             available,
         });
     }
-    let (chosen, tokens) = choose(gathered, required, budget);
-    let messages = Written::of(gathered, view, &chosen).messages();
+    let (chosen, tokens) = choose(gathered, required, recent, budget);
+    let messages = Written::of(gathered, view, recent, &chosen).messages();
     Ok(Assembled {
         fixed: Arc::clone(&view.fixed),
         sent: sent(gathered, view, &chosen, &messages),
         messages,
         tokens,
-        summary_upto_seq: view.summary.as_ref().map(|summary| summary.upto_seq),
-        record: record(gathered, compressed, &chosen),
+        summary_upto_seq: view
+            .summary
+            .as_ref()
+            .filter(|_| recent.has_summary)
+            .map(|summary| summary.upto_seq),
+        record: record(gathered, compressed, recent, &chosen),
     })
+}
+
+/// Returns the tokens of what every prompt with this view contains.
+fn required(view: &MemoryView, recent: Recent) -> u64 {
+    let summary = view.summary.as_ref().filter(|_| recent.has_summary);
+    let blocks = view.blocks.iter().skip(recent.first);
+    view.system_tokens + summary.map_or(0, |summary| summary.tokens) + blocks.map(Block::tokens).sum::<u64>()
 }
 
 /// Chooses the passages that fit, the most important first; returns for each whether it was chosen, and the tokens of
 /// the whole prompt. A passage that does not fit leaves its place to smaller ones.
-fn choose(gathered: &Gathered, required: u64, budget: Budget) -> (Vec<bool>, u64) {
+fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) -> (Vec<bool>, u64) {
     let available = budget.available().saturating_sub(budget.answer_tokens);
-    let mut of_chunks = 0_u64;
+    let (mut of_chunks, mut of_messages) = (0_u64, 0_u64);
     let passages = &gathered.passages;
     let mut order: Vec<usize> = (0..passages.len()).collect();
     // Stable: passages of the same priority stay in the order in which they were gathered.
@@ -103,14 +142,23 @@ fn choose(gathered: &Gathered, required: u64, budget: Budget) -> (Vec<bool>, u64
     for index in order {
         let passage = &passages[index];
         let is_first = !framed.contains(&passage.kind);
-        let frame = if is_first { gathered.frame_tokens } else { 0 };
-        let total = tokens.saturating_add(passage.tokens).saturating_add(frame);
-        let is_chunk = passage.kind == PassageKind::Chunk;
-        let more_chunks = if is_chunk { total - tokens } else { 0 };
-        if total > available || of_chunks.saturating_add(more_chunks) > budget.retrieved_tokens {
+        let frame = match passage.kind {
+            _ if !is_first => 0,
+            PassageKind::Recalled => gathered.recalled_frame_tokens,
+            PassageKind::Fact | PassageKind::Chunk => gathered.frame_tokens,
+        };
+        let more = passage.tokens.saturating_add(frame);
+        let total = tokens.saturating_add(more);
+        let mut unbounded = 0;
+        let (sum, most) = match passage.kind {
+            PassageKind::Chunk => (&mut of_chunks, budget.retrieved_tokens),
+            PassageKind::Recalled => (&mut of_messages, recent.left),
+            PassageKind::Fact => (&mut unbounded, u64::MAX),
+        };
+        if total > available || sum.saturating_add(more) > most {
             continue;
         }
-        of_chunks += more_chunks;
+        *sum += more;
         if is_first {
             framed.push(passage.kind);
         }
@@ -127,6 +175,8 @@ pub(super) struct Written<'a> {
     pub summary: Option<&'a str>,
     /// Texts of the facts.
     pub facts: Vec<&'a str>,
+    /// Lines of the recalled messages.
+    pub recalled: Vec<&'a str>,
     /// Texts of the retrieved chunks.
     pub chunks: Vec<&'a str>,
     /// The turns, oldest first.
@@ -134,17 +184,22 @@ pub(super) struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    fn of(gathered: &'a Gathered, view: &'a MemoryView, chosen: &[bool]) -> Self {
+    fn of(gathered: &'a Gathered, view: &'a MemoryView, recent: Recent, chosen: &[bool]) -> Self {
         let texts = |kind| {
             let chosen = included(gathered, chosen).filter(|passage| passage.kind == kind);
             chosen.map(|passage| passage.text.as_str()).collect()
         };
         Self {
             system: &view.fixed.system,
-            summary: view.summary.as_ref().map(|summary| summary.text.as_str()),
+            summary: view
+                .summary
+                .as_ref()
+                .filter(|_| recent.has_summary)
+                .map(|summary| summary.text.as_str()),
             facts: texts(PassageKind::Fact),
+            recalled: texts(PassageKind::Recalled),
             chunks: texts(PassageKind::Chunk),
-            blocks: view.blocks.iter().collect(),
+            blocks: view.blocks.iter().skip(recent.first).collect(),
         }
     }
 
@@ -159,6 +214,8 @@ impl<'a> Written<'a> {
         push_passages(&mut messages, &self.facts);
         let (ended, running) = split(self.blocks.iter().copied());
         ended.into_iter().for_each(|block| push_block(&mut messages, block));
+        let nonce = self.blocks.last().and_then(|block| block.nonce.as_deref());
+        push_recalled(&mut messages, &self.recalled, nonce);
         push_passages(&mut messages, &self.chunks);
         running.into_iter().for_each(|block| push_block(&mut messages, block));
         messages
@@ -198,6 +255,13 @@ fn push_data(messages: &mut Vec<PromptMessage>, text: String) {
     });
 }
 
+/// Adds the recalled messages, all between one pair of delimiters: one around each would cost more than most messages.
+fn push_recalled(messages: &mut Vec<PromptMessage>, lines: &[&str], nonce: Option<&str>) {
+    if !lines.is_empty() {
+        push_data(messages, recalled::delimited(nonce, lines));
+    }
+}
+
 fn push_passages(messages: &mut Vec<PromptMessage>, texts: &[&str]) {
     if !texts.is_empty() {
         push_data(messages, texts.join("\n"));
@@ -205,7 +269,7 @@ fn push_passages(messages: &mut Vec<PromptMessage>, texts: &[&str]) {
 }
 
 /// Records what the prompt contains and what not. `compressed` is the view with the pending summary, if it is used.
-fn record(gathered: &Gathered, compressed: Option<&MemoryView>, chosen: &[bool]) -> ContextRecord {
+fn record(gathered: &Gathered, compressed: Option<&MemoryView>, recent: Recent, chosen: &[bool]) -> ContextRecord {
     let view = compressed.unwrap_or(&gathered.current);
     let mut record = ContextRecord::default();
     let required = |kind, tokens| ContextItem::new(kind, tokens, Included::Required);
@@ -218,22 +282,28 @@ fn record(gathered: &Gathered, compressed: Option<&MemoryView>, chosen: &[bool])
     if let Some(tokens) = gathered.response_schema_tokens {
         record.include(required(ItemKind::ResponseSchema, tokens));
     }
-    if let Some(item) = summary(view, Included::Required) {
+    if let Some(item) = summary(view, Included::Required).filter(|_| recent.has_summary) {
         record.include(item);
     }
     let passages = |kind| (gathered.passages.iter().zip(chosen)).filter(move |(passage, _)| passage.kind == kind);
     let included = |record: &mut ContextRecord, kind| {
         for (passage, _) in passages(kind).filter(|(_, chosen)| **chosen) {
-            record.include(named(passage, Included::Fitted));
+            record.include(named(passage, passage.reason));
         }
     };
     included(&mut record, PassageKind::Fact);
-    let (ended, running) = split(view.blocks.iter());
+    let (ended, running) = split(view.blocks.iter().skip(recent.first));
     for blocks in [ended, running] {
         let window = window(blocks.into_iter(), Included::Required);
         window.into_iter().for_each(|item| record.include(item));
     }
+    included(&mut record, PassageKind::Recalled);
     included(&mut record, PassageKind::Chunk);
+    if !recent.has_summary {
+        record.omitted.extend(summary(view, Omitted::Budget));
+    }
+    let left_out = view.blocks.iter().take(recent.first);
+    record.omitted.extend(window(left_out, Omitted::Budget));
     match (compressed, &gathered.compressed) {
         (Some(compressed), _) => omit_compressed(&mut record, &gathered.current, compressed),
         (None, Some(pending)) => record.omitted.extend(summary(pending, Omitted::Pending)),

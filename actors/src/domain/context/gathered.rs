@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::memory::{Block, Memory, Summary};
 use super::project::{READ_AS_DATA, summary_text};
-use super::tokens;
-use crate::domain::context_record::ItemKind;
+use super::{recalled, tokens};
+use crate::domain::context_record::{Included, ItemKind};
 use crate::domain::ids::Seq;
 use crate::domain::policy::{Policy, ToolDefinition};
 use crate::domain::sent_prompt::FixedPrompt;
@@ -33,6 +33,10 @@ pub struct Gathered {
     pub passages: Vec<Passage>,
     /// Tokens of a pair of messages that gives the model data, without the data.
     pub frame_tokens: u64,
+    /// Tokens of the same for recalled messages, with the delimiters around them.
+    pub recalled_frame_tokens: u64,
+    /// The random part of the delimiters in the running turn.
+    pub nonce: Option<Arc<str>>,
 }
 
 /// Instructions, summary and window that belong together.
@@ -66,16 +70,18 @@ pub enum PassageKind {
     Fact,
     /// A retrieved chunk: stands before the running turn, because each turn has its own.
     Chunk,
+    /// An earlier message that bears on the question: stands before the running turn, too.
+    Recalled,
 }
 
 /// An optional part of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passage {
-    /// Fact or chunk.
+    /// Fact, chunk or message.
     pub kind: PassageKind,
-    /// ID of the fact or chunk, for the record.
+    /// ID of the fact or chunk, or the message's sequence number, for the record.
     pub id: String,
-    /// What the model reads, already delimited as data.
+    /// What the model reads, already delimited as data; of a message its line, which [`recalled::delimited`] delimits.
     pub text: String,
     /// Tokens of `text` and the line break after it.
     pub tokens: u64,
@@ -83,6 +89,8 @@ pub struct Passage {
     pub priority: u8,
     /// Relevance, for the record.
     pub score: Option<f64>,
+    /// Why it is in the prompt, if it is.
+    pub reason: Included,
 }
 
 impl PassageKind {
@@ -91,6 +99,7 @@ impl PassageKind {
         match self {
             Self::Fact => ItemKind::Fact,
             Self::Chunk => ItemKind::Chunk,
+            Self::Recalled => ItemKind::Message,
         }
     }
 }
@@ -100,6 +109,7 @@ impl Gathered {
     pub fn count(memory: Memory, needs_summary: bool, policy: &Policy, response_schema: Option<&Value>) -> Self {
         let frame_tokens = tokens::count(READ_AS_DATA) + 2 * tokens::PER_MESSAGE;
         let compressed = memory.with_pending();
+        let nonce = memory.blocks.back().and_then(|block| block.nonce.clone());
         Self {
             compressed: compressed.map(|memory| MemoryView::count(memory, policy, frame_tokens)),
             current: MemoryView::count(memory, policy, frame_tokens),
@@ -109,6 +119,8 @@ impl Gathered {
             response_schema_tokens: response_schema.map(|schema| tokens::estimate(&schema.to_string())),
             passages: Vec::new(),
             frame_tokens,
+            recalled_frame_tokens: tokens::count(&recalled::delimited(nonce.as_deref(), &[])) + frame_tokens,
+            nonce,
         }
     }
 
@@ -163,6 +175,7 @@ impl Passage {
             text,
             priority,
             score,
+            reason: Included::Fitted,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The full history stays in the log; this is a view of its end. The window holds one block per turn, and only whole
 //! blocks leave it, so a tool call is never separated from its result.
-//! Invariant: between two compressions the prompt only grows at its end (byte-stable prefix, for provider caches).
+//! Invariant: between two compressions the window only grows at its end, and so does the prompt (byte-stable prefix, for
+//! provider caches), unless a budget leaves older turns of the window out (`recent`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};

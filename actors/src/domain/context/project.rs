@@ -59,8 +59,10 @@ fn in_order_of_calls(results: &mut [PromptMessage], calls: &[CallId]) {
 pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
     let mut text = policy.instructions.clone();
     let has_documents = !policy.knowledge.collections.is_empty();
+    // By the policy, not by the prompt: the beginning of a conversation's prompts stays the same.
+    let has_recalled = policy.memory.conversation_tokens.is_some();
     let notices = [
-        (!policy.tools.is_empty() || has_summary, NOTICE),
+        (!policy.tools.is_empty() || has_summary || has_recalled, NOTICE),
         (has_documents, EXCERPT_NOTICE),
         (policy.knowledge.cites(), CITATION_NOTICE),
     ];

@@ -58,6 +58,11 @@ pub struct Transcript {
 }
 
 impl Transcript {
+    /// Returns whether there are prompts of turns that have not started.
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
     /// Takes the next record. Returns the message that it completes, if it does.
     pub fn take(&mut self, record: Record) -> Option<SaidMessage> {
         let turn = record.turn?;

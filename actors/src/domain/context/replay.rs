@@ -216,7 +216,10 @@ impl Replay {
         let absent = left_out.chain(covered).max().unwrap_or_default();
         let in_prompt = |block: &&Block| block.end_seq.is_none_or(|end| end > absent);
         let blocks: Vec<&Block> = self.memory.blocks.iter().filter(in_prompt).collect();
-        let nonce = blocks.first().and_then(|block| block.nonce.as_deref());
+        // The first turn after the summary, also if the budget left it out.
+        let is_later = |block: &&Block| block.end_seq.is_none_or(|end| end > covered.unwrap_or_default());
+        let first = self.memory.blocks.iter().find(is_later);
+        let nonce = first.and_then(|block| block.nonce.as_deref());
         let summary = match covered {
             Some(upto) => Some(summary_text(nonce, self.summaries.get(&upto)?)),
             None => None,
@@ -225,6 +228,7 @@ impl Replay {
             system: &fixed.system,
             summary: summary.as_deref(),
             facts: passages(ItemKind::Fact)?,
+            recalled: passages(ItemKind::Message)?,
             chunks: passages(ItemKind::Chunk)?,
             blocks,
         }
