@@ -20,5 +20,7 @@ pub mod lexical;
 pub mod library;
 pub mod query;
 pub mod recall;
+pub mod recollect;
 pub mod retrieve;
 pub mod sync;
+pub mod turn_vectors;

@@ -1,5 +1,7 @@
 //! In-memory ports for tests; never enabled in the product.
 
 pub mod index;
+pub mod turn_vectors;
 
 pub use index::MemoryIndex;
+pub use turn_vectors::MemoryTurnVectors;

@@ -104,6 +104,21 @@ impl Recall {
         self.first + (self.turns.len() - 1) as u64
     }
 
+    /// Sets the vectors of a turn that was added without; see [`Recall::to_embed`]. Nothing happens if it was forgotten.
+    pub fn set_vectors(&mut self, turn: u64, alone: &Vector, after_previous: &Vector) {
+        let place = turn
+            .checked_sub(self.first)
+            .and_then(|place| usize::try_from(place).ok());
+        if let Some(place) = place.filter(|place| *place < self.turns.len()) {
+            self.vectors.set(place, alone, after_previous);
+        }
+    }
+
+    /// Returns whether any turn has vectors.
+    pub fn has_vectors(&self) -> bool {
+        !self.vectors.is_empty()
+    }
+
     /// Returns the text to embed for a question, in the way of questions: without the names of speakers, which would draw
     /// it to everything that they said. Who is named counts in [`Recall::select`].
     pub fn question_to_embed(&self, question: &str) -> String {
@@ -132,6 +147,12 @@ impl Recall {
         self.vectors.forget(count);
         self.first += count as u64;
     }
+}
+
+/// Returns the components of a vector with 8 bits each, as a [`Recall`] holds them: a vector of these components is the same
+/// to it.
+pub fn packed(vector: &Vector) -> Vec<i8> {
+    vectors::pack(vector.values()).0
 }
 
 fn said(speaker: Option<&str>, text: &str) -> String {

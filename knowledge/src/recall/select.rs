@@ -25,6 +25,8 @@ pub struct Question<'a> {
     pub text: &'a str,
     /// Vector of [`Recall::question_to_embed`]; without it words alone decide.
     pub vector: Option<&'a Vector>,
+    /// Turns from this number on are not selected, but count as neighbours: whoever asks has them already.
+    pub before: Option<u64>,
 }
 
 /// How much a selection may hold.
@@ -91,13 +93,17 @@ impl Recall {
     /// Selects the turns that bear on a question, within a budget.
     pub fn select(&self, question: Question<'_>, budget: Budget) -> Selection {
         let own = self.scores(question);
+        let end = question.before.map_or(own.len(), |before| {
+            let places = before.saturating_sub(self.first);
+            usize::try_from(places).map_or(own.len(), |places| places.min(own.len()))
+        });
         let mut filling = Filling {
             chosen: vec![None; own.len()],
             left: budget.tokens,
             omitted: 0,
         };
-        self.add_recent(&mut filling, budget, &own);
-        self.add_relevant(&mut filling, budget, &own, self.speakers.named(question.text));
+        self.add_recent(&mut filling, budget, &own, end);
+        self.add_relevant(&mut filling, budget, &own, end, self.speakers.named(question.text));
         let turns: Vec<Selected> = filling.chosen.into_iter().flatten().collect();
         Selection {
             tokens: turns.iter().map(|turn| turn.tokens).sum(),
@@ -122,9 +128,9 @@ impl Recall {
     }
 
     /// Adds the newest turns without a gap.
-    fn add_recent(&self, filling: &mut Filling, budget: Budget, own: &[f64]) {
+    fn add_recent(&self, filling: &mut Filling, budget: Budget, own: &[f64], end: usize) {
         let mut left = budget.recent_tokens.min(budget.tokens);
-        for turn in (0..self.turns.len()).rev() {
+        for turn in (0..end).rev() {
             let tokens = self.turns[turn].tokens;
             if tokens > left {
                 break;
@@ -135,8 +141,8 @@ impl Recall {
         }
     }
 
-    fn add_relevant(&self, filling: &mut Filling, budget: Budget, own: &[f64], named: Option<u16>) {
-        let scored: Vec<(usize, f64)> = (0..own.len())
+    fn add_relevant(&self, filling: &mut Filling, budget: Budget, own: &[f64], end: usize, named: Option<u16>) {
+        let scored: Vec<(usize, f64)> = (0..end)
             .map(|turn| (turn, self.score(turn, own, named)))
             .filter(|(_, score)| *score > 0.0)
             .collect();

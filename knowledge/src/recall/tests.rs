@@ -18,6 +18,7 @@ fn selected(recall: &Recall, question: &str, tokens: u64, recent_tokens: u64) ->
     let question = Question {
         text: question,
         vector: None,
+        before: None,
     };
     let budget = Budget { tokens, recent_tokens };
     let selection = recall.select(question, budget);
@@ -134,6 +135,7 @@ fn vectors_find_what_shares_no_word() {
     let question = Question {
         text: "navy",
         vector: Some(&vector),
+        before: None,
     };
     let selection = recall.select(
         question,
@@ -144,6 +146,76 @@ fn vectors_find_what_shares_no_word() {
     );
     assert_eq!(selection.turns.iter().map(|turn| turn.turn).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(selection.omitted, 1);
+}
+
+#[test]
+fn turns_that_the_asker_has_are_not_selected_and_count_as_neighbours() {
+    let mut recall = Recall::new();
+    for text in ["tulips", "I see", "what?", "tulips again"] {
+        say(&mut recall, None, text);
+    }
+    let question = |before| Question {
+        text: "tulips",
+        vector: None,
+        before: Some(before),
+    };
+    let turns = |before| -> Vec<u64> {
+        let selection = recall.select(question(before), Budget::of(1_000));
+        selection.turns.iter().map(|turn| turn.turn).collect()
+    };
+    assert_eq!(turns(0), [] as [u64; 0]);
+    assert_eq!(turns(3), [0, 1, 2]);
+    assert_eq!(turns(4), turns(99));
+    assert!(turns(4).contains(&3));
+}
+
+#[test]
+fn vectors_that_come_later_are_as_if_they_had_come_first() {
+    let vector = |n: u32| {
+        let component = |i: u32| ((n * 7_919 + i * i * 31) % 101) as f32 - 50.0;
+        Vector::unit(&"m".into(), (0..64).map(component).collect()).unwrap()
+    };
+    let again = |vector: &Vector| {
+        let values = packed(vector).into_iter().map(f32::from).collect();
+        Vector::unit(&"m".into(), values).unwrap()
+    };
+    let build = |late: &[u32]| {
+        let mut recall = Recall::new();
+        for n in 0..12 {
+            let (alone, after_previous) = (vector(n), vector(n + 100));
+            let comes = !late.contains(&n);
+            recall.push(Turn {
+                speaker: None,
+                text: "x",
+                tokens: 5,
+                alone: Some(&alone).filter(|_| comes),
+                after_previous: Some(&after_previous).filter(|_| comes),
+            });
+        }
+        // In any order, and with components that were stored with 8 bits.
+        for n in late {
+            recall.set_vectors(u64::from(*n), &again(&vector(*n)), &again(&vector(n + 100)));
+        }
+        recall.set_vectors(99, &vector(1), &vector(2));
+        recall
+    };
+    let asked = vector(3);
+    let question = Question {
+        text: "y",
+        vector: Some(&asked),
+        before: None,
+    };
+    let expected = build(&[]).select(question, Budget::of(40));
+    assert!(!expected.turns.is_empty());
+    for late in [
+        &[3, 2, 4][..],
+        &[0],
+        &[11, 0, 5],
+        &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+    ] {
+        assert_eq!(build(late).select(question, Budget::of(40)), expected, "{late:?}");
+    }
+    assert!(!build(&[]).vectors.is_empty() && !Recall::new().has_vectors());
 }
 
 #[test]
@@ -188,7 +260,7 @@ proptest! {
         for (text, tokens) in &turns {
             recall.push(Turn { speaker: None, text, tokens: *tokens, alone: None, after_previous: None });
         }
-        let question = Question { text: &question, vector: None };
+        let question = Question { text: &question, vector: None, before: None };
         let selection = recall.select(question, Budget { tokens, recent_tokens });
         prop_assert!(selection.tokens <= tokens);
         prop_assert_eq!(selection.tokens, selection.turns.iter().map(|turn| turns[turn.turn as usize].1).sum::<u64>());
@@ -219,7 +291,7 @@ proptest! {
         forgetful.forget(oldest);
         let fresh = build(&turns[oldest..]);
         let vector = vector(&question);
-        let question = Question { text: &question, vector: Some(&vector) };
+        let question = Question { text: &question, vector: Some(&vector), before: None };
         let of = |recall: &Recall| {
             let selection = recall.select(question, Budget::of(40));
             selection.turns.iter().map(|turn| (turn.turn, turn.tokens, turn.score)).collect::<Vec<_>>()

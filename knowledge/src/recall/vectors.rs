@@ -34,27 +34,54 @@ struct Packed {
 
 impl TurnVectors {
     pub(super) fn push(&mut self, alone: Option<&Vector>, after_previous: Option<&Vector>) {
+        self.begin(alone.or(after_previous));
+        let (first, second) = (self.usable(alone), self.usable(after_previous));
+        self.alone.push(first);
+        self.after_previous.push(second);
+        self.onward.push([0.0; 2]);
+        self.measure_around(self.onward.len() - 1);
+    }
+
+    /// Sets the vectors of a turn that has none.
+    pub(super) fn set(&mut self, turn: usize, alone: &Vector, after_previous: &Vector) {
+        self.begin(Some(alone));
+        let (first, second) = (self.usable(Some(alone)), self.usable(Some(after_previous)));
+        self.alone.set(turn, first);
+        self.after_previous.set(turn, second);
+        self.measure_around(turn);
+    }
+
+    /// Returns whether any turn has a vector.
+    pub(super) fn is_empty(&self) -> bool {
+        self.space.is_none()
+    }
+
+    /// Takes the space of the first vector.
+    fn begin(&mut self, first: Option<&Vector>) {
         if self.space.is_none()
-            && let Some(vector) = alone.or(after_previous)
+            && let Some(vector) = first
         {
             self.space = Some(vector.space().clone());
             for packed in [&mut self.alone, &mut self.after_previous] {
                 packed.begin(vector.values().len());
             }
         }
-        let space = self.space.as_ref();
-        let usable = |vector: Option<&Vector>, packed: &Packed| {
-            vector
-                .filter(|vector| Some(vector.space()) == space && vector.values().len() == packed.dimensions)
-                .map(|vector| pack(vector.values()))
+    }
+
+    fn usable(&self, vector: Option<&Vector>) -> Option<(Vec<i8>, f32)> {
+        let is_ours = |vector: &&Vector| {
+            Some(vector.space()) == self.space.as_ref() && vector.values().len() == self.alone.dimensions
         };
-        let (first, second) = (usable(alone, &self.alone), usable(after_previous, &self.after_previous));
-        self.alone.push(first);
-        self.after_previous.push(second);
-        self.onward.push([0.0; 2]);
-        let turn = self.onward.len() - 1;
-        for step in 1..=2.min(turn) {
-            self.onward[turn - step][step - 1] = self.alone.cosine(turn - step, turn);
+        vector.filter(is_ours).map(|vector| pack(vector.values()))
+    }
+
+    /// Measures the cosines of a turn with those around it.
+    fn measure_around(&mut self, turn: usize) {
+        for first in turn.saturating_sub(2)..=turn {
+            let last = self.onward.len() - 1;
+            for step in 1..=2.min(last - first) {
+                self.onward[first][step - 1] = self.alone.cosine(first, first + step);
+            }
         }
     }
 
@@ -127,6 +154,13 @@ impl Packed {
         }
     }
 
+    fn set(&mut self, turn: usize, vector: Option<(Vec<i8>, f32)>) {
+        if let Some((values, scale)) = vector {
+            self.values[turn * self.dimensions..(turn + 1) * self.dimensions].copy_from_slice(&values);
+            self.scales[turn] = scale;
+        }
+    }
+
     fn values(&self, turn: usize) -> &[i8] {
         &self.values[turn * self.dimensions..(turn + 1) * self.dimensions]
     }
@@ -148,8 +182,9 @@ impl Packed {
     }
 }
 
+/// Packs a vector. Packing what was packed gives the same components.
 #[expect(clippy::cast_possible_truncation, reason = "components are scaled to -127..=127")]
-fn pack(values: &[f32]) -> (Vec<i8>, f32) {
+pub(super) fn pack(values: &[f32]) -> (Vec<i8>, f32) {
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     if largest <= 0.0 {
         return (vec![0; values.len()], 0.0);

@@ -217,7 +217,11 @@ fn found(
 ) -> anyhow::Result<(HashSet<u64>, u64)> {
     let text = conversation.recall.question_to_embed(question);
     let vector = vectors.map(|vectors| vectors.get(Purpose::Query, &text)).transpose()?;
-    let question = Question { text: question, vector };
+    let question = Question {
+        text: question,
+        vector,
+        before: None,
+    };
     let selection = conversation.recall.select(question, Budget::of(tokens));
     Ok((selection.turns.iter().map(|turn| turn.turn).collect(), selection.tokens))
 }

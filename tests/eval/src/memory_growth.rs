@@ -44,6 +44,7 @@ pub fn measure(data: &Path, pieces: &WordPieces, vectors: Option<&Vectors>) -> a
             let question = Question {
                 text: &turn.said.text,
                 vector: turn.vectors.as_ref().map(|vectors| &vectors[0]),
+                before: None,
             };
             let selection = recall.select(question, Budget::of(BUDGET));
             push(&mut recall, turn);

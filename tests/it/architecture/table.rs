@@ -148,6 +148,7 @@ const KNOWLEDGE: &[Row] = &[
             "document",
             "index",
             "lexical",
+            "turn_vectors",
         ],
     ),
     (
@@ -184,6 +185,18 @@ const KNOWLEDGE: &[Row] = &[
     ("query", &["fusion"]),
     ("recall", &["actors/ports", "fusion", "lexical"]),
     (
+        "recollect",
+        &[
+            "actors/compute",
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "ingest",
+            "recall",
+            "turn_vectors",
+        ],
+    ),
+    (
         "retrieve",
         &[
             "actors/compute",
@@ -211,6 +224,10 @@ const KNOWLEDGE: &[Row] = &[
             "library",
         ],
     ),
+    (
+        "turn_vectors",
+        &["actors/domain", "actors/ports", "actors/tenancy", "recall"],
+    ),
 ];
 
 const COPILOTD: &[Row] = &[
@@ -237,6 +254,7 @@ const COPILOTD: &[Row] = &[
             "knowledge/lexical",
             "knowledge/library",
             "knowledge/sync",
+            "knowledge/turn_vectors",
             "private_files",
             "response_body",
             "retry_after",
@@ -275,8 +293,10 @@ const COPILOTD: &[Row] = &[
             "knowledge/index",
             "knowledge/ingest",
             "knowledge/library",
+            "knowledge/recollect",
             "knowledge/retrieve",
             "knowledge/sync",
+            "knowledge/turn_vectors",
             "private_files",
             "revocations",
             "sim",
