@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use copilotd_actors::ports::{Clock, Ids};
+use copilotd_actors::ports::{Clock, EventLog, Ids};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::{Estimate, TokenCount};
 use copilotd_knowledge::extract::{self, ExtractError, Extractor, NoPdf, PdfText};
 use copilotd_knowledge::index::{KnowledgeIndex, Quota};
 use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Parts};
 use copilotd_knowledge::library::Library;
+use copilotd_knowledge::recollect::{self, Recollector};
 use copilotd_knowledge::retrieve::Retriever;
+use copilotd_knowledge::turn_vectors::TurnVectors;
 use ractor::Actor;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -29,6 +31,8 @@ use crate::tenants::TenantRegistry;
 pub struct KnowledgeParts {
     /// The index.
     pub index: Arc<dyn KnowledgeIndex>,
+    /// Where vectors of conversations' messages are stored; none if they are made again when they are needed again.
+    pub turn_vectors: Option<Arc<dyn TurnVectors>>,
     /// The embedding model, if there is one.
     pub engine: Option<Engine>,
     /// Reads documents.
@@ -165,8 +169,12 @@ impl KnowledgeParts {
         }
         let library = config.knowledge.pdfium.as_deref();
         let (reader, pdf_reader) = open_pdf(library).await;
+        let index = Arc::new(open_index(config.server.data_dir.clone()).await?);
+        // With a store that several machines use in turn, an erasure on one could not delete what another has stored.
+        let is_alone = matches!(config.store, Store::Sqlite);
         Ok(Self {
-            index: Arc::new(open_index(config.server.data_dir.clone()).await?),
+            turn_vectors: is_alone.then(|| Arc::clone(&index) as _),
+            index,
             extractor: Extractor::new(reader, extract::Limits::default()),
             pdf: library.map(|_| pdf_reader == PdfReader::Pdfium),
             pdf_reader: Some(pdf_reader),
@@ -184,6 +192,16 @@ impl KnowledgeParts {
     /// Creates the part that searches.
     pub fn retriever(&self) -> Arc<Retriever> {
         Arc::new(Retriever::new(Arc::clone(&self.index), self.engine.clone()))
+    }
+
+    /// Starts the part that searches conversations' earlier messages.
+    pub(super) fn recollector(&self, log: Arc<dyn EventLog>) -> Recollector {
+        Recollector::start(recollect::Parts {
+            log,
+            engine: self.engine.clone(),
+            vectors: self.turn_vectors.clone(),
+            bounds: recollect::Bounds::default(),
+        })
     }
 
     /// Starts the ingestion; also returns the task that ends with it.

@@ -183,6 +183,9 @@ impl App {
         let (retriever, pdf) = (knowledge.retriever(), knowledge.pdf);
         let pdf_reader = knowledge.pdf_reader.map(PdfReader::name);
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
+        if ports.recollection.is_none() {
+            ports.recollection = Some(Arc::new(knowledge.recollector(Arc::clone(&ports.log))));
+        }
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
@@ -215,6 +218,7 @@ impl App {
             clock: Arc::clone(&clock),
             ids: Arc::clone(&shared.ports.ids),
             index: Arc::clone(&library.index),
+            recollection: shared.ports.recollection.clone(),
             ledger,
             is_busy: Box::new(move |scope| {
                 let tenant = scope.tenant();

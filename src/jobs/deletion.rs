@@ -23,7 +23,7 @@ const CHECKS_PER_WARNING: u32 = 600;
 const PASSES: usize = 10;
 
 /// What is erased besides the store's data: documents, cached answers, the limiter's counters, and the tenant's own record.
-const OTHER_STORES: [&str; 4] = ["knowledge", "cache", "limits", "definition"];
+const OTHER_STORES: [&str; 5] = ["knowledge", "turn_vectors", "cache", "limits", "definition"];
 
 /// Runs the remaining steps of a deletion.
 pub(super) async fn run(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow::Result<()> {
@@ -83,6 +83,10 @@ async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow
     // Nothing is stored any more, and what is being ingested meanwhile finds its document gone.
     let knowledge = parts.index.erase_tenant(&scope(tenant)).await?;
     let knowledge = knowledge.stores.iter().map(|(_, erased)| erased).sum();
+    let vectors = match &parts.recollection {
+        Some(recollection) => recollection.erase_tenant(&scope(tenant)).await?,
+        None => 0,
+    };
     let (answers, counted) = parts
         .gateway
         .forget_tenant(&scope(tenant))
@@ -92,6 +96,7 @@ async fn erase(parts: &Dependencies, job: &mut Job, tenant: &TenantId) -> anyhow
     parts.revocations.forget(tenant);
     let now = parts.clock.now();
     job.erased("knowledge", knowledge, now);
+    job.erased("turn_vectors", vectors, now);
     job.erased("cache", answers, now);
     job.erased("limits", counted, now);
     job.state.progress.done = job.state.progress.total - 1;

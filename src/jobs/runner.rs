@@ -8,7 +8,9 @@ use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId, UserId};
 use copilotd_actors::domain::tenant::Requester;
-use copilotd_actors::ports::{Clock, EventLog, Ids, Job, JobStatus, JobStore, LogError, Piece, TenantEraser, Work};
+use copilotd_actors::ports::{
+    Clock, EventLog, Ids, Job, JobStatus, JobStore, LogError, Piece, Recollection, TenantEraser, Work,
+};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::Ledger;
@@ -68,6 +70,8 @@ pub struct Dependencies {
     pub ids: Arc<dyn Ids>,
     /// The index of documents.
     pub index: Arc<dyn KnowledgeIndex>,
+    /// What is kept of conversations beside their logs, if anything is.
+    pub recollection: Option<Arc<dyn Recollection>>,
     /// Writes usage records, if there is one.
     pub ledger: Option<Arc<Ledger>>,
     /// Whether requests or model calls of a tenant are in flight.

@@ -149,6 +149,11 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         "copilotd_retrievals_total",
         &[("outcome", &["completed", "unavailable"])],
     ),
+    (
+        "copilotd_recalls_total",
+        &[("outcome", &["completed", "partial", "unavailable"])],
+    ),
+    ("copilotd_recall_preparations_dropped_total", &[]),
     ("copilotd_knowledge_searches_total", &[("vectors", &["yes", "no"])]),
     (
         "copilotd_knowledge_searches_refused_total",

@@ -413,6 +413,24 @@ pub const METRICS: &[Metric] = &[
         "Time of a turn's search for documents, with rewriting the question and the guardrails' inspection.",
     ),
     metric(
+        "copilotd_recalls_total",
+        Kind::Counter,
+        Unit::Count,
+        "Searches of turns for earlier messages, by outcome; a turn without a result runs without them.",
+    ),
+    metric(
+        "copilotd_recall_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of a turn's search for earlier messages, with the guardrails' inspection.",
+    ),
+    metric(
+        "copilotd_recall_preparations_dropped_total",
+        Kind::Counter,
+        Unit::Count,
+        "Ended turns that were not prepared for searches in the background because too much was waiting.",
+    ),
+    metric(
         "copilotd_knowledge_searches_total",
         Kind::Counter,
         Unit::Count,

@@ -12,6 +12,7 @@ mod neighbours;
 mod programs;
 mod random;
 mod sqlite;
+mod turn_vectors;
 mod vectors;
 
 use std::any::Any;

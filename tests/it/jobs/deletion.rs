@@ -101,6 +101,7 @@ async fn verify(world: &World, place: &Place, job: &Value) {
         "jobs",
         "audit",
         "knowledge",
+        "turn_vectors",
         "cache",
         "limits",
         "definition",

@@ -6,7 +6,7 @@ use copilotd::app::KnowledgeParts;
 use copilotd_actors::fakes::embedder::FakeEmbedder;
 use copilotd_knowledge::chunk::Estimate;
 use copilotd_knowledge::extract::{Extractor, Limits, NoPdf};
-use copilotd_knowledge::fakes::MemoryIndex;
+use copilotd_knowledge::fakes::{MemoryIndex, MemoryTurnVectors};
 use copilotd_knowledge::ingest::Engine;
 
 /// Returns an empty knowledge.
@@ -18,6 +18,7 @@ pub fn documents() -> KnowledgeParts {
             space: "fake".into(),
         }),
         extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
+        turn_vectors: Some(Arc::new(MemoryTurnVectors::default())),
         pdf: None,
         pdf_reader: None,
         tokens: Arc::new(Estimate),

@@ -18,6 +18,7 @@ mod search;
 mod staging;
 mod submit;
 mod tables;
+mod turn_vectors;
 mod turns;
 mod vectors;
 

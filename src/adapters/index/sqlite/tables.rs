@@ -6,7 +6,7 @@ use crate::adapters::sqlite::schema::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     // "cpkn"
     application_id: 0x6370_6b6e,
-    migrations: &[VERSION_1, VERSION_2, VERSION_3],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4],
     label: "knowledge",
     page_bytes: 8192,
 };
@@ -166,5 +166,24 @@ CREATE TABLE source_positions (
     name     TEXT    NOT NULL,
     position TEXT    NOT NULL,
     PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Vectors of conversations' messages, with a byte for each component, and the conversations of which none may be stored
+/// again. By the tenant's name: most tenants have conversations and no documents.
+const VERSION_4: &str = "
+CREATE TABLE turn_vectors (
+    tenant         TEXT    NOT NULL,
+    conversation   BLOB    NOT NULL,
+    seq            INTEGER NOT NULL,
+    space          TEXT    NOT NULL,
+    alone          BLOB    NOT NULL,
+    after_previous BLOB    NOT NULL,
+    PRIMARY KEY (tenant, conversation, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE erased_conversations (
+    tenant       TEXT NOT NULL,
+    conversation BLOB NOT NULL,
+    PRIMARY KEY (tenant, conversation)
 ) STRICT, WITHOUT ROWID;
 ";
