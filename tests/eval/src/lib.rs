@@ -4,6 +4,7 @@
 //! Part of each set is held back and run by others afterwards. So constants are fixed in the code that is measured, not here,
 //! and come from the literature or from what is cheap: nothing is fitted to single questions.
 
+pub mod assembled;
 pub mod banking;
 pub mod corpus;
 pub mod locomo;

@@ -8,11 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use copilotd_actors::ports::{Embedder, Purpose};
+use copilotd_actors::ports::{Embedder, Purpose, Vector};
 use copilotd_knowledge::recall::{Budget, Question, Recall, Turn};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::assembled::{Compressed, Conversation as Prompts};
 use crate::metrics::Estimate;
 use crate::rows::read;
 use crate::table::{Aim, Line};
@@ -63,6 +64,8 @@ struct Meta {
 /// A conversation and its index.
 struct Indexed {
     recall: Recall,
+    /// The same conversation as the product holds it.
+    prompts: Prompts,
     /// Number of each turn.
     numbers: HashMap<String, u64>,
     tokens: u64,
@@ -150,7 +153,7 @@ pub async fn measure(
             .ensure(embedder, Purpose::Query, questions?.iter().map(String::as_str))
             .await?;
     }
-    let mut lines = Vec::new();
+    let mut lines = assembled(&asked, &indexed, pieces, vectors.as_deref())?;
     for (tokens, [all, multi_hop]) in BUDGETS {
         let (mut recalls, mut hops, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         for asked in &asked {
@@ -168,7 +171,7 @@ pub async fn measure(
             shares.push(used as f64 / conversation.tokens as f64);
         }
         let line = |name: &str, values: &[f64], aim, floor| Line {
-            name: format!("LoCoMo {name}, {tokens} tokens"),
+            name: format!("LoCoMo {name}, {tokens} tokens, selection alone"),
             measured: Estimate::of(values),
             aim,
             floor,
@@ -186,8 +189,22 @@ pub async fn measure(
 }
 
 fn index(turns: &[Said], pieces: &WordPieces, vectors: Option<&Vectors>) -> anyhow::Result<Indexed> {
+    let of = |at: usize| -> anyhow::Result<Option<[Vector; 2]>> {
+        let texts = to_embed(turns, at);
+        let vector = |text: &String| {
+            vectors
+                .map(|vectors| vectors.get(Purpose::Passage, text).cloned())
+                .transpose()
+        };
+        Ok(match (vector(&texts[0])?, vector(&texts[1])?) {
+            (Some(alone), Some(after_previous)) => Some([alone, after_previous]),
+            _ => None,
+        })
+    };
+    let of_turns = (0..turns.len()).map(of).collect::<anyhow::Result<Vec<_>>>()?;
     let mut indexed = Indexed {
         recall: Recall::new(),
+        prompts: Prompts::build(turns, &of_turns),
         numbers: HashMap::new(),
         tokens: 0,
     };
@@ -206,6 +223,76 @@ fn index(turns: &[Said], pieces: &WordPieces, vectors: Option<&Vectors>) -> anyh
         indexed.tokens += tokens;
     }
     Ok(indexed)
+}
+
+/// Measures whole prompts, made as the product makes them with `memory.budget_tokens`. What counts as a found turn is in the
+/// prompt verbatim, as a message or among the recalled ones.
+fn assembled(
+    asked: &[Asked],
+    indexed: &HashMap<String, Indexed>,
+    pieces: &WordPieces,
+    vectors: Option<&Vectors>,
+) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (tokens, [all, multi_hop]) in BUDGETS {
+        for compressed in [Compressed::No, Compressed::Yes] {
+            let (mut recalls, mut hops, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut own, mut theirs) = (0.0_f64, 0.0_f64);
+            for asked in asked {
+                let Some(conversation) = indexed.get(&asked.conversation) else {
+                    continue;
+                };
+                let evidence = evidence(&asked.evidence, &conversation.numbers);
+                if evidence.is_empty() {
+                    continue;
+                }
+                let text = conversation.prompts.question_to_embed(&asked.question);
+                let vector = vectors.map(|vectors| vectors.get(Purpose::Query, &text)).transpose()?;
+                let found = conversation
+                    .prompts
+                    .prompt(&asked.question, vector, tokens, compressed, pieces)?;
+                let recall = evidence.intersection(&found.messages).count() as f64 / evidence.len() as f64;
+                recalls.push(recall);
+                if asked.meta.category == "multi-hop" {
+                    hops.push(recall);
+                }
+                shares.push(found.tokens as f64 / conversation.prompts.tokens() as f64);
+                own = own.max(found.tokens as f64 / tokens as f64);
+                theirs = theirs.max(found.pieces as f64 / tokens as f64);
+            }
+            let of = match compressed {
+                Compressed::No => "",
+                Compressed::Yes => " beside a full summary",
+            };
+            let line = |name: &str, values: &[f64], aim, floor| Line {
+                name: format!("LoCoMo prompt: {name}, {tokens} tokens{of}"),
+                measured: Estimate::of(values),
+                aim,
+                floor,
+            };
+            let (aims, floor) = match compressed {
+                Compressed::No => ([Aim::AtLeast(all.0), Aim::AtLeast(multi_hop.0)], Some(all.1)),
+                Compressed::Yes => ([Aim::Shown, Aim::Shown], None),
+            };
+            let [of_all, of_hops] = aims;
+            lines.push(line("evidence recall", &recalls, of_all, floor));
+            lines.push(line("multi-hop recall", &hops, of_hops, floor.map(|_| multi_hop.1)));
+            lines.push(line("share of the history", &shares, Aim::Shown, None));
+            lines.push(line(
+                "largest part of the budget, own tokens",
+                &[own],
+                Aim::AtMost(1.0),
+                None,
+            ));
+            lines.push(line(
+                "largest part of the budget, word pieces + 8",
+                &[theirs],
+                Aim::AtMost(1.0),
+                None,
+            ));
+        }
+    }
+    Ok(lines)
 }
 
 /// Returns the turns that a prompt of so many tokens holds, and the tokens that they take.
