@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::context::prompt::PromptMessage;
-use copilotd_actors::domain::context::tokens;
+use copilotd_actors::domain::context::{replay, tokens};
 use copilotd_actors::domain::context_record::{ContextRecord, ItemKind, Omitted, RecallStatus};
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork};
 use copilotd_actors::domain::event::{Event, GuardAction};
@@ -99,6 +99,31 @@ fn record_of(world: &World, id: ConversationId, turn: TurnId) -> ContextRecord {
     found.unwrap()
 }
 
+/// Checks that an auditor sees the very prompts of a turn.
+fn replays(world: &World, id: ConversationId, turn: TurnId) {
+    let records = world.log.records(id);
+    let of_turn: Vec<_> = records
+        .iter()
+        .filter(|record| record.turn == Some(turn))
+        .cloned()
+        .collect();
+    let needed = replay::needed(&of_turn);
+    let (between, others): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .partition(|record| (needed.from..=needed.upto).contains(&record.seq));
+    let earlier: Vec<_> = others
+        .into_iter()
+        .filter(|record| needed.fixed.contains(&record.seq))
+        .collect();
+    let prompts = replay::prompts(turn, &between, &earlier);
+    let last = prompts
+        .last()
+        .and_then(|prompt| prompt.sent.as_ref())
+        .expect("a prompt");
+    assert_eq!(last.messages, last_messages(world));
+    assert!(last.is_exact);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_compressed_away_is_found_again() {
     let (world, recollection) = world(forgetful()).await;
@@ -127,6 +152,7 @@ async fn what_was_compressed_away_is_found_again() {
                 .iter()
                 .all(|item| item.kind == ItemKind::Message && item.score.is_some())
     );
+    replays(&world, id, turn);
     // Its id is the record with the message.
     let seq: u64 = recalled[0].id.as_ref().unwrap().parse().unwrap();
     let said = world
@@ -239,6 +265,7 @@ async fn a_budget_bounds_the_conversation_and_older_messages_compete_for_it() {
     assert!(conversation_tokens(&messages) <= BUDGET);
     let read = read_last(&world);
     assert!(read.contains(SECRET), "{read}");
+    replays(&world, id, turn);
     // The previous turn stays as a message; older ones that were not compressed are recorded as left out.
     assert!(
         messages
