@@ -153,6 +153,7 @@ impl App {
             detectors: gateway.guardrails().detectors().to_vec(),
             knowledge: None,
             recollection: None,
+            facts: None,
         })
     }
 

@@ -117,6 +117,10 @@ id! {
     /// The id of a chunk of a document.
     ChunkId, "chunk_"
 }
+id! {
+    /// The id of a fact about a user.
+    FactId, "fact_"
+}
 
 impl DocumentId {
     /// Returns the id of the document that is stored under this key.
@@ -137,6 +141,14 @@ impl ChunkId {
     pub fn derived(document: DocumentId, heading: &str, text: &str, repetition: u32) -> Self {
         let name = format!("chunk{repetition}:{}:{heading}{text}", heading.len());
         Self(Uuid::new_v5(&document.0, name.as_bytes()))
+    }
+}
+
+impl FactId {
+    /// Returns the id of a fact that rests on a turn: the same for the same statement, so that a repeated write of it is one
+    /// fact.
+    pub fn derived(turn: TurnId, text: &str) -> Self {
+        Self(Uuid::new_v5(&turn.0, format!("fact/{text}").as_bytes()))
     }
 }
 

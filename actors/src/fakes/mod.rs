@@ -2,6 +2,7 @@
 
 pub mod detector;
 pub mod embedder;
+pub mod facts;
 pub mod knowledge;
 pub mod log;
 pub mod model;

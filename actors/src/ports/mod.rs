@@ -5,6 +5,7 @@ mod clock;
 mod detector;
 mod embedder;
 mod event_log;
+mod facts;
 mod ids;
 mod job;
 mod job_store;
@@ -28,6 +29,7 @@ pub use embedder::{EmbedError, EmbedRequest, Embedder, MAX_TEXT_BYTES, MAX_TEXTS
 pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
+pub use facts::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest};
 pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
@@ -60,4 +62,6 @@ pub struct Ports {
     pub knowledge: Option<Arc<dyn Knowledge>>,
     /// None in a process that searches no earlier messages: prompts have a window and a summary.
     pub recollection: Option<Arc<dyn Recollection>>,
+    /// None in a process that remembers nothing about users: copilots with `memory.facts` run without.
+    pub facts: Option<Arc<dyn Facts>>,
 }

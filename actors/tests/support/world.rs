@@ -13,6 +13,7 @@ use copilotd_actors::domain::conversation::command::{Command, Decision, StoppedW
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
+use copilotd_actors::fakes::facts::FakeFacts;
 use copilotd_actors::fakes::knowledge::FakeKnowledge;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -48,6 +49,7 @@ pub struct World {
     pub policies: Arc<FixedPolicies>,
     pub schemas: FakeChecker,
     pub knowledge: FakeKnowledge,
+    pub facts: FakeFacts,
     /// Used from the next start on.
     pub recollection: Option<FakeRecollection>,
     /// Used from the next start on.
@@ -85,6 +87,7 @@ impl World {
             schemas: FakeChecker::default(),
             knowledge: FakeKnowledge::default(),
             recollection: None,
+            facts: FakeFacts::default(),
             detectors: Vec::new(),
             clock: Arc::default(),
             ids: Arc::default(),
@@ -111,6 +114,7 @@ impl World {
             detectors: self.detectors.clone(),
             knowledge: Some(Arc::new(self.knowledge.clone())),
             recollection: self.recollection.clone().map(|port| Arc::new(port) as _),
+            facts: Some(Arc::new(self.facts.clone())),
         };
         let shared = Shared::new(ports, self.bounds.clone());
         let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -62,6 +62,7 @@ impl BadDay {
             detectors: Vec::new(),
             knowledge: None,
             recollection: None,
+            facts: None,
         };
         let shared = Shared::new(ports, Bounds::default());
         let (directory, _) = Conversations::start(Arc::clone(&shared)).await.unwrap();
