@@ -165,6 +165,7 @@ pub struct MemoryOverrides {
     pub passes: Option<usize>,
     #[serde(default, rename = "timeout_s", deserialize_with = "optional_seconds")]
     pub timeout: Option<Duration>,
+    pub facts: Option<bool>,
 }
 
 impl MemoryOverrides {
@@ -184,6 +185,7 @@ impl MemoryOverrides {
             pass_tokens: self.pass_tokens.unwrap_or(usual.pass_tokens),
             passes: self.passes.unwrap_or(usual.passes),
             timeout: self.timeout.unwrap_or(usual.timeout),
+            facts: self.facts.unwrap_or(usual.facts),
             ..usual
         }
     }

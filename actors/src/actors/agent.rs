@@ -8,6 +8,7 @@
 
 mod answer;
 mod cite;
+mod facts;
 mod knowledge;
 mod prompt;
 mod recall;
@@ -163,6 +164,7 @@ impl Agent {
             policy: &policy,
             roles: &roles,
             api_key: api_key.as_deref(),
+            accepted_at,
             is_json: response_schema.is_some(),
         };
         let knowledge = Box::pin(self.retrieved(asked)).await;
@@ -675,7 +677,9 @@ impl Agent {
         if let Some(known) = self.retrieved.get(at) {
             return known;
         }
-        let knowledge = Arc::new(self.retrieve(asked).await);
+        let (mut knowledge, facts) = tokio::join!(self.retrieve(&asked), self.facts(&asked));
+        knowledge.add_facts(facts);
+        let knowledge = Arc::new(knowledge);
         self.retrieved.put(at, &knowledge);
         knowledge
     }

@@ -258,6 +258,10 @@ pub struct MemoryPolicy {
     pub timeout: Duration,
     /// Maximum size of the retrieved chunks in one prompt.
     pub retrieved_tokens: u64,
+    /// Whether facts about the user are learned and used.
+    pub facts: bool,
+    /// Maximum size of the facts about the user in one prompt.
+    pub fact_tokens: u64,
     /// What optional parts of a prompt leave free for the answer.
     pub answer_tokens: u64,
     /// Maximum size of summary, earlier turns and recalled messages in one prompt; none if the whole window is sent.
@@ -270,6 +274,10 @@ pub struct MemoryPolicy {
 const RETRIEVED_SHARE: u64 = 4;
 /// The most that retrieved chunks get: eight of the usual 256 tokens, each with its frame, twice over.
 const MAX_RETRIEVED_TOKENS: u64 = 4_096;
+/// Facts about the user get at most this part of the context, with or without a budget.
+const FACTS_SHARE: u64 = 16;
+/// The most that facts about the user get: about 25 of them.
+const MAX_FACT_TOKENS: u64 = 1_024;
 /// Without a budget, recalled messages get at most this part of the context.
 const RECALLED_SHARE: u64 = 8;
 /// The most that recalled messages get without a budget.
@@ -294,6 +302,8 @@ impl MemoryPolicy {
             passes: 8,
             timeout: Duration::from_secs(60),
             retrieved_tokens: (context_tokens / RETRIEVED_SHARE).min(MAX_RETRIEVED_TOKENS),
+            facts: false,
+            fact_tokens: (context_tokens / FACTS_SHARE).min(MAX_FACT_TOKENS),
             answer_tokens: (context_tokens / 8).min(4_096),
             conversation_tokens: None,
             recalled_tokens: (context_tokens / RECALLED_SHARE).min(MAX_RECALLED_TOKENS),

@@ -37,6 +37,8 @@ pub struct FactsQuery {
     pub user: UserId,
     /// The turn that asks: what is being learned from it is not waited for.
     pub turn: TurnId,
+    /// What the user wrote: facts that share words with it come first.
+    pub text: String,
     /// Maximum number of facts.
     pub limit: usize,
 }
@@ -44,7 +46,7 @@ pub struct FactsQuery {
 /// What is known about a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownFacts {
-    /// The facts, the one said last first.
+    /// The facts: those that share most words with the question first, among equals the one said last.
     pub facts: Vec<KnownFact>,
     /// Whether something said in an earlier turn is still being learned.
     pub is_late: bool,

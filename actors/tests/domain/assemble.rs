@@ -71,6 +71,7 @@ fn up_to(context_tokens: u64) -> Budget {
         retrieved_tokens: u64::MAX,
         conversation_tokens: None,
         recalled_tokens: u64::MAX,
+        fact_tokens: u64::MAX,
     }
 }
 

@@ -227,6 +227,8 @@ fn small_policies() -> impl Strategy<Value = MemoryPolicy> {
             passes,
             timeout: std::time::Duration::ZERO,
             retrieved_tokens: 100,
+            facts: false,
+            fact_tokens: 100,
             answer_tokens: 0,
             conversation_tokens: None,
             recalled_tokens: 100,

@@ -33,6 +33,7 @@ pub const UNLIMITED: Budget = Budget {
     retrieved_tokens: u64::MAX,
     conversation_tokens: None,
     recalled_tokens: u64::MAX,
+    fact_tokens: u64::MAX,
 };
 
 /// Returns the prompt of a memory, whatever its size.
@@ -82,6 +83,8 @@ pub fn policy() -> Policy {
             passes: 3,
             timeout: Duration::from_secs(60),
             retrieved_tokens: 100,
+            facts: false,
+            fact_tokens: 100,
             answer_tokens: 0,
             conversation_tokens: None,
             recalled_tokens: 100,

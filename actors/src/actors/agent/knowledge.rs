@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use metrics::{counter, histogram};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Agent;
+use super::facts::TurnFacts;
 use super::recall::TurnRecall;
 use crate::compute;
 use crate::domain::citation::Source;
@@ -45,13 +47,13 @@ const PRIORITY: u8 = 128;
 /// What one attempt of a turn knows from documents and earlier messages.
 #[derive(Debug, Default)]
 pub(super) struct TurnKnowledge {
-    /// The chunks as the model reads them, best first and last; then messages, oldest first.
+    /// The facts about the user; then the chunks as the model reads them, best first and last; then messages, oldest first.
     pub passages: Vec<Passage>,
     /// What may be cited.
     pub sources: Vec<Source>,
     /// The collection of each source.
     collections: Vec<CollectionName>,
-    /// Chunks and messages that the guardrails withhold, and messages that had no place.
+    /// Chunks, messages and facts that the guardrails withhold, and messages that had no place.
     withheld: Vec<ContextItem<Omitted>>,
     /// What the guardrails did.
     pub guardrails: Vec<(Stage, String, GuardAction)>,
@@ -72,11 +74,19 @@ pub(super) struct Asked<'a> {
     pub policy: &'a Arc<Policy>,
     pub roles: &'a [String],
     pub api_key: Option<&'a str>,
+    /// When the turn was accepted.
+    pub accepted_at: Timestamp,
     /// Whether the answer is JSON, which has no room for markers.
     pub is_json: bool,
 }
 
 impl TurnKnowledge {
+    /// Adds what is known about the user.
+    pub(super) fn add_facts(&mut self, facts: TurnFacts) {
+        self.passages.splice(0..0, facts.passages);
+        self.withheld.extend(facts.withheld);
+    }
+
     /// Completes the record of a prompt with what was withheld, and how earlier messages were searched.
     pub(super) fn complete(&self, record: &mut ContextRecord) {
         self.withheld.iter().for_each(|item| record.omit(item.clone()));
@@ -152,9 +162,9 @@ pub(super) fn is_included(chunk: ChunkId, record: &ContextRecord) -> bool {
 
 impl Agent {
     /// Retrieves what a turn may draw on.
-    pub(super) async fn retrieve(&self, asked: Asked<'_>) -> TurnKnowledge {
-        let Asked { policy, memory, .. } = asked;
-        let plan = Box::pin(self.plan_recall(&asked)).await;
+    pub(super) async fn retrieve(&self, asked: &Asked<'_>) -> TurnKnowledge {
+        let Asked { policy, memory, .. } = *asked;
+        let plan = Box::pin(self.plan_recall(asked)).await;
         let has_documents = !policy.knowledge.collections.is_empty();
         if !has_documents && plan.is_none() {
             return TurnKnowledge::default();
@@ -171,7 +181,7 @@ impl Agent {
         let text = if !question.needs_conversation() {
             question.alone()
         } else if has_documents {
-            let rewritten = self.rewrite(&asked, &question, &mut record).await;
+            let rewritten = self.rewrite(asked, &question, &mut record).await;
             rewritten.unwrap_or_else(|| question.with_previous())
         } else {
             // The messages that the question refers to are found by what they share with the turn before.
@@ -179,11 +189,11 @@ impl Agent {
         };
         if !has_documents {
             let mut knowledge = TurnKnowledge::default();
-            knowledge.add(self.recall(&asked, plan, text).await);
+            knowledge.add(self.recall(asked, plan, text).await);
             return knowledge;
         }
-        let documents = self.documents(&asked, text.clone(), record, began);
-        let (mut knowledge, recall) = tokio::join!(documents, self.recall(&asked, plan, text));
+        let documents = self.documents(asked, text.clone(), record, began);
+        let (mut knowledge, recall) = tokio::join!(documents, self.recall(asked, plan, text));
         knowledge.add(recall);
         knowledge
     }

@@ -34,6 +34,8 @@ pub struct Budget {
     pub conversation_tokens: Option<u64>,
     /// The most that recalled messages have in that case.
     pub recalled_tokens: u64,
+    /// The most that facts about the user have.
+    pub fact_tokens: u64,
 }
 
 /// A prompt and what it was made of.
@@ -74,6 +76,7 @@ impl Budget {
             retrieved_tokens: policy.retrieved_tokens,
             conversation_tokens: policy.conversation_tokens,
             recalled_tokens: policy.recalled_tokens,
+            fact_tokens: policy.fact_tokens,
         }
     }
 
@@ -132,7 +135,7 @@ fn required(view: &MemoryView, recent: Recent) -> u64 {
 /// the whole prompt. A passage that does not fit leaves its place to smaller ones.
 fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) -> (Vec<bool>, u64) {
     let available = budget.available().saturating_sub(budget.answer_tokens);
-    let (mut of_chunks, mut of_messages) = (0_u64, 0_u64);
+    let (mut of_chunks, mut of_messages, mut of_facts) = (0_u64, 0_u64, 0_u64);
     let passages = &gathered.passages;
     let mut order: Vec<usize> = (0..passages.len()).collect();
     // Stable: passages of the same priority stay in the order in which they were gathered.
@@ -149,11 +152,10 @@ fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) ->
         };
         let more = passage.tokens.saturating_add(frame);
         let total = tokens.saturating_add(more);
-        let mut unbounded = 0;
         let (sum, most) = match passage.kind {
             PassageKind::Chunk => (&mut of_chunks, budget.retrieved_tokens),
             PassageKind::Recalled => (&mut of_messages, recent.left),
-            PassageKind::Fact => (&mut unbounded, u64::MAX),
+            PassageKind::Fact => (&mut of_facts, budget.fact_tokens),
         };
         if total > available || sum.saturating_add(more) > most {
             continue;

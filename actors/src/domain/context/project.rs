@@ -5,13 +5,15 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
+use jiff::tz::Offset;
 use serde_json::{Map, Value};
 
 use super::memory::{Block, EntryContent};
 use super::prompt::{PromptCall, PromptMessage};
 use crate::domain::content::ToolStatus;
 use crate::domain::guardrail as guard;
-use crate::domain::guardrail::{EXCERPT_NOTICE, NOTICE};
+use crate::domain::guardrail::{EXCERPT_NOTICE, FACT_NOTICE, NOTICE};
 use crate::domain::ids::CallId;
 use crate::domain::policy::Policy;
 
@@ -64,6 +66,7 @@ pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
     let notices = [
         (!policy.tools.is_empty() || has_summary || has_recalled, NOTICE),
         (has_documents, EXCERPT_NOTICE),
+        (policy.memory.facts, FACT_NOTICE),
         (policy.knowledge.cites(), CITATION_NOTICE),
     ];
     for (_, notice) in notices.into_iter().filter(|(applies, _)| *applies) {
@@ -82,6 +85,13 @@ pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
 pub(super) fn summary_text(nonce: Option<&str>, summary: &str) -> String {
     let block = guard::delimit("conversation_summary", nonce, "", summary);
     format!("Summary of the conversation so far:\n{block}")
+}
+
+/// Delimits a fact about the user as data: nothing but what the user said and when. `nonce` is that of the first turn in the
+/// window, like the summary's, so that the facts stay the same bytes from turn to turn.
+pub fn fact_text(nonce: Option<&str>, said_at: Timestamp, fact: &str) -> String {
+    let day = Offset::UTC.to_datetime(said_at).date();
+    guard::delimit("user_fact", nonce, &format!(" said=\"{day}\""), fact)
 }
 
 fn message(content: &EntryContent) -> PromptMessage {

@@ -111,6 +111,12 @@ impl Question {
         }
     }
 
+    /// Returns what the user wrote in the running turn, as the log holds it; none if no turn runs.
+    pub fn whole(memory: &Memory) -> Option<String> {
+        let running = memory.blocks.back().filter(|block| block.end_seq.is_none());
+        running.map(prompt)
+    }
+
     /// Returns whether the question may not be understood without the turn before: it is very short, continues that
     /// turn, or refers to something by a word that names nothing. The first turn of a conversation never needs it, nor
     /// does one that asks nothing, such as "Hello!".

@@ -26,7 +26,7 @@ pub use deny::find;
 pub use fold::MAX_IGNORABLE;
 use fold::{Form, fold_literal, tagged};
 pub use hold_back::{BlockedByRule, HoldBack};
-pub use neutral::{EXCERPT_NOTICE, NOTICE, delimit, enclose, neutral};
+pub use neutral::{EXCERPT_NOTICE, FACT_NOTICE, NOTICE, delimit, enclose, neutral};
 pub use output::OutputGuard;
 pub use pipeline::{Finding, Place, Verdict, blocked_by, judge, moved};
 use scan::LiteralMatcher;
