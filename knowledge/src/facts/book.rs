@@ -6,6 +6,8 @@ use crate::lexical::terms;
 
 /// Most facts of one user that are valid at a time.
 pub const MAX_FACTS: usize = 500;
+/// Most facts of one user, those that have ended included; beyond it those that ended first are dropped.
+pub const MAX_STORED: usize = 1_000;
 
 /// A fact about a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,9 +16,11 @@ pub struct Fact {
     pub text: String,
     /// What it is the value of, if that has one value only.
     pub attribute: Option<Attribute>,
-    /// When the user said it.
+    /// When the user said it first.
     pub valid_from: Timestamp,
-    /// When something else was said instead; none while it is valid.
+    /// When the user said it last; not before `valid_from`.
+    pub said_at: Timestamp,
+    /// When the user said something else instead; none while it is valid.
     pub valid_to: Option<Timestamp>,
 }
 
@@ -51,20 +55,25 @@ pub enum Attribute {
 /// What becomes of a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It says what the fact at this index says already: nothing changes.
+    /// It says what the fact at this index says already: that one was said again.
     Known(usize),
     /// It is new. The facts at these indexes end when it begins.
     New {
         /// In ascending order.
         supersedes: Vec<usize>,
+        /// When something else was said instead, if that is known already: messages are not always learned from in the order
+        /// in which they were written.
+        valid_to: Option<Timestamp>,
     },
     /// The user has as many facts as are kept, and it supersedes none: it is dropped.
     Full,
 }
 
-/// Decides about a fact that [`accept`](super::accept) let through. `facts` are all facts of the user; those that have ended
-/// play no part.
-pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>) -> Admission {
+/// Decides about a fact that [`accept`](super::accept) let through and that was said at `said_at`. `facts` are all facts of the
+/// user; those that have ended play no part.
+///
+/// Invariant: what was said last holds, in whatever order the statements come.
+pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>, said_at: Timestamp) -> Admission {
     let valid = || facts.iter().enumerate().filter(|(_, fact)| fact.valid_to.is_none());
     let (content, is_denied) = content(text);
     let same = |fact: &Fact| self::content(&fact.text);
@@ -75,14 +84,15 @@ pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>) -> Admiss
         let is_value = attribute.is_some() && fact.attribute == attribute;
         is_value || same(fact) == (content.clone(), !is_denied)
     };
-    let supersedes: Vec<usize> = valid()
-        .filter(|(_, fact)| contradicts(fact))
-        .map(|(index, _)| index)
-        .collect();
-    if supersedes.is_empty() && valid().count() >= MAX_FACTS {
+    let contradicted: Vec<(usize, &Fact)> = valid().filter(|(_, fact)| contradicts(fact)).collect();
+    // Of two in one message the one that stands later was said later.
+    let (earlier, later): (Vec<_>, Vec<_>) = contradicted.into_iter().partition(|(_, fact)| fact.said_at <= said_at);
+    let supersedes: Vec<usize> = earlier.into_iter().map(|(index, _)| index).collect();
+    let valid_to = later.iter().map(|(_, fact)| fact.valid_from.max(said_at)).min();
+    if supersedes.is_empty() && valid_to.is_none() && valid().count() >= MAX_FACTS {
         return Admission::Full;
     }
-    Admission::New { supersedes }
+    Admission::New { supersedes, valid_to }
 }
 
 /// Returns the terms of a statement in order, without words for the user and denials, and whether it denies.

@@ -8,15 +8,23 @@
 //! Invariants: an accepted fact has no content word, number or date that its range lacks; relative dates ("yesterday") are
 //! resolved against the time of the message; proposing the same facts again changes nothing ([`Admission::Known`]).
 
+mod attribute;
 mod book;
 mod context;
 mod dates;
+mod memory;
+mod outcome;
+pub mod proposals;
+mod queue;
+pub mod store;
 mod words;
 
 use std::ops::Range;
 
-pub use book::{Admission, Attribute, Fact, admit};
+pub use book::{Admission, Attribute, Fact, MAX_FACTS, MAX_STORED, admit};
 use jiff::civil::Date;
+pub use memory::{EditError, FactMemory};
+pub use outcome::learned;
 
 /// Most bytes of a fact.
 pub const MAX_FACT_BYTES: usize = 300;

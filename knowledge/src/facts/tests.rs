@@ -207,15 +207,20 @@ fn a_range_must_lie_within_the_message() {
 /// Stores a fact as its admission says.
 fn store(facts: &mut Vec<Fact>, text: &str, attribute: Option<Attribute>, second: i64) -> Admission {
     let at = Timestamp::from_second(second).unwrap();
-    let admission = admit(facts, text, attribute);
-    if let Admission::New { supersedes } = &admission {
-        supersedes.iter().for_each(|index| facts[*index].valid_to = Some(at));
-        facts.push(Fact {
-            text: text.to_owned(),
-            attribute,
-            valid_from: at,
-            valid_to: None,
-        });
+    let admission = admit(facts, text, attribute, at);
+    match &admission {
+        Admission::New { supersedes, valid_to } => {
+            supersedes.iter().for_each(|index| facts[*index].valid_to = Some(at));
+            facts.push(Fact {
+                text: text.to_owned(),
+                attribute,
+                valid_from: at,
+                said_at: at,
+                valid_to: *valid_to,
+            });
+        }
+        Admission::Known(index) => facts[*index].said_at = facts[*index].said_at.max(at),
+        Admission::Full => {}
     }
     admission
 }
@@ -224,6 +229,7 @@ fn store(facts: &mut Vec<Fact>, text: &str, attribute: Option<Attribute>, second
 fn newer_facts_supersede_what_they_contradict() {
     let new = |supersedes: &[usize]| Admission::New {
         supersedes: supersedes.to_vec(),
+        valid_to: None,
     };
     let mut facts = Vec::new();
     let home = Some(Attribute::Home);
@@ -269,12 +275,93 @@ fn a_user_has_a_bounded_number_of_facts() {
     for n in 0..book::MAX_FACTS {
         assert_eq!(
             store(&mut facts, &format!("User owns car {n}"), None, 0),
-            Admission::New { supersedes: vec![] }
+            Admission::New {
+                supersedes: vec![],
+                valid_to: None
+            }
         );
     }
     assert_eq!(store(&mut facts, "User owns a boat", None, 1), Admission::Full);
     assert_eq!(
         store(&mut facts, "User does not own car 7", None, 1),
-        Admission::New { supersedes: vec![7] }
+        Admission::New {
+            supersedes: vec![7],
+            valid_to: None
+        }
     );
+}
+
+#[test]
+fn what_was_said_last_holds_in_whatever_order_it_is_learned() {
+    let said = [
+        (1, "User lives in Berlin"),
+        (2, "User lives in Oslo"),
+        (3, "User lives in Berlin"),
+        (4, "User lives in Rome"),
+        (5, "User likes tea"),
+        (6, "User does not like tea"),
+    ];
+    let mut order: Vec<usize> = (0..said.len()).collect();
+    // All 720 orders, by Heap's algorithm.
+    let mut counters = vec![0; order.len()];
+    let mut at = 0;
+    loop {
+        let mut facts = Vec::new();
+        for index in &order {
+            let (second, text) = said[*index];
+            store(&mut facts, text, Attribute::of(text), second);
+        }
+        let valid: std::collections::BTreeSet<&str> = facts
+            .iter()
+            .filter(|fact| fact.valid_to.is_none())
+            .map(|fact| fact.text.as_str())
+            .collect();
+        assert_eq!(
+            valid,
+            ["User does not like tea", "User lives in Rome"].into(),
+            "{order:?}: {facts:?}"
+        );
+        while at < order.len() && counters[at] >= at {
+            counters[at] = 0;
+            at += 1;
+        }
+        if at == order.len() {
+            break;
+        }
+        let other = if at % 2 == 0 { 0 } else { counters[at] };
+        order.swap(other, at);
+        counters[at] += 1;
+        at = 0;
+    }
+}
+
+#[test]
+fn a_value_has_the_attribute_that_its_words_name() {
+    for (text, expected) in [
+        ("User lives in Berlin", Some(Attribute::Home)),
+        ("The user lives in Berlin.", Some(Attribute::Home)),
+        ("User moved to Oslo 2026-05-12", Some(Attribute::Home)),
+        ("User's wife lives in Rome", None),
+        ("User does not live in Berlin", None),
+        ("User no longer works at Acme", None),
+        ("User works at Acme", Some(Attribute::Employer)),
+        ("User works for Acme", Some(Attribute::Employer)),
+        ("User works as a nurse", Some(Attribute::Role)),
+        ("User's name is Ann", Some(Attribute::Name)),
+        ("User is called Ann", Some(Attribute::Name)),
+        ("User's email is a@b.c", Some(Attribute::Email)),
+        ("User's email address is a@b.c", Some(Attribute::Email)),
+        ("User's phone number is 5", Some(Attribute::Phone)),
+        ("User is 40 years old", Some(Attribute::Age)),
+        ("User's birthday is 1990-05-03", Some(Attribute::Birthday)),
+        ("User was born on 1990-05-03", Some(Attribute::Birthday)),
+        ("User was born in Rome", None),
+        ("User's time zone is CET", Some(Attribute::TimeZone)),
+        ("User is on the Pro plan", Some(Attribute::Plan)),
+        ("User prefers answers in German", Some(Attribute::Language)),
+        ("User has 2 dogs", None),
+        ("Name", None),
+    ] {
+        assert_eq!(Attribute::of(text), expected, "{text}");
+    }
 }

@@ -223,7 +223,7 @@ fn bare(word: &str) -> &str {
     word.strip_suffix("'s").unwrap_or(word)
 }
 
-fn is_denial(word: &str) -> bool {
+pub(super) fn is_denial(word: &str) -> bool {
     DENIALS.contains(&word) || word.ends_with("n't")
 }
 

@@ -137,7 +137,16 @@ const KNOWLEDGE: &[Row] = &[
     ("chunk", &["actors/domain", "document", "extract"]),
     ("document", &["actors/domain"]),
     ("extract", &["actors/compute", "actors/domain", "document"]),
-    ("facts", &["lexical"]),
+    (
+        "facts",
+        &[
+            "actors/compute",
+            "actors/domain",
+            "actors/ports",
+            "actors/tenancy",
+            "lexical",
+        ],
+    ),
     (
         "fakes",
         &[
@@ -146,6 +155,7 @@ const KNOWLEDGE: &[Row] = &[
             "actors/tenancy",
             "chunk",
             "document",
+            "facts",
             "index",
             "lexical",
             "turn_vectors",
