@@ -78,13 +78,15 @@ pub enum TenantData {
     ApiKeys,
     /// Jobs and their results.
     Jobs,
+    /// Facts about its users, and which turns were learned from.
+    Facts,
     /// The audit log, with head and anchor.
     Audit,
 }
 
 impl TenantData {
     /// All kinds, in the order in which they are erased.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Records,
         Self::Snapshots,
         Self::Projections,
@@ -92,6 +94,7 @@ impl TenantData {
         Self::Revocations,
         Self::ApiKeys,
         Self::Jobs,
+        Self::Facts,
         Self::Audit,
     ];
 
@@ -105,6 +108,7 @@ impl TenantData {
             Self::Revocations => "revocations",
             Self::ApiKeys => "api_keys",
             Self::Jobs => "jobs",
+            Self::Facts => "facts",
             Self::Audit => "audit",
         }
     }

@@ -61,21 +61,4 @@ impl Attribute {
         let found = BEGINNINGS.iter().find(|(pattern, _)| begins(pattern));
         found.map(|(_, attribute)| *attribute)
     }
-
-    /// Returns the name under which it is stored.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Home => "home",
-            Self::Employer => "employer",
-            Self::Role => "role",
-            Self::Email => "email",
-            Self::Phone => "phone",
-            Self::Age => "age",
-            Self::Birthday => "birthday",
-            Self::Language => "language",
-            Self::TimeZone => "time_zone",
-            Self::Plan => "plan",
-        }
-    }
 }

@@ -125,7 +125,7 @@ impl FactMemory {
         let mut corrected = facts.swap_remove(place);
         let attribute = Attribute::of(text);
         // Not before what it corrects, even if the clock was set back.
-        let now = now.max(corrected.fact.said_at);
+        let now = whole_ms(now).max(corrected.fact.said_at);
         let others: Vec<Fact> = facts.iter().map(|fact| fact.fact.clone()).collect();
         let ended = match admit(&others, text, attribute, Timestamp::MAX) {
             Admission::New { supersedes, .. } => supersedes,
@@ -230,7 +230,7 @@ impl Facts for FactMemory {
             user: request.user.clone(),
             conversation: request.conversation,
             turn: request.turn,
-            said_at: request.said_at,
+            said_at: whole_ms(request.said_at),
         };
         if request.message.trim().is_empty() || request.message.len() > MAX_MESSAGE_BYTES {
             counter!("copilotd_fact_lessons_total", "outcome" => "skipped").increment(1);
@@ -350,6 +350,11 @@ impl Inner {
         }
         is_finished.then_some(answer)
     }
+}
+
+/// Returns a time as the stores keep it: two reads of it must be equal.
+fn whole_ms(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
 }
 
 /// Orders facts by the number of words that they share with the question, then by when they were said, the last one first.

@@ -260,6 +260,7 @@ const COPILOTD: &[Row] = &[
             "knowledge/chunk",
             "knowledge/document",
             "knowledge/extract",
+            "knowledge/facts",
             "knowledge/index",
             "knowledge/lexical",
             "knowledge/library",

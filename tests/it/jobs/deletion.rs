@@ -99,6 +99,7 @@ async fn verify(world: &World, place: &Place, job: &Value) {
         "revocations",
         "api_keys",
         "jobs",
+        "facts",
         "audit",
         "knowledge",
         "turn_vectors",

@@ -309,6 +309,7 @@ fn downgrade(data: &Path, conversations: usize) {
         .execute_batch(
             "DROP TRIGGER stored_more; DROP TRIGGER stored_otherwise; DROP TRIGGER stored_less; DROP TABLE stored;
              DROP TABLE revocations; DROP TABLE learned; DROP TABLE jobs; DROP TABLE job_pieces;
+             DROP TABLE facts; DROP TABLE fact_lessons;
              CREATE INDEX usage_by_time ON usage (at);
              ALTER TABLE tenants DROP COLUMN deletion; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
         )

@@ -6,6 +6,7 @@ mod contract;
 mod damaged;
 mod erased_text;
 mod erasing;
+mod facts;
 mod full_disk;
 mod history;
 mod jobs;

@@ -47,6 +47,9 @@ pub(super) struct Collections {
     /// Jobs, and the pieces of their results.
     pub(super) jobs: Collection<Document>,
     pub(super) job_pieces: Collection<Document>,
+    /// Facts about users, and the turns that were learned from.
+    pub(super) facts: Collection<Document>,
+    pub(super) fact_lessons: Collection<Document>,
     /// Copies of the owner's epoch: each append's transaction changes one of them.
     pub(super) fences: Collection<Document>,
     /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
@@ -74,6 +77,8 @@ impl Collections {
             revocations: database.collection("revocations"),
             jobs: database.collection("jobs"),
             job_pieces: database.collection("job_pieces"),
+            facts: database.collection("facts"),
+            fact_lessons: database.collection("fact_lessons"),
             fences: database.collection("fences"),
             meta: database.collection("meta"),
             call_timeout,
@@ -148,6 +153,17 @@ impl Collections {
             index(doc! { "tenant": 1, "conversation": 1 }, named("conversation")),
         ];
         self.job_pieces.create_indexes(pieces).await?;
+        let of_conversation = || index(doc! { "tenant": 1, "conversation": 1 }, named("conversation"));
+        let of_user = doc! { "tenant": 1, "user": 1, "said_at": -1 };
+        self.facts
+            .create_indexes([index(of_user, named("user")), of_conversation()])
+            .await?;
+        let open = partial("open", doc! { "closed": false });
+        let lessons = [
+            index(doc! { "tenant": 1, "user": 1, "said_at": 1 }, open),
+            of_conversation(),
+        ];
+        self.fact_lessons.create_indexes(lessons).await?;
         let of_tenant = index(doc! { "tenant": 1 }, named("tenant"));
         self.stored.create_index(of_tenant).await?;
         self.appends.create_indexes(appends).await?;

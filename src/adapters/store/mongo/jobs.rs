@@ -119,7 +119,7 @@ impl MongoLog {
     }
 
     /// Returns whether the log exists and has no tombstone.
-    async fn is_readable(&self, key: &Key) -> Result<bool, Failure> {
+    pub(super) async fn is_readable(&self, key: &Key) -> Result<bool, Failure> {
         let head = append::head(&self.collections, &self.heads, key).await?;
         Ok(matches!(head, Some(Head { tombstone: None, .. })))
     }

@@ -10,6 +10,7 @@ mod audit;
 mod collections;
 mod documents;
 mod erase;
+mod facts;
 mod failure;
 mod fence;
 mod fold;
@@ -371,8 +372,10 @@ impl EventLog for MongoLog {
         // The tombstone is stored: no piece of an export is added after this. Before the rest, which ends by recording
         // that nothing is left.
         let exports = self.erase_pieces(&key).await?;
+        let facts = self.erase_facts(&key).await?;
         let mut receipt = erase::erase(&self.collections, &self.heads, &key, tombstone).await?;
         receipt.stores.push(("mongodb.exports".to_owned(), exports));
+        receipt.stores.push(("mongodb.facts".to_owned(), facts));
         Ok(receipt)
     }
 

@@ -98,6 +98,10 @@ impl MongoLog {
                 let pieces = self.delete_all(&all.job_pieces, of_tenant(), LONG_AT_ONCE).await?;
                 Ok(pieces + self.delete_all(&all.jobs, of_tenant(), AT_ONCE).await?)
             }
+            TenantData::Facts => {
+                let marks = self.delete_all(&all.fact_lessons, of_tenant(), AT_ONCE).await?;
+                Ok(marks + self.delete_all(&all.facts, of_tenant(), AT_ONCE).await?)
+            }
             TenantData::Audit => {
                 let deleted = self.delete_all(&all.audit, of_tenant(), AT_ONCE).await?;
                 // The anchor first: a head without an anchor is not a fault, an anchor without a head is.

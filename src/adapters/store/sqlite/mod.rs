@@ -9,6 +9,7 @@ mod anchor;
 mod append;
 mod audit;
 mod erase;
+mod facts;
 mod jobs;
 mod probe;
 mod quota;
@@ -290,13 +291,21 @@ impl EventLog for SqliteLog {
         conversation: ConversationId,
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError> {
-        let (mut records, mut snapshots, mut exports) = (0, 0, 0);
+        let (mut records, mut snapshots, mut exports, mut facts) = (0, 0, 0, 0);
         loop {
             let tenant = scope.tenant().clone();
             let work = move |c: &_| jobs::erase_pieces(c, &tenant, conversation);
             match self.database.writer.write_as(Priority::Erasing, work).await? {
                 ControlFlow::Continue(some) => exports += some,
                 // The tombstone is stored: no piece is added after this.
+                ControlFlow::Break(_) => break,
+            }
+        }
+        loop {
+            let tenant = scope.tenant().clone();
+            let work = move |c: &_| facts::erase_facts(c, &tenant, conversation);
+            match self.database.writer.write_as(Priority::Erasing, work).await? {
+                ControlFlow::Continue(some) => facts += some,
                 ControlFlow::Break(_) => break,
             }
         }
@@ -323,6 +332,7 @@ impl EventLog for SqliteLog {
                 ("sqlite.records".to_owned(), records),
                 ("sqlite.snapshots".to_owned(), snapshots),
                 ("sqlite.exports".to_owned(), exports),
+                ("sqlite.facts".to_owned(), facts),
             ],
         })
     }

@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     LEARNED,
     super::jobs::SCHEMA,
     USAGE_BY_KEY,
+    super::facts::SCHEMA,
 ];
 
 const VERSION_1: &str = "

@@ -137,6 +137,16 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
                 ROWS_AT_ONCE,
             ),
         ]),
+        TenantData::Facts => first(&[
+            (
+                "DELETE FROM facts WHERE rowid IN (SELECT rowid FROM facts WHERE tenant = ?1 LIMIT ?2)",
+                ROWS_AT_ONCE,
+            ),
+            (
+                "DELETE FROM fact_lessons WHERE rowid IN (SELECT rowid FROM fact_lessons WHERE tenant = ?1 LIMIT ?2)",
+                ROWS_AT_ONCE,
+            ),
+        ]),
         TenantData::Audit => first(&[
             (
                 "DELETE FROM audit WHERE (tenant, n) IN (SELECT tenant, n FROM audit WHERE tenant = ?1 LIMIT ?2)",
