@@ -40,6 +40,8 @@ use copilotd_gateway::ledger::{Ledger, UsageStore};
 use copilotd_gateway::limit::AnswerStatistics;
 use copilotd_gateway::meter::Meter;
 use copilotd_gateway::spending::Spending;
+use copilotd_knowledge::facts::FactMemory;
+use copilotd_knowledge::facts::store::FactStore;
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -80,6 +82,8 @@ pub struct Records {
     pub jobs: Arc<dyn JobStore>,
     /// Erases tenants from the store.
     pub eraser: Arc<dyn TenantEraser>,
+    /// Facts about users.
+    pub facts: Arc<dyn FactStore>,
     /// What the knowledge is made of.
     pub knowledge: KnowledgeParts,
     /// Writes usage records; none in tests without one.
@@ -172,6 +176,7 @@ impl App {
             revocations,
             jobs,
             eraser,
+            facts,
             knowledge,
             ledger,
         } = records;
@@ -187,6 +192,8 @@ impl App {
         if ports.recollection.is_none() {
             ports.recollection = Some(Arc::new(knowledge.recollector(Arc::clone(&ports.log))));
         }
+        let facts = FactMemory::new(facts, Arc::clone(&ports.log), Arc::clone(&ports.model));
+        ports.facts.get_or_insert_with(|| Arc::new(facts.clone()));
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
@@ -296,6 +303,7 @@ impl App {
             revocations,
             library,
             sources: book,
+            facts,
             pdf,
             pdf_reader,
             directory,

@@ -93,6 +93,7 @@ pub async fn run_with(
         revocations,
         jobs,
         eraser,
+        facts,
         lost,
         has_standby,
         close,
@@ -185,6 +186,7 @@ pub async fn run_with(
         revocations,
         jobs,
         eraser,
+        facts,
         knowledge,
         ledger: Some(Arc::clone(&ledger)),
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use copilotd_actors::ports::EventLog;
 use copilotd_gateway::ledger::UsageStore;
+use copilotd_knowledge::facts::store::FactStore;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret as _;
@@ -31,6 +32,8 @@ pub struct OpenStore {
     pub revocations: Arc<dyn RevocationStore>,
     /// Jobs and their results.
     pub jobs: Arc<dyn JobStore>,
+    /// Facts about users.
+    pub facts: Arc<dyn FactStore>,
     /// Erases tenants.
     pub eraser: Arc<dyn TenantEraser>,
     /// Completes when this process no longer owns the store; never for a file on disk.
@@ -81,6 +84,7 @@ pub async fn open(config: &Config, if_in_use: IfInUse) -> anyhow::Result<OpenSto
                 audit: Arc::clone(&log) as _,
                 revocations: Arc::clone(&log) as _,
                 jobs: Arc::clone(&log) as _,
+                facts: Arc::clone(&log) as _,
                 eraser: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
@@ -107,6 +111,7 @@ pub async fn open(config: &Config, if_in_use: IfInUse) -> anyhow::Result<OpenSto
                 audit: Arc::clone(&log) as _,
                 revocations: Arc::clone(&log) as _,
                 jobs: Arc::clone(&log) as _,
+                facts: Arc::clone(&log) as _,
                 eraser: Arc::clone(&log) as _,
                 log,
                 lost,

@@ -42,7 +42,8 @@ macro_rules! actions {
                     | Self::TenantDeleted
                     | Self::KeyRevoked
                     | Self::TokenRevoked
-                    | Self::ConversationErased => true,
+                    | Self::ConversationErased
+                    | Self::FactDeleted => true,
                     Self::TenantCreated
                     | Self::TenantResumed
                     | Self::KeyCreated
@@ -52,6 +53,8 @@ macro_rules! actions {
                     | Self::TurnRead
                     | Self::PromptsRead
                     | Self::ApprovalDecided
+                    | Self::FactsRead
+                    | Self::FactCorrected
                     | Self::CacheCleared => false,
                 }
             }
@@ -90,6 +93,12 @@ actions! {
     ApprovalDecided "approval.decided";
     /// A conversation was erased.
     ConversationErased "conversation.erased";
+    /// An administrator read what is remembered about another user.
+    FactsRead "facts.read";
+    /// A fact about a user was corrected.
+    FactCorrected "fact.corrected";
+    /// A fact about a user was deleted.
+    FactDeleted "fact.deleted";
     /// The tenant's cached answers were dropped.
     CacheCleared "cache.cleared";
 }

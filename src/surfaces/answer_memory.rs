@@ -46,6 +46,8 @@ impl RouteMemory {
             ("DELETE", "/v1/knowledge/{collection}/documents/{external_id}") => Self::Deferred,
             // At most eight sources of a few names and numbers.
             (_, "/v1/admin/knowledge/sources") => Self::Deferred,
+            // One fact, which is short.
+            ("PATCH" | "DELETE", "/v1/memory/facts/{id}") => Self::Deferred,
             // A job is a few names and numbers. A result is streamed: each chunk is reserved as a frame.
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocations, tenant_usage as admin, usage};
-use super::api::{approvals, conversations, events, knowledge, messages, tickets, turns};
+use super::api::{approvals, conversations, events, facts, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, error_documents, fair_share, hand_over, openai};
@@ -84,6 +84,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(knowledge::documents::chunks))
         .routes(routes!(knowledge::search::search))
         .routes(routes!(knowledge::chunks::get))
+        .routes(routes!(facts::list))
+        .routes(routes!(facts::update, facts::delete))
         .routes(routes!(admin::forget))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))

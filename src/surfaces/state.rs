@@ -11,6 +11,7 @@ use copilotd_actors::fairness::share::Shares;
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::UsageStore;
+use copilotd_knowledge::facts::FactMemory;
 use copilotd_knowledge::library::Library;
 use copilotd_knowledge::sync::SourceBook;
 use tokio::sync::watch;
@@ -50,6 +51,8 @@ pub struct Services {
     pub library: Arc<Library>,
     /// What is known of the sources of documents.
     pub sources: SourceBook,
+    /// What is remembered about users.
+    pub facts: FactMemory,
     /// Whether PDF documents can be read; none if the configuration names no library for it.
     pub pdf: Option<bool>,
     /// Name of what reads PDF documents.
@@ -136,6 +139,7 @@ parts! {
     Arc<TenantRegistry>: |state| &state.tenants;
     Arc<Jobs>: |state| &state.jobs;
     Arc<Library>: |state| &state.library;
+    FactMemory: |state| &state.facts;
     Arc<Revocations>: |state| &state.revocations;
     Arc<Shared>: |state| &state.shared;
     Arc<dyn Clock>: |state| &state.shared.ports.clock;

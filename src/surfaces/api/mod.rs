@@ -3,6 +3,7 @@
 pub mod approvals;
 pub mod conversations;
 pub mod events;
+pub mod facts;
 pub mod knowledge;
 pub mod messages;
 pub mod tickets;

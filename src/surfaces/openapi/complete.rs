@@ -2,7 +2,7 @@
 //! parameters.
 
 use copilotd_actors::domain::ids::{
-    CallId, ChunkId, CollectionName, ConversationId, ExternalId, JobId, PathId as _, TenantId, TurnId,
+    CallId, ChunkId, CollectionName, ConversationId, ExternalId, FactId, JobId, PathId as _, TenantId, TurnId,
 };
 use serde_json::{Map, Value, json};
 
@@ -134,6 +134,7 @@ fn id(segment: &str) -> Option<(&'static str, &'static str)> {
             ExternalId::PATTERN,
             "The id of the document in the tenant's own system.",
         ),
+        "facts" => (FactId::PATTERN, "The fact."),
         "chunks" => (ChunkId::PATTERN, "The chunk."),
         "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
         "revocations" => (RevocationId::PATTERN, "The revocation."),

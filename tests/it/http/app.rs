@@ -20,6 +20,7 @@ use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{Clock as _, Ports};
+use copilotd_knowledge::fakes::MemoryFacts;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -187,6 +188,7 @@ impl TestApp {
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
+        let facts = Arc::new(MemoryFacts::default());
         let jobs = Arc::new(MemoryJobs::new(log.clone(), Arc::clone(&tenants)));
         let opened = Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _);
         let records = Records {
@@ -195,6 +197,7 @@ impl TestApp {
             revocations: opened.await.unwrap(),
             jobs: Arc::clone(&jobs) as _,
             eraser: jobs,
+            facts: Arc::clone(&facts) as _,
             knowledge: documents(),
             ledger: None,
         };

@@ -27,6 +27,7 @@ use copilotd_actors::ports::TenantStore;
 use copilotd_actors::ports::{Clock, EventLog, Ids};
 use copilotd_actors::ports::{JobStore, TenantEraser};
 use copilotd_gateway::ledger::UsageStore;
+use copilotd_knowledge::facts::store::FactStore;
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -81,6 +82,7 @@ pub struct Stores {
     pub revocations: Arc<dyn RevocationStore>,
     pub jobs: Arc<dyn JobStore>,
     pub eraser: Arc<dyn TenantEraser>,
+    pub facts: Arc<dyn FactStore>,
     /// The store with a lease to release, if it has one.
     leased: Option<Arc<MongoLog>>,
 }
@@ -95,6 +97,7 @@ macro_rules! stores {
             revocations: Arc::clone(&$store) as _,
             jobs: Arc::clone(&$store) as _,
             eraser: Arc::clone(&$store) as _,
+            facts: Arc::clone(&$store) as _,
             leased: $leased,
         }
     };
@@ -222,6 +225,7 @@ impl World {
             revocations: revocations.await.unwrap(),
             jobs: Arc::clone(&stores.jobs),
             eraser: Arc::clone(&stores.eraser),
+            facts: Arc::clone(&stores.facts),
             knowledge: documents(),
             ledger: None,
         };
