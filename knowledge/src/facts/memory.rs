@@ -370,3 +370,6 @@ fn rank(facts: &mut [StoredFact], question: &str) {
         (Reverse(shared(fact)), Reverse(fact.fact.said_at), fact.id)
     });
 }
+
+#[cfg(test)]
+mod tests;
