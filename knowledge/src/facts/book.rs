@@ -1,6 +1,7 @@
 //! What becomes of an accepted fact beside those that are known.
 
 use jiff::Timestamp;
+use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::lexical::terms;
 
@@ -80,9 +81,11 @@ pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>, said_at: 
     if let Some((known, _)) = valid().find(|(_, fact)| same(fact) == (content.clone(), is_denied)) {
         return Admission::Known(known);
     }
+    let count = count(text);
     let contradicts = |fact: &Fact| {
         let is_value = attribute.is_some() && fact.attribute == attribute;
-        is_value || same(fact) == (content.clone(), !is_denied)
+        let is_count = || count.is_some() && self::count(&fact.text) == count;
+        is_value || same(fact) == (content.clone(), !is_denied) || is_count()
     };
     let contradicted: Vec<(usize, &Fact)> = valid().filter(|(_, fact)| contradicts(fact)).collect();
     // Of two in one message the one that stands later was said later.
@@ -93,6 +96,24 @@ pub fn admit(facts: &[Fact], text: &str, attribute: Option<Attribute>, said_at: 
         return Admission::Full;
     }
     Admission::New { supersedes, valid_to }
+}
+
+/// Returns a statement with its number left out, if it states how many or how much: "User has 12 seats", "User's shop opens at 7".
+/// Another number in the same words replaces the first one. A number that names a thing ("car 7") does not count.
+fn count(text: &str) -> Option<Vec<String>> {
+    let mut words: Vec<String> = text.unicode_words().map(str::to_lowercase).collect();
+    let is_number = |word: &String| word.starts_with(|c: char| c.is_ascii_digit());
+    let mut numbers = (0..words.len()).filter(|at| is_number(&words[*at]));
+    let (Some(at), None) = (numbers.next(), numbers.next()) else {
+        return None;
+    };
+    let is_followed = words.get(at + 1).is_some();
+    let is_led = at > 0 && matches!(words[at - 1].as_str(), "at" | "is" | "to");
+    if !is_followed && !is_led {
+        return None;
+    }
+    "#".clone_into(&mut words[at]);
+    Some(words)
 }
 
 /// Returns the terms of a statement in order, without words for the user and denials, and whether it denies.

@@ -49,24 +49,33 @@ const HYPOTHETICAL: [&str; 34] = [
     "/s",
 ];
 /// Words by which somebody is said to have said something.
-const REPORTING: [&str; 24] = [
+const REPORTING: [&str; 33] = [
     "according",
     "allegedly",
     "answered",
     "article",
     "asked",
+    "asks",
+    "believed",
     "believes",
     "claim",
     "claimed",
     "claims",
     "heard",
+    "mentioned",
     "quote",
     "quoted",
+    "quotes",
     "read",
+    "reads",
     "reckons",
     "said",
     "says",
+    "stated",
+    "states",
     "suggested",
+    "suggests",
+    "translate",
     "tell",
     "tells",
     "thinks",
@@ -110,10 +119,10 @@ pub(super) fn check_statement(message: &str, range: &Range<usize>, sentences: &s
     if has(&HYPOTHETICAL) || sentences.contains("/s") || rest.iter().any(|word| taken_back.contains(&word.as_str())) {
         return refuse(NotStated::Hypothetical);
     }
-    let is_line_quoted = message[..range.start]
-        .rsplit('\n')
-        .next()
-        .is_some_and(|line| line.trim_start().starts_with('>'));
+    // Every line that the range touches, from its beginning.
+    let line = message[..range.start].rfind('\n').map_or(0, |end| end + 1);
+    let mut lines = message[line..range.end].lines();
+    let is_line_quoted = lines.any(|line| line.trim_start().starts_with('>'));
     if sentences.contains(QUOTES) || is_line_quoted || is_inside_quotes(message, range) || has(&REPORTING) {
         return refuse(NotStated::Reported);
     }
@@ -121,6 +130,42 @@ pub(super) fn check_statement(message: &str, range: &Range<usize>, sentences: &s
         return refuse(NotStated::NotAboutUser);
     }
     Ok(())
+}
+
+/// Refuses a fact whose subject is not the subject of the user's words: "User is ..." needs an "I" or a "we" in the passage on
+/// which it rests, "User's ..." a "my" or an "our".
+pub(super) fn check_subject(fact: &str, quote: &str) -> Result<(), Refusal> {
+    let mut words = fact.unicode_words().map(plain).filter(|word| word != "the");
+    let subjects: &[&str] = match words.next().as_deref() {
+        Some("user") => &["i", "i'm", "i've", "we", "we're", "we've"],
+        Some("user's") => &["my", "mine", "our", "ours"],
+        _ => return Ok(()),
+    };
+    if quote
+        .unicode_words()
+        .map(plain)
+        .any(|word| subjects.contains(&word.as_str()))
+    {
+        Ok(())
+    } else {
+        Err(Refusal::NotStated(NotStated::NotAboutUser))
+    }
+}
+
+/// Returns the sentences without a contrast at their end ("..., not the old one"): it denies what follows it, not what the
+/// passage before it says.
+pub(super) fn without_contrast<'a>(sentences: &'a str, quote: &str) -> &'a str {
+    let Some(at) = sentences.find(", not ") else {
+        return sentences;
+    };
+    let mut words = sentences[at..].unicode_words().map(plain).skip(1);
+    let begins = ["the", "a", "an", "in", "at", "on", "my", "to", "for"];
+    let is_contrast = words.next().is_some_and(|word| begins.contains(&word.as_str())) && words.next().is_some();
+    if is_contrast && sentences[..at].contains(quote.trim()) {
+        &sentences[..at]
+    } else {
+        sentences
+    }
 }
 
 /// Returns whether a quotation was begun before the range and ends after it.

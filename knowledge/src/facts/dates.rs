@@ -94,6 +94,11 @@ pub(super) fn check(fact: &str, source: &str, day: Date) -> Result<String, Refus
             _ => rest.push(token),
         }
     }
+    // Said without its date, what is to come would be stated as what is.
+    let stated = named(fact, day);
+    if let Some(ahead) = known.iter().find(|date| **date > day && !stated.contains(date)) {
+        return Err(Refusal::Distorted(ahead.to_string()));
+    }
     let rest = rest.join(" ");
     match rest
         .unicode_words()

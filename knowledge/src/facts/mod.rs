@@ -113,7 +113,8 @@ pub fn accept(proposed: &Proposed, message: UserMessage<'_>) -> Result<String, R
     let sentences = context::sentences_around(message.text, &proposed.range);
     context::check_statement(message.text, &proposed.range, sentences)?;
     let text = dates::resolve(text, message.day);
-    words::check_qualifiers(&text, sentences)?;
+    words::check_qualifiers(&text, context::without_contrast(sentences, quote))?;
+    context::check_subject(&text, quote)?;
     let text_without_dates = dates::check(&text, quote, message.day)?;
     words::check_support(&text_without_dates, quote)?;
     Ok(text)

@@ -63,6 +63,16 @@ fn what_the_user_said_is_accepted() {
         ("I have two dogs", "User has 2 dogs", "User has 2 dogs"),
         ("I don't eat meat", "User does not eat meat", "User does not eat meat"),
         (
+            "[My email is a@b.org], not the one above",
+            "User's email is a@b.org",
+            "User's email is a@b.org",
+        ),
+        (
+            "I am away in two weeks",
+            "User is away in two weeks",
+            "User is away 2026-05-27",
+        ),
+        (
             "My wife lives in Rome",
             "User's wife lives in Rome",
             "User's wife lives in Rome",
@@ -169,6 +179,35 @@ fn what_the_user_did_not_say_is_refused() {
             "User lives in Berlin",
             not_stated(NotStated::Reported),
         ),
+        // A quoted line at the beginning of the range, other subjects, what is to come, and denials that are no contrast.
+        (
+            "> I live in Berlin\nWhat a thing",
+            "User lives in Berlin",
+            not_stated(NotStated::Reported),
+        ),
+        (
+            "The sign reads: I am closed",
+            "User is closed",
+            not_stated(NotStated::Reported),
+        ),
+        (
+            "Our customers like pizza",
+            "User likes pizza",
+            not_stated(NotStated::NotAboutUser),
+        ),
+        (
+            "Please show me the invoice",
+            "User has the invoice",
+            not_stated(NotStated::NotAboutUser),
+        ),
+        ("I am away in two weeks", "User is away", distorted("2026-05-27")),
+        ("I eat meat, not!", "User eats meat", distorted("not")),
+        ("I eat meat, not really", "User eats meat", distorted("not")),
+        (
+            "I work, not at Acme but at Hooli",
+            "User works at Acme",
+            distorted("not"),
+        ),
         // Times without a date.
         (
             "I moved last week",
@@ -242,6 +281,12 @@ fn newer_facts_supersede_what_they_contradict() {
         (5, "User doesn't eat meat", None, Admission::Known(3)),
         (6, "User eats fish", None, new(&[])),
         (7, "User lives in Berlin", home, new(&[1])),
+        (8, "User has 12 seats", None, new(&[])),
+        (9, "User has 15 seats", None, new(&[6])),
+        (10, "User's shop opens at 7", None, new(&[])),
+        (11, "User's shop opens at 8", None, new(&[8])),
+        (12, "User has account 12", None, new(&[])),
+        (13, "User has account 15", None, new(&[])),
     ] {
         assert_eq!(store(&mut facts, text, attribute, second), expected, "{text}");
     }
@@ -252,7 +297,15 @@ fn newer_facts_supersede_what_they_contradict() {
         .collect();
     assert_eq!(
         valid,
-        ["User does not eat meat", "User eats fish", "User lives in Berlin"]
+        [
+            "User does not eat meat",
+            "User eats fish",
+            "User lives in Berlin",
+            "User has 15 seats",
+            "User's shop opens at 8",
+            "User has account 12",
+            "User has account 15"
+        ]
     );
     assert_eq!(facts[0].valid_to, Some(facts[1].valid_from), "intervals touch");
 }
