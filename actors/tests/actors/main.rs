@@ -15,6 +15,7 @@ mod compression;
 mod connectors;
 mod cost;
 mod crashes;
+mod facts;
 mod failures;
 mod guards;
 mod handing_over;

@@ -74,7 +74,7 @@ impl Agent {
                 (Vec::new(), "unavailable")
             }
         };
-        counter!("copilotd_facts_reads_total", "outcome" => outcome).increment(1);
+        counter!("copilotd_fact_reads_total", "outcome" => outcome).increment(1);
         known
     }
 
