@@ -407,6 +407,24 @@ pub const METRICS: &[Metric] = &[
         "Searches of turns for documents, by outcome; a turn without a result runs without documents.",
     ),
     metric(
+        "copilotd_fact_reads_total",
+        Kind::Counter,
+        Unit::Count,
+        "Turns that asked what is known about their user, by outcome; a turn without a result runs without facts.",
+    ),
+    metric(
+        "copilotd_fact_lessons_total",
+        Kind::Counter,
+        Unit::Count,
+        "Messages that facts about users were to be learned from, by outcome.",
+    ),
+    metric(
+        "copilotd_facts_total",
+        Kind::Counter,
+        Unit::Count,
+        "Facts about users that a model proposed, by what became of them, and those that people corrected or deleted.",
+    ),
+    metric(
         "copilotd_retrieval_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,

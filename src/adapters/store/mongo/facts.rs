@@ -87,7 +87,7 @@ impl FactStore for MongoLog {
             .await?;
         let read = |document: &Document| {
             let lesson = lesson(document, user);
-            skip_unreadable("lesson of facts", name_of(document), lesson).transpose()
+            skip_unreadable("fact_lesson", name_of(document), lesson).transpose()
         };
         found.iter().filter_map(read).collect()
     }
