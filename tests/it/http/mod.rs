@@ -11,6 +11,7 @@ mod connections;
 mod contract;
 mod conversations;
 mod damage;
+mod facts;
 mod fair_share;
 mod floods;
 mod hand_over;

@@ -21,12 +21,13 @@ use tower::ServiceExt as _;
 use super::app::{TestApp, with_app};
 
 /// Operations whose responses are small or built from the request, or that reserve memory later: see `surfaces::answer_memory`.
-const OWN: [&str; 25] = [
+const OWN: [&str; 27] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
     "DELETE /v1/admin/revocations/{id}",
     "DELETE /v1/conversations/{id}",
     "DELETE /v1/knowledge/{collection}/documents/{external_id}",
+    "DELETE /v1/memory/facts/{id}",
     "DELETE /v1/operator/tenants/{id}",
     "GET /healthz",
     "GET /problems/{code}",
@@ -38,6 +39,7 @@ const OWN: [&str; 25] = [
     "GET /v1/models",
     "GET /v1/models/{id}",
     "PATCH /v1/conversations/{id}",
+    "PATCH /v1/memory/facts/{id}",
     "POST /v1/admin/api-keys",
     "POST /v1/admin/exports",
     "POST /v1/admin/revocations",
@@ -218,6 +220,7 @@ fn called(path: &str) -> String {
         _ if path.starts_with("/v1/jobs/") => "job_",
         _ if path.starts_with("/v1/admin/api-keys/") => "key_",
         _ if path.starts_with("/v1/admin/revocations/") => "rev_",
+        _ if path.starts_with("/v1/memory/facts/") => "fact_",
         _ => "",
     };
     path.replace("{id}", &format!("{prefix}01890000000070008000000000000001"))
