@@ -67,7 +67,8 @@ pub struct SentPassage {
     pub kind: ItemKind,
     /// ID of the fact or chunk.
     pub id: String,
-    /// What the model read; none if an earlier step of the same attempt read the same.
+    /// What the model read; none if an earlier step of the same attempt read the same, and for facts, which may be erased while
+    /// this conversation stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }

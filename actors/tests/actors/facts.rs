@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::context::replay::{self, FactTexts};
 use copilotd_actors::domain::context_record::{ItemKind, Omitted};
 use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::Event;
@@ -80,6 +81,18 @@ async fn what_was_said_is_known_in_another_conversation_as_data() {
         .filter(|item| item.kind == ItemKind::Fact);
     let ids: Vec<String> = facts.filter_map(|item| item.id).collect();
     assert_eq!(ids, [FactId::derived(turn, "I live in Oslo").to_string()]);
+    // The log has no copy of the fact beside the message that said it: erasing that one erases it.
+    let records = world.log.records(second);
+    assert!(!serde_json::to_string(&records).unwrap().contains("I live in Oslo"));
+    let last = records.iter().rev().find_map(|record| record.turn).unwrap();
+    let known = FactTexts::from([(
+        ids[0].clone(),
+        (world.shared().ports.clock.now(), "I live in Oslo".to_owned()),
+    )]);
+    for (facts, is_exact) in [(known, Some(true)), (FactTexts::new(), None)] {
+        let prompts = replay::prompts(last, &records, &[], facts);
+        assert_eq!(prompts[0].sent.as_ref().map(|sent| sent.is_exact), is_exact);
+    }
     // Only what the user wrote was handed over, once a turn, although the model answered.
     let requests = world.facts.requests();
     let messages: Vec<&str> = requests.iter().map(|request| request.message.as_str()).collect();

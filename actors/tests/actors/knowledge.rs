@@ -152,7 +152,7 @@ async fn a_turn_reads_the_documents_and_its_answer_cites_them() {
         (RetrievalStatus::Completed, None)
     );
     // The log has the very prompt, with the document.
-    let prompts = replay::prompts(turn, &world.log.records(id), &[]);
+    let prompts = replay::prompts(turn, &world.log.records(id), &[], replay::FactTexts::new());
     let sent = prompts[0].sent.as_ref().expect("it is kept");
     assert!(sent.is_exact);
     assert_eq!(sent.messages, *world.model.requests()[0].messages);

@@ -6,6 +6,7 @@ use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
 use copilotd_actors::domain::context::assemble::{Budget, assemble};
 use copilotd_actors::domain::context::compression;
 use copilotd_actors::domain::context::gathered::{Gathered, Passage, PassageKind};
+use copilotd_actors::domain::context::project::fact_text;
 use copilotd_actors::domain::conversation::command::{
     Command, Decision, ModelFailure, Step as At, StoppedWork, WhenBusy,
 };
@@ -16,6 +17,7 @@ use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
+use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -314,9 +316,13 @@ fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
     let memory = scenario.conversation.memory.clone();
     let needs_summary = scenario.conversation.seq.is_multiple_of(2);
     let mut gathered = Gathered::count(memory, needs_summary, &scenario.policy, None);
+    let nonce = gathered.current.blocks.front().and_then(|block| block.nonce.clone());
     let passage = |n: u32| {
         let kind = [PassageKind::Fact, PassageKind::Chunk][n as usize % 2];
-        let text = format!("passage {n} of attempt {}", at.attempt);
+        let text = match kind {
+            PassageKind::Fact => fact_text(nonce.as_deref(), Timestamp::UNIX_EPOCH, &format!("fact {n}")),
+            PassageKind::Chunk => format!("passage {n} of attempt {}", at.attempt),
+        };
         Passage::count(kind, format!("id_{n}"), text, n as u8, None)
     };
     gathered.passages = (0..4).map(passage).collect();

@@ -77,7 +77,9 @@ fn every_prompt_can_be_shown_again(scenario: &Scenario) {
         let sent = own
             .iter()
             .filter(|record| matches!(record.event, Event::ContextAssembled { .. }));
-        let prompts = replay::prompts(turn, &records, &earlier);
+        let fact = |n: u32| (format!("id_{n}"), (jiff::Timestamp::UNIX_EPOCH, format!("fact {n}")));
+        let facts: replay::FactTexts = (0..4).map(fact).collect();
+        let prompts = replay::prompts(turn, &records, &earlier, facts);
         assert_eq!(prompts.len(), sent.count());
         for prompt in prompts {
             let sent = prompt

@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use copilotd_actors::domain::context::prompt::PromptMessage;
-use copilotd_actors::domain::context::replay::{self, Needed, Prompt};
+use copilotd_actors::domain::context::replay::{self, FactTexts, Needed, Prompt};
 use copilotd_actors::domain::context_record::{ContextItem, ItemKind};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
 use copilotd_actors::domain::sent_prompt::ToolOffer;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_knowledge::facts::FactMemory;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -131,7 +132,7 @@ problems!(ListProblems: AUTH, FOUND, &[Code::Overloaded]);
 ///
 /// Every prompt that was sent to a model for an answer of this turn, oldest first, as it was sent: put together again from
 /// the log and compared with the hash that was recorded then (`exact`). A prompt that was recorded by a version of copilotd
-/// that did not keep it has no messages. Requires `x-copilotd-reason`, which is recorded in the audit log before the response
+/// that did not keep it has no messages, and neither has one with a fact about the user that was deleted since. Requires `x-copilotd-reason`, which is recorded in the audit log before the response
 /// is sent.
 #[utoipa::path(
     get,
@@ -145,8 +146,10 @@ problems!(ListProblems: AUTH, FOUND, &[Code::Overloaded]);
     ),
     security(("bearer" = ["admin"])),
 )]
+#[expect(clippy::too_many_arguments, reason = "extractors")]
 pub async fn list(
     State(conversations): State<ConversationAccess>,
+    State(facts): State<FactMemory>,
     Admin(caller): Admin,
     Ids((turn,)): Ids<(TurnId,)>,
     Query(query): Query<PageQuery>,
@@ -170,10 +173,19 @@ pub async fn list(
     };
     let needed = replay::needed(&found.records);
     let (records, earlier) = read(&conversations, &caller.scope, found.conversation, &needed).await?;
+    let known = if replay::has_facts(&found.records) {
+        facts.list(&caller.scope, &found.user).await?
+    } else {
+        Vec::new()
+    };
+    let known: FactTexts = known
+        .into_iter()
+        .map(|fact| (fact.id.to_string(), (fact.fact.said_at, fact.fact.text)))
+        .collect();
     let weight = records.iter().map(Record::weight).sum::<usize>();
     let limit = query.limit.get();
     let page = move || {
-        let prompts = replay::prompts(turn, &records, &earlier);
+        let prompts = replay::prompts(turn, &records, &earlier, known);
         let rest = prompts
             .into_iter()
             .filter(|prompt| after.is_none_or(|after| prompt.seq > after.get()));

@@ -234,7 +234,8 @@ fn sent(gathered: &Gathered, view: &MemoryView, chosen: &[bool], messages: &[Pro
     let passage = |passage: &Passage| SentPassage {
         kind: passage.kind.item(),
         id: passage.id.clone(),
-        text: Some(passage.text.clone()),
+        // A fact rests on another conversation perhaps, whose erasure must find no copy of it here.
+        text: (passage.kind != PassageKind::Fact).then(|| passage.text.clone()),
     };
     SentPrompt {
         hash: sent::hash(messages, &view.fixed),

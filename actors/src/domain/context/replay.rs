@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::assemble::Written;
 use super::memory::{Block, Memory};
-use super::project::summary_text;
+use super::project::{fact_text, summary_text};
 use super::prompt::PromptMessage;
 use super::sent;
 use crate::domain::context_record::{ContextItem, ContextRecord, ItemKind, Omitted};
@@ -102,10 +102,28 @@ pub fn needed(records: &[Record]) -> Needed {
     needed
 }
 
+/// Facts about the user by id, each with when it was said: the log has none of their texts.
+pub type FactTexts = BTreeMap<String, (Timestamp, String)>;
+
+/// Returns whether a prompt of the records has facts, so that [`prompts`] needs those of the user.
+pub fn has_facts(records: &[Record]) -> bool {
+    let is_fact = |item: &ContextItem<_>| item.kind == ItemKind::Fact;
+    records.iter().any(|record| match &record.event {
+        Event::ContextAssembled { context, .. } => context
+            .as_ref()
+            .is_some_and(|context| context.included.iter().any(is_fact)),
+        _ => false,
+    })
+}
+
 /// Returns the prompts of a turn. `records` are those between the bounds of [`needed`], of all turns; `earlier` are the
-/// records that it names besides.
-pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record]) -> Vec<Prompt> {
-    let mut replay = Replay::default();
+/// records that it names besides. `facts` are those of the user as they are now: a prompt with one that was deleted since
+/// has no messages, and one with a fact that was corrected or said again since differs from its hash.
+pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record], facts: FactTexts) -> Vec<Prompt> {
+    let mut replay = Replay {
+        facts,
+        ..Replay::default()
+    };
     for record in earlier.iter().chain(records) {
         replay.learn_fixed(record);
     }
@@ -130,6 +148,7 @@ struct Replay {
     fixed: BTreeMap<Seq, Arc<FixedPrompt>>,
     /// Texts of passages, by attempt, kind and id.
     passages: BTreeMap<(u32, ItemKind, String), String>,
+    facts: FactTexts,
     /// The model that the attempt was started for.
     model: Option<String>,
     prompts: Vec<Prompt>,
@@ -224,20 +243,49 @@ impl Replay {
             Some(upto) => Some(summary_text(nonce, self.summaries.get(&upto)?)),
             None => None,
         };
-        let messages = Written {
-            system: &fixed.system,
-            summary: summary.as_deref(),
-            facts: passages(ItemKind::Fact)?,
-            recalled: passages(ItemKind::Message)?,
-            chunks: passages(ItemKind::Chunk)?,
-            blocks,
+        // Facts have the nonce of the first turn in the window as it was when the attempt began. A summary that takes effect
+        // meanwhile moves that window, so the others are tried too; the hash decides.
+        let nonces = self.memory.blocks.iter().map(|block| block.nonce.as_deref());
+        let mut tried: Vec<Option<&str>> = vec![nonce];
+        let mut replayed = None;
+        for nonce in std::iter::once(nonce).chain(nonces) {
+            if replayed.is_some() && tried.contains(&nonce) {
+                continue;
+            }
+            tried.push(nonce);
+            let facts = self.facts(sent, nonce)?;
+            let written = Written {
+                system: &fixed.system,
+                summary: summary.as_deref(),
+                facts: facts.iter().map(String::as_str).collect(),
+                recalled: passages(ItemKind::Message)?,
+                chunks: passages(ItemKind::Chunk)?,
+                blocks: blocks.clone(),
+            };
+            let messages = written.messages();
+            let is_exact = sent::hash(&messages, &fixed) == sent.hash;
+            if is_exact || replayed.is_none() {
+                replayed = Some((messages, is_exact));
+            }
+            if is_exact || facts.is_empty() {
+                break;
+            }
         }
-        .messages();
-        let is_exact = sent::hash(&messages, &fixed) == sent.hash;
+        let (messages, is_exact) = replayed?;
         Some(Replayed {
             messages,
             fixed,
             is_exact,
         })
+    }
+
+    /// Writes the facts of a prompt; none if one of them is gone.
+    fn facts(&self, sent: &SentPrompt, nonce: Option<&str>) -> Option<Vec<String>> {
+        let of_facts = sent.passages.iter().filter(|passage| passage.kind == ItemKind::Fact);
+        let written = |id: &String| {
+            let (said_at, text) = self.facts.get(id)?;
+            Some(fact_text(nonce, *said_at, text))
+        };
+        of_facts.map(|passage| written(&passage.id)).collect()
     }
 }
