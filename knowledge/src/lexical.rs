@@ -26,9 +26,9 @@ pub const MAX_TERM_CHARS: usize = 64;
 pub const MAX_TERMS: usize = 8_192;
 
 /// How fast further occurrences of a term stop to count: 0 counts presence only.
-const K1: f64 = 0.9;
+pub const K1: f64 = 0.9;
 /// How much a chunk's length counts: 0 not at all, 1 in full proportion.
-const B: f64 = 0.4;
+pub const B: f64 = 0.4;
 
 /// The English stop words of Lucene: words so common that they say nothing about a text. In order.
 const STOP_WORDS: [&str; 33] = [
