@@ -1,3 +1,5 @@
 //! Indexes of the tenants' knowledge behind the port `KnowledgeIndex`.
 
+pub mod postgres;
 pub mod sqlite;
+mod turns;

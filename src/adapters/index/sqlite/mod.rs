@@ -19,7 +19,6 @@ mod staging;
 mod submit;
 mod tables;
 mod turn_vectors;
-mod turns;
 mod vectors;
 
 use std::path::Path;
@@ -41,7 +40,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::erase::Erased;
-use self::turns::Turns;
+use super::turns::Turns;
 pub use crate::adapters::sqlite::OpenError;
 use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::sqlite::lock::DirectoryLock;

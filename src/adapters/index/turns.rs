@@ -1,4 +1,4 @@
-//! How many searches of one tenant run at a time: a tenant with many or slow searches leaves readers to the others.
+//! How many calls of one tenant run at a time: a tenant with many or slow ones leaves connections to the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -7,7 +7,7 @@ use copilotd_actors::domain::ids::TenantId;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The turns of all tenants that search or wait to.
+/// The turns of all tenants that have calls.
 #[derive(Debug)]
 pub(super) struct Turns {
     at_once: usize,
@@ -15,7 +15,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Lets each tenant run `at_once` searches at a time.
+    /// Lets each tenant run `at_once` calls at a time.
     pub(super) fn new(at_once: usize) -> Self {
         Self {
             at_once,
