@@ -9,6 +9,7 @@ mod killed;
 mod library;
 mod memory;
 mod neighbours;
+mod postgres;
 mod programs;
 mod random;
 mod sqlite;

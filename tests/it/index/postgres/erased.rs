@@ -1,0 +1,89 @@
+//! What is left of a deleted document in the server's files.
+
+use std::path::Path;
+
+use copilotd_knowledge::document::{Attributes, Reader};
+use tokio_postgres::Client;
+
+use super::{index_in, options};
+use crate::index::library::{Library, at, embed, key, listed, readable_by};
+use crate::support::postgres::Server;
+
+/// Returns which files below a directory contain the bytes, without the write-ahead log.
+fn files_with(directory: &Path, bytes: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if !path.ends_with("pg_wal") {
+                found.extend(files_with(&path, bytes));
+            }
+        } else {
+            let content = std::fs::read(&path).unwrap_or_default();
+            if memchr::memmem::find(&content, bytes).is_some() {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// Runs the statement that docs/operate/postgres.md gives for each of our tables.
+async fn rewrite(client: &Client, schema: &str) {
+    let sql = "SELECT format('VACUUM (FULL, ANALYZE) %I.%I', $1::text, c.relname) FROM pg_class c
+               WHERE c.relnamespace = $1::text::regnamespace AND c.relkind = 'r'";
+    for row in client.query(sql, &[&schema]).await.unwrap() {
+        client.batch_execute(row.get::<_, &str>(0)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_document_leaves_the_files_when_its_tables_are_rewritten() {
+    let Some(server) = Server::start().await else { return };
+    let index = index_in(&options(&server, "copilotd")).await;
+    let (acme, globex) = (Library::new(&index, "acme"), Library::new(&index, "globex"));
+    let attributes = Attributes {
+        title: Some("secret-title".to_owned()),
+        ..readable_by(listed(&["secret-user"], &[]))
+    };
+    let text = "secret-words alpha";
+    for n in 0..20 {
+        acme.put(&key(&format!("secret-{n}")), text, attributes.clone(), n)
+            .await;
+        globex
+            .put(&key(&format!("kept-{n}")), "kept alpha", Attributes::default(), n)
+            .await;
+    }
+    acme.submit(&key("secret-waits"), "secret-waiting", attributes, 30)
+        .await;
+    let vector = embed(&acme.space, text);
+    let numbers: Vec<u8> = vector.values()[..6]
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    // A superuser: it also tidies the catalogue, where statistics of columns are.
+    let admin = server.admin("knowledge").await;
+    admin.batch_execute("ANALYZE; CHECKPOINT").await.unwrap();
+    assert!(
+        !files_with(&server.data, &numbers).is_empty(),
+        "the check finds what is there"
+    );
+    assert!(!files_with(&server.data, b"secret-words").is_empty());
+    for n in 0..10 {
+        let deleted = acme
+            .index
+            .delete(&acme.scope, &key(&format!("secret-{n}")), at(40))
+            .await;
+        assert!(deleted.unwrap().is_some());
+    }
+    acme.index.erase_tenant(&acme.scope).await.unwrap();
+    let others = globex.search("kept alpha", &Reader::Administrator, 50).await;
+    let owner = server.connect("knowledge").await;
+    rewrite(&owner, "copilotd").await;
+    for sql in ["VACUUM FULL pg_statistic", "CHECKPOINT"] {
+        admin.batch_execute(sql).await.unwrap();
+    }
+    assert_eq!(files_with(&server.data, &numbers), [""; 0]);
+    assert_eq!(files_with(&server.data, b"secret-"), [""; 0]);
+    assert_eq!(globex.search("kept alpha", &Reader::Administrator, 50).await, others);
+}
