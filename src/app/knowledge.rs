@@ -21,10 +21,11 @@ use tokio::time::Instant;
 
 use crate::adapters::child;
 use crate::adapters::embedding::LocalEmbedder;
+use crate::adapters::index::postgres::{self, PostgresIndex, PostgresOptions};
 use crate::adapters::index::sqlite::SqliteIndex;
 use crate::adapters::pdf::{self, PdfPool};
 use crate::adapters::sqlite::OpenError;
-use crate::config::{Config, Store, TenantLimits};
+use crate::config::{Config, IndexStore, Knowledge, Store, TenantLimits};
 use crate::tenants::TenantRegistry;
 
 /// What the knowledge is made of.
@@ -33,6 +34,8 @@ pub struct KnowledgeParts {
     pub index: Arc<dyn KnowledgeIndex>,
     /// Where vectors of conversations' messages are stored; none if they are made again when they are needed again.
     pub turn_vectors: Option<Arc<dyn TurnVectors>>,
+    /// Whether the index is a server's, which may be away while this process serves.
+    pub is_remote: bool,
     /// The embedding model, if there is one.
     pub engine: Option<Engine>,
     /// Reads documents.
@@ -154,27 +157,76 @@ async fn open_index(directory: PathBuf) -> anyhow::Result<SqliteIndex> {
     }
 }
 
+/// Returns how to reach PostgreSQL; none if the index is elsewhere.
+pub(super) fn postgres_options(settings: &Knowledge) -> Option<PostgresOptions> {
+    let url = settings
+        .url
+        .clone()
+        .filter(|_| settings.index == IndexStore::Postgres)?;
+    Some(PostgresOptions {
+        schema: settings.schema.clone(),
+        connections: settings.connections,
+        ..PostgresOptions::new(url)
+    })
+}
+
+/// Opens the index on PostgreSQL; waits for a server that is just starting.
+async fn open_postgres(options: PostgresOptions) -> anyhow::Result<PostgresIndex> {
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    loop {
+        match PostgresIndex::open(&options).await {
+            Err(postgres::OpenError::Server(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            opened => return opened.context("cannot open the index of documents in PostgreSQL (knowledge.url)"),
+        }
+    }
+}
+
+/// Opens the index that the configuration names, and where vectors of conversations' messages are stored.
+async fn open_stores(config: &Config) -> anyhow::Result<(Arc<dyn KnowledgeIndex>, Option<Arc<dyn TurnVectors>>)> {
+    // With a store that several machines use in turn, an erasure on one could not delete what another has stored.
+    let is_alone = matches!(config.store, Store::Sqlite);
+    let directory = || config.server.data_dir.clone();
+    if let Some(options) = postgres_options(&config.knowledge) {
+        let index = open_postgres(options).await?;
+        tracing::info!(
+            schema = config.knowledge.schema,
+            connections = config.knowledge.connections,
+            "documents are stored in PostgreSQL: every machine with this configuration finds them"
+        );
+        let turn_vectors: Option<Arc<dyn TurnVectors>> = match is_alone {
+            true => Some(Arc::new(open_index(directory()).await?)),
+            false => None,
+        };
+        return Ok((Arc::new(index), turn_vectors));
+    }
+    if !is_alone {
+        tracing::info!(
+            directory = %config.server.data_dir.display(),
+            "documents are stored in the data directory of this machine: a process on another machine does not find them; \
+             knowledge.index = \"postgres\" shares them"
+        );
+    }
+    let index = Arc::new(open_index(directory()).await?);
+    let turn_vectors = is_alone.then(|| Arc::clone(&index) as _);
+    Ok((index, turn_vectors))
+}
+
 impl KnowledgeParts {
     /// Opens what the configuration names.
     pub(super) async fn open(config: &Config, local: Option<Arc<LocalEmbedder>>) -> anyhow::Result<Self> {
-        if matches!(config.store, Store::Mongodb { .. }) {
-            tracing::info!(
-                directory = %config.server.data_dir.display(),
-                "documents are stored in the data directory of this machine: a process on another machine does not find them"
-            );
-        }
         // One that could not be loaded has been reported.
         if config.embeddings.is_none() {
             tracing::info!("no embedding model is configured: documents are searched by their words alone");
         }
         let library = config.knowledge.pdfium.as_deref();
         let (reader, pdf_reader) = open_pdf(library).await;
-        let index = Arc::new(open_index(config.server.data_dir.clone()).await?);
-        // With a store that several machines use in turn, an erasure on one could not delete what another has stored.
-        let is_alone = matches!(config.store, Store::Sqlite);
+        let (index, turn_vectors) = open_stores(config).await?;
         Ok(Self {
-            turn_vectors: is_alone.then(|| Arc::clone(&index) as _),
+            turn_vectors,
             index,
+            is_remote: config.knowledge.index == IndexStore::Postgres,
             extractor: Extractor::new(reader, extract::Limits::default()),
             pdf: library.map(|_| pdf_reader == PdfReader::Pdfium),
             pdf_reader: Some(pdf_reader),

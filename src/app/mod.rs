@@ -186,7 +186,7 @@ impl App {
         // The tokenizer's tables take a quarter of a second to build; do it before the first user's turn.
         drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
-        let (retriever, pdf) = (knowledge.retriever(), knowledge.pdf);
+        let (retriever, pdf, index_is_remote) = (knowledge.retriever(), knowledge.pdf, knowledge.is_remote);
         let pdf_reader = knowledge.pdf_reader.map(PdfReader::name);
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         if ports.recollection.is_none() {
@@ -306,6 +306,7 @@ impl App {
             facts,
             pdf,
             pdf_reader,
+            index_is_remote,
             directory,
             shared,
             body: BodyLimits {

@@ -8,6 +8,7 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::adapters::index::postgres;
 use crate::adapters::limiter::redis as redis_limiter;
 use crate::adapters::llm::openai::Auth;
 use crate::adapters::llm::provider::endpoint;
@@ -17,6 +18,8 @@ use crate::adapters::systems::tools::probe::{refused, silent};
 use crate::cli::Failure;
 use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
 use crate::telemetry::traces_url;
+
+use super::knowledge::postgres_options;
 
 /// Longest time for one check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,6 +77,15 @@ pub async fn check(config: &Config, source: &Source, kinds: &Kinds) -> Result<()
                 .map(|()| "reachable".to_owned())
         };
         checks.add("limits.url", "limits (Redis)".to_owned(), redis);
+    }
+    if let Some(options) = postgres_options(&config.knowledge) {
+        let index = async move {
+            let probed = postgres::probe(&options).await;
+            probed
+                .map(|()| "reachable".to_owned())
+                .map_err(|error| error.to_string())
+        };
+        checks.add("knowledge.url", "knowledge (PostgreSQL)".to_owned(), index);
     }
     if let Some(endpoint) = &config.telemetry.otlp_endpoint {
         let what = format!("trace collector at {endpoint}");

@@ -45,7 +45,7 @@ pub use file_table::FileTable;
 pub use fingerprints::{Changes, Fingerprints};
 pub use ipnet::IpNet;
 pub use key::Alg;
-pub use knowledge::Knowledge;
+pub use knowledge::{IndexStore, Knowledge};
 pub use knowledge_source::KnowledgeSource;
 pub use limits::LimitStore;
 pub use load::{Globals, Source};

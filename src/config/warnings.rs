@@ -147,7 +147,7 @@ fn plain(path: &str, table: &Value) -> Vec<Fault> {
         .map(|(pointer, _, _)| warning(path_of(path, &pointer), message))
         .collect();
     // Addresses of stores may be written as plain text, and may then contain a password.
-    for pointer in ["/store/url", "/limits/url"] {
+    for pointer in ["/store/url", "/limits/url", "/knowledge/url"] {
         let url = table.pointer(pointer).and_then(Value::as_str);
         if path.is_empty() && url.is_some_and(holds_password) {
             found.push(warning(path_of(path, pointer), message));

@@ -31,6 +31,7 @@ mod private;
 mod roster;
 mod schemas;
 mod served;
+mod shared_index;
 mod store;
 mod support;
 mod sync;

@@ -27,6 +27,7 @@ pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
     server(&root.get("server"), faults);
     store(&root.get("store"), faults);
     limits(&root.get("limits"), faults);
+    knowledge(&root.get("knowledge"), faults);
     telemetry(&root.get("telemetry"), faults);
     models::check(root, faults);
 }
@@ -130,6 +131,34 @@ fn limits(limits: &Node<'_>, faults: &mut Faults) {
             }
         }
     }
+}
+
+fn knowledge(knowledge: &Node<'_>, faults: &mut Faults) {
+    let address = knowledge.get("url");
+    if knowledge.get("index").text() == Some("postgres") {
+        if !address.exists() {
+            faults.add(address.path(), "is required for postgres");
+        }
+        if let Some(text) = address.text() {
+            if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+                faults.add(address.path(), "expected a URL that begins with postgres://");
+            } else if !names_a_host(text) {
+                // The driver's error might quote the URL, which may contain a password.
+                faults.add(address.path(), "not a valid PostgreSQL URL");
+            }
+        }
+    } else {
+        for name in ["url", "schema", "connections"] {
+            if knowledge.get(name).exists() {
+                faults.add(knowledge.get(name).path(), "applies only to index = \"postgres\"");
+            }
+        }
+    }
+}
+
+fn names_a_host(url: &str) -> bool {
+    let config: Result<tokio_postgres::Config, _> = url.parse();
+    config.is_ok_and(|config| !config.get_hosts().is_empty())
 }
 
 /// Adds a fault unless the value is an absolute URL with one of `schemes`.

@@ -65,6 +65,11 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.library.embeds.or(state.gateway.embeds()) {
         dependencies["embeddings"] = word(embeds).into();
     }
+    // Does not affect readiness: turns go on without documents. Only of an index that is a server of its own.
+    if state.index_is_remote {
+        let found = tokio::time::timeout(CHECK_TIMEOUT, state.library.index.ready()).await;
+        dependencies["knowledge"] = word(matches!(found, Ok(Ok(())))).into();
+    }
     // Does not affect readiness: PDF documents are read by another reader.
     if let Some(pdf) = state.pdf {
         dependencies["pdf"] = word(pdf).into();

@@ -179,6 +179,26 @@ fn single_faults_have_their_path() {
             "limits.url: not a valid Redis URL",
         ),
         (
+            "index = \"postgres\"",
+            "index = \"sqlite\"",
+            "knowledge.url: applies only to index = \"postgres\"",
+        ),
+        (
+            "url = { env = \"KNOWLEDGE_URL\" }\n",
+            "",
+            "knowledge.url: is required for postgres",
+        ),
+        (
+            "url = { env = \"KNOWLEDGE_URL\" }",
+            "url = \"hunter2\"",
+            "knowledge.url: expected a URL that begins with postgres://",
+        ),
+        (
+            "url = { env = \"KNOWLEDGE_URL\" }",
+            "url = \"postgres://hunter2:x@b:port/c\"",
+            "knowledge.url: not a valid PostgreSQL URL",
+        ),
+        (
             "url = { env = \"MONGODB_URI\" }",
             "url = \"postgres://x\"",
             "store.url: expected a URL",

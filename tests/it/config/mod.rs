@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::config::{
-    CacheAudience, CacheMode, Config, Env, Faults, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
+    CacheAudience, CacheMode, Config, Env, Faults, IndexStore, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
 };
 use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::TenantId;
@@ -32,6 +32,7 @@ pub fn env() -> Env {
         ("MONGODB_URI", "mongodb://root:hunter2@db"),
         ("OPENAI_API_KEY", "sk-hunter2"),
         ("REDIS_URL", "rediss://:hunter2@limits"),
+        ("KNOWLEDGE_URL", "postgres://app:hunter2@db/knowledge"),
         ("ACME_JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
         ("ACME_ZENDESK_TOKEN", "zendesk-hunter2"),
         ("ACME_SLACK_TOKEN", "xoxb-hunter2"),
@@ -67,6 +68,13 @@ fn every_key_is_read() {
         (url.expose_secret(), database.as_str()),
         ("mongodb://root:hunter2@db", "copilots")
     );
+    let knowledge = &config.knowledge;
+    assert_eq!(
+        (knowledge.index, knowledge.schema.as_str(), knowledge.connections),
+        (IndexStore::Postgres, "pilots", 4)
+    );
+    let url = knowledge.url.as_ref().unwrap().expose_secret();
+    assert_eq!(url, "postgres://app:hunter2@db/knowledge");
     let second = config.provider("second").unwrap();
     assert_eq!((second.kind, second.max_tokens), (ProviderKind::Anthropic, Some(8192)));
     assert!(second.stream_options && second.user);

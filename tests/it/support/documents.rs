@@ -19,6 +19,7 @@ pub fn documents() -> KnowledgeParts {
         }),
         extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
         turn_vectors: Some(Arc::new(MemoryTurnVectors::default())),
+        is_remote: false,
         pdf: None,
         pdf_reader: None,
         tokens: Arc::new(Estimate),
