@@ -56,8 +56,9 @@ pub(super) async fn search(tx: &Tx<'_>, tenant: &str, search: &Search, exact: u6
     if search.limit == 0 || search.collections.is_empty() {
         return Ok(Candidates::default());
     }
-    // A plan that suits every tenant and reader suits few.
-    tx.batch("SET LOCAL plan_cache_mode = force_custom_plan").await?;
+    // A plan that suits every tenant and reader suits few. Compiling one takes longer than running it.
+    tx.batch("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
+        .await?;
     let filters = Filters::of(tenant, search)?;
     let sql = format!(
         "SELECT t.chunks, t.terms, (SELECT coalesce(sum(d.chunks), 0)::bigint FROM documents d WHERE {READABLE})
