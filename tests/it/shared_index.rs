@@ -11,7 +11,7 @@ use crate::served::{FILE, Served};
 use crate::support::postgres::{ROLE, Server};
 
 fn configuration(url: &str) -> String {
-    format!("{FILE}\n[knowledge]\nindex = \"postgres\"\nurl = {{ env = \"KNOWLEDGE_URL\" }}\n# {url}\n")
+    format!("{FILE}\n[knowledge]\nindex = \"postgres\"\nurl = \"{url}\"\n")
 }
 
 async fn ready(served: &Served) -> Value {
@@ -28,7 +28,6 @@ async fn run(command: &[&str], directory: &Path, url: &str) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_copilotd"))
         .args(command)
         .args(["--config", path.to_str().unwrap()])
-        .env("KNOWLEDGE_URL", url)
         .stdin(Stdio::null())
         .output()
         .await
@@ -48,7 +47,7 @@ async fn it_says_how_the_server_is() {
     let url = server.url(ROLE, "knowledge");
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("data");
-    let served = Served::start_with(directory, &data, &configuration(&url), &[("KNOWLEDGE_URL", &url)]).await;
+    let served = Served::start_with(directory, &data, &configuration(&url), &[]).await;
     assert_eq!(ready(&served).await, json!("ok"));
     assert!(!data.join("knowledge.db").exists());
     assert!(served.child.output().contains("documents are stored in PostgreSQL"));

@@ -1,5 +1,6 @@
 //! Connections that break in the middle of a call, and a server that ends and starts while it is used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::index::postgres::{PostgresIndex, PostgresOptions, Timeouts};
@@ -7,7 +8,6 @@ use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::{Attributes, Reader};
 use copilotd_knowledge::fakes::MemoryIndex;
 use copilotd_knowledge::index::{KnowledgeIndex, Submitted};
-use std::sync::Arc;
 
 use super::{index_in, options};
 use crate::index::library::{AMPLE, Library, at, key, submission};
