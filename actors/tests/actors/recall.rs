@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::context::prompt::PromptMessage;
-use copilotd_actors::domain::context::{replay, tokens};
+use copilotd_actors::domain::context::replay::{self, FactTexts};
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::context_record::{ContextRecord, ItemKind, Omitted, RecallStatus};
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork};
 use copilotd_actors::domain::event::{Event, GuardAction};
@@ -113,9 +114,9 @@ fn replays(world: &World, id: ConversationId, turn: TurnId) {
         .partition(|record| (needed.from..=needed.upto).contains(&record.seq));
     let earlier: Vec<_> = others
         .into_iter()
-        .filter(|record| needed.fixed.contains(&record.seq))
+        .filter(|record| needed.earlier.contains(&record.seq))
         .collect();
-    let prompts = replay::prompts(turn, &between, &earlier);
+    let prompts = replay::prompts(turn, &between, &earlier, FactTexts::new());
     let last = prompts
         .last()
         .and_then(|prompt| prompt.sent.as_ref())

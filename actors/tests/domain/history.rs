@@ -7,6 +7,7 @@ use copilotd_actors::domain::context::assemble::{Budget, assemble};
 use copilotd_actors::domain::context::compression;
 use copilotd_actors::domain::context::gathered::{Gathered, Passage, PassageKind};
 use copilotd_actors::domain::context::project::fact_text;
+use copilotd_actors::domain::context::recalled::{Transcript, line};
 use copilotd_actors::domain::conversation::command::{
     Command, Decision, ModelFailure, Step as At, StoppedWork, WhenBusy,
 };
@@ -318,16 +319,26 @@ fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
     let mut gathered = Gathered::count(memory, needs_summary, &scenario.policy, None);
     let nonce = gathered.current.blocks.front().and_then(|block| block.nonce.clone());
     let passage = |n: u32| {
-        let kind = [PassageKind::Fact, PassageKind::Chunk][n as usize % 2];
-        let text = match kind {
-            PassageKind::Fact => fact_text(nonce.as_deref(), Timestamp::UNIX_EPOCH, &format!("fact {n}")),
-            PassageKind::Chunk => format!("passage {n} of attempt {}", at.attempt),
+        let (kind, text) = if n.is_multiple_of(2) {
+            let text = fact_text(nonce.as_deref(), Timestamp::UNIX_EPOCH, &format!("fact {n}"));
+            (PassageKind::Fact, text)
+        } else {
+            (PassageKind::Chunk, format!("passage {n} of attempt {}", at.attempt))
         };
         Passage::count(kind, format!("id_{n}"), text, n as u8, None)
     };
     gathered.passages = (0..4).map(passage).collect();
+    let mut transcript = Transcript::default();
+    let said = scenario.log().filter_map(|record| transcript.take(record.clone()));
+    gathered.passages.extend(said.step_by(3).map(|said| {
+        let text = line(said.speaker, said.at, &said.text);
+        Passage::count(PassageKind::Recalled, said.seq.to_string(), text, 9, None)
+    }));
+    let seq = scenario.conversation.seq;
     let budget = Budget {
-        retrieved_tokens: scenario.conversation.seq % 60,
+        retrieved_tokens: seq % 60,
+        // A budget of its own leaves turns of the window out.
+        conversation_tokens: seq.is_multiple_of(3).then_some(seq * 7 % 400),
         ..UNLIMITED
     };
     let assembled = assemble(&gathered, budget).expect("it fits");

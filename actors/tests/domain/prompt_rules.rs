@@ -71,7 +71,7 @@ fn every_prompt_can_be_shown_again(scenario: &Scenario) {
         let records: Vec<Record> = log.iter().filter(between).cloned().collect();
         let earlier: Vec<Record> = log
             .iter()
-            .filter(|record| needed.fixed.contains(&record.seq))
+            .filter(|record| needed.earlier.contains(&record.seq))
             .cloned()
             .collect();
         let sent = own

@@ -229,7 +229,7 @@ async fn read(
         }
     }
     let mut earlier = Vec::new();
-    for seq in &needed.fixed {
+    for seq in &needed.earlier {
         earlier.extend(
             conversations
                 .log

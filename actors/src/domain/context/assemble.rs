@@ -234,8 +234,12 @@ fn sent(gathered: &Gathered, view: &MemoryView, chosen: &[bool], messages: &[Pro
     let passage = |passage: &Passage| SentPassage {
         kind: passage.kind.item(),
         id: passage.id.clone(),
-        // A fact rests on another conversation perhaps, whose erasure must find no copy of it here.
-        text: (passage.kind != PassageKind::Fact).then(|| passage.text.clone()),
+        text: match passage.kind {
+            PassageKind::Chunk => Some(passage.text.clone()),
+            // A fact rests on another conversation perhaps, whose erasure must find no copy of it here. The log has the
+            // messages.
+            PassageKind::Fact | PassageKind::Recalled => None,
+        },
     };
     SentPrompt {
         hash: sent::hash(messages, &view.fixed),

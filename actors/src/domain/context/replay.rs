@@ -13,6 +13,7 @@ use super::assemble::Written;
 use super::memory::{Block, Memory};
 use super::project::{fact_text, summary_text};
 use super::prompt::PromptMessage;
+use super::recalled::{Speaker, line};
 use super::sent;
 use crate::domain::context_record::{ContextItem, ContextRecord, ItemKind, Omitted};
 use crate::domain::event::{Event, Record};
@@ -58,8 +59,8 @@ pub struct Needed {
     pub from: Seq,
     /// The last record.
     pub upto: Seq,
-    /// Earlier records with the fixed parts.
-    pub fixed: BTreeSet<Seq>,
+    /// Single records before the first: those with the fixed parts, and those of recalled messages.
+    pub earlier: BTreeSet<Seq>,
 }
 
 impl Replayed {
@@ -77,7 +78,7 @@ pub fn needed(records: &[Record]) -> Needed {
     let mut needed = Needed {
         from: first.seq,
         upto: last.seq,
-        fixed: BTreeSet::new(),
+        earlier: BTreeSet::new(),
     };
     for record in records {
         let Event::ContextAssembled { context, sent, .. } = &record.event else {
@@ -85,21 +86,28 @@ pub fn needed(records: &[Record]) -> Needed {
         };
         for item in context.iter().flat_map(|context| &context.included) {
             let from = match item.kind {
-                ItemKind::Message => item.from_seq,
+                // One with an id was recalled.
+                ItemKind::Message => item.from_seq.filter(|_| item.id.is_none()),
                 // Its record follows the last one that it covers.
                 ItemKind::Summary => item.upto_seq.map(|upto| upto + 1),
                 _ => None,
             };
             needed.from = needed.from.min(from.unwrap_or(first.seq));
         }
-        if let Some(SentPrompt {
-            fixed: Fixed::At(seq), ..
-        }) = sent
-        {
-            needed.fixed.insert(*seq);
+        let Some(sent) = sent else { continue };
+        if let Fixed::At(seq) = sent.fixed {
+            needed.earlier.insert(seq);
         }
+        needed.earlier.extend(recalled(sent));
     }
+    needed.earlier.retain(|seq| *seq < needed.from);
     needed
+}
+
+/// Returns the records of a prompt's recalled messages.
+fn recalled(sent: &SentPrompt) -> impl Iterator<Item = Seq> {
+    let messages = sent.passages.iter().filter(|passage| passage.kind == ItemKind::Message);
+    messages.filter_map(|passage| passage.id.parse().ok())
 }
 
 /// Facts about the user by id, each with when it was said: the log has none of their texts.
@@ -124,8 +132,17 @@ pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record], facts: Fact
         facts,
         ..Replay::default()
     };
+    let of_prompts = records.iter().filter(|record| record.turn == Some(turn));
+    let sent = of_prompts.filter_map(|record| match &record.event {
+        Event::ContextAssembled { sent, .. } => sent.as_ref(),
+        _ => None,
+    });
+    let wanted: BTreeSet<Seq> = sent.flat_map(recalled).collect();
     for record in earlier.iter().chain(records) {
         replay.learn_fixed(record);
+        if wanted.contains(&record.seq) {
+            replay.learn_message(record);
+        }
     }
     for record in records {
         if record.turn == Some(turn) {
@@ -148,6 +165,8 @@ struct Replay {
     fixed: BTreeMap<Seq, Arc<FixedPrompt>>,
     /// Texts of passages, by attempt, kind and id.
     passages: BTreeMap<(u32, ItemKind, String), String>,
+    /// Recalled messages as the model read them, by their records.
+    recalled: BTreeMap<Seq, String>,
     facts: FactTexts,
     /// The model that the attempt was started for.
     model: Option<String>,
@@ -166,6 +185,15 @@ impl Replay {
         {
             self.fixed.insert(record.seq, Arc::clone(parts));
         }
+    }
+
+    fn learn_message(&mut self, record: &Record) {
+        let said = match &record.event {
+            Event::TurnQueued { input, .. } => line(Speaker::User, record.at, &input.text()),
+            Event::MessageCompleted { text, .. } => line(Speaker::Assistant, record.at, text),
+            _ => return,
+        };
+        self.recalled.insert(record.seq, said);
     }
 
     /// Follows a record of the turn.
@@ -258,7 +286,9 @@ impl Replay {
                 system: &fixed.system,
                 summary: summary.as_deref(),
                 facts: facts.iter().map(String::as_str).collect(),
-                recalled: passages(ItemKind::Message)?,
+                recalled: recalled(sent)
+                    .map(|seq| self.recalled.get(&seq).map(String::as_str))
+                    .collect::<Option<_>>()?,
                 chunks: passages(ItemKind::Chunk)?,
                 blocks: blocks.clone(),
             };
