@@ -385,7 +385,10 @@ fn excerpt(
     let marker = code.map(|code| format!(" cite=\"{}\"", code.marker(source.number)));
     let about = format!(" source=\"{collection}\"{}", marker.unwrap_or_default());
     let mut body = String::with_capacity(source.shown.len() + 128);
-    for line in [source.title.as_deref().unwrap_or_default(), heading] {
+    let title = source.title.as_deref().unwrap_or_default();
+    // The first heading of a document often is its title.
+    let heading = Some(heading).filter(|heading| *heading != title).unwrap_or_default();
+    for line in [title, heading] {
         if !line.is_empty() {
             body.push_str(line);
             body.push('\n');
@@ -413,6 +416,32 @@ fn best_at_the_ends<T>(ranked: Vec<T>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::DocumentId;
+
+    #[test]
+    fn a_title_is_not_written_twice() {
+        for (heading, expected) in [
+            ("", "Refunds\nText."),
+            ("Refunds", "Refunds\nText."),
+            ("Refunds > Fees", "Refunds\nRefunds > Fees\nText."),
+        ] {
+            let source = Source {
+                number: 1,
+                chunk: ChunkId::new(uuid::Uuid::nil()),
+                document: DocumentId::new(uuid::Uuid::nil()),
+                external_id: "refunds".parse().unwrap(),
+                title: Some("Refunds".to_owned()),
+                uri: None,
+                page: None,
+                score: 0.5,
+                text: "Text.".to_owned(),
+                shown: "Text.".to_owned(),
+            };
+            let excerpt = excerpt(&source, &"handbook".parse().unwrap(), heading, Some("n"), None);
+            let expected = format!("<document_excerpt-n source=\"handbook\">\n{expected}\n</document_excerpt-n>");
+            assert_eq!(excerpt, expected);
+        }
+    }
 
     #[test]
     fn the_best_stand_first_and_last() {
