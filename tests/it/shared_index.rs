@@ -49,7 +49,6 @@ async fn it_says_how_the_server_is() {
     let data = directory.path().join("data");
     let served = Served::start_with(directory, &data, &configuration(&url), &[]).await;
     assert_eq!(ready(&served).await, json!("ok"));
-    assert!(!data.join("knowledge.db").exists());
     assert!(served.child.output().contains("documents are stored in PostgreSQL"));
     server.stop();
     assert_eq!(ready(&served).await, json!("unavailable"));

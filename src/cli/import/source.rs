@@ -408,15 +408,15 @@ mod tests {
                     \"external_id\": \"b\", \"text\": \"\"}\n{\"external_id\": \"b\", \"text\": \"long!\"}\n{\
                     \"external_id\": \"c\", \"text\": \"z\"}";
         let expected = [
-            "f:1 a 36",
+            "f:1 a 37",
             "f:3 the line is no JSON object 3",
             "f:4 external_id is missing 14",
             "f:5 external_id is no string 19",
-            "f:6 an earlier line has the external_id a too 33",
-            "f:7 external_id: .. cannot be part of an address 34",
-            "f:8 text is empty 32",
-            "f:9 it is larger than 4 bytes (--max-bytes) 37",
-            "f:10 c 32",
+            "f:6 an earlier line has the external_id a too 34",
+            "f:7 external_id: .. cannot be part of an address 35",
+            "f:8 text is empty 33",
+            "f:9 it is larger than 4 bytes (--max-bytes) 38",
+            "f:10 c 33",
         ];
         assert_eq!(read(text.as_bytes(), 4), expected);
         assert_eq!(read(b"{\n\xff\n", 4)[1], "f:2 the line is not UTF-8 2");

@@ -1,5 +1,6 @@
 //! Facts about users: 500 turns with planted facts and baits, read by a small model that also lies, repeats, loops and breaks
 //! off. See `tests/eval/facts/README.md`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -67,13 +67,14 @@ async fn an_erased_conversation_is_in_no_file_and_stays_erased() {
             .unwrap()
     );
     assert_eq!(index.erase_tenant(&acme).await.unwrap(), 600);
-    let kept = trace(5_000);
+    let other = contract_vector("m", 5_000);
+    let kept = [&other.alone, &other.after_previous].map(|vector| to_bytes(vector)[..24].to_vec());
     // Vectors repeat with a period of 101.
-    let gone: Vec<u64> = (0..101)
-        .filter(|seq| trace(*seq) != kept && !found(*seq).is_empty())
+    let left: Vec<u64> = (0..101)
+        .filter(|seq| !kept.contains(&trace(*seq)) && !found(*seq).is_empty())
         .collect();
-    assert_eq!(gone, [] as [u64; 0]);
-    assert!(!files_with(directory.path(), &kept).is_empty());
+    assert_eq!(left, [] as [u64; 0]);
+    assert!(kept.iter().all(|kept| !files_with(directory.path(), kept).is_empty()));
     // Nothing comes back when the file is opened again.
     index.close().await;
     let index = SqliteIndex::open(directory.path()).unwrap();
