@@ -187,7 +187,7 @@ pub enum RetrievalStep {
     Embed,
     /// The index is searched.
     Search,
-    /// A model orders what was found anew.
+    /// A model orders again what was found.
     Rerank,
     /// The chunks are read, or the messages of the log.
     Read,

@@ -138,7 +138,7 @@ async fn a_prompt_that_a_detector_cannot_check_is_not_stored() {
         assert!(matches!(refused, Err(Refusal::NotStored)), "{refused:?}");
     }
     assert_eq!(world.names(id), ["conversation.created"]);
-    // The next one is checked anew.
+    // The next one is checked again.
     world.model.on("hello", &[says(&["hi"], Duration::ZERO)]);
     let turn = world.submit(id, "hello").await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));

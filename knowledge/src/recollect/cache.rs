@@ -68,7 +68,7 @@ impl Cache {
     pub(super) fn measured(&self, key: &Key, conversation: &Shared, bytes: usize) {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.of.get_mut(key) else { return };
-        // Erased or dropped meanwhile, and read anew by another call.
+        // Erased or dropped meanwhile, and read again by another call.
         if !Arc::ptr_eq(&entry.conversation, conversation) {
             return;
         }

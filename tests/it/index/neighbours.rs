@@ -93,7 +93,7 @@ pub async fn deleting_and_erasing_leave_nothing(fixture: Fixture) {
     assert_eq!(erased(&deleted), [1, 2, 2]);
     assert_eq!(acme.index.delete(&acme.scope, &key("a"), at(10)).await.unwrap(), None);
     assert_eq!(acme.texts("gamma", &ADMIN).await.0.len(), 2);
-    // The key is free: what comes next begins anew.
+    // The key is free: what comes next starts from the beginning.
     let again = acme
         .put(&key("a"), "alpha beta\n\ndelta", Attributes::default(), 11)
         .await;

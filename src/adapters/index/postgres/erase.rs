@@ -1,7 +1,7 @@
 //! Deleting documents, chunks and tenants, each document in one transaction.
 //!
 //! What was deleted is in no answer from then on. PostgreSQL itself keeps the bytes in its files until a vacuum, and in
-//! the unused parts of pages until these are written over or the table is written anew; see docs/operate/postgres.md.
+//! the unused parts of pages until these are written over or the table is rewritten; see docs/operate/postgres.md.
 
 use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::DocumentKey;

@@ -31,7 +31,7 @@ async fn a_call_that_is_cut_off_is_done_or_not() {
     let acme = Library::new(&index, "acme");
     acme.put(&key("other"), "alpha", Attributes::default(), 1).await;
     let before = acme.search("alpha", &ADMIN, 9).await;
-    // New connections learn all statements anew, so that their texts pass the proxy.
+    // New connections prepare all statements again, so that their texts pass the proxy.
     for (n, statement) in (0..).zip([
         "INSERT INTO tenants",
         "UPDATE documents",
