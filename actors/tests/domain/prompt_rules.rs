@@ -79,8 +79,22 @@ fn every_prompt_can_be_shown_again(scenario: &Scenario) {
             .filter(|record| matches!(record.event, Event::ContextAssembled { .. }));
         let fact = |n: u32| (format!("id_{n}"), (jiff::Timestamp::UNIX_EPOCH, format!("fact {n}")));
         let facts: replay::FactTexts = (0..4).map(fact).collect();
-        let prompts = replay::prompts(turn, &records, &earlier, facts);
+        let prompts = replay::prompts(turn, &records, &earlier, facts.clone());
         assert_eq!(prompts.len(), sent.count());
+        // Page by page they are the same.
+        let (mut paged, mut after, mut more) = (Vec::new(), 0, !prompts.is_empty());
+        while more {
+            let bounds = replay::Bounds {
+                after,
+                prompts: 2,
+                bytes: 200,
+            };
+            let page;
+            (page, more) = replay::page(turn, &records, &earlier, facts.clone(), bounds);
+            after = page.last().expect("a page is never empty").seq;
+            paged.extend(page);
+        }
+        assert_eq!(paged, prompts);
         for prompt in prompts {
             let sent = prompt
                 .sent

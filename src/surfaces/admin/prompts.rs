@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use copilotd_actors::domain::context::prompt::PromptMessage;
-use copilotd_actors::domain::context::replay::{self, FactTexts, Needed, Prompt};
+use copilotd_actors::domain::context::replay::{self, Bounds, FactTexts, Needed, Prompt};
 use copilotd_actors::domain::context_record::{ContextItem, ItemKind};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
@@ -182,16 +182,16 @@ pub async fn list(
         .into_iter()
         .map(|fact| (fact.id.to_string(), (fact.fact.said_at, fact.fact.text)))
         .collect();
-    let weight = records.iter().map(Record::weight).sum::<usize>();
+    let weight = page::MAX_BYTES + records.iter().map(Record::weight).sum::<usize>();
     let limit = query.limit.get();
     let page = move || {
-        let prompts = replay::prompts(turn, &records, &earlier, known);
-        let rest = prompts
-            .into_iter()
-            .filter(|prompt| after.is_none_or(|after| prompt.seq > after.get()));
-        let mut data: Vec<PromptView> = rest.map(PromptView::from).take(limit + 1).collect();
-        let more = data.len() > limit;
-        data.truncate(limit);
+        let bounds = Bounds {
+            after: after.map_or(0, NonZeroU64::get),
+            prompts: limit,
+            bytes: page::MAX_BYTES,
+        };
+        let (prompts, more) = replay::page(turn, &records, &earlier, known, bounds);
+        let mut data: Vec<PromptView> = prompts.into_iter().map(PromptView::from).collect();
         let more = page::cut(&mut data) || more;
         let last = data.last().filter(|_| more);
         let next_cursor = last.map(|last| page::cursor(&list, &last.seq));

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::domain::ids::CallId;
+use crate::domain::weight;
 
 /// One message of a prompt. Adapters translate it into their provider's format.
 ///
@@ -36,6 +37,17 @@ pub enum PromptMessage {
 }
 
 impl PromptMessage {
+    /// Returns the bytes of its text and of its calls' arguments, roughly.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::System { text } | Self::User { text } | Self::Tool { content: text, .. } => text.len(),
+            Self::Assistant { text, calls } => {
+                let arguments = calls.iter().map(|call| weight::of(&call.arguments));
+                text.len() + arguments.sum::<usize>()
+            }
+        }
+    }
+
     /// Returns the text of a message of the system or the user.
     pub fn text(&self) -> Option<&str> {
         match self {

@@ -128,6 +128,33 @@ pub fn has_facts(records: &[Record]) -> bool {
 /// records that it names besides. `facts` are those of the user as they are now: a prompt with one that was deleted since
 /// has no messages, and one with a fact that was corrected or said again since differs from its hash.
 pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record], facts: FactTexts) -> Vec<Prompt> {
+    let all = Bounds {
+        after: 0,
+        prompts: usize::MAX,
+        bytes: usize::MAX,
+    };
+    page(turn, records, earlier, facts, all).0
+}
+
+/// Which prompts of a turn are put together: a long turn has many, and each has the whole window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Only those that were recorded after this.
+    pub after: Seq,
+    /// At most so many.
+    pub prompts: usize,
+    /// No further one once the texts of their messages have so many bytes.
+    pub bytes: usize,
+}
+
+/// Returns those of the [`prompts`] that the bounds allow, and whether there are more.
+pub fn page(
+    turn: TurnId,
+    records: &[Record],
+    earlier: &[Record],
+    facts: FactTexts,
+    bounds: Bounds,
+) -> (Vec<Prompt>, bool) {
     let mut replay = Replay {
         facts,
         ..Replay::default()
@@ -146,14 +173,19 @@ pub fn prompts(turn: TurnId, records: &[Record], earlier: &[Record], facts: Fact
     }
     for record in records {
         if record.turn == Some(turn) {
-            replay.follow(record);
+            let is_prompt = matches!(record.event, Event::ContextAssembled { .. });
+            let is_full = replay.prompts.len() >= bounds.prompts || replay.bytes >= bounds.bytes;
+            if is_prompt && is_full {
+                return (replay.prompts, true);
+            }
+            replay.follow(record, bounds.after);
         }
         replay.memory.apply_window(record);
         if let Event::MemoryCompressed { upto_seq, summary, .. } = &record.event {
             replay.summaries.insert(*upto_seq, summary.clone());
         }
     }
-    replay.prompts
+    (replay.prompts, false)
 }
 
 #[derive(Default)]
@@ -171,6 +203,8 @@ struct Replay {
     /// The model that the attempt was started for.
     model: Option<String>,
     prompts: Vec<Prompt>,
+    /// Bytes of their messages' texts.
+    bytes: usize,
 }
 
 impl Replay {
@@ -197,7 +231,7 @@ impl Replay {
     }
 
     /// Follows a record of the turn.
-    fn follow(&mut self, record: &Record) {
+    fn follow(&mut self, record: &Record, after: Seq) {
         match &record.event {
             Event::TurnStarted { model, .. } => self.model = Some(model.clone()),
             Event::ContextAssembled {
@@ -208,8 +242,16 @@ impl Replay {
                 sent,
                 ..
             } => {
+                if let Some(sent) = sent {
+                    self.learn_passages(*attempt, sent);
+                }
+                if record.seq <= after {
+                    return;
+                }
                 let sent = sent.as_ref().zip(context.as_ref());
                 let sent = sent.and_then(|(sent, context)| self.replay(record.seq, *attempt, sent, context));
+                let messages = sent.iter().flat_map(|sent| &sent.messages);
+                self.bytes += messages.map(PromptMessage::bytes).sum::<usize>();
                 self.prompts.push(Prompt {
                     seq: record.seq,
                     at: record.at,
@@ -233,19 +275,22 @@ impl Replay {
         }
     }
 
-    /// Puts one prompt together; none if a part of it is missing.
-    fn replay(&mut self, seq: Seq, attempt: u32, sent: &SentPrompt, context: &ContextRecord) -> Option<Replayed> {
-        let at = match sent.fixed {
-            Fixed::At(earlier) => earlier,
-            Fixed::Parts(_) => seq,
-        };
-        let fixed = Arc::clone(self.fixed.get(&at)?);
+    fn learn_passages(&mut self, attempt: u32, sent: &SentPrompt) {
         for passage in &sent.passages {
             if let Some(text) = &passage.text {
                 let key = (attempt, passage.kind, passage.id.clone());
                 self.passages.insert(key, text.clone());
             }
         }
+    }
+
+    /// Puts one prompt together; none if a part of it is missing.
+    fn replay(&self, seq: Seq, attempt: u32, sent: &SentPrompt, context: &ContextRecord) -> Option<Replayed> {
+        let at = match sent.fixed {
+            Fixed::At(earlier) => earlier,
+            Fixed::Parts(_) => seq,
+        };
+        let fixed = Arc::clone(self.fixed.get(&at)?);
         let passages = |kind: ItemKind| -> Option<Vec<&str>> {
             let of_kind = sent.passages.iter().filter(|passage| passage.kind == kind);
             let text = |id: &String| self.passages.get(&(attempt, kind, id.clone()));
