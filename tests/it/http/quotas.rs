@@ -49,7 +49,7 @@ async fn conversations_are_kept_up_to_a_quota_and_erasing_gives_back() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_of_the_log_are_kept_up_to_a_quota() {
-    with_globex("[tenants.limits.per_user]\nlog_bytes = 4000", async |app| {
+    with_globex("[tenants.limits.per_user]\nlog_bytes = 20000", async |app| {
         let ada = app.token_of("globex", "ada", Scopes::CHAT);
         let conversation = create(app, &ada, None).await.expect(201).text("/id");
         let path = format!("/v1/conversations/{conversation}");
@@ -68,7 +68,7 @@ async fn bytes_of_the_log_are_kept_up_to_a_quota() {
             keyed += 1;
             assert!(keyed < 100, "nothing was refused");
         };
-        assert_eq!(problem["detail"], "the user's log_bytes quota of 4000 is used up");
+        assert_eq!(problem["detail"], "the user's log_bytes quota of 20000 is used up");
         assert!(keyed > 1);
         // The refused interrupt stopped nothing, and repeating an accepted request still returns it.
         assert_eq!(submit(keyed - 1).await.expect(202).text("/id"), last);
