@@ -29,9 +29,13 @@ pub type Version = u64;
 /// What is known about a document beside its content.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attributes {
-    /// Title for people and for the model.
+    /// Title for people and for the model, as the tenant gave it.
     #[serde(default)]
     pub title: Option<String>,
+    /// Title that the searchable content states: `<title>` or the first heading, for instance. It stands in where the
+    /// tenant gave none, and changes with the content only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_title: Option<String>,
     /// Address at which people can open the document.
     #[serde(default)]
     pub uri: Option<String>,
@@ -41,6 +45,13 @@ pub struct Attributes {
     /// Who may read it.
     #[serde(default)]
     pub access: Access,
+}
+
+impl Attributes {
+    /// Returns the title to show and to search by: the tenant's, or else the one that the content states.
+    pub fn shown_title(&self) -> Option<&str> {
+        self.title.as_deref().or(self.content_title.as_deref())
+    }
 }
 
 /// Changes to the attributes of a document. The index applies them in its own transaction: a change that restricts access
@@ -66,6 +77,7 @@ impl AttributeChanges {
     pub fn applied_to(&self, stored: Attributes) -> Attributes {
         Attributes {
             title: self.title.clone().unwrap_or(stored.title),
+            content_title: stored.content_title,
             uri: self.uri.clone().unwrap_or(stored.uri),
             metadata: self.metadata.clone().unwrap_or(stored.metadata),
             access: self.access_after(stored.access),

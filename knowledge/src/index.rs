@@ -285,8 +285,8 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         vectors: Vec<Vector>,
     ) -> Result<bool, LogError>;
 
-    /// Makes a version the searchable one. `chunks` are all its chunks in order, each stored before and with its place
-    /// in this version. Chunks that are no longer part of it leave the searches; they are deleted unless they are
+    /// Makes a version the searchable one, with the title that was found in its content. The chunks are all those of the
+    /// version in order, each stored before and with its place in this version. Chunks that are no longer part of it leave the searches; they are deleted unless they are
     /// cited. The content is deleted. Fails with [`Published::QuotaExceeded`] if the tenant would have too many chunks,
     /// and with an error if a chunk is not stored or occurs twice.
     async fn publish(
@@ -294,7 +294,7 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         scope: &TenantScope,
         document: DocumentId,
         version: Version,
-        chunks: Vec<(ChunkId, ChunkPlace)>,
+        contents: Contents,
         quota: &Quota,
         at: Timestamp,
     ) -> Result<Published, LogError>;
@@ -349,6 +349,22 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
 
     /// Checks that the index answers.
     async fn ready(&self) -> Result<(), LogError>;
+}
+
+/// What a version consists of when it becomes the searchable one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The title that its content states; see [`Attributes::content_title`](crate::document::Attributes::content_title).
+    pub title: Option<String>,
+    /// All its chunks, in order.
+    pub chunks: Vec<(ChunkId, ChunkPlace)>,
+}
+
+impl From<Vec<(ChunkId, ChunkPlace)>> for Contents {
+    /// Contents that state no title.
+    fn from(chunks: Vec<(ChunkId, ChunkPlace)>) -> Self {
+        Self { title: None, chunks }
+    }
 }
 
 /// What changes of a chunk when an update moves it within its document.

@@ -17,7 +17,7 @@ use super::{Bounds, Engine, Parts};
 use crate::chunk::{ChunkDraft, chunk};
 use crate::document::{Document, IngestFailure};
 use crate::extract::{ExtractError, Extracted};
-use crate::index::{NewChunk, Pending, Published};
+use crate::index::{Contents, NewChunk, Pending, Published};
 use crate::lexical;
 
 /// Cost of cutting a byte into chunks, in the unit of [`compute`].
@@ -26,6 +26,9 @@ const CHUNK_COST_PER_BYTE: usize = 32;
 const TERMS_COST_PER_BYTE: usize = 8;
 /// Most attempts to embed a batch with a model that fails or does not answer in time.
 const EMBED_ATTEMPTS: u32 = 5;
+
+/// Most characters of a title that a content states; as many as the API takes of one.
+const TITLE_CHARS: usize = 512;
 
 /// The actor; ends after one version.
 pub(super) struct Worker(pub(super) Arc<Parts>);
@@ -160,7 +163,8 @@ impl Worker {
             .await?;
         crash::point("ingest.after:extract");
         histogram!("copilotd_extraction_seconds").record(started.elapsed());
-        let title = document.attributes.title.clone().or_else(|| extracted.title.clone());
+        let stated = extracted.title.as_deref().and_then(stated_title);
+        let title = document.attributes.title.clone().or_else(|| stated.clone());
         let drafts = self.cut(scope, extracted).await?;
         if drafts.is_empty() {
             return Err(ExtractError::NoText.into());
@@ -182,10 +186,13 @@ impl Worker {
             crash::point("ingest.after:stage");
         }
         counter!("copilotd_ingested_chunks_total", "outcome" => "kept").increment(known.len() as u64);
-        let places = pieces.iter().map(Piece::place).collect();
+        let contents = Contents {
+            title: stated,
+            chunks: pieces.iter().map(Piece::place).collect(),
+        };
         let (quota, now) = ((self.0.quota)(scope), self.0.clock.now());
         crash::point("ingest.before:publish");
-        match index.publish(scope, id, version, places, &quota, now).await? {
+        match index.publish(scope, id, version, contents, &quota, now).await? {
             Published::Done => {
                 crash::point("ingest.after:publish");
                 Ok(())
@@ -283,6 +290,13 @@ pub(super) async fn embed_patiently(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(bounds.longest_pause);
     }
+}
+
+/// Returns a title that a content states on one line and of a bounded length; none if it is blank.
+fn stated_title(title: &str) -> Option<String> {
+    let words: Vec<&str> = title.split_whitespace().collect();
+    let title: String = words.join(" ").chars().take(TITLE_CHARS).collect();
+    (!title.is_empty()).then_some(title)
 }
 
 impl Actor for Worker {

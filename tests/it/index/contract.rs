@@ -2,10 +2,12 @@
 
 use copilotd_actors::domain::ids::ExternalId;
 use copilotd_knowledge::document::{AttributeChanges, Attributes, IngestFailure, Reader, Stage};
-use copilotd_knowledge::index::{IngestStatus, Published, Quota, QuotaKind, Submitted, Totals};
+use copilotd_knowledge::index::{Contents, IngestStatus, Published, Quota, QuotaKind, Submitted, Totals};
 
 use super::Fixture;
-use super::library::{AMPLE, Library, at, caller, changes_to, collection, job, key, listed, readable_by, submission};
+use super::library::{
+    AMPLE, Library, at, caller, changes_to, collection, job, key, listed, readable_by, space, submission,
+};
 
 pub async fn an_empty_index_answers(fixture: Fixture) {
     let acme = Library::new(&fixture.index, "acme");
@@ -104,6 +106,64 @@ pub async fn the_same_content_is_no_work(fixture: Fixture) {
     assert_eq!(acme.index.job(&acme.scope, job(1_002)).await.unwrap(), None);
 }
 
+pub async fn the_title_that_a_content_states_stands_in_for_the_tenants(fixture: Fixture) {
+    let acme = Library::new(&fixture.index, "acme");
+    let a = key("a");
+    let put = async |text: &str, title: Option<&str>, second: i64| {
+        acme.submit(&a, text, Attributes::default(), second).await;
+        acme.stage(&a, text).await;
+        let document = acme.document(&a).await.unwrap();
+        let chunks = super::library::chunks(document.id, text).into_iter();
+        let contents = Contents {
+            title: title.map(str::to_owned),
+            chunks: chunks.map(|(chunk, place)| (chunk.id, place)).collect(),
+        };
+        let (version, at) = (document.version, at(second));
+        let publish = acme
+            .index
+            .publish(&acme.scope, document.id, version, contents, &AMPLE, at);
+        assert_eq!(publish.await.unwrap(), Published::Done);
+    };
+    let change = async |title: Option<&str>| {
+        let changes = AttributeChanges {
+            title: Some(title.map(str::to_owned)),
+            ..AttributeChanges::default()
+        };
+        let changed = acme.index.change_attributes(&acme.scope, &a, &changes, at(9)).await;
+        assert!(changed.unwrap().is_some());
+    };
+    // As the document, its chunks, and the texts to embed later show it.
+    let expect = async |title: Option<&str>| {
+        let document = acme.document(&a).await.unwrap();
+        assert_eq!(document.attributes.shown_title(), title);
+        let chunks = acme.index.chunks(&acme.scope, &a, 0, 9).await.unwrap().unwrap();
+        assert_eq!(chunks[0].title.as_deref(), title);
+        let missing = acme.index.unembedded(&space("other"), 9).await.unwrap();
+        assert_eq!(missing[0].text, chunks[0].draft.context_text(title));
+    };
+    put("alpha", Some("Stated"), 1).await;
+    expect(Some("Stated")).await;
+    change(Some("Given")).await;
+    expect(Some("Given")).await;
+    change(None).await;
+    expect(Some("Stated")).await;
+    // A version that waits or fails leaves the title of the one that is searched.
+    acme.submit(&a, "beta", Attributes::default(), 2).await;
+    expect(Some("Stated")).await;
+    let document = acme.document(&a).await.unwrap();
+    let failure = IngestFailure {
+        code: "broken".to_owned(),
+        message: "It is broken.".to_owned(),
+    };
+    let fail = acme
+        .index
+        .fail(&acme.scope, document.id, document.version, failure, at(3));
+    assert!(fail.await.unwrap());
+    expect(Some("Stated")).await;
+    put("gamma", None, 4).await;
+    expect(None).await;
+}
+
 pub async fn content_that_failed_is_accepted_again(fixture: Fixture) {
     let acme = Library::new(&fixture.index, "acme");
     let a = key("a");
@@ -167,7 +227,9 @@ pub async fn quotas_refuse_what_is_too_much(fixture: Fixture) {
         .map(|(chunk, place)| (chunk.id, place))
         .collect();
     let none = Quota { chunks: 0, ..AMPLE };
-    let publish = acme.index.publish(&acme.scope, document.id, 2, places, &none, at(3));
+    let publish = acme
+        .index
+        .publish(&acme.scope, document.id, 2, places.into(), &none, at(3));
     assert_eq!(publish.await.unwrap(), Published::QuotaExceeded);
     assert_eq!(acme.texts("alpha", &Reader::Administrator).await.0, ["alpha"]);
     assert_eq!(acme.document(&key("a")).await, Some(document));

@@ -27,12 +27,12 @@ pub async fn calls_for_an_older_version_change_nothing(fixture: Fixture) {
         let (index, scope) = (&acme.index, &acme.scope);
         let staged: Vec<_> = chunks(document.id, "beta");
         let new: Vec<_> = staged.iter().map(|(chunk, _)| chunk.clone()).collect();
-        let places = staged.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
+        let places: Vec<_> = staged.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
         (
             index.start(scope, document.id, version, 1).await.unwrap(),
             index.stage(scope, document.id, version, new, Vec::new()).await.unwrap(),
             index
-                .publish(scope, document.id, version, places, &AMPLE, at(5))
+                .publish(scope, document.id, version, places.into(), &AMPLE, at(5))
                 .await
                 .unwrap(),
             index.fail(scope, document.id, version, failure(), at(5)).await.unwrap(),
@@ -207,7 +207,9 @@ pub async fn what_is_not_stored_is_not_published(fixture: Fixture) {
     let twice = [places(document.id, "gamma"), places(document.id, "gamma")].concat();
     let foreign = places(key("b").id(acme.scope.tenant()), "beta");
     for wrong in [missing, twice, foreign] {
-        let publish = acme.index.publish(&acme.scope, document.id, 2, wrong, &AMPLE, at(3));
+        let publish = acme
+            .index
+            .publish(&acme.scope, document.id, 2, wrong.into(), &AMPLE, at(3));
         publish.await.unwrap_err();
         assert_eq!(acme.document(&a).await.unwrap().stage, Stage::Pending);
         let (lexical, _) = acme.texts("alpha beta gamma", &ADMIN).await;

@@ -206,7 +206,7 @@ impl Library {
             &self.scope,
             document.id,
             document.version,
-            places.collect(),
+            places.collect::<Vec<_>>().into(),
             &AMPLE,
             at(second),
         );

@@ -60,6 +60,7 @@ macro_rules! index_suite {
                 an_empty_index_answers
                 content_waits_until_it_is_published
                 the_same_content_is_no_work
+                the_title_that_a_content_states_stands_in_for_the_tenants
                 content_that_failed_is_accepted_again
                 quotas_refuse_what_is_too_much
                 attributes_are_in_force_from_the_next_search

@@ -56,7 +56,7 @@ pub async fn ids_of_another_tenant_are_unknown(fixture: Fixture) {
     assert!(!index.start(other, document.id, 2, 1).await.unwrap());
     let new = vec![cut[0].0.clone()];
     assert!(!index.stage(other, document.id, 2, new, Vec::new()).await.unwrap());
-    let places = vec![(id, cut[0].1)];
+    let places = vec![(id, cut[0].1)].into();
     let publish = index.publish(other, document.id, 2, places, &AMPLE, at(3));
     assert_eq!(publish.await.unwrap(), Published::Superseded);
     index.cite(other, &[id]).await.unwrap();

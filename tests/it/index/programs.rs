@@ -6,7 +6,7 @@ use std::sync::Arc;
 use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::{Access, AttributeChanges, Attributes, IngestFailure, Reader};
 use copilotd_knowledge::fakes::MemoryIndex;
-use copilotd_knowledge::index::{KnowledgeIndex, Quota, Search};
+use copilotd_knowledge::index::{Contents, KnowledgeIndex, Quota, Search};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -229,10 +229,17 @@ pub async fn run(library: &Library, step: &Step, second: i64) -> String {
             let version = version(*document, *stale).await;
             let content = waiting(library, *document).await.unwrap_or_default();
             let cut = chunks(id(*document), &content);
-            let places = cut.into_iter().map(|(chunk, place)| (chunk.id, place)).collect();
+            let places: Vec<_> = cut.into_iter().map(|(chunk, place)| (chunk.id, place)).collect();
             told(
                 index
-                    .publish(scope, id(*document), version, places, &quota(*is_tight), at(second))
+                    .publish(
+                        scope,
+                        id(*document),
+                        version,
+                        places.into(),
+                        &quota(*is_tight),
+                        at(second),
+                    )
                     .await,
             )
         }
@@ -266,9 +273,12 @@ pub async fn run(library: &Library, step: &Step, second: i64) -> String {
             let staged = index
                 .stage(scope, id(*document), version, new, vectors.unwrap_or_default())
                 .await;
-            let places = cut.into_iter().map(|(chunk, place)| (chunk.id, place)).collect();
+            let contents = Contents {
+                title: content.split_whitespace().next().map(str::to_owned),
+                chunks: cut.into_iter().map(|(chunk, place)| (chunk.id, place)).collect(),
+            };
             let published = index
-                .publish(scope, id(*document), version, places, &AMPLE, at(second))
+                .publish(scope, id(*document), version, contents, &AMPLE, at(second))
                 .await;
             format!("{known:?} {} {}", told(staged), told(published))
         }

@@ -17,11 +17,11 @@ impl Library {
         self.submit(&key, text, attributes, second).await;
         let document = self.document(&key).await.unwrap();
         let cut = chunks(document.id, text);
-        let places = cut.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
+        let places: Vec<_> = cut.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
         let new = cut.into_iter().map(|(chunk, _)| chunk).collect();
         let (index, scope, version) = (&self.index, &self.scope, document.version);
         assert!(index.stage(scope, document.id, version, new, Vec::new()).await.unwrap());
-        let published = index.publish(scope, document.id, version, places, &AMPLE, at(second));
+        let published = index.publish(scope, document.id, version, places.into(), &AMPLE, at(second));
         assert_eq!(published.await.unwrap(), Published::Done);
     }
 

@@ -16,7 +16,7 @@ use self::tenant::Tenant;
 use crate::chunk::Chunk;
 use crate::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Version};
 use crate::index::{
-    Candidates, ChunkPlace, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
+    Candidates, Contents, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
     Submitted, Totals, Unembedded,
 };
 
@@ -183,11 +183,11 @@ impl KnowledgeIndex for MemoryIndex {
         scope: &TenantScope,
         document: DocumentId,
         version: Version,
-        chunks: Vec<(ChunkId, ChunkPlace)>,
+        contents: Contents,
         quota: &Quota,
         at: Timestamp,
     ) -> Result<Published, LogError> {
-        self.of(scope, |tenant| tenant.publish(document, version, &chunks, quota, at))
+        self.of(scope, |tenant| tenant.publish(document, version, contents, quota, at))
     }
 
     async fn fail(

@@ -10,8 +10,7 @@ use jiff::Timestamp;
 use crate::chunk::{Chunk, ChunkDraft};
 use crate::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Stage, Version};
 use crate::index::{
-    ChunkPlace, IngestJob, IngestStatus, NewChunk, Published, Quota, QuotaKind, Submission, Submitted, Totals,
-    Unembedded,
+    Contents, IngestJob, IngestStatus, NewChunk, Published, Quota, QuotaKind, Submission, Submitted, Totals, Unembedded,
 };
 
 #[derive(Debug, Default)]
@@ -322,7 +321,7 @@ impl Tenant {
         &mut self,
         document: DocumentId,
         version: Version,
-        chunks: &[(ChunkId, ChunkPlace)],
+        Contents { title, chunks }: Contents,
         quota: &Quota,
         at: Timestamp,
     ) -> Result<Published, LogError> {
@@ -344,7 +343,7 @@ impl Tenant {
         if totals.chunks - before + count > quota.chunks {
             return Ok(Published::QuotaExceeded);
         }
-        for (ordinal, (id, place)) in (0..).zip(chunks) {
+        for (ordinal, (id, place)) in (0..).zip(&chunks) {
             let Some(chunk) = self.chunks.get_mut(id) else { continue };
             if !chunk.is_published {
                 chunk.since = version;
@@ -360,6 +359,7 @@ impl Tenant {
         stored.waiting = None;
         stored.document.stage = Stage::Searchable;
         stored.document.chunks = count;
+        stored.document.attributes.content_title = title;
         let job = stored.document.job;
         if let Some(job) = self.jobs.get_mut(&job) {
             (job.done, job.total) = (count, Some(count));
@@ -394,7 +394,7 @@ impl Tenant {
             chunk.is_current && !has_vector
         });
         let described = chunks.filter_map(|(id, chunk)| {
-            let title = self.of(chunk.document)?.attributes.title.as_deref();
+            let title = self.of(chunk.document)?.attributes.shown_title();
             Some(Unembedded {
                 scope: scope.clone(),
                 chunk: *id,
@@ -477,7 +477,7 @@ fn chunk_of(document: &Document, id: ChunkId, chunk: &StoredChunk) -> Chunk {
         id,
         document: document.id,
         key: document.key.clone(),
-        title: document.attributes.title.clone(),
+        title: document.attributes.shown_title().map(str::to_owned),
         uri: document.attributes.uri.clone(),
         since: chunk.since,
         is_current: chunk.is_current,

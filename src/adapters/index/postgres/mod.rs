@@ -29,7 +29,7 @@ use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::Chunk;
 use copilotd_knowledge::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Version};
 use copilotd_knowledge::index::{
-    Candidates, ChunkPlace, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
+    Candidates, Contents, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
     Submitted, Totals, Unembedded,
 };
 use jiff::Timestamp;
@@ -238,13 +238,13 @@ impl KnowledgeIndex for PostgresIndex {
         scope: &TenantScope,
         document: DocumentId,
         version: Version,
-        chunks: Vec<(ChunkId, ChunkPlace)>,
+        contents: Contents,
         quota: &Quota,
         at: Timestamp,
     ) -> Result<Published, LogError> {
         let (tenant, version) = (scope.tenant().as_str(), (document, version));
         transaction!(self, scope, Mode::Write, |tx| publish::publish(
-            &tx, tenant, version, &chunks, quota, at
+            &tx, tenant, version, &contents, quota, at
         ))
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use copilotd_actors::domain::ids::{ChunkId, DocumentId};
 use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::{Document, IngestFailure, Stage};
-use copilotd_knowledge::index::{ChunkPlace, IngestStatus, Published, Quota};
+use copilotd_knowledge::index::{ChunkPlace, Contents, IngestStatus, Published, Quota};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ pub(super) async fn publish(
     tx: &Tx<'_>,
     tenant: &str,
     (document, version): (DocumentId, u64),
-    chunks: &[(ChunkId, ChunkPlace)],
+    Contents { title, chunks }: &Contents,
     quota: &Quota,
     at: Timestamp,
 ) -> Result<Published, LogError> {
@@ -59,6 +59,7 @@ pub(super) async fn publish(
     tx.execute(sql, &[&tenant, &document.job.uuid(), &signed(count)])
         .await?;
     document.chunks = count;
+    document.attributes.content_title.clone_from(title);
     end(tx, tenant, (n, document), Stage::Searchable, None, at).await?;
     let sql = "UPDATE work_tenants SET published = published + 1 WHERE tenant = $1";
     tx.execute(sql, &[&tenant]).await?;

@@ -184,7 +184,7 @@ pub(super) fn chunk(row: &Row) -> Result<(Chunk, Attributes), LogError> {
             collection: parse(&get::<String>(row, 10)?)?,
             external_id: parse(&get::<String>(row, 11)?)?,
         },
-        title: attributes.title.clone(),
+        title: attributes.shown_title().map(str::to_owned),
         uri: attributes.uri.clone(),
         since: unsigned(get(row, 1)?),
         is_current: get(row, 2)?,

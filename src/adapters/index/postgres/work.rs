@@ -174,7 +174,7 @@ async fn without_vector(
         Ok(Unembedded {
             scope: scope.clone(),
             chunk: ChunkId::new(get(row, 0)?),
-            text: draft.context_text(attributes.title.as_deref()),
+            text: draft.context_text(attributes.shown_title()),
         })
     });
     found.collect()

@@ -33,7 +33,7 @@ use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::Chunk;
 use copilotd_knowledge::document::{AttributeChanges, Document, DocumentKey, IngestFailure, Reader, Version};
 use copilotd_knowledge::index::{
-    Candidates, ChunkPlace, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
+    Candidates, Contents, IngestJob, KnowledgeIndex, NewChunk, Pending, Published, Quota, Search, Submission,
     Submitted, Totals, Unembedded,
 };
 use jiff::Timestamp;
@@ -323,13 +323,13 @@ impl KnowledgeIndex for SqliteIndex {
         scope: &TenantScope,
         document: DocumentId,
         version: Version,
-        chunks: Vec<(ChunkId, ChunkPlace)>,
+        contents: Contents,
         quota: &Quota,
         at: Timestamp,
     ) -> Result<Published, LogError> {
         let (tenant, quota) = (scope.tenant().clone(), *quota);
         let published = self
-            .write(move |c| publish::publish(c, &tenant, (document, version), &chunks, &quota, at))
+            .write(move |c| publish::publish(c, &tenant, (document, version), &contents, &quota, at))
             .await?;
         if published == Published::Done {
             self.purge(scope.tenant()).await?;

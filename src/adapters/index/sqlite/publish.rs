@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use copilotd_actors::domain::ids::{ChunkId, DocumentId, TenantId};
 use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::{IngestFailure, Stage};
-use copilotd_knowledge::index::{ChunkPlace, IngestStatus, Published, Quota};
+use copilotd_knowledge::index::{ChunkPlace, Contents, IngestStatus, Published, Quota};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -55,7 +55,7 @@ pub(super) fn publish(
     connection: &Connection,
     tenant: &TenantId,
     (document, version): (DocumentId, u64),
-    chunks: &[(ChunkId, ChunkPlace)],
+    Contents { title, chunks }: &Contents,
     quota: &Quota,
     at: Timestamp,
 ) -> Result<Published, Failure> {
@@ -89,6 +89,7 @@ pub(super) fn publish(
         .prepare_cached("UPDATE jobs SET done = ?3, total = ?3 WHERE tenant = ?1 AND id = ?2")?
         .execute(params![tenant, document.job.uuid(), count])?;
     document.chunks = count;
+    document.attributes.content_title.clone_from(title);
     end(connection, tenant, (id, document), Stage::Searchable, None, at)?;
     Ok(Published::Done)
 }

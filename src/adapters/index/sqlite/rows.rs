@@ -120,7 +120,7 @@ pub(super) fn chunk(row: &Row<'_>) -> Result<(Chunk, Attributes), Failure> {
             collection: parse(&row.get::<_, String>(10)?)?,
             external_id: parse(&row.get::<_, String>(11)?)?,
         },
-        title: attributes.title.clone(),
+        title: attributes.shown_title().map(str::to_owned),
         uri: attributes.uri.clone(),
         since: row.get(1)?,
         is_current: row.get(2)?,

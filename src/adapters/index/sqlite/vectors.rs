@@ -119,7 +119,7 @@ fn of_tenant(
             found.push(Unembedded {
                 scope: rows::stored_scope(&row.get::<_, String>(4)?)?,
                 chunk: ChunkId::new(row.get(0)?),
-                text: draft.context_text(attributes.title.as_deref()),
+                text: draft.context_text(attributes.shown_title()),
             });
         }
     }

@@ -35,6 +35,7 @@ pub struct DocumentView {
 
 impl From<Document> for DocumentView {
     fn from(document: Document) -> Self {
+        let title = document.attributes.shown_title().map(str::to_owned);
         let (allowed_users, allowed_roles) = match document.attributes.access {
             Access::Everyone => (None, None),
             Access::Listed { users, roles } => (Some(users), Some(roles)),
@@ -43,7 +44,7 @@ impl From<Document> for DocumentView {
             id: document.id,
             collection: document.key.collection,
             external_id: document.key.external_id,
-            title: document.attributes.title,
+            title,
             uri: document.attributes.uri,
             metadata: document.attributes.metadata,
             allowed_users,

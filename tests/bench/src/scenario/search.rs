@@ -172,7 +172,7 @@ async fn store(
     }
     index.stage(scope, id, 1, chunks, vectors).await?;
     index
-        .publish(scope, id, 1, places, &QUOTA, Timestamp::UNIX_EPOCH)
+        .publish(scope, id, 1, places.into(), &QUOTA, Timestamp::UNIX_EPOCH)
         .await?;
     Ok(())
 }

@@ -38,13 +38,13 @@ async fn put(library: &Library, name: &str, count: usize, attributes: Attributes
     library.submit(&key, &text, attributes, 1).await;
     let document = library.document(&key).await.unwrap();
     let cut = chunks(document.id, &text);
-    let places = cut.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
+    let places: Vec<_> = cut.iter().map(|(chunk, place)| (chunk.id, *place)).collect();
     let new = cut.into_iter().map(|(chunk, _)| chunk).collect();
     let vectors = (0..count).map(|_| draw(library, random)).collect();
     let (index, scope, version) = (&library.index, &library.scope, document.version);
     assert!(index.stage(scope, document.id, version, new, vectors).await.unwrap());
     index
-        .publish(scope, document.id, version, places, &AMPLE, at(1))
+        .publish(scope, document.id, version, places.into(), &AMPLE, at(1))
         .await
         .unwrap();
 }
