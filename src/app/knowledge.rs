@@ -241,6 +241,14 @@ impl KnowledgeParts {
         })
     }
 
+    /// Returns what searches compare, as `/readyz` names it.
+    pub(super) fn compared(&self) -> &'static str {
+        match self.engine {
+            Some(_) => "words_and_meaning",
+            None => "words",
+        }
+    }
+
     /// Creates the part that searches.
     pub fn retriever(&self) -> Arc<Retriever> {
         Arc::new(Retriever::new(Arc::clone(&self.index), self.engine.clone()))

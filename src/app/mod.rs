@@ -188,6 +188,7 @@ impl App {
         let clock = Arc::clone(&ports.clock);
         let (retriever, pdf, index_is_remote) = (knowledge.retriever(), knowledge.pdf, knowledge.is_remote);
         let pdf_reader = knowledge.pdf_reader.map(PdfReader::name);
+        let document_search = knowledge.compared();
         ports.knowledge.get_or_insert_with(|| Arc::clone(&retriever) as _);
         if ports.recollection.is_none() {
             ports.recollection = Some(Arc::new(knowledge.recollector(Arc::clone(&ports.log))));
@@ -306,6 +307,7 @@ impl App {
             facts,
             pdf,
             pdf_reader,
+            document_search,
             index_is_remote,
             directory,
             shared,

@@ -57,6 +57,8 @@ pub struct Services {
     pub pdf: Option<bool>,
     /// Name of what reads PDF documents.
     pub pdf_reader: Option<&'static str>,
+    /// What searches in documents compare: words, or words and meaning.
+    pub document_search: &'static str,
     /// Whether the index of documents is a server of its own, whose state `/readyz` reports.
     pub index_is_remote: bool,
     /// Looks up conversation actors.

@@ -98,6 +98,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,
         "store": store,
+        "document_search": state.document_search,
     });
     if let Some(reader) = state.pdf_reader {
         body["pdf_reader"] = reader.into();

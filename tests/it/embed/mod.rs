@@ -3,11 +3,13 @@
 
 mod pull;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use copilotd::adapters::embedding::{LocalEmbedder, ModelKind, Threads};
 use copilotd_actors::fakes::embedder::contract;
 use copilotd_actors::ports::{EmbedRequest, Embedder, Purpose, Urgency};
+
+use crate::served::{FILE, Served};
 
 /// The models' directory. `None` if this machine has none: CI then fails, any other run prints what it skips.
 pub fn models() -> Option<PathBuf> {
@@ -130,4 +132,21 @@ async fn bge_keeps_the_contract() {
     assert_eq!(embedder.count_tokens(&texts[0]), Ok(512));
     let vectors = embedder.embed(EmbedRequest::to_compare(texts)).await.unwrap();
     assert_eq!(vectors[0], vectors[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_says_what_searches_compare() {
+    let ready = async |embeddings: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let served = Served::start_with(directory, &data, &format!("{embeddings}{FILE}"), &[]).await;
+        let answer = reqwest::get(format!("{}/readyz", served.server)).await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["document_search"].clone()
+    };
+    assert_eq!(ready("").await, "words");
+    let named = |directory: &Path| format!("[embeddings]\nmodel = \"bge-small-en-v1.5\"\ndirectory = {directory:?}\n");
+    assert_eq!(ready(&named(Path::new("/no/such/directory"))).await, "words");
+    if let Some(directory) = models() {
+        assert_eq!(ready(&named(&directory)).await, "words_and_meaning");
+    }
 }
