@@ -21,6 +21,7 @@ mod lines;
 mod load;
 mod models;
 mod operator;
+mod origin;
 mod policies;
 mod prices;
 mod secret;
@@ -154,6 +155,8 @@ pub struct Server {
     /// Addresses and networks whose `X-Forwarded-For` is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// Origins of web pages that may read responses to any tenant's requests, as browsers send them.
+    pub allowed_origins: Vec<String>,
 }
 
 impl Default for Server {
@@ -180,6 +183,7 @@ impl Default for Server {
             max_approvals_per_user: 100,
             failed_logins_per_minute: 120,
             trusted_proxies: Vec::new(),
+            allowed_origins: Vec::new(),
         }
     }
 }

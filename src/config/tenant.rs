@@ -42,6 +42,9 @@ pub struct Tenant {
     /// API keys for servers.
     #[serde(default)]
     pub api_keys: Vec<ApiKey>,
+    /// Origins of its web pages, which may read responses to requests with its credentials, as browsers send them.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
     /// Its copilots; the first one is the default.
     #[serde(default)]
     pub copilots: Vec<Copilot>,
@@ -92,6 +95,7 @@ impl Tenant {
             operator: false,
             issuers: Vec::new(),
             api_keys: Vec::new(),
+            allowed_origins: Vec::new(),
             copilots: Vec::new(),
             limits: TenantLimits::default(),
             retention: Retention::default(),

@@ -15,6 +15,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_actors::domain::ids::TenantId;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::{Budget, Exhausted, Holder, Limits, Reservation};
@@ -130,6 +131,8 @@ struct Inner {
     connection: Option<Connection>,
     address: Option<Holder>,
     caller: OnceLock<Holder>,
+    /// The tenant of the verified credential.
+    tenant: OnceLock<TenantId>,
     held: Mutex<HeldReservations>,
 }
 
@@ -172,6 +175,7 @@ impl Account {
             connection: extensions.get::<Connection>().cloned(),
             address,
             caller: OnceLock::new(),
+            tenant: OnceLock::new(),
             held: Mutex::new(HeldReservations {
                 _slot: slot,
                 ..HeldReservations::default()
@@ -187,6 +191,7 @@ impl Account {
         if account.caller.get().is_some() {
             return Ok(());
         }
+        let _ = account.tenant.set(caller.scope.tenant().clone());
         let holder = Holder::caller(caller);
         let slot = account.budgets.requests.try_reserve(&holder, 1);
         let most = account.budgets.requests.caller_limit(&holder);
@@ -240,6 +245,11 @@ impl Account {
         if let Some(body) = &mut self.0.held().body {
             body.shrink_to(bytes);
         }
+    }
+
+    /// Returns the tenant of the request's credential, once that is verified.
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.0.tenant.get()
     }
 
     /// Whether the request's credential was verified.

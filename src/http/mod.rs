@@ -4,6 +4,7 @@ pub mod accept;
 pub mod account;
 pub mod bodies;
 pub mod budget;
+pub mod cors;
 pub mod credentials;
 pub mod extract;
 pub(crate) mod json_response;

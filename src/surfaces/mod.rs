@@ -5,6 +5,7 @@ mod answer_memory;
 pub mod api;
 pub mod assets;
 mod conversation_access;
+mod cross_origin;
 pub mod error_documents;
 pub mod fair_share;
 pub(crate) mod hand_over;

@@ -17,7 +17,7 @@ use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocation
 use super::api::{approvals, conversations, events, facts, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
-use super::{answer_memory, error_documents, fair_share, hand_over, openai};
+use super::{answer_memory, cross_origin, error_documents, fair_share, hand_over, openai};
 use crate::http::accept::Accept;
 use crate::http::account::{Account, Budgets};
 use crate::http::bodies::BodyLimits;
@@ -33,6 +33,7 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
         .layer(middleware::from_fn_with_state(state.clone(), hand_over::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), cross_origin::layer))
         .layer(middleware::from_fn(measure::http_span))
         .layer(middleware::from_fn(error_documents::layer))
         .with_state(state)

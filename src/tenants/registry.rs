@@ -54,6 +54,20 @@ impl TenantRegistry {
         Arc::clone(&self.live.current().config)
     }
 
+    /// Returns whether pages of an origin may read responses to requests of a tenant; to requests without one, if the
+    /// pages of any tenant may.
+    pub fn allows_origin(&self, origin: &[u8], tenant: Option<&TenantId>) -> bool {
+        let config = self.config();
+        let lists = |origins: &[String]| origins.iter().any(|listed| listed.as_bytes() == origin);
+        lists(&config.server.allowed_origins)
+            || match tenant {
+                Some(id) => config
+                    .tenant(id.as_str())
+                    .is_some_and(|tenant| lists(&tenant.allowed_origins)),
+                None => config.tenants.iter().any(|tenant| lists(&tenant.allowed_origins)),
+            }
+    }
+
     /// Returns the live standings of tenants.
     pub fn standings(&self) -> &Arc<LiveServingStates> {
         &self.live.standings

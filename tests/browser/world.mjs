@@ -27,22 +27,30 @@ export class Demo {
 
   /** Starts it; after the first time on the same port. Resolves when it says that it is ready. */
   async start() {
-    const { OPENAI_API_KEY: _, ...env } = process.env;
     const args = ["demo", "--port", String(this.port), "--data-dir", this.directory];
-    this.process = spawn(binary(), args, { env, stdio: ["ignore", "pipe", "inherit"] });
-    this.ended = new Promise((ended) => this.process.once("exit", ended));
-    await new Promise((ready, failed) => {
-      this.process.once("error", failed);
-      this.ended.then((code) => failed(new Error(`copilotd demo ended with ${code}`)));
-      let said = "";
-      this.process.stdout.setEncoding("utf8").on("data", (text) => {
-        said += text;
-        if (said.includes("continues where it stopped.")) ready();
-      });
-    });
+    await this.run(args, /continues where it stopped\./);
     this.about = JSON.parse(readFileSync(join(this.directory, "demo.json"), "utf8"));
     this.url = this.about.base_url;
     this.port = new URL(this.url).port;
+  }
+
+  /** Runs the program until it says something; resolves with the match. */
+  async run(args, wanted) {
+    const { OPENAI_API_KEY: _, ...env } = process.env;
+    this.process = spawn(binary(), args, { env, stdio: ["ignore", "pipe", "pipe"] });
+    this.ended = new Promise((ended) => this.process.once("exit", ended));
+    return new Promise((ready, failed) => {
+      this.process.once("error", failed);
+      this.ended.then((code) => failed(new Error(`copilotd ${args[0]} ended with ${code}`)));
+      let said = "";
+      const listen = (text) => {
+        said += text;
+        const match = wanted.exec(said);
+        if (match) ready(match);
+      };
+      this.process.stdout.setEncoding("utf8").on("data", listen);
+      this.process.stderr.setEncoding("utf8").on("data", listen).pipe(process.stderr, { end: false });
+    });
   }
 
   async kill() {

@@ -20,7 +20,7 @@ pub(super) use systems::written as written_systems;
 use tracing_subscriber::EnvFilter;
 
 use super::faults::Faults;
-use super::{SystemKinds, network};
+use super::{SystemKinds, network, origin};
 
 /// Adds every fault of the global part, which is everything but tenants.
 pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
@@ -71,6 +71,7 @@ fn server(server: &Node<'_>, faults: &mut Faults) {
             faults.add(proxy.path(), "expected an IP address or a network such as 10.0.0.0/8");
         }
     }
+    origins(server, faults);
 }
 
 fn telemetry(telemetry: &Node<'_>, faults: &mut Faults) {
@@ -177,6 +178,15 @@ fn url(node: &Node<'_>, schemes: &[&str], faults: &mut Faults) {
         }
         Ok(_) => {}
         Err(error) => faults.add(node.path(), format!("not a valid URL: {error}")),
+    }
+}
+
+/// Checks the origins of web pages that may read responses.
+fn origins(node: &Node<'_>, faults: &mut Faults) {
+    for allowed in node.get("allowed_origins").items() {
+        if let Some(fault) = allowed.text().and_then(origin::fault) {
+            faults.add(allowed.path(), fault);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jsonptr::Pointer;
 
 use super::systems::{self, fits_a_header};
-use super::{Faults, Node, copilot, members, model_access, sources, unique, url};
+use super::{Faults, Node, copilot, members, model_access, origins, sources, unique, url};
 use crate::config::{Alg, SystemKinds};
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, faults: &mut Faults) {
@@ -21,6 +21,7 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, kinds: &SystemKinds, fau
             faults.add(end.path(), "expected a time such as 2027-01-31T00:00:00Z");
         }
     }
+    origins(tenant, faults);
     model_access::check(root, tenant, faults);
     provider_keys(tenant, faults);
     systems::check(tenant, kinds, faults);

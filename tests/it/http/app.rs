@@ -133,6 +133,13 @@ pub async fn with_globex(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     app.stop().await;
 }
 
+/// Like [`with_app`], with a configuration of its own.
+pub async fn with_config(text: &str, test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::configured(parsed(text), Bounds::default()).await;
+    test(&app).await;
+    app.stop().await;
+}
+
 /// Like [`with_globex`], but turns call the configured providers instead of the fake model.
 pub async fn with_providers(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::assembled(config(change), Bounds::default(), true).await;

@@ -10,6 +10,7 @@ pub mod client;
 mod connections;
 mod contract;
 mod conversations;
+mod cross_origin;
 mod damage;
 mod facts;
 mod fair_share;
