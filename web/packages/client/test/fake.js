@@ -68,7 +68,7 @@ export class FakeServer {
     this.requests = [];
     this.token = "token-0";
     this.issued = 0;
-    this.refused = false;
+    this.refused = new Set();
     this.open = 0;
     this.fetch = this.fetch.bind(this);
     this.issue = this.issue.bind(this);
@@ -92,10 +92,13 @@ export class FakeServer {
     await setImmediate();
     init.signal?.throwIfAborted();
     if (fault.kind === "refused") throw new TypeError("fetch failed");
-    // A new token works at least once.
-    if (fault.kind === "expired" && !this.refused) this.token = `token-${this.requests.length}`;
-    this.refused = headers.get("authorization") !== `Bearer ${this.token}`;
-    if (this.refused) return problem(401, "unauthenticated");
+    // A new token works until everybody who was refused has used it.
+    if (fault.kind === "expired" && !this.refused.size) this.token = `token-${this.requests.length}`;
+    if (headers.get("authorization") !== `Bearer ${this.token}`) {
+      this.refused.add(String(url));
+      return problem(401, "unauthenticated");
+    }
+    this.refused.delete(String(url));
     if (fault.kind === "busy") return problem(503, "overloaded", { "retry-after": "0" });
     if (fault.kind === "proxy") return new Response("<h1>Bad gateway</h1>", { status: 502 });
     this.now = Math.min(this.timeline.length, this.now + (fault.passes ?? 0));

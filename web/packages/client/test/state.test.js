@@ -82,7 +82,7 @@ const TABLE = [
     ],
     ["running | “” | look succeeded"],
   ],
-  ["an end closes what is open", [QUEUED, STARTED, delta("Hel"), event("turn.cancelled", { usage })], ["cancelled | “Hel”"]],
+  ["an end closes what is open", [QUEUED, STARTED, delta("Half"), event("turn.cancelled", { usage })], ["cancelled | “Half”"]],
   [
     "an ended turn does not start again",
     [QUEUED, STARTED, event("turn.completed", { usage, first_token_ms: 1 }), event("turn.started", { attempt: 2, model: "m" })],
