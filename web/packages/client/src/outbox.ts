@@ -88,6 +88,7 @@ interface Stored extends Omit<OutboxEntry, "status" | "turnId"> {
 
 /** The server remembers keys for 24 hours. A message that may have arrived is not sent again close to that. */
 const KEY_LIFE = 23 * 60 * 60 * 1000;
+const NEEDS_NEW_KEY = new Set(["outcome_unknown", "idempotency_key_reused"]);
 /** Sent messages that are remembered until somebody settles them. */
 const SENT_LIMIT = 100;
 
@@ -169,15 +170,17 @@ export class Outbox {
   }
 
   /**
-   * Sends a failed message again. It gets a new key: under the old one the server may remember the refusal. So if
-   * the failure was that its outcome is unknown, check the conversation first.
+   * Sends a failed message again, under its own key: if an earlier attempt arrived without an answer, there is still
+   * one turn. Only where the server can know the key no more it gets a new one (`outcome_unknown`: check the
+   * conversation first).
    */
   retry(key: string): Promise<void> {
-    const again = { key: randomId(), isFailed: false, error: null, failures: 0, firstAttemptAt: null };
     return this.#change(key, async (entry) => {
       if (!entry.isFailed) return entry;
+      const again = { ...entry, isFailed: false, error: null, failures: 0 };
+      if (!NEEDS_NEW_KEY.has(entry.error?.code ?? "")) return again;
       await this.#storage.removeItem(this.#nameOf(entry));
-      return { ...entry, ...again };
+      return { ...again, key: randomId(), firstAttemptAt: null };
     });
   }
 
@@ -333,7 +336,8 @@ export class Outbox {
       signal.throwIfAborted();
       this.#sending.delete(key);
       if (!(error instanceof CopilotdError)) throw error;
-      const isFailed = !isTransient(error);
+      // A token that is refused may be a session that ends: the message waits for the next one.
+      const isFailed = error.status !== 401 && !isTransient(error);
       const failures = entry.failures + 1;
       const { code, message: detail } = error;
       await this.#change(key, (stored) => ({ ...stored, isFailed, failures, error: { code, detail } }));

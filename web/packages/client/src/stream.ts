@@ -71,6 +71,7 @@ export function follow(
     // A generator that waits for the network would finish that wait first.
     return: () => {
       controller.abort(ENDED);
+      unlink();
       return events.return(undefined);
     },
     [Symbol.asyncIterator]() {

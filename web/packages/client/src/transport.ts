@@ -34,6 +34,9 @@ export interface RequestOptions {
   retries?: number;
 }
 
+/** A caller who waits for an answer should rather be told than wait for longer than this, in milliseconds. */
+const LONGEST_WAIT = 30_000;
+
 /** An answer whose body is unread. */
 export interface Opened {
   response: Response;
@@ -79,6 +82,7 @@ export class Transport {
         }
       } catch (error) {
         if (!isTransient(error) || error.code === "queue_full" || failures >= retries) throw error;
+        if ((error.retryAfter ?? 0) > LONGEST_WAIT) throw error;
         await backOff(failures, this.backoff, error.retryAfter, options.signal);
       }
     }

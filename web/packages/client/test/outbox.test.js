@@ -29,6 +29,8 @@ class Server {
     if (this.isAway || fault === "lost") throw new TypeError("fetch failed");
     if (fault === "busy") return problem(503, "overloaded", { "retry-after": "0" });
     if (fault === "full") return problem(429, "queue_full");
+    if (fault === "forbidden") return problem(403, "forbidden");
+    if (fault === "signed out") return problem(401, "unauthenticated");
     const answer = this.#answer(new URL(url).pathname, headers["idempotency-key"], body);
     if (fault === "answer lost") throw new TypeError("fetch failed");
     return answer;
@@ -123,9 +125,30 @@ test("a refusal stops one message only; it can be sent again or be discarded", a
   await outbox.retry(failed.key);
   await until(isSent(outbox));
   const again = outbox.entries().find(({ status }) => status === "failed");
-  assert.notEqual(again.key, failed.key, "a refusal may be remembered under the old key");
+  assert.equal(again.key, failed.key);
   await outbox.discard(again.key);
   assert.ok(outbox.entries().every(({ status }) => status === "sent"));
+  outbox.close();
+});
+
+test("sent again after a lost answer and a refusal it is still one turn", async () => {
+  const server = new Server(["answer lost", "forbidden"]);
+  const outbox = outboxOf(server);
+  const { key } = await outbox.add("conv_a", { input: "Hi" });
+  await until(isSent(outbox));
+  assert.equal(outbox.entries()[0].error.code, "forbidden");
+  await outbox.retry(key);
+  await until(() => outbox.entries()[0].status === "sent");
+  assert.deepEqual(server.said("conv_a"), ["Hi"]);
+  outbox.close();
+});
+
+test("a message outlives a session that ends", async () => {
+  const server = new Server(Array(6).fill("signed out"));
+  const outbox = outboxOf(server);
+  await outbox.add("conv_a", { input: "Hi" });
+  await until(() => outbox.entries()[0].status === "sent");
+  assert.deepEqual(server.said("conv_a"), ["Hi"]);
   outbox.close();
 });
 
@@ -175,6 +198,9 @@ test("a message that may have arrived a day ago is not sent again", async () => 
   await until(() => outbox.entries()[0]?.status === "failed");
   assert.equal(outbox.entries()[0].error.code, "outcome_unknown");
   assert.equal(server.requests, 0);
+  await outbox.retry("k");
+  await until(() => server.turns.length === 1);
+  assert.ok(!outbox.entries().some(({ key }) => key === "k"), "it has a new key");
   outbox.close();
 });
 

@@ -70,6 +70,7 @@ test("a problem with a new code, and an answer that is no problem document", asy
 for (const [name, answer, times] of [
   ["no connection", refused, 5],
   ["503", problem(503, "overloaded"), 5],
+  ["503 for a long time", problem(503, "unavailable", { "retry-after": "60" }), 1],
   ["502 of a proxy", new Response("", { status: 502 }), 5],
   ["429 rate_limited", problem(429, "rate_limited"), 5],
   ["429 queue_full", problem(429, "queue_full"), 1],

@@ -110,6 +110,15 @@ test("messages written through cuts and a restart become one turn each, in order
   api.close();
 });
 
+test("a refusal is not remembered under its key, and an answer is", async () => {
+  const conversation = await client().conversations.create();
+  const idempotencyKey = "the same";
+  await assert.rejects(conversation.send([], { idempotencyKey }), { code: "invalid" });
+  const first = await conversation.send("[[sim tokens=3]] Hi", { idempotencyKey });
+  assert.equal((await conversation.send("[[sim tokens=3]] Hi", { idempotencyKey })).id, first.id);
+  await assert.rejects(conversation.send("Other", { idempotencyKey }), { code: "idempotency_key_reused" });
+});
+
 test("approvals, cancelling, feedback, titles, lists and erasure", async () => {
   const api = client();
   const conversation = await api.conversations.create({ title: "First" });
