@@ -111,11 +111,9 @@ async function* generate(
           failures = 0;
           for (const message of parser.push(piece)) {
             const event = decode(message);
-            if (event) {
-              yield event;
-              if (isLast(event)) return undefined;
-            }
-            position = message.id;
+            if (!event) continue;
+            yield event;
+            if (isLast(event)) return undefined;
           }
           position = parser.id || position;
           backoff = { ...backoff, base: Math.min(parser.retry ?? backoff.base, backoff.cap) };

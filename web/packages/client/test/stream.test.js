@@ -114,7 +114,8 @@ test("a connection that falls silent is given up", async () => {
 
 test("one renewal serves a stream and every request that waits for a token", async () => {
   const server = new FakeServer(COURSE);
-  const client = clientOf(server);
+  // Long enough for everybody to ask meanwhile.
+  const client = clientOf(server, { token: () => sleep(5).then(server.issue) });
   await client.conversation("conv_1").get();
   server.token = "another";
   const calls = Array.from({ length: 20 }, () => client.conversation("conv_1").get());

@@ -21,7 +21,10 @@ before(async () => {
   const { chromium } = createRequire(join(modules, "any.js"))("playwright-core");
   browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"] });
   const { outputFiles } = await build({
-    entryPoints: [join(import.meta.dirname, "../../dist/index.js")],
+    stdin: {
+      contents: 'export * from "./index.js"; export * from "./indexeddb.js"',
+      resolveDir: join(import.meta.dirname, "../../dist"),
+    },
     bundle: true,
     write: false,
     format: "esm",
@@ -38,6 +41,7 @@ after(async () => {
 async function open(context) {
   await context.route("**/blank.html", (route) => route.fulfill({ contentType: "text/html", body: "<title>Blank</title>" }));
   await context.route("**/client.js", (route) => route.fulfill({ contentType: "text/javascript", body: script }));
+  await context.route("**/worker.js", (route) => route.fulfill({ contentType: "text/javascript", body: `(${worker})()` }));
   const page = await context.newPage();
   await page.goto(`${demo.url}/blank.html`);
   await page.evaluate(async (token) => {
@@ -48,6 +52,40 @@ async function open(context) {
   }, demo.token);
   return page;
 }
+
+/** Runs in a worker: answers a message through an outbox in IndexedDB. */
+function worker() {
+  onmessage = async ({ data: { token, input } }) => {
+    const { createClient, indexedDbStorage } = await import("/client.js");
+    const outbox = { storage: indexedDbStorage(), user: "acme/ada" };
+    const copilotd = createClient({ baseUrl: "", token: () => token, outbox });
+    const sent = new Promise((resolve) => {
+      copilotd.outbox.subscribe(() => {
+        const entry = copilotd.outbox.entries().find(({ status }) => status === "sent");
+        if (entry) resolve(entry.turnId);
+      });
+    });
+    await copilotd.outbox.add({ key: crypto.randomUUID(), body: {} }, { input });
+    postMessage(await copilotd.turn(await sent).text());
+  };
+}
+
+test("a worker has all of it", { skip }, async () => {
+  const context = await browser.newContext();
+  const page = await open(context);
+  const text = await page.evaluate(
+    ([token, input]) =>
+      new Promise((resolve, reject) => {
+        const worker = new Worker("/worker.js", { type: "module" });
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = ({ message }) => reject(new Error(message));
+        worker.postMessage({ token, input });
+      }),
+    [demo.token, '[[sim text="From a worker"]] Hello'],
+  );
+  assert.equal(text, "From a worker");
+  await context.close();
+});
 
 test("two tabs send what was written offline once and in order, and stream it", { skip }, async () => {
   const context = await browser.newContext();
