@@ -67,6 +67,8 @@ export class Client {
     this.#transport = new Transport(options);
     this.#outboxOptions = options.outbox;
     this.conversations = new Conversations(this.#transport);
+    // What an earlier page has left is sent without being asked for.
+    if (options.outbox) void this.outbox;
   }
 
   /** A conversation that exists. Nothing is sent yet. */
@@ -79,7 +81,7 @@ export class Client {
     return new TurnHandle(this.#transport, id);
   }
 
-  /** Messages that are sent exactly once, also when they are written offline. Begins to send when first used. */
+  /** Messages that are sent exactly once, also when they are written offline. */
   get outbox(): Outbox {
     return (this.#outbox ??= new Outbox(this.#transport, this.#outboxOptions));
   }

@@ -5,7 +5,7 @@ import test from "node:test";
 import "fake-indexeddb/auto";
 import fc from "fast-check";
 
-import { memoryStorage, Outbox, OutboxFullError, webStorage } from "../dist/index.js";
+import { createClient, memoryStorage, Outbox, OutboxFullError, webStorage } from "../dist/index.js";
 import { indexedDbStorage } from "../dist/indexeddb.js";
 import { Transport } from "../dist/transport.js";
 import { until } from "./check.js";
@@ -111,6 +111,19 @@ test("a message written offline is sent after a reload, once", async () => {
   after.settle(new Set(["turn_0"]));
   assert.deepEqual(after.entries(), []);
   after.close();
+});
+
+test("a client sends what an earlier page has left, without being asked", async () => {
+  const server = new Server();
+  server.isAway = true;
+  const options = shared();
+  const before = outboxOf(server, options);
+  await before.add("conv_a", { input: "Hi" });
+  before.close();
+  server.isAway = false;
+  const client = createClient({ baseUrl: "http://fake", token: () => "t", fetch: server.fetch, outbox: options });
+  await until(() => server.turns.length === 1);
+  client.close();
 });
 
 test("a refusal stops one message only; it can be sent again or be discarded", async () => {
