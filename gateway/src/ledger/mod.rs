@@ -11,6 +11,7 @@
 //! the ledger.
 
 mod backlog;
+mod compact;
 mod open;
 mod writer;
 
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use compact::{read_open, write_open};
 pub use writer::Ledger;
 
 use super::limit::StoredStatistics;
@@ -188,15 +190,6 @@ impl From<Vec<UsageRecord>> for UsageEntries {
             ..Self::default()
         }
     }
-}
-
-/// Parses the stored record of an open attempt. One that cannot be parsed is logged and lost.
-pub fn read_open(text: &str) -> Option<UsageRecord> {
-    let record = serde_json::from_str(text);
-    if let Err(error) = &record {
-        tracing::error!(%error, "stored record of an in-flight model call cannot be parsed; its usage is lost");
-    }
-    record.ok()
 }
 
 /// Storage of the ledger. One test suite checks every implementation.

@@ -107,8 +107,10 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
                 ROWS_AT_ONCE,
             ),
             (
+                // An array of values, or an object of an earlier release.
                 "DELETE FROM open_calls WHERE id IN (SELECT id FROM open_calls
-                 WHERE CASE WHEN json_valid(record) THEN json_extract(record, '$.tenant') END = ?1 LIMIT ?2)",
+                 WHERE CASE WHEN json_valid(record)
+                     THEN coalesce(json_extract(record, '$.tenant'), json_extract(record, '$[1]')) END = ?1 LIMIT ?2)",
                 ROWS_AT_ONCE,
             ),
             (

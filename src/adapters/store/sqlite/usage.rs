@@ -9,7 +9,7 @@ use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::ledger::{
     GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageEntries, UsageQuery, UsageRecord, UsageRow,
-    UsageStore, read_open,
+    UsageStore, read_open, write_open,
 };
 use copilotd_gateway::limit::StoredStatistics;
 use copilotd_gateway::meter::UnreportedAttempts;
@@ -130,7 +130,7 @@ impl UsageStore for SqliteLog {
 fn open(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> {
     let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO open_calls (id, record) VALUES (?1, ?2)")?;
     for record in records {
-        let text = serde_json::to_string(record).map_err(|error| LogError::Refused(error.to_string()))?;
+        let text = write_open(record).map_err(|error| LogError::Refused(error.to_string()))?;
         statement.execute(params![record.id, text])?;
     }
     Ok(())
