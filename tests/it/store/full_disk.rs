@@ -311,6 +311,9 @@ fn downgrade(data: &Path, conversations: usize) {
              DROP TABLE revocations; DROP TABLE learned; DROP TABLE jobs; DROP TABLE job_pieces;
              DROP TABLE facts; DROP TABLE fact_lessons;
              CREATE INDEX usage_by_time ON usage (at);
+             DROP INDEX appends_in_order;
+             CREATE UNIQUE INDEX appends_by_number ON appends (tenant, conversation, first_seq);
+             CREATE INDEX appends_with_messages ON appends (tenant, conversation, first_seq) WHERE messages > 0;
              ALTER TABLE tenants DROP COLUMN deletion; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
         )
         .unwrap();

@@ -69,6 +69,18 @@ pub(super) fn turn(connection: &Connection, tenant: &TenantId, turn: TurnId) -> 
     Ok(found)
 }
 
+/// Appends with messages from a sequence number on. Which ones have messages is read from the index alone.
+const MESSAGES: &str = "SELECT records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND messages > 0
+         AND first_seq >= coalesce((SELECT first_seq FROM appends
+             WHERE tenant = ?1 AND conversation = ?2 AND messages > 0 AND first_seq <= ?3
+             ORDER BY first_seq DESC LIMIT 1), 0)
+     ORDER BY first_seq";
+
+/// Like [`MESSAGES`], those before a sequence number, the last one first.
+const MESSAGES_BACKWARDS: &str = "SELECT records FROM appends
+     WHERE tenant = ?1 AND conversation = ?2 AND messages > 0 AND first_seq < ?3
+     ORDER BY first_seq DESC";
+
 /// Returns a page of messages.
 pub(super) fn messages(
     connection: &Connection,
@@ -79,18 +91,8 @@ pub(super) fn messages(
     limit: usize,
 ) -> Result<Vec<Record>, Failure> {
     let (sql, cursor) = match order {
-        Order::Asc => (
-            "SELECT records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND messages > 0
-                 AND first_seq >= coalesce((SELECT max(first_seq) FROM appends
-                     WHERE tenant = ?1 AND conversation = ?2 AND messages > 0 AND first_seq <= ?3), 0)
-             ORDER BY first_seq",
-            cursor.unwrap_or(0),
-        ),
-        Order::Desc => (
-            "SELECT records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND messages > 0 AND first_seq < ?3
-             ORDER BY first_seq DESC",
-            cursor.unwrap_or(Seq::MAX),
-        ),
+        Order::Asc => (MESSAGES, cursor.unwrap_or(0)),
+        Order::Desc => (MESSAGES_BACKWARDS, cursor.unwrap_or(Seq::MAX)),
     };
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), rows::bound(cursor)])?;
@@ -205,4 +207,30 @@ fn pending_row(row: &Row<'_>) -> Result<PendingConversation, Failure> {
         // Only a hint: an unreadable number does not prevent a turn from being resumed.
         last_seq: row.get(4).unwrap_or(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::sqlite::reserve::Reserve;
+    use crate::adapters::sqlite::schema::open_writer;
+    use crate::adapters::store::sqlite::tables::SCHEMA;
+
+    /// A user can store any number of appends without a message between two messages.
+    #[test]
+    fn a_page_of_messages_reads_no_append_without_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copilotd.db");
+        let connection = open_writer(&path, &SCHEMA, &Reserve::open(directory.path(), &path)).unwrap();
+        for sql in [MESSAGES, MESSAGES_BACKWARDS] {
+            let mut plan = connection.prepare(&format!("EXPLAIN {sql}")).unwrap();
+            let steps = plan
+                .query_map(params!["acme", [0_u8; 16], 5], |row| row.get::<_, String>(1))
+                .unwrap();
+            let steps: Vec<String> = steps.map(Result::unwrap).collect();
+            let at = |step: &str| steps.iter().position(|name| name == step);
+            assert!(at("DeferredSeek").is_some(), "{steps:?}");
+            assert!(at("Seek").is_none() && at("SorterSort").is_none(), "{steps:?}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     super::jobs::SCHEMA,
     USAGE_BY_KEY,
     super::facts::SCHEMA,
+    ONE_INDEX_OF_APPENDS,
 ];
 
 const VERSION_1: &str = "
@@ -214,6 +215,14 @@ const PAGE_BYTES: u32 = 2_048;
 const USAGE_BY_KEY: &str = "
 -- What has to be found by time is found in the key of each tenant.
 DROP INDEX usage_by_time;
+";
+
+const ONE_INDEX_OF_APPENDS: &str = "
+-- The index that finds an append also says whether it has messages: a second one was a page more in most commits. That no
+-- number is used twice is checked by the append, in its own transaction.
+DROP INDEX appends_with_messages;
+DROP INDEX appends_by_number;
+CREATE UNIQUE INDEX appends_in_order ON appends (tenant, conversation, first_seq, messages);
 ";
 
 #[cfg(test)]
