@@ -23,6 +23,9 @@ use crate::limit::AnswerStatistics;
 const ENOUGH: usize = 128;
 /// Most records that are stored together, if the store is slower than they come.
 const BATCH: usize = 500;
+/// How long entries are collected after a write before a store that joins writes is given more of them: half of
+/// [`Ledger::WINDOW`], so that what is left of it is time to find another write.
+const COLLECTING: Duration = Duration::from_millis(100);
 /// Pause after the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Consecutive refusals after which the rest of a batch is not tried one by one.
@@ -76,6 +79,8 @@ pub(super) struct Backlog {
     is_stuck: bool,
     pruned: Option<Instant>,
     learned_at: Instant,
+    /// When the last batch was taken, and when it was stored.
+    last: Option<(Instant, Instant)>,
 }
 
 impl Backlog {
@@ -95,6 +100,7 @@ impl Backlog {
             is_stuck: false,
             pruned: None,
             learned_at: Instant::now(),
+            last: None,
         }
     }
 
@@ -102,6 +108,8 @@ impl Backlog {
     pub(super) async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            // Entries that came while the last batch was being stored have waited since then at most.
+            let waiting_since = self.last.filter(|_| !receiver.is_empty()).map(|(taken, _)| taken);
             let open = receiver.recv_many(&mut batch, BATCH);
             // Records that were set aside are retried even if nothing else arrives.
             let received = match self.aside.is_empty() {
@@ -117,15 +125,31 @@ impl Backlog {
                 tokio::time::sleep(PAUSE).await;
             }
             // What arrives within the window is stored together: one commit for many calls.
-            let deadline = Instant::now() + Ledger::WINDOW;
+            let joins = self.store.joins_writes();
+            let since = waiting_since.filter(|_| joins).unwrap_or_else(Instant::now);
+            let deadline = since + Ledger::WINDOW;
+            let until = match self.last {
+                // The store looks for another write to join, such as the end of the turn that made the call.
+                Some((_, stored)) if joins => (stored + COLLECTING).min(deadline),
+                None if joins => since,
+                _ => deadline,
+            };
             while !batch.is_empty()
                 && batch.len() < ENOUGH
-                && let Ok(Some(entry)) = tokio::time::timeout_at(deadline, receiver.recv()).await
+                && let Ok(Some(entry)) = tokio::time::timeout_at(until, receiver.recv()).await
             {
                 batch.push(entry);
             }
+            let is_urgent = receiver.is_closed() || batch.len() >= ENOUGH;
             let flushes = flushes(&mut batch);
-            self.store(&mut batch).await;
+            let deadline = if is_urgent || !flushes.is_empty() {
+                Instant::now()
+            } else {
+                deadline
+            };
+            let taken = Instant::now();
+            self.store(&mut batch, deadline).await;
+            self.last = Some((taken, Instant::now()));
             for flushed in flushes {
                 // The receiver may be gone.
                 let _ = flushed.send(());
@@ -140,15 +164,16 @@ impl Backlog {
         self.store_learned().await;
     }
 
-    /// Stores a batch, however long that takes. Records that are refused individually are set aside.
-    async fn store(&mut self, batch: &mut Vec<Entry>) {
+    /// Stores a batch by `deadline`, or however long it takes if the store refuses it. Records that are refused
+    /// individually are set aside.
+    async fn store(&mut self, batch: &mut Vec<Entry>, deadline: Instant) {
         let (begun, ended) = counts(batch);
         let entries = Arc::new(sorted(batch));
         if begun + ended == 0 {
             return;
         }
         let mut stored = HashSet::new();
-        while let Err(error) = self.store.add_usage(&entries).await {
+        while let Err(error) = self.store.add_usage_by(&entries, deadline).await {
             self.warn_once(&error);
             let is_by_record = matches!(error, LogError::Refused(_) | LogError::Corrupt(_)) && !error.is_disk_full();
             if is_by_record && self.store_singly(&entries, &mut stored).await {

@@ -24,6 +24,7 @@ use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use compact::{read_open, write_open};
@@ -198,6 +199,19 @@ pub trait UsageStore: Send + Sync {
     /// Stores entries. A record whose id exists is left as it is; an open attempt replaces its earlier version. May be
     /// repeated after an error. May use the disk reserve when the disk is full.
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError>;
+
+    /// Like [`UsageStore::add_usage`], but the store may wait until `deadline` for something else to be stored, and
+    /// store both together.
+    async fn add_usage_by(&self, entries: &Arc<UsageEntries>, deadline: Instant) -> Result<(), LogError> {
+        let _ = deadline;
+        self.add_usage(entries).await
+    }
+
+    /// Whether [`UsageStore::add_usage_by`] waits for something else to be stored. Otherwise it is called at the
+    /// deadline.
+    fn joins_writes(&self) -> bool {
+        false
+    }
 
     /// Turns attempts that are still open into `lost` records. Called at process start, when none of them can be
     /// running. Returns how many.

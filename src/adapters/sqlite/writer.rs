@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::failure::{Failure, is_full_or_io};
 use super::history::{CountTable, History};
@@ -23,6 +24,7 @@ const MAX_BATCH: usize = 256;
 const QUEUE: usize = 1024;
 
 type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+type Answer<T> = oneshot::Receiver<Result<T, Failure>>;
 
 /// One piece of work. It may run twice (its commit can fail because of another piece), so it must not consume itself.
 trait Work: Send {
@@ -65,6 +67,10 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
 enum Job {
     /// Runs inside the common transaction.
     InTransaction(Box<dyn Work>),
+    /// Runs inside the next transaction of other work, or of [`Job::CommitJoining`].
+    Joining(Box<dyn Work>),
+    /// Somebody's time to wait for other work is over.
+    CommitJoining,
     /// Runs outside any transaction.
     OutsideTransaction(Box<dyn Work>),
 }
@@ -135,6 +141,26 @@ impl Writer {
         self.send(work, priority, count_table, Job::InTransaction).await
     }
 
+    /// Like [`Writer::write_counted`], but waits until `deadline` for other work to share a transaction and its flush
+    /// with. Dropped before, the work is done in the next transaction.
+    pub(crate) async fn write_joining<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        count_table: CountTable,
+        priority: Priority,
+        work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let mut answer = self.enqueue(work, priority, count_table, Job::Joining).await?;
+        match tokio::time::timeout_at(deadline, &mut answer).await {
+            Ok(done) => done.map_err(|_| Failure::Ended)?,
+            Err(_) => {
+                let jobs = self.jobs.as_ref().ok_or(Failure::Ended)?;
+                jobs.send(Job::CommitJoining).await.map_err(|_| Failure::Ended)?;
+                answer.await.map_err(|_| Failure::Ended)?
+            }
+        }
+    }
+
     /// Runs `work` outside any transaction.
     pub(crate) async fn outside_transaction<T: Send + 'static>(
         &self,
@@ -151,6 +177,18 @@ impl Writer {
         count_table: CountTable,
         job: fn(Box<dyn Work>) -> Job,
     ) -> Result<T, Failure> {
+        let answer = self.enqueue(work, priority, count_table, job).await?;
+        answer.await.map_err(|_| Failure::Ended)?
+    }
+
+    /// Queues work; returns where its outcome arrives.
+    async fn enqueue<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+        priority: Priority,
+        count_table: CountTable,
+        job: fn(Box<dyn Work>) -> Job,
+    ) -> Result<Answer<T>, Failure> {
         let (reply, answer) = oneshot::channel();
         let piece = Piece {
             work,
@@ -161,7 +199,7 @@ impl Writer {
         };
         let jobs = self.jobs.as_ref().ok_or(Failure::Ended)?;
         jobs.send(job(Box::new(piece))).await.map_err(|_| Failure::Ended)?;
-        answer.await.map_err(|_| Failure::Ended)?
+        Ok(answer)
     }
 }
 
@@ -213,12 +251,16 @@ pub(crate) struct MaxPages {
 }
 
 fn run_jobs(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
+    let mut joining = Vec::new();
     while let Some(first) = jobs.blocking_recv() {
         let mut together = Vec::new();
+        let mut is_joining_due = false;
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
                 Job::InTransaction(work) => together.push(work),
+                Job::Joining(work) => joining.push(work),
+                Job::CommitJoining => is_joining_due = true,
                 Job::OutsideTransaction(mut work) => {
                     writing.commit(std::mem::take(&mut together));
                     let done = work.run(&writing.connection);
@@ -229,9 +271,13 @@ fn run_jobs(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
                 next = jobs.try_recv().ok();
             }
         }
+        if is_joining_due || !together.is_empty() || joining.len() >= MAX_BATCH {
+            together.append(&mut joining);
+        }
         writing.commit(together);
         writing.checkpoint_if_due();
     }
+    writing.commit(joining);
     // The last connection that closes also folds the write-ahead log back into the file.
     if let Err(error) = writing.reserve.prepare_close(&writing.connection) {
         tracing::warn!(%error, "cannot disable the checkpoint at close; closing the database may fail on a full disk");

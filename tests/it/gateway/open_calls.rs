@@ -15,6 +15,7 @@ use copilotd_gateway::meter::{AttemptRecord, Meter, Outcome, UnreportedAttempts}
 use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::call::{GatewayCall, Mode, Purpose};
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cache::FixedClock;
@@ -90,6 +91,29 @@ async fn the_stored_estimate_follows_its_call() {
     ledger.attempted(attempt(1, DONE));
     pass(Ledger::WINDOW * 2).await;
     assert_eq!((store.open(), store.outcomes()), (0, vec!["ok".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_joins_writes_has_each_record_within_the_window() {
+    for step in [1, 30, 90, 110, 199, 230] {
+        let store = Arc::new(MemoryUsage::joining());
+        let ledger = ledger(&store);
+        let mut ended = Vec::new();
+        for id in 0..100 {
+            ledger.attempted(attempt(id, DONE));
+            ended.push(Instant::now());
+            pass(Duration::from_millis(step)).await;
+            // The clock has whole milliseconds.
+            let is_due = |at: &&Instant| at.elapsed() > Ledger::WINDOW + Duration::from_millis(2);
+            let due = ended.iter().filter(is_due).count();
+            let stored = store.outcomes().len();
+            assert!(stored >= due, "{stored} of {due} are stored, one every {step} ms");
+        }
+        // Not more writes than one after the other in the time.
+        let time = Duration::from_millis(step * 100);
+        let most = 2 + time.as_millis() / 100;
+        assert!(store.writes() as u128 <= most, "{} writes in {time:?}", store.writes());
+    }
 }
 
 #[tokio::test(start_paused = true)]

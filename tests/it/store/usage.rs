@@ -1,6 +1,8 @@
 //! The ledger's contract, on every store.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use copilotd::adapters::store::sqlite::SqliteLog;
 use copilotd_actors::domain::ids::TurnId;
@@ -11,11 +13,13 @@ use copilotd_gateway::ledger::{
 };
 use copilotd_gateway::limit::StoredStatistics;
 use copilotd_gateway::meter::UnreportedAttempts;
+use futures::FutureExt as _;
 use tempfile::TempDir;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::mongo::TestDatabase;
-use crate::support::talk::scope;
+use crate::support::talk::{Talk, scope};
 use crate::support::usage::{MemoryUsage, record};
 
 async fn contract(store: &dyn UsageStore) {
@@ -305,6 +309,44 @@ async fn on_sqlite() {
     assert_eq!(spent.len(), 3);
     open_calls(&store).await;
     learned(&store).await;
+}
+
+/// Returns the number of commits, from the file beside the database.
+fn commits(directory: &Path) -> u64 {
+    let text = std::fs::read_to_string(directory.join("copilotd.state")).unwrap();
+    text.trim_start_matches("commits ").trim_end().parse().unwrap()
+}
+
+#[tokio::test]
+async fn sqlite_stores_usage_together_with_what_comes_next_and_at_the_latest_by_its_deadline() {
+    let directory = TempDir::new().unwrap();
+    let store = SqliteLog::open(directory.path()).unwrap();
+    let entries = |id: u128| {
+        let mut record = record("2026-12-01T10:00:00Z", "ada", "large", 7);
+        record.id = Uuid::from_u128(id);
+        Arc::new(UsageEntries::from(vec![record]))
+    };
+    let later = Instant::now() + Duration::from_secs(3600);
+    let before = commits(directory.path());
+    let mut talk = Talk::new("acme", "ann");
+    let first = entries(1);
+    let (stored, _) = tokio::join!(store.add_usage_by(&first, later), talk.open(&store));
+    stored.unwrap();
+    assert_eq!(commits(directory.path()), before + 1, "one commit for both");
+    store.add_usage_by(&entries(2), Instant::now()).await.unwrap();
+    assert_eq!(commits(directory.path()), before + 2, "nothing else came");
+    // Nobody waits for it any more, and the store is closed.
+    let waiting = store.add_usage_by(&entries(3), later).now_or_never();
+    assert!(waiting.is_none(), "it waits for other work");
+    store.close().await;
+    let store = SqliteLog::open(directory.path()).unwrap();
+    let query = UsageQuery {
+        from: "2026-12-01T00:00:00Z".parse().unwrap(),
+        to: "2026-12-02T00:00:00Z".parse().unwrap(),
+        group_by: GroupBy::User,
+        limit: 10,
+    };
+    assert_eq!(store.sum_usage(&scope("acme"), &query).await.unwrap()[0].calls, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

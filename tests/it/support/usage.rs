@@ -19,6 +19,7 @@ use copilotd_gateway::spending::Spending;
 use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::gateway::caller;
@@ -31,12 +32,21 @@ pub struct MemoryUsage {
     learned: Mutex<Vec<(Timestamp, StoredStatistics)>>,
     refuses: Mutex<Option<Refuses>>,
     writes: Mutex<usize>,
+    joins: bool,
 }
 
 /// The error with which the store refuses entries, if it does.
 type Refuses = Box<dyn Fn(&UsageEntries) -> Option<LogError> + Send>;
 
 impl MemoryUsage {
+    /// Creates a store that waits for another write until the deadline, in vain.
+    pub fn joining() -> Self {
+        Self {
+            joins: true,
+            ..Self::default()
+        }
+    }
+
     /// Refuses entries from now on with this error.
     pub fn refuse(&self, refuses: impl Fn(&UsageEntries) -> Option<LogError> + Send + 'static) {
         *self.refuses.lock() = Some(Box::new(refuses));
@@ -89,6 +99,17 @@ impl UsageStore for MemoryUsage {
         }
         open.retain(|record| !entries.closed.contains(&record.id));
         Ok(())
+    }
+
+    fn joins_writes(&self) -> bool {
+        self.joins
+    }
+
+    async fn add_usage_by(&self, entries: &Arc<UsageEntries>, deadline: Instant) -> Result<(), LogError> {
+        if self.joins {
+            tokio::time::sleep_until(deadline).await;
+        }
+        self.add_usage(entries).await
     }
 
     async fn record_lost_usage(&self) -> Result<usize, LogError> {

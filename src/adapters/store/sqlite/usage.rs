@@ -16,6 +16,7 @@ use copilotd_gateway::meter::UnreportedAttempts;
 use copilotd_gateway::spending::Spending;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SqliteLog;
@@ -31,6 +32,14 @@ const YIELD_EVERY: usize = 16;
 #[async_trait]
 impl UsageStore for SqliteLog {
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
+        self.add_usage_by(entries, Instant::now()).await
+    }
+
+    fn joins_writes(&self) -> bool {
+        true
+    }
+
+    async fn add_usage_by(&self, entries: &Arc<UsageEntries>, deadline: Instant) -> Result<(), LogError> {
         let (entries, _passes) = entries_of_open_tenants(&self.fence, entries);
         let work = move |connection: &Connection| {
             open(connection, &entries.begun)?;
@@ -40,7 +49,7 @@ impl UsageStore for SqliteLog {
         let counted = self
             .database
             .writer
-            .write_counted(CountTable::OpenCalls, Priority::Booking, work);
+            .write_joining(deadline, CountTable::OpenCalls, Priority::Booking, work);
         Ok(counted.await?)
     }
 
