@@ -18,10 +18,15 @@ pub fn reciprocal_rank<T: Copy + Eq + Hash + Ord>(rankings: &[&[T]]) -> Vec<(T, 
     let mut scores: HashMap<T, f64> = HashMap::new();
     for ranking in rankings {
         for (rank, item) in (1_u32..).zip(*ranking) {
-            *scores.entry(*item).or_default() += 1.0 / (RANK_CONSTANT + f64::from(rank));
+            *scores.entry(*item).or_default() += of_rank(rank);
         }
     }
     best_first(scores.into_iter().collect())
+}
+
+/// Returns what a rank, counted from 1, adds to an item's score.
+pub fn of_rank(rank: u32) -> f64 {
+    1.0 / (RANK_CONSTANT + f64::from(rank))
 }
 
 /// Sorts scored items: best first, ties in the items' own order.

@@ -25,6 +25,7 @@
 //! [`MAX_TURNS`]; beyond, the oldest quarter is forgotten. Erasing a turn means dropping the `Recall` and building it again
 //! without the turn: nothing here is a copy of record.
 
+mod ranking;
 mod select;
 mod speakers;
 mod vectors;
@@ -162,5 +163,7 @@ fn said(speaker: Option<&str>, text: &str) -> String {
     }
 }
 
+#[cfg(test)]
+mod plain;
 #[cfg(test)]
 mod tests;

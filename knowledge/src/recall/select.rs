@@ -3,10 +3,9 @@
 use copilotd_actors::ports::Vector;
 
 use super::Recall;
-use crate::fusion::{best_first, reciprocal_rank};
+use super::ranking::{BestFirst, best};
+use crate::fusion::of_rank;
 
-/// Length of each ranking, the usual depth of runs in TREC. It bounds the fusion, whatever the conversation's length.
-const RANKED: usize = 1_000;
 /// Part of a turn's score that each of its neighbours has too.
 const NEIGHBOUR: f64 = 0.25;
 /// How much more turns of the speaker count whom the question names.
@@ -98,13 +97,14 @@ impl Recall {
             usize::try_from(places).map_or(own.len(), |places| places.min(own.len()))
         });
         let mut filling = Filling {
-            chosen: vec![None; own.len()],
+            chosen: Vec::new(),
             left: budget.tokens,
             omitted: 0,
         };
         self.add_recent(&mut filling, budget, &own, end);
         self.add_relevant(&mut filling, budget, &own, end, self.speakers.named(question.text));
-        let turns: Vec<Selected> = filling.chosen.into_iter().flatten().collect();
+        let mut turns = filling.chosen;
+        turns.sort_unstable_by_key(|turn| turn.turn);
         Selection {
             tokens: turns.iter().map(|turn| turn.tokens).sum(),
             turns,
@@ -119,10 +119,11 @@ impl Recall {
         if let Some(cosines) = question.vector.and_then(|vector| self.vectors.cosines(vector)) {
             rankings.extend([&cosines.alone, &cosines.after_previous, &cosines.mean].map(|scores| best(scores)));
         }
-        let rankings: Vec<&[usize]> = rankings.iter().map(Vec::as_slice).collect();
         let mut scores = vec![0.0; self.turns.len()];
-        for (turn, score) in reciprocal_rank(&rankings) {
-            scores[turn] = score;
+        for ranking in rankings {
+            for (rank, turn) in (1_u32..).zip(ranking) {
+                scores[turn] += of_rank(rank);
+            }
         }
         scores
     }
@@ -137,21 +138,30 @@ impl Recall {
             }
             left -= tokens;
             filling.left -= tokens;
-            filling.chosen[turn] = Some(self.selected(turn, own[turn], Reason::Recent));
+            filling.chosen.push(self.selected(turn, own[turn], Reason::Recent));
         }
     }
 
     fn add_relevant(&self, filling: &mut Filling, budget: Budget, own: &[f64], end: usize, named: Option<u16>) {
-        let scored: Vec<(usize, f64)> = (0..end)
-            .map(|turn| (turn, self.score(turn, own, named)))
-            .filter(|(_, score)| *score > 0.0)
-            .collect();
-        for (rank, (turn, score)) in (1_u32..).zip(best_first(scored)) {
-            let tokens = self.turns[turn].tokens;
-            if filling.chosen[turn].is_some() {
+        let scores = (0..end).map(|turn| (turn, self.score(turn, own, named)));
+        let mut scored = BestFirst::new(scores.filter(|(_, score)| *score > 0.0));
+        // The newest are chosen already.
+        let recent_from = end - filling.chosen.len();
+        let mut chosen_before = (recent_from..end)
+            .filter(|turn| self.score(*turn, own, named) > 0.0)
+            .count();
+        let mut rank = 0;
+        // Nothing fits any more once it is full: who the others are does not matter, nor their order.
+        while filling.left >= FULL
+            && let Some((turn, score)) = scored.next()
+        {
+            rank += 1;
+            if turn >= recent_from {
+                chosen_before -= 1;
                 continue;
             }
-            if filling.left < FULL || tokens > filling.left || tokens > budget.tokens / LARGEST_PART {
+            let tokens = self.turns[turn].tokens;
+            if tokens > filling.left || tokens > budget.tokens / LARGEST_PART {
                 filling.omitted += 1;
                 continue;
             }
@@ -163,8 +173,9 @@ impl Recall {
                 Reason::Relevant { rank }
             };
             filling.left -= tokens;
-            filling.chosen[turn] = Some(self.selected(turn, score, reason));
+            filling.chosen.push(self.selected(turn, score, reason));
         }
+        filling.omitted += (scored.len() - chosen_before) as u64;
     }
 
     /// Returns the score of a turn with what its neighbours and its speaker add.
@@ -188,7 +199,7 @@ impl Recall {
 
 /// A selection in the making.
 struct Filling {
-    chosen: Vec<Option<Selected>>,
+    chosen: Vec<Selected>,
     left: u64,
     omitted: u64,
 }
@@ -203,16 +214,4 @@ fn best_neighbour(turn: usize, own: &[f64]) -> (usize, f64) {
         (None, Some(after)) => after,
         (None, None) => (turn, 0.0),
     }
-}
-
-/// Returns the turns with the highest scores above 0, best first, at most [`RANKED`]; ties in the order of the turns.
-fn best(scores: &[f64]) -> Vec<usize> {
-    let mut turns: Vec<usize> = (0..scores.len()).filter(|turn| scores[*turn] > 0.0).collect();
-    let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-    if turns.len() > RANKED {
-        turns.select_nth_unstable_by(RANKED, order);
-        turns.truncate(RANKED);
-    }
-    turns.sort_unstable_by(order);
-    turns
 }

@@ -11,6 +11,8 @@ pub(super) struct TurnVectors {
     after_previous: Packed,
     /// For each turn the cosines of its vector with those of the next turn and of the one after that.
     onward: Vec<[f32; 2]>,
+    /// For each turn the length of the sum of its vector and its neighbours'; 0 if they have none.
+    sums: Vec<f64>,
 }
 
 /// Cosines of the question with each turn; 0 where a vector is missing.
@@ -39,6 +41,7 @@ impl TurnVectors {
         self.alone.push(first);
         self.after_previous.push(second);
         self.onward.push([0.0; 2]);
+        self.sums.push(0.0);
         self.measure_around(self.onward.len() - 1);
     }
 
@@ -75,14 +78,35 @@ impl TurnVectors {
         vector.filter(is_ours).map(|vector| pack(vector.values()))
     }
 
-    /// Measures the cosines of a turn with those around it.
+    /// Measures the cosines of a turn with those around it, and the sums in which it is.
     fn measure_around(&mut self, turn: usize) {
+        let last = self.onward.len() - 1;
         for first in turn.saturating_sub(2)..=turn {
-            let last = self.onward.len() - 1;
             for step in 1..=2.min(last - first) {
                 self.onward[first][step - 1] = self.alone.cosine(first, first + step);
             }
         }
+        for middle in turn.saturating_sub(1)..=last.min(turn + 1) {
+            self.sums[middle] = self.sum_length(middle);
+        }
+    }
+
+    /// Returns the length of the sum of a turn's vector and its neighbours'. It follows from the cosines among the three.
+    fn sum_length(&self, turn: usize) -> f64 {
+        let has = |turn: usize| f64::from(u8::from(self.alone.scales[turn] > 0.0));
+        let mut square = has(turn);
+        let before = turn.checked_sub(1);
+        if let Some(before) = before {
+            square += has(before) + 2.0 * f64::from(self.onward[before][0]);
+        }
+        let after = turn + 1;
+        if after < self.onward.len() {
+            square += has(after) + 2.0 * f64::from(self.onward[turn][0]);
+            if let Some(before) = before {
+                square += 2.0 * f64::from(self.onward[before][1]);
+            }
+        }
+        if square > f64::EPSILON { square.sqrt() } else { 0.0 }
     }
 
     /// Returns the cosines with a question; none if its vector is of another space, or there are no vectors.
@@ -92,6 +116,7 @@ impl TurnVectors {
             return None;
         }
         let (values, scale) = pack(question.values());
+        let values: Vec<i16> = values.into_iter().map(i16::from).collect();
         let alone = self.alone.cosines(&values, scale);
         let mean = (0..alone.len()).map(|turn| self.mean(turn, &alone)).collect();
         Some(Cosines {
@@ -102,38 +127,31 @@ impl TurnVectors {
     }
 
     /// Returns the cosine with the mean of a turn and its neighbours: the products are linear, so that only the length of
-    /// the sum is needed, which follows from the cosines among the three.
+    /// the sum is needed.
     fn mean(&self, turn: usize, cosines: &[f64]) -> f64 {
-        let has = |turn: usize| f64::from(u8::from(self.alone.scales[turn] > 0.0));
-        let (mut sum, mut square) = (cosines[turn], has(turn));
-        if let Some(before) = turn.checked_sub(1) {
-            sum += cosines[before];
-            square += has(before) + 2.0 * f64::from(self.onward[before][0]);
+        let length = self.sums[turn];
+        if length <= 0.0 {
+            return 0.0;
         }
-        let after = turn + 1;
-        if after < cosines.len() {
-            sum += cosines[after];
-            square += has(after) + 2.0 * f64::from(self.onward[turn][0]);
-            if let Some(before) = turn.checked_sub(1) {
-                square += 2.0 * f64::from(self.onward[before][1]);
-            }
-        }
-        if square > f64::EPSILON {
-            sum / square.sqrt()
-        } else {
-            0.0
-        }
+        let before = turn.checked_sub(1).map_or(0.0, |before| cosines[before]);
+        let after = cosines.get(turn + 1).copied().unwrap_or_default();
+        (cosines[turn] + before + after) / length
     }
 
     pub(super) fn forget(&mut self, oldest: usize) {
         self.alone.forget(oldest);
         self.after_previous.forget(oldest);
         self.onward.drain(..oldest);
+        self.sums.drain(..oldest);
+        // The first one has lost the turn before it.
+        if !self.sums.is_empty() {
+            self.sums[0] = self.sum_length(0);
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
         let packed = |packed: &Packed| packed.values.capacity() + packed.scales.capacity() * 4;
-        packed(&self.alone) + packed(&self.after_previous) + self.onward.capacity() * 8
+        packed(&self.alone) + packed(&self.after_previous) + (self.onward.capacity() + self.sums.capacity()) * 8
     }
 }
 
@@ -169,7 +187,7 @@ impl Packed {
         product(self.values(a), self.values(b)) * self.scales[a] * self.scales[b]
     }
 
-    fn cosines(&self, question: &[i8], scale: f32) -> Vec<f64> {
+    fn cosines(&self, question: &[i16], scale: f32) -> Vec<f64> {
         let turns = 0..self.scales.len();
         turns
             .map(|turn| f64::from(product(self.values(turn), question) * self.scales[turn] * scale))
@@ -198,13 +216,14 @@ pub(super) fn pack(values: &[f32]) -> (Vec<i8>, f32) {
     (packed, 1.0 / length)
 }
 
-/// Returns the sum of products. 16 bits hold each product, so that the compiler can use its widest instructions.
+/// Returns the sum of products. Both factors fit into 16 bits: processors multiply such pairs and add the products in one
+/// instruction. A question's components are widened once, not for each turn.
 #[expect(
     clippy::cast_precision_loss,
     reason = "the rounding of a float is far below that of the components"
 )]
-fn product(a: &[i8], b: &[i8]) -> f32 {
-    let products = a.iter().zip(b).map(|(a, b)| i32::from(i16::from(*a) * i16::from(*b)));
+fn product<B: Copy + Into<i16>>(a: &[i8], b: &[B]) -> f32 {
+    let products = (a.iter().zip(b)).map(|(a, b)| i32::from(i16::from(*a)) * i32::from((*b).into()));
     products.sum::<i32>() as f32
 }
 

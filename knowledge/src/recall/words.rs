@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use crate::lexical::{Statistics, idf, terms, weight};
 
+/// Lengths of which the weight of a single occurrence is computed once a search: those of nearly all turns.
+const USUAL_LENGTHS: usize = 256;
+
 /// Where the terms occur.
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -13,6 +16,10 @@ pub(super) struct Words {
     lengths: Vec<u32>,
     /// Sum of `lengths`.
     total: u64,
+    /// Terms of each turn with the one before and the one after.
+    window_lengths: Vec<u32>,
+    /// Sum of `window_lengths`.
+    window_total: u64,
     /// Number of all postings.
     count: usize,
 }
@@ -31,6 +38,35 @@ pub(super) struct LexicalScores {
     pub with_neighbours: Vec<f64>,
 }
 
+/// What occurrences count in texts of different lengths.
+struct Weights {
+    average_length: f64,
+    /// Of one occurrence, by length.
+    once: Vec<f64>,
+}
+
+impl Weights {
+    fn new(texts: usize, terms: u64) -> Self {
+        let average_length = Statistics {
+            chunks: texts as u64,
+            terms,
+        }
+        .average_length();
+        let lengths = 0..USUAL_LENGTHS as u64;
+        Self {
+            average_length,
+            once: lengths.map(|length| weight(1, length, average_length)).collect(),
+        }
+    }
+
+    fn of(&self, occurrences: u32, length: u32) -> f64 {
+        match self.once.get(length as usize) {
+            Some(weight) if occurrences == 1 => *weight,
+            _ => weight(occurrences, u64::from(length), self.average_length),
+        }
+    }
+}
+
 impl Words {
     pub(super) fn push(&mut self, text: &str) {
         let turn = u32::try_from(self.lengths.len()).expect("a conversation has at most MAX_TURNS turns");
@@ -41,29 +77,30 @@ impl Words {
             self.postings.entry(term.into_boxed_str()).or_default().push(posting);
             self.count += 1;
         }
+        self.add_length(length);
+    }
+
+    fn add_length(&mut self, length: u32) {
+        let before = self.lengths.last().copied().unwrap_or_default();
+        if let Some(window) = self.window_lengths.last_mut() {
+            *window = window.saturating_add(length);
+            self.window_total += u64::from(length);
+        }
+        let window = before.saturating_add(length);
+        self.window_lengths.push(window);
+        self.window_total += u64::from(window);
         self.lengths.push(length);
         self.total += u64::from(length);
     }
 
     pub(super) fn scores(&self, question: &str) -> LexicalScores {
         let turns = self.lengths.len();
-        let windows: Vec<u64> = (0..turns).map(|turn| self.window_length(turn)).collect();
-        let alone = Statistics {
-            chunks: turns as u64,
-            terms: self.total,
-        };
-        let with_neighbours = Statistics {
-            chunks: turns as u64,
-            terms: windows.iter().sum(),
-        };
-        let (average, window_average) = (alone.average_length(), with_neighbours.average_length());
+        let alone = Weights::new(turns, self.total);
+        let with_neighbours = Weights::new(turns, self.window_total);
         let mut scores = LexicalScores {
             alone: vec![0.0; turns],
             with_neighbours: vec![0.0; turns],
         };
-        // Occurrences of one term in each window, and which windows have any.
-        let mut counts = vec![0_u32; turns];
-        let mut touched: Vec<usize> = Vec::new();
         for (term, _) in terms(question) {
             let Some(postings) = self.postings.get(term.as_str()) else {
                 continue;
@@ -71,28 +108,15 @@ impl Words {
             let rarity = idf(turns as u64, postings.len() as u64);
             for posting in postings {
                 let turn = posting.turn as usize;
-                let length = u64::from(self.lengths[turn]);
-                scores.alone[turn] += rarity * weight(posting.occurrences, length, average);
-                let first = turn.saturating_sub(1);
-                for (window, count) in (first..).zip(&mut counts[first..(turn + 2).min(turns)]) {
-                    if *count == 0 {
-                        touched.push(window);
-                    }
-                    *count = count.saturating_add(posting.occurrences);
-                }
+                scores.alone[turn] += rarity * alone.of(posting.occurrences, self.lengths[turn]);
             }
-            let rarity = idf(turns as u64, touched.len() as u64);
-            for window in touched.drain(..) {
-                let occurrences = std::mem::take(&mut counts[window]);
-                scores.with_neighbours[window] += rarity * weight(occurrences, windows[window], window_average);
-            }
+            let rarity = idf(turns as u64, windows_with(postings, turns));
+            for_each_window(postings, turns, |window, occurrences| {
+                let weight = with_neighbours.of(occurrences, self.window_lengths[window]);
+                scores.with_neighbours[window] += rarity * weight;
+            });
         }
         scores
-    }
-
-    fn window_length(&self, turn: usize) -> u64 {
-        let window = &self.lengths[turn.saturating_sub(1)..(turn + 2).min(self.lengths.len())];
-        window.iter().map(|length| u64::from(*length)).sum()
     }
 
     pub(super) fn forget(&mut self, oldest: usize) {
@@ -105,14 +129,59 @@ impl Words {
             }
             !postings.is_empty()
         });
-        let forgotten: u64 = self.lengths.drain(..oldest).map(u64::from).sum();
-        self.total -= forgotten;
         self.count = self.postings.values().map(Vec::len).sum();
+        let lengths = self.lengths.split_off(oldest);
+        (self.total, self.window_total) = (0, 0);
+        self.lengths.clear();
+        self.window_lengths.clear();
+        lengths.into_iter().for_each(|length| self.add_length(length));
     }
 
     pub(super) fn bytes(&self) -> usize {
         // A vector grows in steps of two, and an entry of the map has its key, its value and a control byte.
         const PER_TERM: usize = 16 + 24 + 1 + 16;
-        self.count * size_of::<Posting>() * 3 / 2 + self.postings.len() * PER_TERM + self.lengths.capacity() * 4
+        let lengths = self.lengths.capacity() + self.window_lengths.capacity();
+        self.count * size_of::<Posting>() * 3 / 2 + self.postings.len() * PER_TERM + lengths * 4
     }
+}
+
+/// Returns in how many windows a term occurs that has these postings.
+fn windows_with(postings: &[Posting], turns: usize) -> u64 {
+    let (Some(first), Some(last)) = (postings.first(), postings.last()) else {
+        return 0;
+    };
+    // The first one has three windows, each further one those that the one before does not have.
+    let further = postings
+        .windows(2)
+        .map(|pair| u64::from((pair[1].turn - pair[0].turn).min(3)));
+    let outside = u64::from(first.turn == 0) + u64::from(last.turn as usize + 1 == turns);
+    3 + further.sum::<u64>() - outside
+}
+
+/// Calls `each` with every window in which a term occurs that has these postings, ascending, and how often it does.
+fn for_each_window(postings: &[Posting], turns: usize, mut each: impl FnMut(usize, u32)) {
+    // Occurrences in the window `first`, the next one, and the one after that. Windows are counted from 1 here, so that the
+    // first turn has one before it, too.
+    let (mut first, mut counts) = (0_usize, [0_u32; 3]);
+    let mut pass = |window: usize, occurrences: u32| {
+        if occurrences > 0 && (1..=turns).contains(&window) {
+            each(window - 1, occurrences);
+        }
+    };
+    for posting in postings {
+        let before = posting.turn as usize;
+        if before >= first + 3 {
+            (first..).zip(counts).for_each(|(window, count)| pass(window, count));
+            (first, counts) = (before, [0; 3]);
+        }
+        while first < before {
+            pass(first, counts[0]);
+            counts = [counts[1], counts[2], 0];
+            first += 1;
+        }
+        for count in &mut counts {
+            *count = count.saturating_add(posting.occurrences);
+        }
+    }
+    (first..).zip(counts).for_each(|(window, count)| pass(window, count));
 }

@@ -42,6 +42,8 @@ pub(super) struct Remembered {
     text_bytes: usize,
     /// Number of the first message of which the text is kept.
     texts_from: u64,
+    /// Number of the first message that may have no vectors: those before it have some.
+    vectors_upto: u64,
     is_erased: bool,
 }
 
@@ -164,6 +166,17 @@ impl Remembered {
             said.has_vectors = true;
             self.texts_from += 1;
         }
+        self.advance_vectors();
+    }
+
+    /// Moves on to the first message without vectors, so that it need not be looked for by each search.
+    fn advance_vectors(&mut self) {
+        self.vectors_upto = self.vectors_upto.max(self.first);
+        while let Some(place) = self.place(self.vectors_upto)
+            && self.said[place].has_vectors
+        {
+            self.vectors_upto += 1;
+        }
     }
 
     fn place(&self, number: u64) -> Option<usize> {
@@ -174,7 +187,8 @@ impl Remembered {
     /// Returns the first messages without vectors, at most `most`; of the newest `newest` that were said up to `before`.
     pub(super) fn unembedded(&self, before: Seq, newest: usize, most: usize) -> Vec<Unembedded> {
         let end = self.end(before);
-        let places = end.saturating_sub(newest)..end;
+        let first = usize::try_from(self.vectors_upto - self.first).unwrap_or(usize::MAX);
+        let places = end.saturating_sub(newest).max(first)..end;
         let without = places.filter(|place| !self.said[*place].has_vectors);
         without.take(most).map(|place| self.to_embed(place)).collect()
     }
@@ -199,6 +213,7 @@ impl Remembered {
         };
         self.recall.set_vectors(number, &vectors.alone, &vectors.after_previous);
         self.said[place].has_vectors = true;
+        self.advance_vectors();
     }
 
     /// Returns the place after the last message that was said up to a record.
