@@ -12,7 +12,9 @@ mod facts;
 mod knowledge;
 mod prompt;
 mod recall;
+mod report;
 mod rerank;
+mod retrieved;
 mod rewrite;
 mod small;
 
@@ -24,7 +26,6 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
-use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -42,7 +43,7 @@ use crate::domain::event::GuardAction;
 use crate::domain::failure::FailureClass;
 use crate::domain::guardrail::pipeline::UNCHECKED_RULE;
 use crate::domain::guardrail::{self as guard, ContentKind, OutputGuard, Rules, Stage, Verdict, judge};
-use crate::domain::ids::{ConversationId, TenantId, TurnId, UserId};
+use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
 use crate::domain::usage::Usage;
@@ -54,8 +55,10 @@ use crate::ports::{Content, ModelError, ModelEvent, ModelRequest, SchemaError, S
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 use answer::Answer;
-use knowledge::{Asked, TurnKnowledge};
+use knowledge::Asked;
 pub(crate) use prompt::count_entries;
+use report::UNCHECKED_TEXT;
+pub(super) use retrieved::RetrievalSlot;
 
 /// Wait before the second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -544,49 +547,7 @@ impl Agent {
         };
         policy.priced(usage, self.shared.ports.clock.now())
     }
-
-    /// Defers the step if its tenant is not served. Also true for a suspended tenant, whose turn its conversation
-    /// cancels.
-    fn defer_unless_served(&self, at: Step) -> bool {
-        let held = self.standing() != ServingState::Served;
-        if held {
-            let _ = self.conversation.cast(conversation::Msg::StepDeferred(at));
-        }
-        held
-    }
-
-    /// Returns a step whose prompt is too long to the conversation, which compresses and repeats it, or fails it.
-    fn report_too_large(&self, at: Step, mut failure: ModelFailure) {
-        // The conversation cannot wait for detectors.
-        if self.shared.guardrails.looks_at(ContentKind::ProviderError) {
-            UNCHECKED_TEXT.clone_into(&mut failure.message);
-        }
-        let failure = Box::new(failure);
-        let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
-    }
-
-    fn standing(&self) -> ServingState {
-        self.shared.ports.policies.standing(&self.scope)
-    }
-
-    fn since(&self, accepted_at: Timestamp) -> u64 {
-        let ms = self.shared.ports.clock.now().duration_since(accepted_at).as_millis();
-        u64::try_from(ms).unwrap_or(0)
-    }
-
-    /// Reports a command without content.
-    fn report(&self, command: Command, policy: &Policy) {
-        self.tell(command.screen(policy, None));
-    }
-
-    fn tell(&self, report: ScreenedCommand) {
-        // Ignored: a dead conversation is rebuilt from its log and starts the step again.
-        let _ = self.conversation.cast(conversation::Msg::report(report));
-    }
 }
-
-/// Replaces an error text that could not be checked.
-const UNCHECKED_TEXT: &str = "the error text could not be checked, so it is withheld";
 
 /// Parses an answer that is known to be JSON; on the compute pool when it is long.
 async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
@@ -622,65 +583,5 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
         completion_tokens: tokens::estimate(text),
         estimated: prompt_tokens > 0 || !text.is_empty(),
         ..Usage::default()
-    }
-}
-
-/// What was retrieved for one attempt of a turn, kept by the conversation from step to step; after a crash it is
-/// retrieved again.
-#[derive(Clone, Default)]
-pub(super) struct RetrievalSlot(Arc<Mutex<Option<Retrieval>>>);
-
-/// What was retrieved for one attempt of a turn.
-struct Retrieval {
-    turn: TurnId,
-    attempt: u32,
-    knowledge: Arc<TurnKnowledge>,
-    /// Whether the conversation was told about it.
-    is_reported: bool,
-}
-
-impl RetrievalSlot {
-    /// Returns what was retrieved for this attempt, if anything was yet.
-    fn get(&self, at: Step) -> Option<Arc<TurnKnowledge>> {
-        let known = self.0.lock();
-        let known = known.as_ref().filter(|known| known.is_of(at));
-        known.map(|known| Arc::clone(&known.knowledge))
-    }
-
-    fn put(&self, at: Step, knowledge: &Arc<TurnKnowledge>) {
-        *self.0.lock() = Some(Retrieval {
-            turn: at.turn,
-            attempt: at.attempt,
-            knowledge: Arc::clone(knowledge),
-            is_reported: false,
-        });
-    }
-
-    /// Returns whether the conversation has to be told now.
-    fn report(&self, at: Step) -> bool {
-        let mut known = self.0.lock();
-        let known = known.as_mut().filter(|known| known.is_of(at));
-        known.is_some_and(|known| !std::mem::replace(&mut known.is_reported, true))
-    }
-}
-
-impl Retrieval {
-    fn is_of(&self, at: Step) -> bool {
-        (self.turn, self.attempt) == (at.turn, at.attempt)
-    }
-}
-
-impl Agent {
-    /// Returns what was retrieved for the attempt; retrieves it before its first step.
-    async fn retrieved(&self, asked: Asked<'_>) -> Arc<TurnKnowledge> {
-        let at = asked.at;
-        if let Some(known) = self.retrieved.get(at) {
-            return known;
-        }
-        let (mut knowledge, facts) = tokio::join!(self.retrieve(&asked), self.facts(&asked));
-        knowledge.add_facts(facts);
-        let knowledge = Arc::new(knowledge);
-        self.retrieved.put(at, &knowledge);
-        knowledge
     }
 }

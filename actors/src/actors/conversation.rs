@@ -5,6 +5,7 @@
 //! actor that replayed the log and resumed the open turns.
 
 mod admission;
+mod compression;
 mod damaged;
 mod effects;
 mod hand_over;
@@ -15,21 +16,17 @@ mod pause;
 mod state;
 pub(crate) mod stop;
 
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
-use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::compressor::{self, CompressionOutcome, Effort};
+use super::compressor::CompressionOutcome;
 use super::shared::{Shared, TurnLimit, cause};
 use super::spans::TurnSpans;
-use crate::domain::context::recent;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::conversation::command::{Command, Env, StoppedWork, WhenBusy};
 use crate::domain::conversation::decide::Rejection;
@@ -420,57 +417,6 @@ impl Conversation {
             let known = state.policy.clone();
             known.unwrap_or_else(|| Arc::new(Policy::unavailable(copilot)))
         })
-    }
-
-    /// Compresses the older part of the memory, after a turn and thus off the user's path.
-    fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
-        self.compress_with(me, state, policy, Effort::Usual);
-    }
-
-    /// Has the ended turn made ready for searches of later turns, if they may search.
-    fn prepare_recall(&self, state: &State, policy: &Policy, records: &[Record]) {
-        let ended = records.iter().rev().find(|record| record.event.is_terminal());
-        let (Some(recollection), Some(ended)) = (&self.shared.ports.recollection, ended) else {
-            return;
-        };
-        let is_live = state.core.live().is_some() && !state.handing_over;
-        if is_live && recent::may_recall(&state.core.memory, &policy.memory) {
-            recollection.prepare(&state.scope, state.core.id, ended.seq);
-        }
-    }
-
-    fn compress_with(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
-        if state.compression.is_some() {
-            // The running compression sees the memory as it was, so another one follows it.
-            state.compress_again = true;
-            return;
-        }
-        state.compress_again = false;
-        let Some(book) = state.core.live() else { return };
-        if state.handing_over || self.standing(state) != ServingState::Served {
-            return;
-        }
-        let work = compressor::Work {
-            shared: Arc::clone(&self.shared),
-            scope: state.scope.clone(),
-            conversation: state.core.id,
-            user: book.header.user.clone(),
-            api_key: book.last_api_key.clone(),
-            memory: state.core.memory.clone(),
-            policy: Arc::clone(policy),
-            failures: state.compression_failures,
-            effort,
-        };
-        state.compressions += 1;
-        let (me, number) = (me.clone(), state.compressions);
-        let task = async move {
-            // A panic must send the message too, or the conversation would wait for it forever.
-            let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
-            let outcome = outcome.unwrap_or(CompressionOutcome::Failed);
-            let _ = me.cast(Msg::CompressionEnded { number, outcome });
-        };
-        let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
-        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
     }
 
     async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
