@@ -9,6 +9,9 @@ use super::*;
 use crate::fusion::{best_first, reciprocal_rank};
 use crate::lexical::{Statistics, idf, terms, weight};
 
+/// More than the products that are added up side by side, and no multiple of their number.
+const DIMENSIONS: usize = 70;
+
 /// A turn of a random conversation.
 #[derive(Debug, Clone)]
 struct Said {
@@ -195,7 +198,7 @@ fn vector(values: &[i8]) -> Option<Vector> {
 }
 
 fn turn() -> impl Strategy<Value = Said> {
-    let vectors = prop::array::uniform2(prop::collection::vec(any::<i8>(), 24));
+    let vectors = prop::array::uniform2(prop::collection::vec(any::<i8>(), DIMENSIONS));
     let vectors = prop_oneof![1 => Just(None), 4 => vectors.prop_map(Some)];
     let speaker = prop_oneof![Just(None), Just(Some("Ann")), Just(Some("Bo"))];
     // Few words, so that they are in most turns, in some, and in hardly any.
@@ -241,7 +244,7 @@ fn check(turns: &[Said], copies: usize, question: Question<'_>, budget: Budget) 
 }
 
 fn question() -> impl Strategy<Value = (String, Option<Vector>)> {
-    let vector = prop::option::of(prop::collection::vec(any::<i8>(), 24));
+    let vector = prop::option::of(prop::collection::vec(any::<i8>(), DIMENSIONS));
     let text = "(Ann )?([a-e]|[a-z][a-e]|w{1,3})( ([a-e]|[a-z][a-e]|w{1,3})){0,4}";
     (text, vector).prop_map(|(text, values)| (text, values.and_then(|values| self::vector(&values))))
 }

@@ -216,15 +216,27 @@ pub(super) fn pack(values: &[f32]) -> (Vec<i8>, f32) {
     (packed, 1.0 / length)
 }
 
-/// Returns the sum of products. Both factors fit into 16 bits: processors multiply such pairs and add the products in one
-/// instruction. A question's components are widened once, not for each turn.
+/// Products that are added up side by side: so many that compilers use the instructions that multiply pairs of 16 bits and
+/// add them, on every processor. Measured: a third of the instructions of a plain sum.
+const LANES: usize = 32;
+
+/// Returns the sum of products. A question's components are widened once, not for each turn.
 #[expect(
     clippy::cast_precision_loss,
     reason = "the rounding of a float is far below that of the components"
 )]
 fn product<B: Copy + Into<i16>>(a: &[i8], b: &[B]) -> f32 {
-    let products = (a.iter().zip(b)).map(|(a, b)| i32::from(i16::from(*a)) * i32::from((*b).into()));
-    products.sum::<i32>() as f32
+    let multiply = |a: i8, b: B| i32::from(a) * i32::from(b.into());
+    let (mut sums, a, b) = ([0_i32; LANES], a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = (a.remainder().iter().zip(b.remainder()))
+        .map(|(a, b)| multiply(*a, *b))
+        .sum::<i32>();
+    for (a, b) in a.zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += multiply(*a, *b);
+        }
+    }
+    (sums.into_iter().sum::<i32>() + rest) as f32
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use crate::lexical::{Statistics, idf, terms, weight};
 
-/// Lengths of which the weight of a single occurrence is computed once a search: those of nearly all turns.
-const USUAL_LENGTHS: usize = 256;
+/// Lengths of which a search computes weights once: those of nearly all turns.
+const USUAL_LENGTHS: usize = 128;
+/// The same for numbers of occurrences, from 0.
+const USUAL_OCCURRENCES: usize = 4;
 
 /// Where the terms occur.
 #[derive(Debug, Default)]
@@ -41,28 +43,31 @@ pub(super) struct LexicalScores {
 /// What occurrences count in texts of different lengths.
 struct Weights {
     average_length: f64,
-    /// Of one occurrence, by length.
-    once: Vec<f64>,
+    /// By occurrences and length.
+    usual: Box<[[f64; USUAL_LENGTHS]; USUAL_OCCURRENCES]>,
 }
 
 impl Weights {
     fn new(texts: usize, terms: u64) -> Self {
-        let average_length = Statistics {
+        let statistics = Statistics {
             chunks: texts as u64,
             terms,
+        };
+        let average_length = statistics.average_length();
+        let mut usual = Box::new([[0.0; USUAL_LENGTHS]; USUAL_OCCURRENCES]);
+        for (occurrences, weights) in (0..).zip(usual.iter_mut()) {
+            for (length, of_length) in (0..).zip(weights) {
+                *of_length = weight(occurrences, length, average_length);
+            }
         }
-        .average_length();
-        let lengths = 0..USUAL_LENGTHS as u64;
-        Self {
-            average_length,
-            once: lengths.map(|length| weight(1, length, average_length)).collect(),
-        }
+        Self { average_length, usual }
     }
 
     fn of(&self, occurrences: u32, length: u32) -> f64 {
-        match self.once.get(length as usize) {
-            Some(weight) if occurrences == 1 => *weight,
-            _ => weight(occurrences, u64::from(length), self.average_length),
+        let usual = self.usual.get(occurrences as usize);
+        match usual.and_then(|weights| weights.get(length as usize)) {
+            Some(weight) => *weight,
+            None => weight(occurrences, u64::from(length), self.average_length),
         }
     }
 }

@@ -130,14 +130,19 @@ impl Recollector {
         let (running, mut ends) = watch::channel(());
         // What it works with is released with the last caller, not when this task is scheduled next.
         let (weak, waiting) = (Arc::downgrade(&inner), Arc::clone(&inner.waiting));
-        let idle = inner.parts.bounds.idle;
+        // Not with each piece of work: there may be very many conversations in memory.
+        let sweep = inner.parts.bounds.idle / 8;
         tokio::spawn(async move {
             let run = async {
+                let mut swept = Instant::now();
                 loop {
                     // Also without work: what is idle goes.
-                    let next = timeout(idle, waiting.next()).await;
+                    let next = timeout(sweep, waiting.next()).await;
                     let Some(inner) = weak.upgrade() else { return };
-                    inner.cache.drop_idle();
+                    if swept.elapsed() >= sweep {
+                        inner.cache.drop_idle();
+                        swept = Instant::now();
+                    }
                     if let Ok((scope, key, upto)) = next {
                         inner.work(&scope, key, upto).await;
                     }
