@@ -13,6 +13,9 @@ pub(crate) struct Script {
     /// Part of the last user message, or `*` for every request.
     #[serde(rename = "match")]
     pattern: String,
+    /// Only requests for this model; by default for any.
+    #[serde(default)]
+    model: Option<String>,
     /// How often the steps are repeated.
     #[serde(default = "once")]
     times: u64,
@@ -22,6 +25,13 @@ pub(crate) struct Script {
 
 fn once() -> u64 {
     1
+}
+
+impl Script {
+    fn matches(&self, model: &str, last_user: &str) -> bool {
+        let is_for = self.model.as_deref().is_none_or(|of| of == model);
+        is_for && (self.pattern == "*" || last_user.contains(&self.pattern))
+    }
 }
 
 /// Scripts that are queued.
@@ -44,11 +54,11 @@ impl Scripts {
     }
 
     /// Returns the next step of the first matching script, and uses it up.
-    pub(crate) fn take(&mut self, last_user: &str) -> Option<Step> {
+    pub(crate) fn take(&mut self, model: &str, last_user: &str) -> Option<Step> {
         let at = self
             .0
             .iter()
-            .position(|queued| queued.script.pattern == "*" || last_user.contains(&queued.script.pattern))?;
+            .position(|queued| queued.script.matches(model, last_user))?;
         let queued = &mut self.0[at];
         let step = queued.script.steps[queued.next].clone();
         queued.next += 1;

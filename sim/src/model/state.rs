@@ -335,7 +335,7 @@ impl Memory {
             };
             return ("knob", step);
         }
-        if let Some(step) = self.scripts.take(chat.last_user()) {
+        if let Some(step) = self.scripts.take(&chat.model, chat.last_user()) {
             return ("script", step);
         }
         if let Some(question) = rewrite::requested(chat) {

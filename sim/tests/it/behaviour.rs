@@ -203,6 +203,20 @@ async fn scripts_are_followed_in_order() {
 }
 
 #[tokio::test]
+async fn a_script_for_a_model_waits_for_that_model() {
+    let provider = start().await;
+    let script = json!({"match": "special", "model": "sim-small", "steps": [{"text": "noted"}]});
+    control(&provider, "script", script).await;
+    assert_ne!(hear(&provider, "special").await.text, "noted");
+    assert_eq!(state(&provider).await["scripts_waiting"], 1);
+    let mut asked = ask("special", false);
+    asked["model"] = json!("sim-small");
+    let said: Value = send(&provider, &asked).await.json().await.unwrap();
+    assert_eq!(said["choices"][0]["message"]["content"], "noted");
+    assert_eq!(state(&provider).await["scripts_waiting"], 0);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_is_noticed() {
     let provider = start().await;
     for directive in ["stall_after=3 text=one two", "pace_ms=20 tokens=10000"] {
