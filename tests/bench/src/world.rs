@@ -84,6 +84,8 @@ pub struct ServerOptions {
     pub limits: bool,
     /// Whether the tenant has deny rules, which never match, and an issuer of user tokens.
     pub rules: bool,
+    /// Directory of the embedding models, if earlier messages are also found by their vectors.
+    pub models: Option<PathBuf>,
     /// Whether there are two more tenants: globex, and initech with a low token limit.
     pub tenants: bool,
 }
@@ -290,13 +292,18 @@ fn configuration(
     };
     let (rules, issuer) = if options.rules { (RULES, ISSUER) } else { ("", "") };
     let context = options.context_tokens.unwrap_or(128_000);
+    let embeddings = options.models.as_ref().map(|models| {
+        let models = models.display().to_string();
+        format!("[embeddings]\nmodel = \"bge-small-en-v1.5\"\ndirectory = {models:?}\n")
+    });
+    let embeddings = embeddings.unwrap_or_default();
     format!(
         r#"[server]
 listen = "{listen}"
 data_dir = {data:?}
 connections_per_caller = 100000
 {idle}
-[[providers]]
+{embeddings}[[providers]]
 name = "main"
 kind = "openai"
 base_url = "http://{provider}/v1"

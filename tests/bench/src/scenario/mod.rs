@@ -129,7 +129,7 @@ impl Scenario {
             Self::Stream => stream::run(programs, size).await,
             Self::Turns => turns::run(programs, size).await,
             Self::Short => short::run(programs, size).await,
-            Self::History => history::run(programs, size).await,
+            Self::History => return history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
             Self::Gateway => return gateway::run(programs, size).await,
