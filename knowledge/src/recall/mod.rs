@@ -17,7 +17,8 @@
 //! (8 bits a component; ranks hardly differ from those of floats) and some 20 postings; 10,000 turns take 10 to 15 MB. It is
 //! meant to be held in a cache that is bounded in bytes ([`Recall::bytes`]), and to be rebuilt from the log and the stored
 //! vectors when the conversation is used again. The vectors are made once per turn and stored with it; making them is what
-//! costs. A search looks at every vector, which for 10,000 turns is a few milliseconds, less than embedding the question.
+//! costs. A search looks at every vector, and sorts no more turns than it looks at: for 10,000 turns 14 million instructions
+//! with vectors and 5 million without, much less than embedding the question.
 //!
 //! # Invariants
 //!
