@@ -24,6 +24,7 @@ mod jobs;
 mod kill;
 mod limits;
 mod linear;
+mod memory;
 mod model;
 mod operating;
 mod pdf;

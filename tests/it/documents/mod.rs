@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::live::child::Child;
 
-const KEY: &str = "cpk_documentsdocumentsdocumentsdocumentsdocumen";
+pub const KEY: &str = "cpk_documentsdocumentsdocumentsdocumentsdocumen";
 
 /// A server of one tenant with a copilot that draws on the collection `handbook`.
 struct Server {
@@ -23,10 +23,12 @@ struct Server {
     client: Client,
 }
 
+/// A client with the key, for one user.
 #[derive(Clone)]
-struct Client {
+pub struct Client {
     address: SocketAddr,
     http: reqwest::Client,
+    user: String,
 }
 
 impl Server {
@@ -76,7 +78,8 @@ id = "acme"
     }
 }
 
-async fn serve(directory: &Path) -> (Child, Client) {
+/// Starts a server with the configuration in the directory.
+pub async fn serve(directory: &Path) -> (Child, Client) {
     let config = directory.join("copilotd.toml");
     let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
     let arguments = ["serve", "--config", config.to_str().unwrap()];
@@ -90,30 +93,37 @@ async fn serve(directory: &Path) -> (Child, Client) {
     let address = child.wait_for(serving).await;
     let address = address.unwrap_or_else(|| panic!("it did not start: {}", child.output()));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    (child, Client { address, http })
+    let user = "ada".to_owned();
+    (child, Client { address, http, user })
 }
 
 impl Client {
-    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    /// Returns a client for another user.
+    pub fn of(&self, user: &str) -> Self {
+        let user = user.to_owned();
+        Self { user, ..self.clone() }
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let request = self
             .http
             .request(method.parse().unwrap(), format!("http://{}{path}", self.address));
-        request.bearer_auth(KEY).header("x-copilotd-user", "ada")
+        request.bearer_auth(KEY).header("x-copilotd-user", &self.user)
     }
 
     /// Returns the body of an answer with this status.
-    async fn done(&self, status: u16, request: reqwest::RequestBuilder) -> Value {
+    pub async fn done(&self, status: u16, request: reqwest::RequestBuilder) -> Value {
         let answer = request.send().await.unwrap();
         let (found, text) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert_eq!(found, status, "{text}");
         serde_json::from_str(&text).unwrap_or(Value::String(text))
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         self.done(200, self.request("GET", path)).await
     }
 
-    async fn post(&self, status: u16, path: &str, body: Value) -> Value {
+    pub async fn post(&self, status: u16, path: &str, body: Value) -> Value {
         self.done(status, self.request("POST", path).json(&body)).await
     }
 
@@ -153,7 +163,7 @@ impl Client {
     }
 
     /// Returns a value of the page of metrics.
-    async fn metric(&self, series: &str) -> u64 {
+    pub async fn metric(&self, series: &str) -> u64 {
         let page = self.get("/metrics").await;
         let page = page.as_str().unwrap();
         let line = page
