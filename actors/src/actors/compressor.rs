@@ -192,9 +192,17 @@ async fn summarise(work: &Work, plan: &CompressionPlan, usage: &mut Usage, model
             max_tokens: Some(work.policy.memory.summary_tokens),
         };
         let call = collect(work, request, usage, model);
-        summary = Some(tokio::time::timeout(work.policy.memory.timeout, call).await.ok()??);
+        let text = tokio::time::timeout(work.policy.memory.timeout, call).await.ok()??;
+        summary = Some(without_loop(work, text).await?);
     }
     summary
+}
+
+/// Returns a summary unless it is a loop, which says nothing and would stay in the memory.
+async fn without_loop(work: &Work, text: String) -> Option<String> {
+    let cost = text.len();
+    let check = move || (!compression::is_loop(&text)).then_some(text);
+    compute::run(Some(work.scope.tenant()), cost, check).await.ok()?
 }
 
 /// Builds the request that extends the previous summary by `pass`.

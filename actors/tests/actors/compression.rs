@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::event::{CompressionMethod, Event, Record};
 use copilotd_actors::domain::failure::FailureClass;
@@ -115,6 +116,11 @@ async fn a_failing_summariser_never_fails_a_turn_and_after_three_failures_in_a_r
         vec![Act::Text("cut".into())],
         vec![Act::Stall],
         vec![Act::Panic],
+        // Loops until the bound on its answer stops it.
+        vec![
+            Act::Text("Ada wants a refund. ".repeat(40)),
+            Act::Finish(Finish::Length),
+        ],
     ] {
         let world = World::with(patient(10_000, Duration::from_secs(5))).await;
         world.model.on("small", std::slice::from_ref(&script));

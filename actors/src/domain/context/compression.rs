@@ -128,9 +128,82 @@ pub fn truncated(plan: &CompressionPlan, policy: &MemoryPolicy) -> String {
     }
 }
 
+/// A repetition of fewer bytes is no loop: a row of dots, or "no, no, no".
+const LOOP_BYTES: usize = 64;
+
+/// Returns whether a text ends in a loop: the same piece, with what separates it from the next, at least three times over, which
+/// is `LOOP_BYTES` or more and at least half the text. Small models that find no end answer like that. Whatever the
+/// language; linear in the length.
+pub fn is_loop(text: &str) -> bool {
+    let text = text.trim_end().as_bytes();
+    let most = text.len();
+    let at = |place: usize| text[most - 1 - place];
+    // The Z-function of the reversed text: how far it repeats itself from each place on.
+    let mut repeats = vec![0; most];
+    let (mut left, mut right) = (0, 0);
+    for place in 1..most {
+        let mut length = if place < right {
+            usize::min(right - place, repeats[place - left])
+        } else {
+            0
+        };
+        while place + length < most && at(length) == at(place + length) {
+            length += 1;
+        }
+        repeats[place] = length;
+        if place + length > right {
+            (left, right) = (place, place + length);
+        }
+        // The last `whole` bytes repeat every `place` bytes.
+        let whole = place + length;
+        if length >= 2 * place && whole >= LOOP_BYTES && 2 * whole >= most {
+            return true;
+        }
+    }
+    false
+}
+
 /// Returns the summary, clipped to its own limit, and its tokens if it is at least 10 % smaller than what it replaces.
 pub fn accept(plan: &CompressionPlan, summary: &str, policy: &MemoryPolicy) -> Option<(String, u64)> {
     let summary = tokens::clip(summary.trim(), policy.summary_tokens);
     let size = tokens::count(summary);
     (!summary.is_empty() && size * 10 <= plan.tokens_before * 9).then(|| (summary.to_owned(), size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_that_repeats_itself_to_its_end_is_a_loop() {
+        let story = "Ada asked for a refund of 30 euros on Monday. Bob promised it by Friday. She prefers e-mail. ";
+        for (text, expected) in [
+            (String::new(), false),
+            (story.to_owned(), false),
+            (story.repeat(2), false),
+            (story.repeat(4), true),
+            (format!("{story}{}", "She prefers e-mail. ".repeat(40)), true),
+            // Cut off within a repetition, as by a bound on the answer.
+            (format!("{story}{}She pre", "She prefers e-mail. ".repeat(40)), true),
+            (format!("{story}{}", "n".repeat(500)), true),
+            (
+                "\u{4ed6}\u{4eec}\u{8c08}\u{5230}\u{4e86}\u{9000}\u{6b3e}\u{3002}".repeat(9),
+                true,
+            ),
+            // Repeated, but not most of the text.
+            (format!("{}{}", story.replace("Ada", "Eve"), "ok ".repeat(20)), false),
+            ("no, no, no".to_owned(), false),
+            ("Wait".to_owned() + &".".repeat(30), false),
+            ((1..80).map(|n| format!("Order {n} was sent. ")).collect(), false),
+        ] {
+            assert_eq!(is_loop(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_answer_is_checked_in_linear_time() {
+        // Quadratic, this would take hours.
+        assert!(!is_loop(&format!("{}b{}", "a".repeat(4_000_000), "a".repeat(60))));
+        assert!(is_loop(&"ab".repeat(2_000_000)));
+    }
 }
