@@ -37,7 +37,7 @@ use crate::lexical;
 use crate::query::{self, Part};
 
 /// Candidates of each of the two searches.
-const CANDIDATES: usize = 100;
+pub const CANDIDATES: usize = 100;
 /// Chunks that are read to replace those that repeat a better one.
 const SPARE: usize = 8;
 /// Most wordings of one question.

@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use copilotd_actors::ports::{Purpose, Vector};
 use copilotd_knowledge::lexical::{Statistics, idf, terms, weight};
 use copilotd_knowledge::query::{Found, combine, parts};
+use copilotd_knowledge::retrieve::CANDIDATES;
 
 use crate::vectors::Vectors;
-
-/// Hits of each search, as deep as the product asks its index for.
-const DEPTH: usize = 200;
 
 /// The passages of a set.
 #[derive(Debug)]
@@ -99,6 +97,6 @@ fn best(scores: &[f64]) -> Vec<u32> {
         .collect();
     let score = |passage: &u32| scores[*passage as usize];
     passages.sort_unstable_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));
-    passages.truncate(DEPTH);
+    passages.truncate(CANDIDATES);
     passages
 }

@@ -82,7 +82,10 @@ impl Vectors {
             let request = EmbedRequest {
                 texts: batch.iter().map(|text| (*text).to_owned()).collect(),
                 purpose,
-                urgency: Urgency::Background,
+                urgency: match purpose {
+                    Purpose::Query => Urgency::Foreground,
+                    Purpose::Passage => Urgency::Background,
+                },
             };
             for (text, vector) in batch.iter().zip(embedder.embed(request).await?) {
                 ensure!(
