@@ -1,11 +1,12 @@
 //! Facts about users: 500 turns with planted facts and baits, read by a small model that also lies, repeats, loops and breaks
 //! off. See `tests/eval/facts/README.md`.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the set is part of the program, and its test reads all of it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::content::Finish;
@@ -21,6 +22,9 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use uuid::Uuid;
+
+use crate::metrics::Estimate;
+use crate::table::{Aim, Line};
 
 #[path = "../facts/set.rs"]
 mod set;
@@ -162,19 +166,55 @@ impl Model for SmallModel {
     }
 }
 
+/// What became of the turns.
 #[derive(Debug, Default)]
-struct Figures {
-    stored: usize,
-    false_facts: Vec<String>,
-    planted: usize,
-    found: usize,
-    missed: Vec<String>,
-    duplicates: usize,
-    superseded_used: Vec<String>,
-    used: usize,
+pub struct Figures {
+    /// Facts that were stored.
+    pub stored: usize,
+    /// Those of them that nobody planted, each with its turn.
+    pub false_facts: Vec<String>,
+    /// Facts that turns planted.
+    pub planted: usize,
+    /// Those of them that the next turn knew.
+    pub found: usize,
+    /// The others, each with its turn.
+    pub missed: Vec<String>,
+    /// Facts that a user has more than once.
+    pub duplicates: usize,
+    /// Facts that turns were told although a later one had superseded them, each with its turn.
+    pub superseded_used: Vec<String>,
+    /// Facts that turns were told.
+    pub used: usize,
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests open scopes")]
+impl Figures {
+    /// Returns the lines of the table.
+    pub fn lines(&self) -> Vec<Line> {
+        let line = |name: &str, part, of, aim| Line {
+            name: format!("facts: {name}"),
+            measured: Estimate::of_share(part, of),
+            aim,
+            floor: None,
+        };
+        let right = self.stored - self.false_facts.len();
+        let superseded = self.superseded_used.len();
+        vec![
+            line("precision", right, self.stored, Aim::AtLeast(0.98)),
+            line("duplicates", self.duplicates, self.stored, Aim::AtMost(0.01)),
+            line("superseded facts used", superseded, self.used, Aim::AtMost(0.0)),
+            line("planted facts found", self.found, self.planted, Aim::Shown),
+        ]
+    }
+}
+
+/// Plays the written and the generated turns. The time limits of learning are the product's.
+pub async fn measure() -> Figures {
+    let mut turns = written();
+    turns.extend(generated(TURNS.saturating_sub(turns.len())));
+    play(&turns).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "an evaluation opens scopes as tests do")]
 fn scope() -> TenantScope {
     TenantScope::from_verified("acme".parse().unwrap())
 }
@@ -266,64 +306,4 @@ async fn play(turns: &[Turn]) -> Figures {
         }
     }
     figures
-}
-
-#[expect(clippy::cast_precision_loss, reason = "small counts")]
-fn share(part: usize, of: usize) -> f64 {
-    if of == 0 { 1.0 } else { part as f64 / of as f64 }
-}
-
-#[tokio::test(start_paused = true)]
-async fn facts_are_precise_single_and_current() {
-    let mut turns = written();
-    assert!(turns.len() >= 120, "{}", turns.len());
-    turns.extend(generated(TURNS - turns.len()));
-    let figures = tokio::time::timeout(Duration::from_secs(100_000), play(&turns))
-        .await
-        .unwrap();
-    let Figures {
-        stored,
-        false_facts,
-        planted,
-        found,
-        missed,
-        duplicates,
-        superseded_used,
-        used,
-    } = figures;
-    let precision = share(stored - false_facts.len(), stored);
-    let recall = share(found, planted);
-    let mut report = String::new();
-    writeln!(report, "| facts | aim | measured |\n| --- | --- | --- |").unwrap();
-    writeln!(report, "| precision | >= .98 | {precision:.3} ({stored} stored) |").unwrap();
-    writeln!(
-        report,
-        "| duplicates | <= 1 % | {:.2} % |",
-        100.0 * share(duplicates, stored)
-    )
-    .unwrap();
-    writeln!(
-        report,
-        "| superseded facts used | 0 | {} of {used} |",
-        superseded_used.len()
-    )
-    .unwrap();
-    writeln!(
-        report,
-        "| planted facts found | none | {recall:.3} ({found} of {planted}) |"
-    )
-    .unwrap();
-    for (name, list) in [
-        ("false", &false_facts),
-        ("missed", &missed),
-        ("superseded", &superseded_used),
-    ] {
-        for line in list {
-            writeln!(report, "{name}: {line}").unwrap();
-        }
-    }
-    println!("{report}");
-    assert!(precision >= 0.98, "{report}");
-    assert!(share(duplicates, stored) <= 0.01, "{report}");
-    assert_eq!(superseded_used.len(), 0, "{report}");
 }

@@ -7,6 +7,7 @@
 pub mod assembled;
 pub mod banking;
 pub mod corpus;
+pub mod facts;
 pub mod locomo;
 pub mod memory_growth;
 pub mod metrics;

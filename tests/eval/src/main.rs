@@ -8,7 +8,7 @@ use copilotd_actors::ports::{Embedder, Space};
 use copilotd_eval::locomo::WordPieces;
 use copilotd_eval::table::Table;
 use copilotd_eval::vectors::Vectors;
-use copilotd_eval::{banking, locomo, memory_growth, scifact};
+use copilotd_eval::{banking, facts, locomo, memory_growth, scifact};
 
 /// Measures retrieval and long memory on evaluation sets, and prints one table as Markdown.
 #[derive(Debug, Parser)]
@@ -55,6 +55,7 @@ enum Set {
     Banking,
     Locomo,
     Growth,
+    Facts,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -91,6 +92,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Set::Growth) {
         table.0.extend(memory_growth::measure(data, &pieces, vectors.as_ref())?);
+    }
+    if wanted(Set::Facts) {
+        table.0.extend(facts::measure().await.lines());
     }
     print!("{table}");
     let failed = arguments.check && !table.is_met();

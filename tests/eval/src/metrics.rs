@@ -70,6 +70,26 @@ impl Estimate {
             questions,
         }
     }
+
+    /// Estimates a share by Wilson's score interval ("Probable Inference, the Law of Succession, and Statistical Inference",
+    /// 1927), which says something also where all or none count: a bootstrap of such values has no width.
+    pub fn of_share(part: usize, of: usize) -> Self {
+        /// The 97.5 % quantile of the normal distribution.
+        const Z: f64 = 1.959_964;
+        if of == 0 {
+            return Self::of(&[]);
+        }
+        let (share, n) = (part as f64 / of as f64, of as f64);
+        let centre = share + Z * Z / (2.0 * n);
+        let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let scale = 1.0 + Z * Z / n;
+        Self {
+            mean: share,
+            low: ((centre - spread) / scale).max(0.0),
+            high: ((centre + spread) / scale).min(1.0),
+            questions: of,
+        }
+    }
 }
 
 /// The SplitMix64 generator of Steele, Lea and Flood (2014): small, and the same everywhere.
@@ -118,5 +138,24 @@ mod tests {
         assert!((many.high - many.low - 0.098).abs() < 0.02, "{many:?}");
         assert!(few.high - few.low > many.high - many.low);
         assert_eq!(Estimate::of(&values), many);
+    }
+
+    #[test]
+    fn shares_have_intervals_also_at_their_ends() {
+        for (part, of, low, high) in [
+            // Newcombe 1998, table I, method 3.
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+            (20, 20, 0.8389, 1.0),
+        ] {
+            let found = Estimate::of_share(part, of);
+            assert!(
+                (found.low - low).abs() < 1e-4 && (found.high - high).abs() < 1e-4,
+                "{found:?}"
+            );
+        }
+        assert!(Estimate::of_share(0, 0).mean.is_nan());
     }
 }
