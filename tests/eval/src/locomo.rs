@@ -27,6 +27,11 @@ const BUDGETS: [(u64, [(f64, f64); 2]); 2] = [
     (4_000, [(0.94, 0.924), (0.88, 0.819)]),
 ];
 
+/// Once a history has more than this many budgets, a prompt has to leave out all but [`MOST_OF_LONG`] of it.
+const LONG_BUDGETS: u64 = 10;
+/// Part of a long history that a prompt may have.
+const MOST_OF_LONG: f64 = 0.1;
+
 #[derive(Debug, Deserialize)]
 struct Conversation {
     id: String,
@@ -183,9 +188,20 @@ pub async fn measure(
             Aim::AtLeast(multi_hop.0),
             Some(multi_hop.1),
         ));
-        lines.push(line("share of the history", &shares, Aim::Shown, None));
+        let aim = of_share(indexed.values().map(|conversation| conversation.tokens), tokens);
+        lines.push(line("share of the history", &shares, aim, None));
     }
     Ok(lines)
+}
+
+/// Returns the aim for the share of histories that prompts have: one only if all of them are long.
+fn of_share(histories: impl Iterator<Item = u64>, budget: u64) -> Aim {
+    let shortest = histories.min().unwrap_or_default();
+    if shortest > LONG_BUDGETS * budget {
+        Aim::AtMost(MOST_OF_LONG)
+    } else {
+        Aim::Shown
+    }
 }
 
 fn index(turns: &[Said], pieces: &WordPieces, vectors: Option<&Vectors>) -> anyhow::Result<Indexed> {
@@ -277,7 +293,8 @@ fn assembled(
             let [of_all, of_hops] = aims;
             lines.push(line("evidence recall", &recalls, of_all, floor));
             lines.push(line("multi-hop recall", &hops, of_hops, floor.map(|_| multi_hop.1)));
-            lines.push(line("share of the history", &shares, Aim::Shown, None));
+            let histories = indexed.values().map(|conversation| conversation.prompts.tokens());
+            lines.push(line("share of the history", &shares, of_share(histories, tokens), None));
             lines.push(line(
                 "largest part of the budget, own tokens",
                 &[own],
@@ -322,6 +339,17 @@ fn evidence(ids: &[String], numbers: &HashMap<String, u64>) -> HashSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_have_an_aim_if_all_histories_are_long() {
+        for (histories, expected) in [
+            (vec![15_001, 40_000], Aim::AtMost(0.1)),
+            (vec![15_000, 40_000], Aim::Shown),
+            (vec![], Aim::Shown),
+        ] {
+            assert_eq!(of_share(histories.into_iter(), 1_500), expected);
+        }
+    }
 
     #[test]
     fn evidence_is_read_however_it_is_written() {
