@@ -88,6 +88,8 @@ pub struct Pending {
     pub document: Document,
     /// Its content.
     pub content: Vec<u8>,
+    /// Attempts at it since a new chunk was last staged; see [`KnowledgeIndex::begin`].
+    pub attempts: u32,
 }
 
 /// A chunk to be stored, with what searches need of it.

@@ -82,6 +82,7 @@ impl Worker {
             scope,
             document,
             content,
+            ..
         } = pending;
         let mut pause = self.0.bounds.pause;
         let (tenant, id, version) = (scope.tenant(), document.id, document.version);

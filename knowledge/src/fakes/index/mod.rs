@@ -129,10 +129,11 @@ impl KnowledgeIndex for MemoryIndex {
             oldest.sort_by_key(|(_, (number, ..))| *number);
             let pending = oldest.into_iter().take(limit);
             Ok(pending
-                .map(|(scope, (_, document, content))| Pending {
+                .map(|(scope, (_, document, content, attempts))| Pending {
                     scope: scope.clone(),
                     document: document.clone(),
                     content: content.to_vec(),
+                    attempts,
                 })
                 .collect())
         })

@@ -224,11 +224,11 @@ impl Tenant {
         self.jobs.get(&job).cloned()
     }
 
-    /// Returns the waiting version that was submitted first, with the number of its submission.
-    pub(super) fn oldest_waiting(&self) -> Option<(u64, &Document, &[u8])> {
+    /// Returns the waiting version that was submitted first, with the number of its submission and its attempts.
+    pub(super) fn oldest_waiting(&self) -> Option<(u64, &Document, &[u8], u32)> {
         let waiting = self.documents.values().filter_map(|stored| {
             let (number, content) = stored.waiting.as_ref()?;
-            Some((*number, &stored.document, content.as_slice()))
+            Some((*number, &stored.document, content.as_slice(), stored.attempts))
         });
         waiting.min_by_key(|(number, ..)| *number)
     }

@@ -33,9 +33,9 @@ pub(super) async fn pending(database: &Database, busy: &[TenantScope], limit: us
         let (tenant, document): (String, i64) = (get(row, 0)?, get(row, 1)?);
         let scope = rows::stored_scope(&tenant)?;
         let tx = Tx::begin(&mut client, database, Some(&scope), Mode::Read).await?;
-        let content: Option<Vec<u8>> = tx
-            .optional(
-                "SELECT content FROM waiting WHERE tenant = $1 AND document = $2",
+        let waiting = tx
+            .query(
+                "SELECT content, attempts FROM waiting WHERE tenant = $1 AND document = $2",
                 &[&tenant, &document],
             )
             .await?;
@@ -43,12 +43,14 @@ pub(super) async fn pending(database: &Database, busy: &[TenantScope], limit: us
         let found = tx.query(&sql, &[&tenant, &document]).await?;
         tx.commit().await?;
         // Otherwise it was ingested or deleted meanwhile.
-        if let (Some(content), Some(row)) = (content, found.first()) {
+        if let (Some(waiting), Some(row)) = (waiting.first(), found.first()) {
             let document = rows::document(row)?.document;
+            let attempts: i64 = get(waiting, 1)?;
             pending.push(Pending {
                 scope,
                 document,
-                content,
+                content: get(waiting, 0)?,
+                attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
             });
         }
     }

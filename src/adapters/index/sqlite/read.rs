@@ -126,11 +126,11 @@ pub(super) fn pending(connection: &Connection, busy: &[TenantScope], limit: usiz
     oldest.sort_unstable();
     let mut pending = Vec::new();
     for (number, document) in oldest.into_iter().take(limit) {
-        let (content, tenant): (Vec<u8>, String) = connection
+        let (content, tenant, attempts): (Vec<u8>, String, u32) = connection
             .prepare_cached(
-                "SELECT content, name FROM waiting JOIN tenants ON tenants.n = tenant WHERE waiting.n = ?1",
+                "SELECT content, name, attempts FROM waiting JOIN tenants ON tenants.n = tenant WHERE waiting.n = ?1",
             )?
-            .query_row([number], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let sql = rows::select_documents("WHERE id = ?1");
         let mut statement = connection.prepare_cached(&sql)?;
         let mut found = statement.query([document])?;
@@ -139,6 +139,7 @@ pub(super) fn pending(connection: &Connection, busy: &[TenantScope], limit: usiz
                 scope: rows::stored_scope(&tenant)?,
                 document: rows::document(row)?.document,
                 content,
+                attempts,
             });
         }
     }
