@@ -467,6 +467,75 @@ async fn a_version_that_ends_every_process_fails_and_one_that_makes_progress_doe
     ingestion.stop_and_wait(None, None).await.unwrap();
 }
 
+/// A reader that hangs, and says so: the process ends meanwhile.
+#[derive(Debug, Default)]
+struct Hangs(AtomicUsize);
+
+#[async_trait]
+impl PdfText for Hangs {
+    async fn pages(&self, _: &TenantId, _: &[u8], _: &Limits) -> Result<PdfPages, ExtractError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_process_is_counted_once_against_what_ran_beside_its_cause() {
+    let mut world = World::new();
+    let attempts = Bounds::default().attempts;
+    // The second one ends every process; the first one takes long to read, and would end as well.
+    for tenant in ["slow", "deadly"] {
+        world.store(tenant, "1", Format::Pdf, "%PDF-1.7").await;
+    }
+    let mut begun = Vec::new();
+    for _ in 0..attempts {
+        let reader = Arc::new(Hangs::default());
+        let ingestion = world.start_with(Arc::clone(&reader) as _).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        begun.push(reader.0.load(Ordering::Relaxed));
+        ingestion.kill_and_wait(None).await.unwrap();
+    }
+    // Both at once only as long as neither of them is suspected.
+    assert_eq!(begun, [2, 1, 1, 1, 1]);
+    let counted = world.index.pending(&[], 10).await.unwrap();
+    let counted: Vec<u32> = counted.iter().map(|pending| pending.attempts).collect();
+    assert_eq!(counted, [attempts, 1], "the one that ran alone is suspected alone");
+
+    // What makes progress lets the others run; a panic is nobody else's.
+    let mut world = World::new();
+    let whole = world.engine.take().unwrap();
+    world
+        .store(
+            "a",
+            "1",
+            Format::Markdown,
+            &handbook(&["one", "two", "three", "four", "five"]),
+        )
+        .await;
+    let engine = |batches: usize| Engine {
+        embedder: Arc::new(HangsAfter {
+            embedder: world.embedder.clone(),
+            left: batches.into(),
+        }),
+        ..whole.clone()
+    };
+    let (none, one) = (engine(0), engine(1));
+    world.engine = Some(none);
+    let ingestion = world.start().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ingestion.kill_and_wait(None).await.unwrap();
+    world.engine = Some(one);
+    world.store("b", "1", Format::Pdf, "%PDF-1.7").await;
+    let reader = Arc::new(Hangs::default());
+    let ingestion = world.start_with(Arc::clone(&reader) as _).await;
+    while reader.0.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let suspected = world.index.pending(&[], 10).await.unwrap()[0].attempts;
+    assert_eq!(suspected, 0, "its first chunks were stored before the other one began");
+    ingestion.kill_and_wait(None).await.unwrap();
+}
+
 /// A reader that never has a process free.
 #[derive(Debug)]
 struct Full(AtomicUsize);

@@ -6,13 +6,14 @@
 //! again.
 //!
 //! Invariant: a version ends as failed after [`Bounds::attempts`] attempts without progress, whatever ended them: a panic, or
-//! the whole process. The count is in the index.
+//! the whole process. The count is in the index. A version whose last attempt ended with its process is ingested alone until
+//! it makes progress: should it end this process too, no other version is counted as its cause.
 
 mod backfill;
 mod pieces;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub enum Msg {
     Wake,
     /// A timer: ask the index.
     Poll,
+    /// Some chunks of the document's version were stored.
+    Progressed(DocumentId),
 }
 
 /// The supervisor; see the module.
@@ -107,6 +110,8 @@ pub struct Ingestion(pub Arc<Parts>);
 #[derive(Default)]
 pub struct State {
     running: HashMap<ActorId, Running>,
+    /// Documents whose last worker panicked: a panic ends no other version's attempt.
+    panicked: HashSet<DocumentId>,
     backfill: Option<ActorId>,
     /// Whether all vectors were there when the backfill last looked, and nothing was published since.
     is_filled: bool,
@@ -117,6 +122,8 @@ pub struct State {
 struct Running {
     scope: TenantScope,
     document: DocumentId,
+    /// Whether nothing else may run now.
+    is_alone: bool,
 }
 
 /// How long a job is kept after it has ended.
@@ -126,7 +133,7 @@ impl Ingestion {
     /// Gives waiting versions to workers, as many as may run.
     async fn fill(&self, me: &ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         let free = self.0.bounds.workers.saturating_sub(state.running.len());
-        if free == 0 {
+        if free == 0 || state.running.values().any(|running| running.is_alone) {
             return Ok(());
         }
         let busy: Vec<TenantScope> = state.running.values().map(|running| running.scope.clone()).collect();
@@ -141,7 +148,15 @@ impl Ingestion {
         state.failures = 0;
         let is_idle = pending.is_empty() && state.running.is_empty();
         for pending in pending {
-            self.start(me, state, pending).await?;
+            let is_alone = pending.attempts > 0 && !state.panicked.contains(&pending.document.id);
+            // It waits until the others have ended, and what came after it waits for it.
+            if is_alone && !state.running.is_empty() {
+                break;
+            }
+            self.start(me, state, pending, is_alone).await?;
+            if is_alone {
+                break;
+            }
         }
         if is_idle && !state.is_filled && state.backfill.is_none() {
             self.start_backfill(me, state).await?;
@@ -149,12 +164,23 @@ impl Ingestion {
         Ok(())
     }
 
-    async fn start(&self, me: &ActorRef<Msg>, state: &mut State, pending: Pending) -> Result<(), ActorProcessingErr> {
+    async fn start(
+        &self,
+        me: &ActorRef<Msg>,
+        state: &mut State,
+        pending: Pending,
+        is_alone: bool,
+    ) -> Result<(), ActorProcessingErr> {
         let running = Running {
             scope: pending.scope.clone(),
             document: pending.document.id,
+            is_alone,
         };
-        let (worker, _) = Actor::spawn_linked(None, Worker(Arc::clone(&self.0)), (), me.get_cell()).await?;
+        let worker = Worker {
+            parts: Arc::clone(&self.0),
+            supervisor: me.clone(),
+        };
+        let (worker, _) = Actor::spawn_linked(None, worker, (), me.get_cell()).await?;
         state.running.insert(worker.get_id(), running);
         worker.cast(Task(Box::new(pending)))?;
         Ok(())
@@ -216,7 +242,12 @@ impl Ingestion {
         let Some(running) = state.running.remove(&who) else {
             return Ok(());
         };
+        if state.running.is_empty() {
+            // What is started next is alone anyway.
+            state.panicked.clear();
+        }
         if let Some(error) = error {
+            state.panicked.insert(running.document);
             let (tenant, document) = (running.scope.tenant(), running.document);
             tracing::error!(%tenant, %document, error, "the ingestion of a document panicked");
         }
@@ -240,6 +271,12 @@ impl Actor for Ingestion {
         match message {
             Msg::Wake => state.is_filled = false,
             Msg::Poll => self.tidy().await,
+            Msg::Progressed(document) => {
+                let known = state.running.values_mut().find(|running| running.document == document);
+                if let Some(running) = known {
+                    running.is_alone = false;
+                }
+            }
         }
         self.fill(&me, state).await
     }

@@ -13,7 +13,7 @@ use metrics::{counter, histogram};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::pieces::{Piece, identify};
-use super::{Bounds, Engine, Parts};
+use super::{Bounds, Engine, Msg, Parts};
 use crate::chunk::{ChunkDraft, chunk};
 use crate::document::{Document, IngestFailure};
 use crate::extract::{ExtractError, Extracted};
@@ -31,7 +31,11 @@ const EMBED_ATTEMPTS: u32 = 5;
 const TITLE_CHARS: usize = 512;
 
 /// The actor; ends after one version.
-pub(super) struct Worker(pub(super) Arc<Parts>);
+pub(super) struct Worker {
+    pub(super) parts: Arc<Parts>,
+    /// Notified of the first progress.
+    pub(super) supervisor: ActorRef<Msg>,
+}
 
 /// The version to ingest.
 pub(super) struct Task(pub(super) Box<Pending>);
@@ -84,7 +88,7 @@ impl Worker {
             content,
             ..
         } = pending;
-        let mut pause = self.0.bounds.pause;
+        let mut pause = self.parts.bounds.pause;
         let (tenant, id, version) = (scope.tenant(), document.id, document.version);
         let (mut is_counted, mut refusals) = (false, 0);
         loop {
@@ -102,7 +106,7 @@ impl Worker {
                 Err(Stopped::Busy(_)) => refusals += 1,
                 _ => refusals = 0,
             }
-            if refusals >= self.0.bounds.refusals {
+            if refusals >= self.parts.bounds.refusals {
                 result = Err(Stopped::Failed(IngestFailure {
                     code: ExtractError::Busy.code().to_owned(),
                     message: "The server had no capacity to read this document for a long time. Store it again later."
@@ -110,7 +114,7 @@ impl Worker {
                 }));
             }
             if let Err(Stopped::Failed(failure)) = &result {
-                let (index, now) = (&self.0.index, self.0.clock.now());
+                let (index, now) = (&self.parts.index, self.parts.clock.now());
                 match index.fail(&scope, id, version, failure.clone(), now).await {
                     Ok(_) => {
                         counter!("copilotd_ingested_documents_total", "outcome" => "failed").increment(1);
@@ -129,7 +133,7 @@ impl Worker {
                 Err(error @ (Stopped::Index(_) | Stopped::Busy(_))) => {
                     tracing::warn!(%tenant, document = %id, %error, "ingestion of a document was interrupted; trying again");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(self.0.bounds.longest_pause);
+                    pause = (pause * 2).min(self.parts.bounds.longest_pause);
                 }
             }
         }
@@ -138,10 +142,10 @@ impl Worker {
     /// Counts this attempt; fails if there were too many that something else ended.
     async fn begin(&self, scope: &TenantScope, document: &Document) -> Result<(), Stopped> {
         crash::point("ingest.before:begin");
-        let attempt = self.0.index.begin(scope, document.id, document.version).await?;
+        let attempt = self.parts.index.begin(scope, document.id, document.version).await?;
         match attempt {
             None => Err(Stopped::Superseded),
-            Some(attempt) if attempt > self.0.bounds.attempts => Err(Stopped::Failed(IngestFailure {
+            Some(attempt) if attempt > self.parts.bounds.attempts => Err(Stopped::Failed(IngestFailure {
                 code: "internal".to_owned(),
                 message:
                     "Reading this document ended the reader or the whole server each time. The server's log has the \
@@ -158,7 +162,7 @@ impl Worker {
     async fn ingest(&self, scope: &TenantScope, document: &Document, content: Vec<u8>) -> Result<(), Stopped> {
         let started = tokio::time::Instant::now();
         let extracted = self
-            .0
+            .parts
             .extractor
             .extract(scope.tenant(), content, document.format, None)
             .await?;
@@ -172,28 +176,33 @@ impl Worker {
         }
         let pieces = identify(document.id, drafts);
         let (id, version) = (document.id, document.version);
-        let index = &self.0.index;
+        let index = &self.parts.index;
         if !index.start(scope, id, version, pieces.len() as u64).await? {
             return Err(Stopped::Superseded);
         }
         crash::point("ingest.after:start");
         let ids: Vec<ChunkId> = pieces.iter().map(|piece| piece.id).collect();
-        let space = self.0.engine.as_ref().map(|engine| &engine.space);
+        let space = self.parts.engine.as_ref().map(|engine| &engine.space);
         let known = index.known_chunks(scope, id, &ids, space).await?;
         let known: HashSet<ChunkId> = known.into_iter().collect();
         let new: Vec<&Piece> = pieces.iter().filter(|piece| !known.contains(&piece.id)).collect();
-        for batch in new.chunks(self.0.bounds.batch.max(1)) {
+        for (number, batch) in new.chunks(self.parts.bounds.batch.max(1)).enumerate() {
             self.stage(scope, document, title.as_deref(), batch).await?;
             crash::point("ingest.after:stage");
+            if number == 0 {
+                // If it has ended the process is stopping.
+                let _ = self.supervisor.cast(Msg::Progressed(id));
+            }
         }
         counter!("copilotd_ingested_chunks_total", "outcome" => "kept").increment(known.len() as u64);
         let contents = Contents {
             title: stated,
             chunks: pieces.iter().map(Piece::place).collect(),
         };
-        let (quota, now) = ((self.0.quota)(scope), self.0.clock.now());
+        let (quota, now) = ((self.parts.quota)(scope), self.parts.clock.now());
         crash::point("ingest.before:publish");
-        match index.publish(scope, id, version, contents, &quota, now).await? {
+        let published = index.publish(scope, id, version, contents, &quota, now);
+        match published.await? {
             Published::Done => {
                 crash::point("ingest.after:publish");
                 Ok(())
@@ -210,7 +219,10 @@ impl Worker {
     }
 
     async fn cut(&self, scope: &TenantScope, extracted: Extracted) -> Result<Vec<ChunkDraft>, Stopped> {
-        let (cost, tokens) = (extracted.text.len() * CHUNK_COST_PER_BYTE, Arc::clone(&self.0.tokens));
+        let (cost, tokens) = (
+            extracted.text.len() * CHUNK_COST_PER_BYTE,
+            Arc::clone(&self.parts.tokens),
+        );
         let cut = compute::run(Some(scope.tenant()), cost, move || chunk(&extracted, &*tokens));
         Ok(cut.await?)
     }
@@ -236,17 +248,15 @@ impl Worker {
         };
         let chunks: Vec<NewChunk> = pieces.iter().zip(terms).map(new).collect();
         counter!("copilotd_ingested_chunks_total", "outcome" => "new").increment(chunks.len() as u64);
-        let stored = self
-            .0
-            .index
-            .stage(scope, document.id, document.version, chunks, vectors)
-            .await?;
+        let index = &self.parts.index;
+        let stored = index.stage(scope, document.id, document.version, chunks, vectors);
+        let stored = stored.await?;
         if stored { Ok(()) } else { Err(Stopped::Superseded) }
     }
 
     /// Returns the vectors of texts; none without a model or when it fails, and then the backfill makes them later.
     async fn vectors(&self, texts: Vec<String>) -> Vec<Vector> {
-        let Some(engine) = &self.0.engine else {
+        let Some(engine) = &self.parts.engine else {
             return Vec::new();
         };
         let request = EmbedRequest {
@@ -254,7 +264,7 @@ impl Worker {
             purpose: Purpose::Passage,
             urgency: Urgency::Background,
         };
-        embed_patiently(engine, request, &self.0.bounds)
+        embed_patiently(engine, request, &self.parts.bounds)
             .await
             .unwrap_or_else(|error| {
                 tracing::warn!(%error, "chunks could not be embedded; they are found by their words alone for now");
