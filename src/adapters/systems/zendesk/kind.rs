@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 use super::api::Call;
+use super::feed::Accounts;
 use super::{TOOLS, Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::adapters::systems::tools::InvalidConfig;
 use crate::adapters::systems::tools::member::{as_number, at};
@@ -35,12 +36,15 @@ struct Settings {
 /// Accounts of Zendesk Support.
 pub struct ZendeskKind {
     tools: Arc<Toolset<Call>>,
+    /// Those that sources read.
+    accounts: Accounts,
 }
 
 impl Default for ZendeskKind {
     fn default() -> Self {
         Self {
             tools: Arc::new(Toolset::new(NAME, TOOLS)),
+            accounts: Accounts::default(),
         }
     }
 }
@@ -104,7 +108,7 @@ impl SystemFactory for ZendeskKind {
             system: NAME.into(),
             reason,
         })?;
-        super::feed(&config, source, shared.client.clone())
+        super::feed(&config, source, &self.accounts, shared.client.clone())
     }
 
     /// Checks the credential with `users/me`.

@@ -86,10 +86,11 @@ impl Zendesk {
 fn feed(
     config: &ZendeskConfig,
     source: &SystemSettings,
+    accounts: &feed::Accounts,
     client: reqwest::Client,
 ) -> Result<Arc<dyn Feed>, InvalidConfig> {
     let api = Arc::new(Api::new(config, client)?);
-    let feed = feed::ZendeskFeed::new(api, source).map_err(|reason| InvalidConfig {
+    let feed = feed::ZendeskFeed::new(api, source, accounts).map_err(|reason| InvalidConfig {
         system: "zendesk".into(),
         reason,
     })?;

@@ -11,13 +11,13 @@ mod tickets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{CollectionName, TenantId};
 use copilotd_knowledge::sync::{Documents, Feed, FeedError, Item, Page, Stream};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::pace::Accounts;
 use self::pace::Pace;
 use super::api::Api;
 use crate::system_kind::SystemSettings;
@@ -82,7 +82,7 @@ pub(super) struct ZendeskFeed {
 
 impl ZendeskFeed {
     /// Checks the settings; sends nothing.
-    pub(super) fn new(api: Arc<Api>, settings: &SystemSettings) -> Result<Self, String> {
+    pub(super) fn new(api: Arc<Api>, settings: &SystemSettings, accounts: &Accounts) -> Result<Self, String> {
         let settings: FeedSettings = settings.read()?;
         let mut streams = Vec::new();
         if let Some(articles) = &settings.articles {
@@ -106,13 +106,13 @@ impl ZendeskFeed {
                 lists_whole_items: false,
             });
         }
-        let minute = Duration::from_secs(60);
+        let turns = accounts.turns(api.base());
         Ok(Self {
             streams,
             articles: settings.articles,
             tickets: settings.tickets,
-            exports: Pace::new(minute / settings.exports_per_minute.max(1)),
-            requests: Pace::new(minute / settings.requests_per_minute.max(1)),
+            exports: Pace::of_exports(settings.exports_per_minute, &turns),
+            requests: Pace::of_requests(settings.requests_per_minute, &turns),
             api,
         })
     }
