@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::{Clock, Ids};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::Estimate;
-use copilotd_knowledge::document::{Access, Document, Format};
+use copilotd_knowledge::document::{Access, AttributeChanges, Document, DocumentKey, Format};
 use copilotd_knowledge::extract::{Extractor, Limits, NoPdf};
 use copilotd_knowledge::fakes::index::MemoryIndex;
-use copilotd_knowledge::index::{KnowledgeIndex, Quota};
+use copilotd_knowledge::index::{KnowledgeIndex, Quota, Submission};
 use copilotd_knowledge::ingest::{self, Ingestion, Parts};
 use copilotd_knowledge::library::{Content, Library};
 use copilotd_knowledge::retrieve::Retriever;
 use copilotd_knowledge::sync::{
-    Activity, Bounds, Documents, Feed, FeedError, Item, Msg, Page, SourceBook, SourceDocument, SourceStatus, Sources,
-    Spec, Stream,
+    Activity, Bounds, Documents, Feed, FeedError, Item, Msg, Page, SOURCE, SourceBook, SourceDocument, SourceStatus,
+    Sources, Spec, Stream,
 };
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -58,6 +58,8 @@ enum Say {
     Page(Vec<(u64, String, Option<&'static str>)>, &'static str),
     Fail(FeedError),
     Panic,
+    /// Nothing more.
+    End,
 }
 
 /// A system that says what it is told to, and then that nothing has changed.
@@ -76,15 +78,22 @@ impl std::fmt::Debug for Scripted {
 
 impl Scripted {
     fn new(says: impl IntoIterator<Item = Say>) -> Arc<Self> {
+        Self::at(&[("articles", "help", "acme")], says)
+    }
+
+    /// With streams: their names, collections and accounts.
+    fn at(streams: &[(&'static str, &str, &str)], says: impl IntoIterator<Item = Say>) -> Arc<Self> {
+        let stream = |(name, collection, account): &(&'static str, &str, &str)| Stream {
+            name,
+            account: (*account).to_owned(),
+            collection: collection.parse().unwrap(),
+            roles: None,
+            settings: format!("{collection} {account}"),
+            deletes_silently: false,
+            lists_whole_items: false,
+        };
         Arc::new(Self {
-            streams: vec![Stream {
-                name: "articles",
-                collection: "help".parse().unwrap(),
-                roles: None,
-                settings: "1".to_owned(),
-                deletes_silently: false,
-                lists_whole_items: false,
-            }],
+            streams: streams.iter().map(stream).collect(),
             says: Mutex::new(says.into_iter().collect()),
             asked: Mutex::default(),
         })
@@ -109,7 +118,7 @@ impl Feed for Scripted {
         self.asked.lock().push((after.map(str::to_owned), Instant::now()));
         let said = self.says.lock().pop_front();
         match said {
-            None => Ok(Page {
+            None | Some(Say::End) => Ok(Page {
                 items: Vec::new(),
                 unreadable: Vec::new(),
                 next: None,
@@ -215,12 +224,17 @@ impl World {
     }
 
     fn run(&self, feed: &Arc<Scripted>) {
+        self.run_as(feed, 0);
+    }
+
+    /// Applies a configuration with this number.
+    fn run_as(&self, feed: &Arc<Scripted>, number: u8) {
         let spec = Spec {
             scope: scope(),
             name: "help".to_owned(),
             interval: Duration::from_secs(300),
             feed: Arc::clone(feed) as _,
-            fingerprint: [0; 32],
+            fingerprint: [number; 32],
         };
         self.supervisor.cast(Msg::Apply(vec![spec])).unwrap();
     }
@@ -240,8 +254,48 @@ impl World {
     }
 
     async fn documents(&self) -> Vec<Document> {
-        let help = "help".parse().unwrap();
-        self.index.documents(&scope(), &help, None, 1_000).await.unwrap()
+        self.documents_in("help").await
+    }
+
+    async fn documents_in(&self, collection: &str) -> Vec<Document> {
+        let collection = collection.parse().unwrap();
+        self.index.documents(&scope(), &collection, None, 1_000).await.unwrap()
+    }
+
+    async fn ids_in(&self, collection: &str) -> Vec<String> {
+        let documents = self.documents_in(collection).await.into_iter();
+        documents.map(|document| document.key.external_id.to_string()).collect()
+    }
+
+    /// Stores a document in the collection `help`, as the source does if it is named.
+    async fn submit(&self, id: &str, source: Option<&str>) {
+        let metadata = source.map(|name| BTreeMap::from([(SOURCE.to_owned(), Value::from(name))]));
+        let submission = Submission {
+            key: DocumentKey {
+                collection: "help".parse().unwrap(),
+                external_id: id.parse().unwrap(),
+            },
+            format: Format::Text,
+            content: b"Some text.".to_vec(),
+            content_hash: [0; 32],
+            changes: AttributeChanges {
+                metadata,
+                ..AttributeChanges::default()
+            },
+            job: JobId::new(Uuid::from_u128(u128::MAX)),
+            at: Fixed::default().now(),
+        };
+        self.index.submit(&scope(), submission, &AMPLE).await.unwrap();
+    }
+
+    /// Waits until the feed has been asked for all that it says.
+    async fn until_said(&self, feed: &Scripted) -> SourceStatus {
+        loop {
+            let status = self.until(Activity::UpToDate).await;
+            if feed.says.lock().is_empty() {
+                return status;
+            }
+        }
     }
 }
 
@@ -360,4 +414,103 @@ async fn what_has_no_documents_any_more_leaves() {
     let left = world.documents().await;
     assert_eq!(left[0].key.external_id.as_str(), "article-10");
     assert_eq!(left.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_leave_the_collection_or_account_that_they_were_read_into_and_from() {
+    let world = World::start(AMPLE).await;
+    let steps = [
+        (
+            ("articles", "help", "acme"),
+            items([1, 2]),
+            vec!["article-1", "article-2", "article-9"],
+            vec![],
+        ),
+        // What somebody else stored stays.
+        (
+            ("articles", "faq", "acme"),
+            items([1, 2]),
+            vec!["article-9"],
+            vec!["article-1", "article-2"],
+        ),
+        (
+            ("articles", "faq", "globex"),
+            items([2, 3]),
+            vec!["article-9"],
+            vec!["article-2", "article-3"],
+        ),
+        (
+            ("articles", "help", "globex"),
+            items([3]),
+            vec!["article-3", "article-9"],
+            vec![],
+        ),
+    ];
+    world.submit("article-9", None).await;
+    for (number, (stream, page, help, faq)) in (0..).zip(steps) {
+        let feed = Scripted::at(&[stream], [Say::Page(page, "a"), Say::End]);
+        world.run_as(&feed, number);
+        let status = world.until_said(&feed).await;
+        assert_eq!(
+            (world.ids_in("help").await, world.ids_in("faq").await),
+            (owned(&help), owned(&faq)),
+            "{stream:?}"
+        );
+        let own = help.len() + faq.len() - 1;
+        assert_eq!(usize::try_from(status.documents), Ok(own), "{stream:?}");
+        assert_eq!(feed.positions()[0], None, "everything is read again");
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_may_swap_their_collections() {
+    let world = World::start(AMPLE).await;
+    for (number, collections) in (0..).zip([["help", "tickets"], ["tickets", "help"], ["help", "tickets"]]) {
+        let streams = [
+            ("articles", collections[0], "acme"),
+            ("tickets", collections[1], "acme"),
+        ];
+        let says = [
+            Say::Page(items([1]), "a"),
+            Say::End,
+            Say::Page(items([2]), "b"),
+            Say::End,
+        ];
+        let feed = Scripted::at(&streams, says);
+        world.run_as(&feed, number);
+        world.until_said(&feed).await;
+        assert_eq!(world.ids_in(collections[0]).await, ["article-1"]);
+        assert_eq!(world.ids_in(collections[1]).await, ["article-2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_under_way_when_the_collection_changed_leaves_the_old_one_too() {
+    let world = World::start(AMPLE).await;
+    let feed = Scripted::new([Say::Page(items([1]), "a"), Say::End]);
+    world.run_as(&feed, 0);
+    world.until_said(&feed).await;
+    let busy = Say::Fail(FeedError::Busy(Some(Duration::from_secs(60))));
+    let feed = Scripted::at(
+        &[("articles", "faq", "acme")],
+        [busy, Say::Page(items([1]), "a"), Say::End],
+    );
+    world.run_as(&feed, 1);
+    while feed.positions().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        world.ids_in("help").await,
+        Vec::<String>::new(),
+        "before anything was read"
+    );
+    // The index had taken it from the run before.
+    world.submit("article-2", Some("help")).await;
+    world.until_said(&feed).await;
+    assert_eq!(world.ids_in("help").await, Vec::<String>::new());
+    assert_eq!(world.ids_in("faq").await, ["article-1"]);
 }

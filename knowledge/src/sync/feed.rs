@@ -16,6 +16,8 @@ use crate::library::Content;
 pub struct Stream {
     /// Its name within the source.
     pub name: &'static str,
+    /// The account of the other system. The ids of another account's items mean other items.
+    pub account: String,
     /// The collection of its documents. No other stream of the tenant has it.
     pub collection: CollectionName,
     /// The roles that may read each of its documents, if they are the same for all.

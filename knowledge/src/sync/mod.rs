@@ -9,6 +9,8 @@
 //!   most a page, and content that is stored already is no work.
 //! - What a reader may no longer see leaves the searches, even if the new content cannot be stored.
 //! - A document that cannot be stored stops no other one.
+//! - When a stream gets another collection or another account, its documents leave the old collection before anything is
+//!   read: who may search the new one may differ.
 
 mod feed;
 mod run;

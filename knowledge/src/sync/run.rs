@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use copilotd_actors::compute;
-use copilotd_actors::domain::ids::{ExternalId, JobId};
+use copilotd_actors::crash;
+use copilotd_actors::domain::ids::{CollectionName, ExternalId, JobId};
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
 use metrics::counter;
@@ -50,10 +51,32 @@ pub(super) struct Memory {
 struct Position {
     /// The stream's settings when everything was read.
     settings: String,
+    /// Where its documents are, and of which account.
+    #[serde(default)]
+    place: Option<Place>,
+    /// The collection that they left, until everything was read again.
+    #[serde(default)]
+    left: Option<CollectionName>,
     /// The feed's own position.
     after: Option<String>,
     /// When it was last compared with everything that there is.
     compared_at: Option<Timestamp>,
+}
+
+/// The collection of a stream's documents, and the account that they are from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    collection: CollectionName,
+    account: String,
+}
+
+impl Place {
+    fn of(stream: &Stream) -> Self {
+        Self {
+            collection: stream.collection.clone(),
+            account: stream.account.clone(),
+        }
+    }
 }
 
 /// See the module.
@@ -73,7 +96,7 @@ impl<'a> Run<'a> {
         for stream in self.source.spec.feed.streams() {
             let mut after = None;
             loop {
-                let found = self.stored(stream, after.as_ref()).await?;
+                let found = self.stored(&stream.collection, after.as_ref()).await?;
                 documents += found.own.len() as u64;
                 match found.next {
                     Some(next) => after = Some(next),
@@ -90,6 +113,10 @@ impl<'a> Run<'a> {
         // Documents of the run before that could not be ingested are shown by now.
         self.forget_ended().await?;
         let feed = std::sync::Arc::clone(&self.source.spec.feed);
+        // All of them before anything is read: two streams may have swapped their collections.
+        for stream in feed.streams() {
+            self.leave_old_place(stream).await?;
+        }
         let mut first_failure = None;
         for stream in feed.streams() {
             // One stream may lack a permission that the other one has.
@@ -100,20 +127,70 @@ impl<'a> Run<'a> {
         first_failure.map_or(Ok(()), Err)
     }
 
-    async fn stream(&mut self, stream: &Stream) -> Result<(), Stopped> {
-        let name = format!("{}/{}", self.source.spec.name, stream.name);
+    fn name_of(&self, stream: &Stream) -> String {
+        format!("{}/{}", self.source.spec.name, stream.name)
+    }
+
+    async fn position(&self, stream: &Stream) -> Result<Position, Stopped> {
         let (index, scope) = (&self.source.library.index, &self.source.spec.scope);
-        let stored = index.source_position(scope, &name).await?;
-        let mut position: Position = stored
+        let stored = index.source_position(scope, &self.name_of(stream)).await?;
+        Ok(stored
             .and_then(|text| serde_json::from_str(&text).ok())
-            .unwrap_or_default();
+            .unwrap_or_default())
+    }
+
+    /// Deletes the documents of a stream that has another collection or account now, and starts it over.
+    async fn leave_old_place(&mut self, stream: &Stream) -> Result<(), Stopped> {
+        let place = Place::of(stream);
+        let old = match self.position(stream).await?.place {
+            Some(old) if old != place => old,
+            _ => return Ok(()),
+        };
+        self.clear(&old.collection, old.collection == place.collection).await?;
+        let (tenant, source) = (self.source.spec.scope.tenant(), &self.source.spec.name);
+        tracing::info!(
+            %tenant, source, stream = stream.name, from = %old.collection, to = %place.collection,
+            "a source stores its documents elsewhere now; those stored before were deleted, and everything is read again"
+        );
+        let restarted = Position {
+            place: Some(place),
+            left: Some(old.collection),
+            ..Position::default()
+        };
+        self.keep(&self.name_of(stream), &restarted).await
+    }
+
+    /// Deletes all documents of the source in a collection; `is_counted` says whether [`Run::count`] counted them.
+    async fn clear(&mut self, collection: &CollectionName, is_counted: bool) -> Result<(), Stopped> {
+        let mut after = None;
+        loop {
+            let found = self.stored(collection, after.as_ref()).await?;
+            for document in found.own {
+                self.delete(&document.key, is_counted).await?;
+                crash::point("sync.after:leave");
+            }
+            match found.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn stream(&mut self, stream: &Stream) -> Result<(), Stopped> {
+        let name = self.name_of(stream);
+        let mut position = self.position(stream).await?;
         if position.settings != stream.settings {
             self.restrict(stream).await?;
             position = Position {
                 settings: stream.settings.clone(),
+                place: Some(Place::of(stream)),
+                left: position.left,
                 ..Position::default()
             };
+            // Before anything is stored: what is stored must be found again if the place changes.
+            self.keep(&name, &position).await?;
         }
+        position.place.get_or_insert_with(|| Place::of(stream));
         loop {
             let after = position.after.clone();
             let page = self.page(stream, after.as_deref(), false).await?;
@@ -125,6 +202,20 @@ impl<'a> Run<'a> {
             if is_last {
                 break;
             }
+        }
+        if let Some(left) = position.left.take() {
+            // What the run that a change of the configuration ended had under way may have been stored after all.
+            let is_used = self
+                .source
+                .spec
+                .feed
+                .streams()
+                .iter()
+                .any(|stream| stream.collection == left);
+            if !is_used {
+                self.clear(&left, false).await?;
+            }
+            self.keep(&name, &position).await?;
         }
         if stream.deletes_silently && self.is_comparison_due(&position) {
             self.compare(stream).await?;
@@ -146,7 +237,10 @@ impl<'a> Run<'a> {
     async fn keep(&self, name: &str, position: &Position) -> Result<(), Stopped> {
         let text = serde_json::to_string(position).map_err(|error| Stopped(error.to_string()))?;
         let (index, scope) = (&self.source.library.index, &self.source.spec.scope);
-        Ok(index.put_source_position(scope, name, &text).await?)
+        crash::point("sync.before:position");
+        index.put_source_position(scope, name, &text).await?;
+        crash::point("sync.after:position");
+        Ok(())
     }
 
     /// Brings the readers of all stored documents in line with changed settings, before their contents are read again.
@@ -159,7 +253,7 @@ impl<'a> Run<'a> {
         };
         let mut after = None;
         loop {
-            let found = self.stored(stream, after.as_ref()).await?;
+            let found = self.stored(&stream.collection, after.as_ref()).await?;
             let now = self.source.library.clock.now();
             for document in found.own {
                 let (index, scope) = (&self.source.library.index, &self.source.spec.scope);
@@ -193,11 +287,14 @@ impl<'a> Run<'a> {
         // First what must not be found any more.
         for stored in self.stored_of(stream, &item.id).await? {
             if !kept.contains(&stored.key.external_id) {
-                self.delete(&stored.key).await?;
+                self.delete(&stored.key, true).await?;
+                crash::point("sync.after:delete");
             }
         }
         for document in documents {
+            crash::point("sync.before:store");
             self.store(stream, document).await?;
+            crash::point("sync.after:store");
         }
         Ok(())
     }
@@ -257,11 +354,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn delete(&mut self, key: &DocumentKey) -> Result<(), Stopped> {
+    /// Deletes a document; `is_counted` says whether [`Run::count`] counted it.
+    async fn delete(&mut self, key: &DocumentKey, is_counted: bool) -> Result<(), Stopped> {
         let (library, scope) = (&self.source.library, &self.source.spec.scope);
         if library.index.delete(scope, key, library.clock.now()).await?.is_some() {
             counter!("copilotd_source_documents_total", "outcome" => "deleted").increment(1);
-            self.status(|status| status.documents = status.documents.saturating_sub(1));
+            let counted = u64::from(is_counted);
+            self.status(|status| status.documents = status.documents.saturating_sub(counted));
         }
         Ok(())
     }
@@ -315,7 +414,7 @@ impl<'a> Run<'a> {
         }
         let mut after = None;
         loop {
-            let found = self.stored(stream, after.as_ref()).await?;
+            let found = self.stored(&stream.collection, after.as_ref()).await?;
             for document in found.own {
                 let id = item_of(&document.key.external_id);
                 if listed.contains(id) {
@@ -324,7 +423,7 @@ impl<'a> Run<'a> {
                 // It may have been listed on a page that had been read already.
                 match self.item(stream, id).await? {
                     Some(item) => self.apply_item(stream, &item).await?,
-                    None => self.delete(&document.key).await?,
+                    None => self.delete(&document.key, true).await?,
                 }
             }
             match found.next {
@@ -334,10 +433,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Returns some of the stream's documents in the index.
-    async fn stored(&self, stream: &Stream, after: Option<&ExternalId>) -> Result<Found, Stopped> {
+    /// Returns some of the source's documents in a collection of the index.
+    async fn stored(&self, collection: &CollectionName, after: Option<&ExternalId>) -> Result<Found, Stopped> {
         let (index, scope) = (&self.source.library.index, &self.source.spec.scope);
-        let found = index.documents(scope, &stream.collection, after, LISTED).await?;
+        let found = index.documents(scope, collection, after, LISTED).await?;
         let is_full = found.len() >= LISTED;
         Ok(Found {
             next: found

@@ -226,6 +226,7 @@ const KNOWLEDGE: &[Row] = &[
         "sync",
         &[
             "actors/compute",
+            "actors/crash",
             "actors/domain",
             "actors/ports",
             "actors/tenancy",

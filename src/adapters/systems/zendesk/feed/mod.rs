@@ -88,6 +88,7 @@ impl ZendeskFeed {
         if let Some(articles) = &settings.articles {
             streams.push(Stream {
                 name: ARTICLES,
+                account: api.base().to_owned(),
                 collection: articles.collection.clone(),
                 roles: None,
                 settings: described(api.base(), articles),
@@ -99,6 +100,7 @@ impl ZendeskFeed {
         if let Some(tickets) = &settings.tickets {
             streams.push(Stream {
                 name: TICKETS,
+                account: api.base().to_owned(),
                 collection: tickets.collection.clone(),
                 roles: Some(tickets.allowed_roles.clone()),
                 settings: described(api.base(), tickets),
