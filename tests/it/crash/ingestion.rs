@@ -10,11 +10,11 @@ use tempfile::TempDir;
 
 use crate::support::live::child::Child;
 
-const KEY: &str = "cpk_ingestingestingestingestingestingestingesti";
+pub(super) const KEY: &str = "cpk_ingestingestingestingestingestingestingesti";
 const DOCUMENT: &str = "/v1/knowledge/handbook/documents/long";
 const JOBS_OF: &str = "/v1/jobs/";
 /// Exit code of a process that a crash point aborted, as a shell reports it.
-const ABORTED: i32 = 128 + 6;
+pub(super) const ABORTED: i32 = 128 + 6;
 /// Chunks that are stored together.
 const BATCH: u64 = 16;
 
@@ -30,18 +30,20 @@ const POINTS: [(&str, u64); 8] = [
     ("ingest.after:publish", 4),
 ];
 
-struct Life {
-    child: Child,
-    client: Client,
+/// A process, and a client of it.
+pub(super) struct Life {
+    pub(super) child: Child,
+    pub(super) client: Client,
 }
 
-struct Client {
+pub(super) struct Client {
     address: SocketAddr,
     http: reqwest::Client,
 }
 
 impl Life {
-    async fn start(directory: &Path, crash_at: Option<&str>) -> Option<Self> {
+    /// Starts a server that crashes at a point, if one is given; none if it did so before it served.
+    pub(super) async fn start(directory: &Path, crash_at: Option<&str>) -> Option<Self> {
         let env: Vec<(String, String)> = crash_at
             .map(|point| ("COPILOTD_CRASH_AT".to_owned(), point.to_owned()))
             .into_iter()
@@ -63,11 +65,18 @@ impl Life {
             client: Client { address, http },
         })
     }
+
+    /// Returns the JSON at a path.
+    pub(super) async fn get(&self, path: &str) -> Value {
+        let (status, text) = self.client.ask("GET", path, None).await.expect("it lives");
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
 }
 
 impl Client {
     /// None if the process died meanwhile.
-    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, String)> {
+    pub(super) async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, String)> {
         let request = self
             .http
             .request(method.parse().unwrap(), format!("http://{}{path}", self.address));

@@ -5,4 +5,5 @@
 mod ingestion;
 mod points;
 mod scenario;
+mod sync;
 mod tenants;
