@@ -168,6 +168,8 @@ pub enum Format {
     Pdf,
     /// Comma-separated values.
     Csv,
+    /// Word's format since 2007.
+    Docx,
     /// JSON that is not one of the API's own documents: its values become text.
     Json,
 }

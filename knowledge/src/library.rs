@@ -52,6 +52,7 @@ impl Content {
             Format::Html => "html",
             Format::Pdf => "pdf",
             Format::Csv => "csv",
+            Format::Docx => "docx",
             Format::Json => "json",
         };
         // A byte that no format's name has ends the name.

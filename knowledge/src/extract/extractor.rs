@@ -11,6 +11,9 @@ use super::marks::Extracted;
 use super::pdf::{self, PdfText};
 use crate::document::Format;
 
+/// Cost of unpacking and reading a byte of a DOCX document, in the unit of [`compute`].
+const DOCX_COST_PER_BYTE: usize = 16;
+
 /// Extracts documents in every format.
 #[derive(Debug, Clone)]
 pub struct Extractor {
@@ -32,7 +35,10 @@ impl Extractor {
         format: Format,
         charset: Option<&str>,
     ) -> Result<Extracted, ExtractError> {
-        let cost = content.len();
+        let cost = match format {
+            Format::Docx => content.len().saturating_mul(DOCX_COST_PER_BYTE),
+            _ => content.len(),
+        };
         let extracted = if format == Format::Pdf {
             let pages = self.pdf.pages(tenant, &content, &self.limits).await?;
             drop(content);

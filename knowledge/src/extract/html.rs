@@ -14,7 +14,7 @@ use html5gum::Tokenizer;
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 
 use self::elements::{Element, Role, role};
-use self::writer::{Gap, Writer};
+pub(super) use self::writer::{Gap, Writer};
 use super::error::ExtractError;
 use super::limits::Limits;
 use super::markdown::clean;

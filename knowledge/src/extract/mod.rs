@@ -4,6 +4,7 @@
 //! linear in the content, within the bounds of [`Limits`]. PDF is the exception, so it has a port, [`PdfText`].
 
 mod csv;
+mod docx;
 mod error;
 mod extractor;
 mod html;
@@ -29,6 +30,13 @@ pub fn extract(
     charset: Option<&str>,
     limits: &Limits,
 ) -> Result<Extracted, ExtractError> {
+    if format == Format::Docx {
+        let extracted = docx::extract(content, limits)?;
+        return match extracted.text.trim().is_empty() {
+            true => Err(ExtractError::NoText),
+            false => Ok(extracted),
+        };
+    }
     let declared = match (format, charset) {
         (Format::Html, None) => html::declared_charset(content),
         _ => charset.map(str::to_owned),
@@ -43,7 +51,7 @@ pub fn extract(
         Format::Html => html::extract(&text, limits)?,
         Format::Csv => csv::extract(&text, limits)?,
         Format::Json => json::extract(&text, limits)?,
-        Format::Pdf => return Err(ExtractError::Unsupported),
+        Format::Docx | Format::Pdf => return Err(ExtractError::Unsupported),
     };
     if extracted.text.trim().is_empty() {
         return Err(ExtractError::NoText);

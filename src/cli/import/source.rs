@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 64;
 /// What a line may have beside its text.
 const LINE_ENVELOPE: u64 = 1024 * 1024;
 /// Media types by the ending of a file's name.
-const TYPES: [(&str, &str); 9] = [
+const TYPES: [(&str, &str); 10] = [
     ("txt", "text/plain"),
     ("text", "text/plain"),
     ("md", "text/markdown"),
@@ -30,6 +30,10 @@ const TYPES: [(&str, &str); 9] = [
     ("htm", "text/html"),
     ("pdf", "application/pdf"),
     ("csv", "text/csv"),
+    (
+        "docx",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ),
     ("json", "application/json"),
 ];
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use copilotd::http::credentials::Scopes;
 use copilotd_actors::fakes::model::{calls, says};
 use copilotd_actors::fakes::system;
@@ -179,6 +181,11 @@ async fn access_lists_hold_from_the_next_search_on() {
     .await;
 }
 
+/// A DOCX document with the text `a refund in Word`.
+const WORD: &str = "UEsDBBQAAAAIAAAAIVxL/fd5PgAAAFsAAAARAAAAd29yZC9kb2N1bWVudC54bWyzKbdKyU8uzU3NK7GzKbdKyk+pBNEFIKIIRJTYJSoUpaaV5qUoZOYphOcX\
+                    pdjog0RBZBGYLACTEJ36SMYBAFBLAQIUAxQAAAAIAAAAIVxL/fd5PgAAAFsAAAARAAAAAAAAAAAAAACAAQAAAAB3b3JkL2RvY3VtZW50LnhtbFBLBQYAAAAA\
+                    AQABAD8AAABtAAAAAAA=";
+
 #[tokio::test(start_paused = true)]
 async fn formats_are_told_by_their_media_type() {
     with_app(async |app| {
@@ -194,7 +201,17 @@ async fn formats_are_told_by_their_media_type() {
             call.send().await.expect(202);
             assert_eq!(settled(app, &path).await["status"], "searchable", "{media}");
         }
-        assert_eq!(found(app, &knowledge(app), "refund").await.len(), cases.len());
+        let media = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
+        let path = "/v1/knowledge/handbook/documents/word";
+        let word = BASE64_STANDARD.decode(WORD).unwrap();
+        app.call("PUT", path)
+            .by(&knowledge(app))
+            .raw(media, word)
+            .send()
+            .await
+            .expect(202);
+        assert_eq!(settled(app, path).await["format"], "docx");
+        assert_eq!(found(app, &knowledge(app), "refund").await.len(), cases.len() + 1);
         let pdf = app
             .call("PUT", DOCUMENT)
             .by(&knowledge(app))

@@ -115,6 +115,11 @@ impl Writer {
         }
     }
 
+    /// Returns the words of the heading that ended last.
+    pub fn last_heading(&self) -> Option<&str> {
+        self.marks.headings.last().map(|heading| heading.text.as_str())
+    }
+
     /// Begins a cell of a table.
     pub fn cell(&mut self) {
         self.gap = match self.row {

@@ -21,7 +21,7 @@ use crate::request_body;
 /// What may surround the document in a multipart body.
 const ENVELOPE_BYTES: usize = 1024 * 1024;
 /// Formats by media type.
-const FORMATS: [(&str, Format); 8] = [
+const FORMATS: [(&str, Format); 9] = [
     ("text/plain", Format::Text),
     ("text/markdown", Format::Markdown),
     ("text/x-markdown", Format::Markdown),
@@ -29,10 +29,14 @@ const FORMATS: [(&str, Format); 8] = [
     ("application/xhtml+xml", Format::Html),
     ("application/pdf", Format::Pdf),
     ("text/csv", Format::Csv),
+    (
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        Format::Docx,
+    ),
     ("application/json", Format::Json),
 ];
 /// Formats by the ending of a file's name, for parts that state no type.
-const ENDINGS: [(&str, Format); 8] = [
+const ENDINGS: [(&str, Format); 9] = [
     ("txt", Format::Text),
     ("md", Format::Markdown),
     ("markdown", Format::Markdown),
@@ -40,6 +44,7 @@ const ENDINGS: [(&str, Format); 8] = [
     ("htm", Format::Html),
     ("pdf", Format::Pdf),
     ("csv", Format::Csv),
+    ("docx", Format::Docx),
     ("json", Format::Json),
 ];
 
@@ -142,7 +147,8 @@ fn format_of(media: &Mime) -> Option<Format> {
 
 fn unsupported() -> Problem {
     Problem::new(Code::UnsupportedMediaType).detail(
-        "expected text/plain, text/markdown, text/html, text/csv, application/pdf, application/json or multipart/form-data",
+        "expected text/plain, text/markdown, text/html, text/csv, application/pdf, \
+         application/vnd.openxmlformats-officedocument.wordprocessingml.document, application/json or multipart/form-data",
     )
 }
 
@@ -243,6 +249,10 @@ mod tests {
             ("text/plain", Ok(Some(Format::Text))),
             ("Text/HTML; charset=UTF-8", Ok(Some(Format::Html))),
             ("application/pdf", Ok(Some(Format::Pdf))),
+            (
+                "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+                Ok(Some(Format::Docx)),
+            ),
             ("image/png", Ok(None)),
             ("text/plain; charset=latin1", Err(())),
             ("nonsense", Err(())),

@@ -33,7 +33,7 @@ problems!(PutProblems: AUTH, BODY, &[Code::QuotaExceeded, Code::UnsupportedMedia
 
 /// Store a document
 ///
-/// The body is the document itself (`text/plain`, `text/markdown`, `text/html`, `text/csv`, `application/pdf`), JSON with its
+/// The body is the document itself (`text/plain`, `text/markdown`, `text/html`, `text/csv`, `application/pdf`, DOCX), JSON with its
 /// text and attributes, or `multipart/form-data` with the parts `document` and `attributes`. New content is accepted with 202
 /// and a job; searches find it when the job is completed, and until then the version before it. The same content again
 /// is answered with 200 and is no work; attributes sent with it are in force from the next search on. Attributes that are left
@@ -50,6 +50,7 @@ problems!(PutProblems: AUTH, BODY, &[Code::QuotaExceeded, Code::UnsupportedMedia
         (String = "text/html"),
         (String = "text/csv"),
         (String = "application/pdf"),
+        (String = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
         (String = "multipart/form-data"),
     )),
     responses(
