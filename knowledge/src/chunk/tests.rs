@@ -310,3 +310,30 @@ proptest! {
         checked(&plain(unit.repeat(times)));
     }
 }
+
+#[test]
+fn chunks_of_a_price_list_have_whole_rows_with_their_columns() {
+    let rows = (0..300).map(|row| {
+        format!(
+            "Widget {row},WX-{row:04},{}.90,a widget for the {row}th time\n",
+            row * 7
+        )
+    });
+    let list = format!("product,article,price,remark\n{}", rows.collect::<String>());
+    let extracted = extract(list.as_bytes(), Format::Csv, None, &Limits::default()).unwrap();
+    let chunks = chunk(&extracted, &Estimate);
+    assert!(chunks.len() > 10, "{} chunks", chunks.len());
+    let mut seen = 0;
+    for chunk in &chunks {
+        for row in chunk.text.trim().split("\n\n") {
+            let names: Vec<&str> = row
+                .lines()
+                .filter_map(|line| line.split_once(": "))
+                .map(|(name, _)| name)
+                .collect();
+            assert_eq!(names, ["product", "article", "price", "remark"], "{row}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 300);
+}
