@@ -515,6 +515,12 @@ pub const METRICS: &[Metric] = &[
         "Time of extracting a document's text, with the wait for a process that reads PDF documents.",
     ),
     metric(
+        "copilotd_ingestion_step_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of a step of an ingestion after the extraction, with its waits.",
+    ),
+    metric(
         "copilotd_schema_checks_total",
         Kind::Counter,
         Unit::Count,

@@ -202,7 +202,7 @@ impl Worker {
         let (quota, now) = ((self.parts.quota)(scope), self.parts.clock.now());
         crash::point("ingest.before:publish");
         let published = index.publish(scope, id, version, contents, &quota, now);
-        match published.await? {
+        match timed("publish", published).await? {
             Published::Done => {
                 crash::point("ingest.after:publish");
                 Ok(())
@@ -224,7 +224,7 @@ impl Worker {
             Arc::clone(&self.parts.tokens),
         );
         let cut = compute::run(Some(scope.tenant()), cost, move || chunk(&extracted, &*tokens));
-        Ok(cut.await?)
+        Ok(timed("chunk", cut).await?)
     }
 
     /// Stores some of a version's chunks, with their terms and vectors.
@@ -239,8 +239,8 @@ impl Worker {
         let cost = texts.iter().map(String::len).sum::<usize>() * TERMS_COST_PER_BYTE;
         let stemmed = texts.clone();
         let stem = move || stemmed.iter().map(|text| lexical::terms(text)).collect::<Vec<_>>();
-        let terms = compute::run(Some(scope.tenant()), cost, stem).await?;
-        let vectors = self.vectors(texts).await;
+        let terms = timed("stem", compute::run(Some(scope.tenant()), cost, stem)).await?;
+        let vectors = timed("embed", self.vectors(texts)).await;
         let new = |(piece, terms): (&&Piece, Vec<(String, u32)>)| NewChunk {
             id: piece.id,
             draft: piece.draft.clone(),
@@ -250,7 +250,7 @@ impl Worker {
         counter!("copilotd_ingested_chunks_total", "outcome" => "new").increment(chunks.len() as u64);
         let index = &self.parts.index;
         let stored = index.stage(scope, document.id, document.version, chunks, vectors);
-        let stored = stored.await?;
+        let stored = timed("store", stored).await?;
         if stored { Ok(()) } else { Err(Stopped::Superseded) }
     }
 
@@ -271,6 +271,14 @@ impl Worker {
                 Vec::new()
             })
     }
+}
+
+/// Records how long a step takes, with its waits.
+async fn timed<T>(step: &'static str, work: impl Future<Output = T>) -> T {
+    let started = tokio::time::Instant::now();
+    let done = work.await;
+    histogram!("copilotd_ingestion_step_seconds", "step" => step).record(started.elapsed());
+    done
 }
 
 /// Embeds texts in the background. A model that is busy, late or fails is asked again a few times: texts without a vector
