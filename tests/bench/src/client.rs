@@ -71,6 +71,21 @@ impl StoreBytes {
     }
 }
 
+/// The page of the server's metrics.
+#[derive(Debug)]
+pub struct Metrics(String);
+
+impl Metrics {
+    /// Returns the sum of the series whose names begin with `name` and that have a label.
+    pub fn sum(&self, name: &str, label: &str) -> f64 {
+        let lines = self.0.lines();
+        let lines = lines.filter(|line| line.starts_with(name) && line.contains(label));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
 /// A client of the server.
 #[derive(Debug)]
 pub struct Client {
@@ -194,18 +209,57 @@ impl Client {
             .to_owned())
     }
 
+    /// Reads the server's metrics.
+    pub async fn metrics(&self, connection: &mut Connection) -> anyhow::Result<Metrics> {
+        let response = connection.send("GET", "/metrics", "", None).await?;
+        Ok(Metrics(connection.text(response).await?))
+    }
+
+    /// Stores a text as a document of the collection `handbook` and returns the path of its job.
+    pub async fn put(&self, connection: &mut Connection, id: &str, text: &str) -> anyhow::Result<String> {
+        let path = format!("/v1/knowledge/handbook/documents/{id}");
+        let body = json!({ "text": text });
+        let job = self.call(connection, 0, ("PUT", &path), Some(&body), 202).await?;
+        let job = job["id"].as_str().context("the answer has no job id")?;
+        Ok(format!("/v1/jobs/{job}"))
+    }
+
+    /// Waits for the end of a job and returns the number of its chunks.
+    pub async fn ingested(&self, connection: &mut Connection, job: &str) -> anyhow::Result<usize> {
+        loop {
+            let seen = self.call(connection, 0, ("GET", job), None, 200).await?;
+            match seen["status"].as_str() {
+                Some("completed") => return Ok(usize::try_from(seen["progress"]["total"].as_u64().unwrap_or(0))?),
+                Some("queued" | "running") => tokio::time::sleep(Duration::from_millis(20)).await,
+                _ => anyhow::bail!("a document was not ingested: {seen}"),
+            }
+        }
+    }
+
+    /// Reads the progress of a job: its members `done` and `total`.
+    pub async fn progress(
+        &self,
+        connection: &mut Connection,
+        job: &str,
+    ) -> anyhow::Result<std::collections::BTreeMap<String, u64>> {
+        let seen = self.call(connection, 0, ("GET", job), None, 200).await?;
+        ensure!(seen["status"] != "failed", "a document was not ingested: {seen}");
+        Ok(serde_json::from_value(seen["progress"].clone())?)
+    }
+
+    /// Searches the collection `handbook` and returns the number of passages; fails if meaning took no part.
+    pub async fn search(&self, connection: &mut Connection, user: usize, query: &str) -> anyhow::Result<usize> {
+        let path = ("POST", "/v1/knowledge/handbook/search");
+        let body = json!({ "query": query });
+        let found = self.call(connection, user, path, Some(&body), 200).await?;
+        ensure!(found["semantic"] == true, "a search without the model");
+        Ok(found["data"].as_array().map_or(0, Vec::len))
+    }
+
     /// Reads the bytes handed to the store so far.
     pub async fn stored(&self, connection: &mut Connection) -> anyhow::Result<StoreBytes> {
-        let response = connection.send("GET", "/metrics", "", None).await?;
-        let text = connection.text(response).await?;
-        let sum = |name: &str, label: &str| -> f64 {
-            let lines = text
-                .lines()
-                .filter(|line| line.starts_with(name) && line.contains(label));
-            lines
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum()
-        };
+        let metrics = self.metrics(connection).await?;
+        let sum = |name: &str, label: &str| metrics.sum(name, label);
         Ok(StoreBytes {
             records: sum("copilotd_store_bytes_total", "part=\"records\""),
             projections: sum("copilotd_store_bytes_total", "part=\"projections\""),

@@ -20,6 +20,8 @@ pub struct ResourceUsage {
     pub disk: u64,
     /// Current resident memory in bytes.
     pub resident: u64,
+    /// Most resident memory so far in bytes.
+    pub peak: u64,
 }
 
 /// Reads what the process `pid` has used.
@@ -35,6 +37,7 @@ pub fn used(pid: u32) -> anyhow::Result<ResourceUsage> {
         cpu: Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64),
         disk: number(&io, "write_bytes:"),
         resident: number(&status, "VmRSS:") * 1024,
+        peak: number(&status, "VmHWM:") * 1024,
     })
 }
 

@@ -42,7 +42,7 @@ struct Arguments {
     /// Directory of labelled pairs, for `semcache`
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Directory of the embedding models, for `embed`, `semcache` and a second run of `history`
+    /// Directory of the embedding models, for `embed`, `ingest`, `beside`, `semcache` and a second run of `history`
     #[arg(long, env = "COPILOTD_MODELS")]
     models: Option<PathBuf>,
     /// An endpoint as JSON (name, address, path, model, key), for `endpoint`; the first one is the provider behind the

@@ -42,6 +42,14 @@ log_bytes = 0
 per_user = { writes_per_minute = 0, conversations = 0, log_bytes = 0 }
 "#;
 
+/// No limits of what a tenant with documents does.
+const NO_DOCUMENT_LIMITS: &str = r#"
+[tenants.limits]
+writes_per_minute = 0
+searches_per_minute = 0
+per_user = { writes_per_minute = 0, searches_per_minute = 0 }
+"#;
+
 /// Deny rules that no text of the benchmark matches.
 const RULES: &str = r#"
 deny_input = [{ name = "sql", literal = "DROP TABLE" }]
@@ -84,10 +92,12 @@ pub struct ServerOptions {
     pub limits: bool,
     /// Whether the tenant has deny rules, which never match, and an issuer of user tokens.
     pub rules: bool,
-    /// Directory of the embedding models, if earlier messages are also found by their vectors.
-    pub models: Option<PathBuf>,
     /// Whether there are two more tenants: globex, and initech with a low token limit.
     pub tenants: bool,
+    /// Directory of the embedding models, if documents or earlier messages are also found by their meaning.
+    pub models: Option<PathBuf>,
+    /// Number of more tenants, named `tenant-0` and so on.
+    pub more: usize,
 }
 
 /// Both programs, running.
@@ -106,7 +116,7 @@ pub struct Testbed {
     /// Client of the server.
     pub client: Arc<Client>,
     /// API keys of the other tenants.
-    others: Vec<(&'static str, String)>,
+    others: Vec<(String, String)>,
 }
 
 /// The other tenants and their limits.
@@ -129,14 +139,21 @@ impl Testbed {
             serde_json::from_str(&process::line(&mut said)?).context("the simulator's first line is not JSON")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
         let provider: SocketAddr = provider.context("the simulator printed no provider address")?.parse()?;
-        let (key, made) = new_key(programs)?;
+        let scopes = match &options.models {
+            Some(_) => "chat,gateway,admin,knowledge",
+            None => "chat,gateway,admin",
+        };
+        let (key, made) = new_key(programs, scopes)?;
         let listen = free_address()?;
         let mut config = configuration(directory.path(), listen, provider, &made, &options);
         let mut others = Vec::new();
-        for (name, limits) in OTHERS.iter().filter(|_| options.tenants) {
-            let (key, made) = new_key(programs)?;
-            config += &tenant(name, &made, limits);
-            others.push((*name, key));
+        let named = OTHERS.iter().filter(|_| options.tenants);
+        let named = named.map(|(name, limits)| ((*name).to_owned(), *limits));
+        let numbered = (0..options.more).map(|number| (format!("tenant-{number}"), NO_DOCUMENT_LIMITS));
+        for (name, limits) in named.chain(numbered) {
+            let (key, made) = new_key(programs, scopes)?;
+            config += &tenant(&name, &made, limits);
+            others.push((name, key));
         }
         std::fs::write(directory.path().join("copilotd.toml"), config)?;
         let server = serve(programs, directory.path(), &options)?;
@@ -172,6 +189,11 @@ impl Testbed {
         ];
         let (token, _) = process::output(&self.programs.server, &arguments)?;
         Ok(token.trim().to_owned())
+    }
+
+    /// Kills the server. Until it is restarted its data may be written.
+    pub fn stop(&mut self) {
+        self.server.kill();
     }
 
     /// Kills the server and restarts it on the same data; returns the time until it serves.
@@ -242,8 +264,8 @@ fn serve(programs: &Programs, directory: &Path, options: &ServerOptions) -> anyh
 }
 
 /// Creates an API key: returns the key, and its section of the configuration.
-fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
-    let (table, said) = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
+fn new_key(programs: &Programs, scopes: &str) -> anyhow::Result<(String, String)> {
+    let (table, said) = process::output(&programs.server, &["key", "create", "--scope", scopes])?;
     // Earlier versions print the key as a comment of its section.
     let key = said.lines().chain(table.lines()).find_map(|line| {
         let line = line.trim_start_matches("# ");

@@ -308,13 +308,13 @@ async fn callers(
 }
 
 /// Distinct texts of one length.
-struct Texts {
+pub(super) struct Texts {
     state: u64,
     words: usize,
 }
 
 impl Texts {
-    fn new(caller: usize, words: usize) -> Self {
+    pub(super) fn new(caller: usize, words: usize) -> Self {
         Self {
             state: caller as u64 + 1,
             words,
@@ -325,7 +325,7 @@ impl Texts {
         self.words(self.words)
     }
 
-    fn words(&mut self, count: usize) -> String {
+    pub(super) fn words(&mut self, count: usize) -> String {
         let mut text = String::with_capacity(count * 8);
         for _ in 0..count {
             self.state = self

@@ -1,6 +1,7 @@
 //! The scenarios. Each one has its own server and provider.
 
 mod badday;
+mod beside;
 mod bytes;
 mod embed;
 mod endpoint;
@@ -8,6 +9,7 @@ mod floods;
 mod gateway;
 mod history;
 mod idle;
+mod ingest;
 mod open;
 mod ratio;
 mod search;
@@ -58,6 +60,10 @@ pub enum Scenario {
     Embed,
     /// Searches in the index of the knowledge, and what ten times the other tenants change
     Search,
+    /// Documents stored over HTTP against a bare loop over the engine; not part of `all`: needs --models
+    Ingest,
+    /// Streams with ingestion beside them, and searches beside streams; not part of `all`: needs --models
+    Beside,
     /// Any running OpenAI-compatible gateways; not part of `all`: needs --endpoint
     Endpoint,
     /// Buffered calls while providers fail; not part of `all`: measures no time
@@ -138,6 +144,8 @@ impl Scenario {
             Self::Unread => unread::run(programs, size).await,
             Self::Embed => return embed::run(size).await,
             Self::Search => search::run(programs, size).await,
+            Self::Ingest => return ingest::run(programs, size).await,
+            Self::Beside => return beside::run(programs, size).await,
             Self::Endpoint => endpoint::run(size).await,
             Self::Badday => badday::run(size).await,
             Self::Semcache => semcache::run(size).await,

@@ -42,7 +42,7 @@ const QUOTA: Quota = Quota {
 };
 
 /// Numbers that are the same in every run (SplitMix64).
-struct Draw(u64);
+pub(super) struct Draw(pub(super) u64);
 
 impl Draw {
     fn next(&mut self) -> u64 {
@@ -58,7 +58,7 @@ impl Draw {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    fn word(&mut self) -> String {
+    pub(super) fn word(&mut self) -> String {
         format!("w{}", VOCABULARY.powf(self.share()) as u64)
     }
 
@@ -82,13 +82,13 @@ fn scope(tenant: usize) -> anyhow::Result<TenantScope> {
 }
 
 /// An index with this many tenants, each with this many chunks.
-struct Shelf {
+pub(super) struct Shelf {
     index: Arc<dyn KnowledgeIndex>,
     tenants: usize,
 }
 
 impl Shelf {
-    async fn fill(directory: &Path, tenants: usize, chunks: usize, space: &Space) -> anyhow::Result<Self> {
+    pub(super) async fn fill(directory: &Path, tenants: usize, chunks: usize, space: &Space) -> anyhow::Result<Self> {
         let index: Arc<dyn KnowledgeIndex> = Arc::new(SqliteIndex::open(directory)?);
         let mut draw = Draw(1);
         for tenant in 0..tenants {

@@ -18,15 +18,15 @@ use crate::world::{Programs, ServerOptions, Testbed};
 const FIRST_MS: u64 = 0;
 
 /// Number of streams, their pace, and how far apart they start.
-struct Load {
-    many: usize,
+pub(super) struct Load {
+    pub(super) many: usize,
     pace: Pace,
     ramp: Duration,
     hold: Duration,
 }
 
 impl Load {
-    fn new(many: usize, small: bool) -> Self {
+    pub(super) fn new(many: usize, small: bool) -> Self {
         let per_second = match many {
             0..=200 => 50,
             201..=2000 => 5,
@@ -53,13 +53,14 @@ impl Load {
     }
 }
 
+/// What the readers of all streams saw.
 #[derive(Default)]
-struct Sums {
-    first: Samples,
-    gaps: Samples,
+pub(super) struct Sums {
+    pub(super) first: Samples,
+    pub(super) gaps: Samples,
     accepted: Samples,
     words: u64,
-    errors: usize,
+    pub(super) errors: usize,
 }
 
 impl Sums {
@@ -175,8 +176,23 @@ async fn measure(programs: &Programs, load: &Load) -> anyhow::Result<Vec<String>
     ])
 }
 
+/// Runs the streams of a load through the server, each in a conversation of its own.
+pub(super) async fn through(world: &Testbed, load: &Load) -> anyhow::Result<Sums> {
+    let conversations = Arc::new(submit::conversations(&world.client, load.many).await?);
+    world.quiet().await?;
+    let pace = load.pace;
+    let (tasks, _) = spread(load, |number| {
+        let (client, conversations) = (Arc::clone(&world.client), Arc::clone(&conversations));
+        async move {
+            let mut connection = client.connect().await?;
+            client.turn(&mut connection, number, &conversations[number], pace).await
+        }
+    });
+    Ok(Sums::of(tasks.join_all().await))
+}
+
 /// Runs a few turns, so that what is built on first use does not count.
-async fn warm_up(world: &Testbed) -> anyhow::Result<()> {
+pub(super) async fn warm_up(world: &Testbed) -> anyhow::Result<()> {
     let pace = Pace {
         words: 20,
         first_ms: 0,
