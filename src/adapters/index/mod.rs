@@ -2,4 +2,5 @@
 
 pub mod postgres;
 pub mod sqlite;
+mod stored;
 mod turns;

@@ -2,17 +2,16 @@
 
 use copilotd_actors::domain::ids::{ChunkId, DocumentId, JobId};
 use copilotd_actors::ports::LogError;
-use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::{Chunk, ChunkDraft};
-use copilotd_knowledge::document::{Access, Attributes, Document, DocumentKey, Reader, Stage};
+use copilotd_knowledge::document::{Access, Attributes, Document, DocumentKey, Reader};
 use copilotd_knowledge::index::{IngestJob, IngestStatus};
 use jiff::Timestamp;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::session::{Tx, get};
+use crate::adapters::index::stored::{QUEUED, document_key, stage, stage_number, status, status_columns, time};
+pub(super) use crate::adapters::index::stored::{RUNNING, decode, encode, nanoseconds, stored_scope};
 
 /// A document as it is stored.
 pub(super) struct DocumentRow {
@@ -35,21 +34,14 @@ pub(super) fn document(row: &Row) -> Result<DocumentRow, LogError> {
     let hash: Vec<u8> = get(row, 5)?;
     let document = Document {
         id: DocumentId::new(get(row, 1)?),
-        key: DocumentKey {
-            collection: parse(&get::<String>(row, 2)?)?,
-            external_id: parse(&get::<String>(row, 3)?)?,
-        },
+        key: document_key(&get::<String>(row, 2)?, &get::<String>(row, 3)?)?,
         version: unsigned(get(row, 4)?),
         content_hash: hash
             .try_into()
             .map_err(|_| LogError::Corrupt("a hash in the index has another length".to_owned()))?,
         format: decode(&get::<String>(row, 6)?)?,
         bytes: unsigned(get(row, 7)?),
-        stage: match get::<i16>(row, 8)? {
-            0 => Stage::Pending,
-            1 => Stage::Searchable,
-            _ => Stage::Failed,
-        },
+        stage: stage(get(row, 8)?),
         failure: failure.as_deref().map(decode).transpose()?,
         job: JobId::new(get(row, 10)?),
         chunks: unsigned(get(row, 11)?),
@@ -120,14 +112,6 @@ pub(super) async fn update_document(tx: &Tx<'_>, tenant: &str, n: i64, document:
     Ok(())
 }
 
-fn stage_number(stage: Stage) -> i16 {
-    match stage {
-        Stage::Pending => 0,
-        Stage::Searchable => 1,
-        Stage::Failed => 2,
-    }
-}
-
 /// Who is listed: `u` or `r` for a user or a role, and the name as JSON.
 fn readers(access: &Access) -> Result<Vec<String>, LogError> {
     let Access::Listed { users, roles } = access else {
@@ -180,10 +164,7 @@ pub(super) fn chunk(row: &Row) -> Result<(Chunk, Attributes), LogError> {
     let chunk = Chunk {
         id: ChunkId::new(get(row, 0)?),
         document: DocumentId::new(get(row, 9)?),
-        key: DocumentKey {
-            collection: parse(&get::<String>(row, 10)?)?,
-            external_id: parse(&get::<String>(row, 11)?)?,
-        },
+        key: document_key(&get::<String>(row, 10)?, &get::<String>(row, 11)?)?,
         title: attributes.shown_title().map(str::to_owned),
         uri: attributes.uri.clone(),
         since: unsigned(get(row, 1)?),
@@ -199,12 +180,6 @@ pub(super) fn chunk(row: &Row) -> Result<(Chunk, Attributes), LogError> {
     };
     Ok((chunk, attributes))
 }
-
-const QUEUED: i16 = 0;
-pub(super) const RUNNING: i16 = 1;
-const COMPLETED: i16 = 2;
-const FAILED: i16 = 3;
-const SUPERSEDED: i16 = 4;
 
 /// Stores a job that waits.
 pub(super) async fn insert_job(
@@ -242,13 +217,7 @@ pub(super) async fn end_job(
     status: &IngestStatus,
     at: Timestamp,
 ) -> Result<(), LogError> {
-    let (number, failure) = match status {
-        IngestStatus::Queued => (QUEUED, None),
-        IngestStatus::Running => (RUNNING, None),
-        IngestStatus::Completed => (COMPLETED, None),
-        IngestStatus::Failed(failure) => (FAILED, Some(encode(failure)?)),
-        IngestStatus::Superseded => (SUPERSEDED, None),
-    };
+    let (number, failure) = status_columns(status)?;
     let sql = "UPDATE jobs SET status = $3, failure = $4, finished_at = $5
                WHERE tenant = $1 AND id = $2 AND finished_at IS NULL";
     let at = nanoseconds(at);
@@ -269,20 +238,10 @@ pub(super) async fn find_job(tx: &Tx<'_>, tenant: &str, job: JobId) -> Result<Op
     let rows = tx.query(sql, &[&tenant, &job.uuid()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let failure: Option<String> = get(row, 3)?;
-    let status = match (get::<i16>(row, 2)?, failure) {
-        (QUEUED, _) => IngestStatus::Queued,
-        (RUNNING, _) => IngestStatus::Running,
-        (COMPLETED, _) => IngestStatus::Completed,
-        (FAILED, Some(failure)) => IngestStatus::Failed(decode(&failure)?),
-        _ => IngestStatus::Superseded,
-    };
     Ok(Some(IngestJob {
         id: job,
-        key: DocumentKey {
-            collection: parse(&get::<String>(row, 0)?)?,
-            external_id: parse(&get::<String>(row, 1)?)?,
-        },
-        status,
+        key: document_key(&get::<String>(row, 0)?, &get::<String>(row, 1)?)?,
+        status: status(get(row, 2)?, failure.as_deref())?,
         done: unsigned(get(row, 4)?),
         total: get::<Option<i64>>(row, 5)?.map(unsigned),
         created_at: time(get(row, 6)?)?,
@@ -290,46 +249,9 @@ pub(super) async fn find_job(tx: &Tx<'_>, tenant: &str, job: JobId) -> Result<Op
     }))
 }
 
-/// Returns the scope of a tenant whose name a verified request once stored.
-#[expect(clippy::disallowed_methods, reason = "recovery: a verified request once stored it")]
-pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, LogError> {
-    Ok(TenantScope::from_verified(parse(tenant)?))
-}
-
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, LogError> {
-    serde_json::to_string(value)
-        .map_err(|error| LogError::Refused(format!("a value cannot be written as JSON: {error}")))
-}
-
-/// Decodes JSON. serde's own message quotes the value, which may be content, and this is logged.
-pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, LogError> {
-    serde_json::from_str(text).map_err(|error| {
-        let (kind, line, column) = (error.classify(), error.line(), error.column());
-        LogError::Corrupt(format!(
-            "a value of the index: {kind:?} error at line {line}, column {column}"
-        ))
-    })
-}
-
 /// Reads a text that is stored as bytes.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, LogError> {
     String::from_utf8(bytes).map_err(|_| LogError::Corrupt("a text in the index is not UTF-8".to_owned()))
-}
-
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T, LogError> {
-    text.parse()
-        .map_err(|_| LogError::Corrupt("a name in the index is none".to_owned()))
-}
-
-/// Times outside the years 1678 to 2262 become the nearest inside.
-pub(super) fn nanoseconds(at: Timestamp) -> i64 {
-    let nanoseconds = at.as_nanosecond();
-    i64::try_from(nanoseconds).unwrap_or(if nanoseconds < 0 { i64::MIN } else { i64::MAX })
-}
-
-fn time(nanoseconds: i64) -> Result<Timestamp, LogError> {
-    Timestamp::from_nanosecond(i128::from(nanoseconds))
-        .map_err(|_| LogError::Corrupt("a time in the index is none".to_owned()))
 }
 
 fn narrow(number: i64) -> Result<u32, LogError> {

@@ -1,17 +1,15 @@
 //! How documents, jobs and chunks are stored as rows.
 
 use copilotd_actors::domain::ids::{ChunkId, DocumentId, JobId, TenantId};
-use copilotd_actors::ports::LogError;
-use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::{Chunk, ChunkDraft};
-use copilotd_knowledge::document::{Attributes, Document, DocumentKey, Stage};
+use copilotd_knowledge::document::{Attributes, Document, DocumentKey};
 use copilotd_knowledge::index::{IngestJob, IngestStatus};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::keys;
+use crate::adapters::index::stored::{QUEUED, document_key, stage, status, status_columns, time};
+pub(super) use crate::adapters::index::stored::{RUNNING, decode, encode, nanoseconds, stage_number, stored_scope};
 use crate::adapters::sqlite::failure::Failure;
 
 /// A document as it is stored.
@@ -34,19 +32,12 @@ pub(super) fn document(row: &Row<'_>) -> Result<DocumentRow, Failure> {
     let failure: Option<String> = row.get(9)?;
     let document = Document {
         id: DocumentId::new(row.get(1)?),
-        key: DocumentKey {
-            collection: parse(&row.get::<_, String>(2)?)?,
-            external_id: parse(&row.get::<_, String>(3)?)?,
-        },
+        key: document_key(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?)?,
         version: row.get(4)?,
         content_hash: row.get(5)?,
         format: decode(&row.get::<_, String>(6)?)?,
         bytes: row.get(7)?,
-        stage: match row.get(8)? {
-            0 => Stage::Pending,
-            1 => Stage::Searchable,
-            _ => Stage::Failed,
-        },
+        stage: stage(row.get(8)?),
         failure: failure.as_deref().map(decode).transpose()?,
         job: JobId::new(row.get(10)?),
         chunks: row.get(11)?,
@@ -58,14 +49,6 @@ pub(super) fn document(row: &Row<'_>) -> Result<DocumentRow, Failure> {
         id: row.get(0)?,
         document,
     })
-}
-
-pub(super) fn stage_number(stage: Stage) -> i64 {
-    match stage {
-        Stage::Pending => 0,
-        Stage::Searchable => 1,
-        Stage::Failed => 2,
-    }
 }
 
 /// Finds a document by its key.
@@ -116,10 +99,7 @@ pub(super) fn chunk(row: &Row<'_>) -> Result<(Chunk, Attributes), Failure> {
     let chunk = Chunk {
         id: ChunkId::new(row.get(0)?),
         document: DocumentId::new(row.get(9)?),
-        key: DocumentKey {
-            collection: parse(&row.get::<_, String>(10)?)?,
-            external_id: parse(&row.get::<_, String>(11)?)?,
-        },
+        key: document_key(&row.get::<_, String>(10)?, &row.get::<_, String>(11)?)?,
         title: attributes.shown_title().map(str::to_owned),
         uri: attributes.uri.clone(),
         since: row.get(1)?,
@@ -135,12 +115,6 @@ pub(super) fn chunk(row: &Row<'_>) -> Result<(Chunk, Attributes), Failure> {
     };
     Ok((chunk, attributes))
 }
-
-const QUEUED: i64 = 0;
-pub(super) const RUNNING: i64 = 1;
-const COMPLETED: i64 = 2;
-const FAILED: i64 = 3;
-const SUPERSEDED: i64 = 4;
 
 /// Stores a job that waits.
 pub(super) fn insert_job(
@@ -171,13 +145,7 @@ pub(super) fn end_job(
     status: &IngestStatus,
     at: Timestamp,
 ) -> Result<(), Failure> {
-    let (number, failure) = match status {
-        IngestStatus::Queued => (QUEUED, None),
-        IngestStatus::Running => (RUNNING, None),
-        IngestStatus::Completed => (COMPLETED, None),
-        IngestStatus::Failed(failure) => (FAILED, Some(encode(failure)?)),
-        IngestStatus::Superseded => (SUPERSEDED, None),
-    };
+    let (number, failure) = status_columns(status)?;
     let sql = "UPDATE jobs SET status = ?3, failure = ?4, finished_at = ?5
                WHERE tenant = ?1 AND id = ?2 AND finished_at IS NULL";
     connection
@@ -194,21 +162,11 @@ pub(super) fn find_job(connection: &Connection, tenant: i64, job: JobId) -> Resu
     let mut rows = statement.query(params![tenant, job.uuid()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let failure: Option<String> = row.get(3)?;
-    let status = match (row.get(2)?, failure) {
-        (QUEUED, _) => IngestStatus::Queued,
-        (RUNNING, _) => IngestStatus::Running,
-        (COMPLETED, _) => IngestStatus::Completed,
-        (FAILED, Some(failure)) => IngestStatus::Failed(decode(&failure)?),
-        _ => IngestStatus::Superseded,
-    };
     let finished_at: Option<i64> = row.get(7)?;
     Ok(Some(IngestJob {
         id: job,
-        key: DocumentKey {
-            collection: parse(&row.get::<_, String>(0)?)?,
-            external_id: parse(&row.get::<_, String>(1)?)?,
-        },
-        status,
+        key: document_key(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?)?,
+        status: status(row.get(2)?, failure.as_deref())?,
         done: row.get(4)?,
         total: row.get(5)?,
         created_at: time(row.get(6)?)?,
@@ -238,44 +196,6 @@ pub(super) fn ensure_space(connection: &Connection, name: &str) -> Result<i64, F
         .prepare_cached("INSERT INTO spaces (n, name) VALUES (?1, ?2)")?
         .execute(params![number, name])?;
     Ok(number)
-}
-
-/// Returns the scope of a tenant whose name a verified request once stored.
-#[expect(clippy::disallowed_methods, reason = "recovery: a verified request once stored it")]
-pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, Failure> {
-    Ok(TenantScope::from_verified(parse(tenant)?))
-}
-
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string(value)
-        .map_err(|error| LogError::Refused(format!("a value cannot be written as JSON: {error}")).into())
-}
-
-/// Decodes JSON. serde's own message quotes the value, which may be content, and this is logged.
-pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|error| {
-        let (kind, line, column) = (error.classify(), error.line(), error.column());
-        LogError::Corrupt(format!(
-            "a value of the index: {kind:?} error at line {line}, column {column}"
-        ))
-        .into()
-    })
-}
-
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Failure> {
-    text.parse()
-        .map_err(|_| LogError::Corrupt("a name in the index is none".to_owned()).into())
-}
-
-/// Times outside the years 1678 to 2262 become the nearest inside.
-pub(super) fn nanoseconds(at: Timestamp) -> i64 {
-    let nanoseconds = at.as_nanosecond();
-    i64::try_from(nanoseconds).unwrap_or(if nanoseconds < 0 { i64::MIN } else { i64::MAX })
-}
-
-fn time(nanoseconds: i64) -> Result<Timestamp, Failure> {
-    Timestamp::from_nanosecond(i128::from(nanoseconds))
-        .map_err(|_| LogError::Corrupt("a time in the index is none".to_owned()).into())
 }
 
 /// Returns the stored form of a vector's numbers.
