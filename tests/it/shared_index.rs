@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::served::{FILE, Served};
-use crate::support::postgres::{ROLE, Server};
+use crate::support::postgres::{ROLE, Server, shared};
+use crate::support::tls::TlsFront;
 
 fn configuration(url: &str) -> String {
     format!("{FILE}\n[knowledge]\nindex = \"postgres\"\nurl = \"{url}\"\n")
@@ -22,6 +23,11 @@ async fn ready(served: &Served) -> Value {
 
 /// Runs a command with a configuration; returns its status and what it said.
 async fn run(command: &[&str], directory: &Path, url: &str) -> (i32, String) {
+    run_with(command, directory, url, None).await
+}
+
+/// The same on a machine with these certificates of authorities.
+async fn run_with(command: &[&str], directory: &Path, url: &str, authorities: Option<&Path>) -> (i32, String) {
     let path = directory.join("copilotd.toml");
     let data = directory.join("data");
     std::fs::write(&path, configuration(url).replace("DATA", data.to_str().unwrap())).unwrap();
@@ -29,6 +35,7 @@ async fn run(command: &[&str], directory: &Path, url: &str) -> (i32, String) {
         .args(command)
         .args(["--config", path.to_str().unwrap()])
         .stdin(Stdio::null())
+        .envs(authorities.map(|path| ("SSL_CERT_FILE", path)))
         .output()
         .await
         .unwrap();
@@ -70,5 +77,25 @@ async fn check_and_start_refuse_a_powerful_role() {
             said.contains("connect as a role without SUPERUSER and BYPASSRLS"),
             "{said}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_and_start_refuse_a_server_that_is_not_trusted() {
+    let Some((server, _)) = shared().await else { return };
+    let front = TlsFront::to(server.address(), "localhost").await;
+    let stranger = TlsFront::to(server.address(), "localhost").await;
+    let directory = TempDir::new().unwrap();
+    let port = front.address.port();
+    // Hosts of other machines need no `sslmode`; this one is called by a name of this machine.
+    let url = format!("postgres://{ROLE}@localhost:{port}/knowledge?sslmode=verify-full");
+    let online = ["check", "--online"];
+    let (_, said) = run_with(&online, directory.path(), &url, Some(&front.authority)).await;
+    assert!(said.contains("ok    knowledge (PostgreSQL): reachable"), "{said}");
+    for command in [&online[..], &["serve"]] {
+        let (code, said) = run_with(command, directory.path(), &url, Some(&stranger.authority)).await;
+        assert_ne!(code, 0, "{said}");
+        let why = "the certificate of PostgreSQL is not trusted: it was issued by an unknown authority";
+        assert!(said.contains(why), "{said}");
     }
 }

@@ -12,4 +12,5 @@ pub mod revocations;
 pub mod secantus;
 pub mod talk;
 pub mod tenants;
+pub mod tls;
 pub mod usage;

@@ -1,17 +1,17 @@
 //! Opening: the connections, and what must be true of the server before anything is stored in it.
 
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::{Database, Mode, Timeouts, Tx, get};
-use super::{spaces, tables};
+use super::session::{Database, Mode, Timeouts, Tx, get, no_connection};
+use super::{spaces, tables, tls};
 
 /// The first release of PostgreSQL whose partitions, identities and privileges the tables rely on.
 const OLDEST_SERVER: i32 = 150_000;
@@ -53,6 +53,24 @@ pub enum OpenError {
     /// The URL is none.
     #[error("not a valid PostgreSQL URL: expected postgres://USER:PASSWORD@HOST/DATABASE")]
     Url,
+    /// The URL asks for an unknown kind of TLS.
+    #[error("sslmode in the PostgreSQL URL must be disable, prefer, require, verify-ca or verify-full")]
+    SslMode,
+    /// The file of `sslrootcert` is of no use.
+    #[error("{} (sslrootcert in the PostgreSQL URL) contains no certificate in PEM format, or cannot be read", path.display())]
+    Authorities {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The server's certificate is not trusted.
+    #[error(
+        "the certificate of PostgreSQL is not trusted: {cause}. Use the name that the certificate is for, and put the \
+         certificate of its authority into the file that sslrootcert in the URL, or SSL_CERT_FILE, names"
+    )]
+    Distrusted {
+        /// Why not.
+        cause: String,
+    },
     /// There are no certificates to check the server's with.
     #[error(
         "this machine has no certificates of authorities: install ca-certificates, or name a file in SSL_CERT_FILE"
@@ -160,9 +178,9 @@ pub async fn probe(options: &PostgresOptions) -> Result<(), OpenError> {
 }
 
 fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
-    let url = options.url.expose_secret();
+    let address = tls::address(options.url.expose_secret())?;
     // The driver's error might quote the URL, which may contain a password.
-    let mut config = tokio_postgres::Config::from_str(url).map_err(|_| OpenError::Url)?;
+    let mut config = tokio_postgres::Config::from_str(&address.url).map_err(|_| OpenError::Url)?;
     if config.get_hosts().is_empty() {
         return Err(OpenError::Url);
     }
@@ -170,7 +188,7 @@ fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
     config.connect_timeout(options.timeouts.connect);
     config.keepalives_idle(Duration::from_secs(30));
     config.tcp_user_timeout(Duration::from_secs(30));
-    if !url.contains("sslmode=") {
+    if !address.names_mode {
         let is_local = config.get_hosts().iter().all(is_local);
         config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
     }
@@ -182,8 +200,7 @@ fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
     let manager = if config.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(config, NoTls, recycling)
     } else {
-        let (tls, _some_unreadable) = MakeRustlsConnect::with_native_certs().map_err(|_| OpenError::Certificates)?;
-        Manager::from_config(config, tls, recycling)
+        Manager::from_config(config, tls::connector(address.authorities)?, recycling)
     };
     let wait = Some(options.timeouts.connect);
     let pool = Pool::builder(manager)
@@ -208,7 +225,13 @@ fn is_local(host: &Host) -> bool {
 
 /// Checks server, role and extension, and learns the extension's schema.
 async fn check_server(database: &mut Database) -> Result<(), OpenError> {
-    let mut client = database.client().await?;
+    let mut client = database.pool.get().await.map_err(|error| match &error {
+        PoolError::Backend(cause) => match tls::distrusted(cause) {
+            Some(cause) => OpenError::Distrusted { cause },
+            None => OpenError::Server(no_connection(&error)),
+        },
+        _ => OpenError::Server(no_connection(&error)),
+    })?;
     let tx = Tx::begin(&mut client, database, None, Mode::Read).await?;
     let version: String = tx.one("SELECT current_setting('server_version_num')", &[]).await?;
     if version.parse::<i32>().unwrap_or(0) < OLDEST_SERVER {

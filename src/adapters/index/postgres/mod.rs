@@ -20,6 +20,7 @@ mod staging;
 mod statistics;
 mod submit;
 mod tables;
+mod tls;
 mod work;
 
 use async_trait::async_trait;

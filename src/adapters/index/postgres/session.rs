@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use copilotd_actors::ports::{DISK_FULL, LogError};
 use copilotd_actors::tenancy::TenantScope;
-use deadpool_postgres::{Client, Pool, PoolError, Transaction};
+use deadpool_postgres::{Client, Pool, PoolError, TimeoutType, Transaction};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSqlOwned, ToSql};
 use tokio_postgres::{IsolationLevel, Row};
@@ -23,7 +23,7 @@ pub(super) enum Mode {
     Read,
     /// Changes rows of one tenant. Those of the same tenant run one after the other.
     Write,
-    /// Changes whatever belongs to no tenant.
+    /// Changes what belongs to no tenant, or needs no order among the changes of one.
     Work,
 }
 
@@ -61,13 +61,7 @@ pub(super) struct Database {
 impl Database {
     /// Returns a connection.
     pub(super) async fn client(&self) -> Result<Client, LogError> {
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => failure(&error),
-            PoolError::Timeout(_) => {
-                LogError::Unavailable("no connection to PostgreSQL became free in time".to_owned())
-            }
-            other => LogError::Unavailable(format!("no connection to PostgreSQL: {other}")),
-        })
+        self.pool.get().await.map_err(|error| no_connection(&error))
     }
 
     /// Bounds a call. The server ends a slow statement itself; this is for servers that do not answer.
@@ -84,7 +78,8 @@ impl Database {
         }
     }
 
-    fn longest(&self, mode: Mode) -> Duration {
+    /// Returns how long a statement may take.
+    pub(super) fn longest(&self, mode: Mode) -> Duration {
         match mode {
             Mode::Read => self.timeouts.read,
             Mode::Write | Mode::Work => self.timeouts.write,
@@ -202,6 +197,18 @@ pub(super) fn get<T: FromSqlOwned>(row: &Row, column: usize) -> Result<T, LogErr
             "column {column} of a row of the index has an unexpected type or value"
         ))
     })
+}
+
+/// Returns what it means that there is no connection.
+pub(super) fn no_connection(error: &PoolError) -> LogError {
+    match error {
+        PoolError::Backend(error) => failure(error),
+        PoolError::Timeout(TimeoutType::Wait) => LogError::Unavailable(
+            "all connections to PostgreSQL are in use, and none became free in time (knowledge.connections)".to_owned(),
+        ),
+        PoolError::Timeout(_) => LogError::Unavailable("PostgreSQL did not accept a connection in time".to_owned()),
+        other => LogError::Unavailable(format!("no connection to PostgreSQL: {other}")),
+    }
 }
 
 /// Returns what an error means for the caller. Texts of the server may quote values, which may be content; they are left

@@ -5,6 +5,7 @@ mod erased;
 mod isolation;
 mod recall;
 mod start;
+mod tls;
 
 use std::sync::Arc;
 
