@@ -8,7 +8,7 @@ use copilotd_actors::ports::LogError;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::NoTls;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::session::{Database, Mode, Timeouts, Tx, get, no_connection};
 use super::{spaces, tables, tls};
@@ -18,11 +18,14 @@ const OLDEST_SERVER: i32 = 150_000;
 /// The first release of pgvector that goes on searching until enough vectors pass the filters.
 const OLDEST_PGVECTOR: (u32, u32) = (0, 8);
 
+/// A statement that fails, here by a division by zero, on a server that cannot be written to.
+const IS_WRITABLE: &str = "SELECT 1 / (current_setting('transaction_read_only') = 'off')::integer";
+
 /// How to reach the server.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// `postgres://USER:PASSWORD@HOST/DATABASE`. Hosts other than this machine are asked for TLS unless `sslmode` is
-    /// given.
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`, with several hosts separated by commas if the server fails over. Hosts
+    /// other than this machine are asked for TLS unless `sslmode` is given.
     pub url: SecretString,
     /// Schema of the tables; created if the role may.
     pub schema: String,
@@ -184,18 +187,24 @@ fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
     if config.get_hosts().is_empty() {
         return Err(OpenError::Url);
     }
-    config.application_name("copilotd");
+    if config.get_application_name().is_none() {
+        config.application_name("copilotd");
+    }
     config.connect_timeout(options.timeouts.connect);
     config.keepalives_idle(Duration::from_secs(30));
+    config.keepalives_interval(Duration::from_secs(5));
+    config.keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(30));
+    // After a failover: of several hosts that one which can be written to, and none that only waits to take over.
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     if !address.names_mode {
         let is_local = config.get_hosts().iter().all(is_local);
         config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
     }
     // Asks a connection for an answer before it is used again: one that broke, or hangs in an abandoned statement, is
-    // replaced.
+    // replaced, and so is one whose server has become read-only.
     let recycling = ManagerConfig {
-        recycling_method: RecyclingMethod::Verified,
+        recycling_method: RecyclingMethod::Custom(IS_WRITABLE.to_owned()),
     };
     let manager = if config.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(config, NoTls, recycling)

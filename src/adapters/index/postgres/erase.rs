@@ -1,7 +1,8 @@
 //! Deleting documents, chunks and tenants, each document in one transaction.
 //!
-//! What was deleted is in no answer from then on. PostgreSQL itself keeps the bytes in its files until a vacuum, and in
-//! the unused parts of pages until these are written over or the table is rewritten; see docs/operate/postgres.md.
+//! What was deleted is in no answer from then on. PostgreSQL itself keeps the bytes in its files until a vacuum, and those
+//! of tables also after it, in the unused parts of pages, until these are written over or the table is rewritten; see
+//! docs/operate/postgres.md.
 
 use copilotd_actors::ports::LogError;
 use copilotd_knowledge::document::DocumentKey;
@@ -12,8 +13,10 @@ use super::rows::{self, DocumentRow, signed};
 use super::session::{Tx, get};
 use super::{spaces, statistics, tables};
 
-/// Documents deleted in one transaction when a tenant is erased.
+/// Most documents deleted in one transaction when a tenant is erased.
 const DOCUMENTS_AT_ONCE: i64 = 16;
+/// No further document is deleted in the same transaction once so many chunks were: they take seconds.
+const CHUNKS_AT_ONCE: u64 = 2_000;
 
 /// Numbers of what was deleted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,7 +105,8 @@ pub(super) async fn delete_vectors(tx: &Tx<'_>, tenant: &str, chunks: &[i64]) ->
     Ok(vectors)
 }
 
-/// Deletes some of a tenant; returns what, and whether something may be left.
+/// Deletes some of a tenant; returns what, and whether something may be left. What is interrupted goes on with the next
+/// call: every step is whole by itself.
 pub(super) async fn erase_some(tx: &Tx<'_>, tenant: &str) -> Result<(Erased, bool), LogError> {
     let mut erased = Erased::default();
     let sql = rows::select_documents("WHERE tenant = $1 LIMIT $2");
@@ -112,6 +116,9 @@ pub(super) async fn erase_some(tx: &Tx<'_>, tenant: &str) -> Result<(Erased, boo
         erased.documents += one.documents;
         erased.chunks += one.chunks;
         erased.vectors += one.vectors;
+        if erased.chunks >= CHUNKS_AT_ONCE {
+            break;
+        }
     }
     if !documents.is_empty() {
         return Ok((erased, true));

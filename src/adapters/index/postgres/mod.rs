@@ -34,6 +34,7 @@ use copilotd_knowledge::index::{
     Submitted, Totals, Unembedded,
 };
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::connect::open;
 pub use self::connect::{OpenError, PostgresOptions, probe};
@@ -59,7 +60,7 @@ macro_rules! transaction {
         let (index, mode) = ($index, $mode);
         let call = async {
             let _turn = match mode {
-                Mode::Write => index.changes.take($scope.tenant()).await,
+                Mode::Write => Some(index.turn(&index.changes, $scope, mode).await?),
                 Mode::Read | Mode::Work => None,
             };
             let mut client = index.database.client().await?;
@@ -84,6 +85,13 @@ impl PostgresIndex {
             changes: Turns::new(1),
             exact: options.exact,
         })
+    }
+
+    /// Waits for the tenant's next turn, at most as long as a statement of that kind may take.
+    async fn turn(&self, turns: &Turns, scope: &TenantScope, mode: Mode) -> Result<OwnedSemaphorePermit, LogError> {
+        let turn = tokio::time::timeout(self.database.longest(mode), turns.take(scope.tenant()));
+        let turn = turn.await.ok().flatten();
+        turn.ok_or_else(|| LogError::Unavailable("the tenant's other calls to PostgreSQL take too long".to_owned()))
     }
 }
 
@@ -289,7 +297,7 @@ impl KnowledgeIndex for PostgresIndex {
 
     async fn search(&self, scope: &TenantScope, search: &Search) -> Result<Candidates, LogError> {
         let tenant = scope.tenant().as_str();
-        let _turn = self.turns.take(scope.tenant()).await;
+        let _turn = self.turn(&self.turns, scope, Mode::Read).await?;
         transaction!(self, scope, Mode::Read, |tx| search::search(
             &tx, tenant, search, self.exact
         ))

@@ -2,11 +2,15 @@
 //! then deleted by dropping a table, which returns the disk space at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use copilotd_actors::ports::{LogError, Space, Vector};
 
 use super::session::{Database, Mode, Tx, get};
 use super::tables;
+
+/// Longest wait for a table that is to be dropped.
+const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// A space with a table.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +102,8 @@ pub(super) async fn ensure(database: &Database, vectors: &[Vector]) -> Result<()
     Ok(())
 }
 
-/// See `KnowledgeIndex::drop_spaces`. Drops one after the other, so that none waits long for those who use it.
+/// See `KnowledgeIndex::drop_spaces`. Drops one after the other, and gives up when one is in use for longer than
+/// [`DROP_WAIT`], as by a backup: those who come later to delete chunks wait behind it.
 pub(super) async fn drop_others(database: &Database, keep: &[Space]) -> Result<(), LogError> {
     let keep: Vec<&str> = keep.iter().map(AsRef::as_ref).collect();
     let mut client = database.client().await?;
@@ -114,7 +119,9 @@ pub(super) async fn drop_others(database: &Database, keep: &[Space]) -> Result<(
         let Some(gone) = gone else { return tx.commit().await };
         tx.execute("DELETE FROM work_embedded WHERE space = $1", &[&gone])
             .await?;
-        tx.batch(&format!("DROP TABLE {}", tables::vectors(gone))).await?;
+        let (wait, table) = (DROP_WAIT.as_millis(), tables::vectors(gone));
+        tx.batch(&format!("SET LOCAL lock_timeout = {wait}; DROP TABLE {table}"))
+            .await?;
         tx.commit().await?;
     }
 }
