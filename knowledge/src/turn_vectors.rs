@@ -28,7 +28,8 @@ pub struct TurnVector {
 ///   of one space. Components may lose precision: they are those of [`recall::packed`].
 /// - *Erased stays erased*: once [`erase`](Self::erase) has returned, nothing is stored for the conversation ever again: a
 ///   `put` that comes later, or that was under way, answers false or its rows are gone.
-/// - *No trace*: what was erased is in no byte of the store's files.
+/// - *No trace*: what was erased is in no byte of the store's files; on a server, once its operator has rewritten the
+///   tables.
 /// - *Cancel-safe and repeatable*: every call can be dropped and repeated.
 #[async_trait]
 pub trait TurnVectors: Send + Sync + fmt::Debug {

@@ -185,30 +185,32 @@ async fn open_postgres(options: PostgresOptions) -> anyhow::Result<PostgresIndex
 
 /// Opens the index that the configuration names, and where vectors of conversations' messages are stored.
 async fn open_stores(config: &Config) -> anyhow::Result<(Arc<dyn KnowledgeIndex>, Option<Arc<dyn TurnVectors>>)> {
-    // With a store that several machines use in turn, an erasure on one could not delete what another has stored.
-    let is_alone = matches!(config.store, Store::Sqlite);
-    let directory = || config.server.data_dir.clone();
+    let directory = config.server.data_dir.clone();
     if let Some(options) = postgres_options(&config.knowledge) {
-        let index = open_postgres(options).await?;
+        let index = Arc::new(open_postgres(options).await?);
         tracing::info!(
             schema = config.knowledge.schema,
             connections = config.knowledge.connections,
             "documents are stored in PostgreSQL: every machine with this configuration finds them"
         );
-        let turn_vectors: Option<Arc<dyn TurnVectors>> = match is_alone {
-            true => Some(Arc::new(open_index(directory()).await?)),
-            false => None,
-        };
-        return Ok((Arc::new(index), turn_vectors));
+        if let Some(file) = SqliteIndex::file_in(&directory) {
+            tracing::warn!(
+                file = %file.display(),
+                "the embedded index is still there but is no longer used: what is erased from now on stays in it; delete it"
+            );
+        }
+        return Ok((Arc::clone(&index) as _, Some(index as _)));
     }
+    // With a store that several machines use in turn, an erasure on one could not delete what another has stored.
+    let is_alone = matches!(config.store, Store::Sqlite);
     if !is_alone {
         tracing::info!(
-            directory = %config.server.data_dir.display(),
+            directory = %directory.display(),
             "documents are stored in the data directory of this machine: a process on another machine does not find them; \
              knowledge.index = \"postgres\" shares them"
         );
     }
-    let index = Arc::new(open_index(directory()).await?);
+    let index = Arc::new(open_index(directory).await?);
     let turn_vectors = is_alone.then(|| Arc::clone(&index) as _);
     Ok((index, turn_vectors))
 }

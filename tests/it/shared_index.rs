@@ -57,6 +57,8 @@ async fn it_says_how_the_server_is() {
     let served = Served::start_with(directory, &data, &configuration(&url), &[]).await;
     assert_eq!(ready(&served).await, json!("ok"));
     assert!(served.child.output().contains("documents are stored in PostgreSQL"));
+    // Nor are vectors of messages.
+    assert!(!data.join("knowledge.db").exists());
     server.stop();
     assert_eq!(ready(&served).await, json!("unavailable"));
     server.restart().await;

@@ -21,6 +21,7 @@ mod statistics;
 mod submit;
 mod tables;
 mod tls;
+mod turn_vectors;
 mod work;
 
 use async_trait::async_trait;
@@ -47,7 +48,7 @@ use super::turns::Turns;
 #[derive(Debug)]
 pub struct PostgresIndex {
     database: Database,
-    /// Turns of searches.
+    /// Turns of searches, and of vectors of messages.
     turns: Turns,
     /// Turns of changes. They wait here, not in the server, where each would hold one of the connections.
     changes: Turns,
@@ -72,6 +73,7 @@ macro_rules! transaction {
         index.database.within(mode, call).await
     }};
 }
+use transaction;
 
 impl PostgresIndex {
     /// Connects, checks the server, and creates or updates the tables.

@@ -18,7 +18,7 @@ use super::session::Tx;
 /// Partitions of each large table. Cannot be changed later without copying the rows.
 const PARTITIONS: u32 = 16;
 /// The newest version of the tables that this program knows.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 /// Most dimensions of vectors that pgvector can build a graph of; longer ones are always compared one by one.
 pub(super) const MAX_GRAPH_DIMENSIONS: usize = 2_000;
 
@@ -167,6 +167,26 @@ CREATE TABLE work_embedded (
 );
 "#;
 
+/// Vectors of conversations' messages, with a byte for each component, and the conversations of which none may be stored
+/// again. The bytes do not compress.
+const VERSION_2: &str = r#"
+CREATE TABLE turn_vectors (
+    tenant         text COLLATE "C" NOT NULL,
+    conversation   uuid   NOT NULL,
+    seq            bigint NOT NULL,
+    space          text COLLATE "C" NOT NULL,
+    alone          bytea  NOT NULL,
+    after_previous bytea  NOT NULL,
+    PRIMARY KEY (tenant, conversation, seq)
+) PARTITION BY HASH (tenant);
+ALTER TABLE turn_vectors ALTER COLUMN alone SET STORAGE EXTERNAL, ALTER COLUMN after_previous SET STORAGE EXTERNAL;
+CREATE TABLE erased_conversations (
+    tenant       text COLLATE "C" NOT NULL,
+    conversation uuid NOT NULL,
+    PRIMARY KEY (tenant, conversation)
+);
+"#;
+
 /// Columns whose values plans do not depend on.
 const CONTENT: [(&str, &[&str]); 4] = [
     ("documents", &["failure", "attributes", "readers", "labels"]),
@@ -199,6 +219,17 @@ pub(super) async fn migrate(tx: &Tx<'_>) -> Result<Option<i32>, LogError> {
         }
         tx.batch(&sql).await?;
         tx.execute("INSERT INTO versions (version) VALUES (1)", &[]).await?;
+    }
+    if version < 2 {
+        tx.batch(VERSION_2).await?;
+        let mut sql = String::new();
+        partition(&mut sql, "turn_vectors");
+        protect(&mut sql, "erased_conversations");
+        for column in ["alone", "after_previous"] {
+            unsampled(&mut sql, "turn_vectors", column);
+        }
+        tx.batch(&sql).await?;
+        tx.execute("INSERT INTO versions (version) VALUES (2)", &[]).await?;
     }
     Ok(None)
 }

@@ -21,7 +21,7 @@ mod tables;
 mod turn_vectors;
 mod vectors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -86,6 +86,12 @@ impl SqliteIndex {
             // An earlier process may have been killed before it had cleared them.
             is_unclean: Arc::new(AtomicBool::new(true)),
         })
+    }
+
+    /// Returns the file of an index in `directory`, if there is one.
+    pub fn file_in(directory: &Path) -> Option<PathBuf> {
+        let file = directory.join(format!("{NAME}.db"));
+        file.exists().then_some(file)
     }
 
     /// Waits for the last commit, folds the write-ahead log back into the file and releases it. Dropping does the same

@@ -1,8 +1,15 @@
 //! What the server itself shows of tenants, whatever a statement says.
 
+use std::sync::Arc;
+
+use copilotd::adapters::index::postgres::PostgresIndex;
 use copilotd_knowledge::document::{Attributes, Reader};
+use copilotd_knowledge::fakes::turn_vectors::contract_vector;
+use copilotd_knowledge::index::KnowledgeIndex;
+use copilotd_knowledge::turn_vectors::TurnVectors;
 use tokio_postgres::Client;
 
+use super::turn_vectors::{conversation, scope};
 use super::{index_in, options};
 use crate::index::library::{Library, key};
 use crate::support::postgres::shared;
@@ -23,8 +30,24 @@ async fn count(client: &Client, sql: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_sees_rows_of_its_tenant_alone() {
     let Some((server, schema)) = shared().await else { return };
-    let index = index_in(&options(server, &schema)).await;
+    let vectors = Arc::new(PostgresIndex::open(&options(server, &schema)).await.unwrap());
+    let index: Arc<dyn KnowledgeIndex> = Arc::clone(&vectors) as _;
     for tenant in ["acme", "globex"] {
+        for n in 0..3 {
+            let put = vectors
+                .put(&scope(tenant), conversation(n), vec![contract_vector("m", 1)])
+                .await;
+            assert!(put.unwrap());
+        }
+        for n in 0..2 {
+            TurnVectors::erase(vectors.as_ref(), &scope(tenant), conversation(n))
+                .await
+                .unwrap();
+        }
+        let put = vectors
+            .put(&scope(tenant), conversation(2), vec![contract_vector("m", 2)])
+            .await;
+        assert!(put.unwrap());
         let library = Library::new(&index, tenant);
         for n in 0..3 {
             let text = format!("alpha {n}\n\nbeta {tenant}");
@@ -36,8 +59,8 @@ async fn a_connection_sees_rows_of_its_tenant_alone() {
     }
     let mut client = server.connect("knowledge").await;
     let tables = tables(&client, &schema).await;
-    // Five small tables, and five large ones with sixteen partitions each.
-    assert_eq!(tables.len(), 5 + 5 * 17, "{tables:?}");
+    // Six small tables, and six large ones with sixteen partitions each.
+    assert_eq!(tables.len(), 6 + 6 * 17, "{tables:?}");
     let admin = server.admin("knowledge").await;
     for table in &tables {
         // Not because there is nothing.
@@ -92,6 +115,8 @@ async fn a_connection_sees_rows_of_its_tenant_alone() {
         format!("INSERT INTO {schema}.tenants (tenant) VALUES ('globex')"),
         format!("UPDATE {schema}.tenants SET tenant = 'globex' WHERE tenant = 'acme'"),
         format!("UPDATE {schema}.waiting SET tenant = 'globex'"),
+        format!("UPDATE {schema}.turn_vectors SET tenant = 'globex'"),
+        format!("INSERT INTO {schema}.erased_conversations SELECT 'globex', gen_random_uuid()"),
     ] {
         for tenant in ["acme", "", "globex' OR true --"] {
             let transaction = client.transaction().await.unwrap();

@@ -6,6 +6,7 @@ mod isolation;
 mod recall;
 mod start;
 mod tls;
+mod turn_vectors;
 
 use std::sync::Arc;
 
