@@ -16,9 +16,6 @@ use crate::index::library::{AMPLE, Library, at, caller, chunks, collection, key,
 use crate::support::postgres::{Server, shared};
 
 const DIMENSIONS: usize = 32;
-/// Documents of the tenant, of [`CHUNKS`] chunks each; the reader may see one in a hundred.
-const DOCUMENTS: usize = 200;
-const CHUNKS: usize = 10;
 /// Chunks of each neighbour.
 const OF_NEIGHBOUR: usize = 30;
 
@@ -78,43 +75,47 @@ async fn nearest(
     found.semantic.iter().map(|hit| hit.chunk).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn noisy_neighbours_and_narrow_readers_cost_no_recall() {
-    let Some((server, schema)) = shared().await else { return };
+/// A tenant to be searched, and who may read what.
+struct Size {
+    seed: u64,
+    documents: usize,
+    chunks: usize,
+    /// A reader of at most so many chunks gets every vector compared.
+    exact: u64,
+    questions: usize,
+}
+
+/// Compares what each reader finds with an exact search. Returns how often graphs were searched.
+async fn measure(size: &Size) -> Option<i64> {
+    let (server, schema) = shared().await?;
     let with = |exact| PostgresOptions {
         exact,
         ..options(server, &schema)
     };
     let by_graph = index_in(&with(0)).await;
     let exact = index_in(&with(u64::MAX)).await;
-    // Of the three readers below only the last may see so few.
-    let chosen = index_in(&with(1_000)).await;
-    let mut random = StdRng::seed_from_u64(5);
+    let chosen = index_in(&with(size.exact)).await;
+    let mut random = StdRng::seed_from_u64(size.seed);
     let acme = Library::new(&exact, "acme");
-    for n in 0..DOCUMENTS {
+    for n in 0..size.documents {
         let user = if n % 100 == 0 { "ann" } else { "bob" };
         let attributes = readable_by(listed(&[user], &[]));
-        put(&acme, &n.to_string(), CHUNKS, attributes, &mut random).await;
+        put(&acme, &n.to_string(), size.chunks, attributes, &mut random).await;
     }
     let names = neighbours(server, &schema).await;
     assert_eq!(names.len(), 99);
     for name in &names {
-        put(
-            &Library::new(&exact, name),
-            "a",
-            OF_NEIGHBOUR,
-            Attributes::default(),
-            &mut random,
-        )
-        .await;
+        let neighbour = Library::new(&exact, name);
+        put(&neighbour, "a", OF_NEIGHBOUR, Attributes::default(), &mut random).await;
     }
+    let mut asked = 0;
     for (reader, what) in [
         (Reader::Administrator, "all"),
         (caller(Some("bob"), &[]), "99 %"),
         (caller(Some("ann"), &[]), "1 %"),
     ] {
         let (mut found, mut as_chosen, mut wanted) = (0, 0, 0);
-        for _ in 0..40 {
+        for _ in 0..size.questions {
             let question = draw(&acme, &mut random);
             let expected: HashSet<ChunkId> = nearest(&acme, &exact, &reader, &question).await.into_iter().collect();
             assert_eq!(expected.len(), 10);
@@ -123,9 +124,58 @@ async fn noisy_neighbours_and_narrow_readers_cost_no_recall() {
             let near = nearest(&acme, &chosen, &reader, &question).await;
             as_chosen += near.iter().filter(|chunk| expected.contains(chunk)).count();
             wanted += expected.len();
+            asked += 1;
         }
-        println!("recall of a reader of {what}: by graph {found}, as chosen by count {as_chosen}, of {wanted}");
+        let (seed, chunks) = (size.seed, size.documents * size.chunks);
+        println!(
+            "seed {seed}, {chunks} chunks: recall of a reader of {what}: by graph {found}, as chosen by count {as_chosen}, \
+             of {wanted}"
+        );
         assert!(found * 100 >= wanted * 98, "{what}: {found} of {wanted}");
         assert!(as_chosen * 100 >= wanted * 98, "{what}: {as_chosen} of {wanted}");
     }
+    // Sessions that end say what they used, each at its own time. As chosen by count, two readers of three are searched
+    // for by graph.
+    drop((by_graph, exact, chosen, acme));
+    let expected = asked + 2 * size.questions as i64;
+    let sql = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_all_indexes
+               WHERE schemaname = $1 AND indexrelname LIKE 'vectors\\_%embedding\\_idx'";
+    let client = server.admin("knowledge").await;
+    let scans = async || client.query_one(sql, &[&schema]).await.unwrap().get::<_, i64>(0);
+    while scans().await < expected {
+        tokio::task::yield_now().await;
+    }
+    Some(scans().await - asked)
+}
+
+/// Every search by graph, of a small tenant. As chosen by count only the last of the three readers gets every vector
+/// compared.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noisy_neighbours_and_narrow_readers_cost_no_recall() {
+    for seed in [5, 6, 7] {
+        let size = Size {
+            seed,
+            documents: 200,
+            chunks: 10,
+            exact: 1_000,
+            questions: 40,
+        };
+        measure(&size).await;
+    }
+}
+
+/// As it is configured: a tenant that has more chunks than are compared.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_tenant_is_searched_by_graph() {
+    let size = Size {
+        seed: 8,
+        documents: 200,
+        chunks: 53,
+        exact: PostgresOptions::new(String::new().into()).exact,
+        questions: 40,
+    };
+    assert!(size.exact * 100 < (size.documents * size.chunks * 99) as u64);
+    let Some(scans) = measure(&size).await else { return };
+    // Two readers of three: each of their questions, and none of the third's.
+    assert_eq!(scans, 2 * size.questions as i64);
 }
