@@ -25,7 +25,7 @@ $as "$0/postgres" -D "$2" -p "$1" -c listen_addresses=127.0.0.1 -c unix_socket_d
     </dev/null >>"$2.log" 2>&1 &
 echo $!
 cat >/dev/null
-kill -QUIT $!
+kill -QUIT $! 2>/dev/null
 wait $! 2>/dev/null
 [ "$3" = keep ] || rm -rf "$2" "$2.log"
 "#;
@@ -114,6 +114,28 @@ impl Server {
         if let Some(mut watchdog) = self.watchdog.take() {
             drop(watchdog.stdin.take());
             watchdog.wait().unwrap();
+        }
+    }
+
+    /// Kills it and all its processes with SIGKILL, like the system when memory runs out.
+    #[cfg(feature = "crash-points")]
+    pub fn kill(&mut self) {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap();
+        let pid = file.lines().next().unwrap().to_owned();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        // The parent first: it would start others again.
+        let killed = Command::new("kill")
+            .args(["-9", &pid])
+            .args(children.split_whitespace())
+            .output();
+        assert!(killed.unwrap().status.success());
+        self.stop();
+        // The next start refuses to use files that some process may still change.
+        while children
+            .split_whitespace()
+            .any(|child| Path::new("/proc").join(child).exists())
+        {
+            std::thread::yield_now();
         }
     }
 
