@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod jobs;
+pub mod postgres_url;
 pub mod private_files;
 pub mod response_body;
 pub mod retry_after;

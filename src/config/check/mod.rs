@@ -143,9 +143,8 @@ fn knowledge(knowledge: &Node<'_>, faults: &mut Faults) {
         if let Some(text) = address.text() {
             if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
                 faults.add(address.path(), "expected a URL that begins with postgres://");
-            } else if !names_a_host(text) {
-                // The driver's error might quote the URL, which may contain a password.
-                faults.add(address.path(), "not a valid PostgreSQL URL");
+            } else if let Err(error) = crate::postgres_url::parse(text) {
+                faults.add(address.path(), error.to_string());
             }
         }
     } else {
@@ -155,11 +154,6 @@ fn knowledge(knowledge: &Node<'_>, faults: &mut Faults) {
             }
         }
     }
-}
-
-fn names_a_host(url: &str) -> bool {
-    let config: Result<tokio_postgres::Config, _> = url.parse();
-    config.is_ok_and(|config| !config.get_hosts().is_empty())
 }
 
 /// Adds a fault unless the value is an absolute URL with one of `schemes`.

@@ -196,7 +196,12 @@ fn single_faults_have_their_path() {
         (
             "url = { env = \"KNOWLEDGE_URL\" }",
             "url = \"postgres://hunter2:x@b:port/c\"",
-            "knowledge.url: not a valid PostgreSQL URL",
+            "knowledge.url: not a valid PostgreSQL URL: expected postgres://USER:PASSWORD@HOST/DATABASE",
+        ),
+        (
+            "url = { env = \"KNOWLEDGE_URL\" }",
+            "url = \"postgres://hunter2@b/c?sslmode=allow\"",
+            "knowledge.url: sslmode in a PostgreSQL URL must be disable, prefer, require, verify-ca or verify-full",
         ),
         (
             "url = { env = \"MONGODB_URI\" }",

@@ -1,7 +1,6 @@
 //! Opening: the connections, and what must be true of the server before anything is stored in it.
 
 use std::path::PathBuf;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
@@ -12,6 +11,7 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::session::{Database, Mode, Timeouts, Tx, get, no_connection};
 use super::{spaces, tables, tls};
+use crate::postgres_url::{self, PostgresUrl, UrlError};
 
 /// The first release of PostgreSQL whose partitions, identities and privileges the tables rely on.
 const OLDEST_SERVER: i32 = 150_000;
@@ -53,12 +53,9 @@ impl PostgresOptions {
 /// Why the index cannot be used. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL is none.
-    #[error("not a valid PostgreSQL URL: expected postgres://USER:PASSWORD@HOST/DATABASE")]
-    Url,
-    /// The URL asks for an unknown kind of TLS.
-    #[error("sslmode in the PostgreSQL URL must be disable, prefer, require, verify-ca or verify-full")]
-    SslMode,
+    /// The URL is not valid.
+    #[error(transparent)]
+    Url(#[from] UrlError),
     /// The file of `sslrootcert` is of no use.
     #[error("{} (sslrootcert in the PostgreSQL URL) contains no certificate in PEM format, or cannot be read", path.display())]
     Authorities {
@@ -181,12 +178,11 @@ pub async fn probe(options: &PostgresOptions) -> Result<(), OpenError> {
 }
 
 fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
-    let address = tls::address(options.url.expose_secret())?;
-    // The driver's error might quote the URL, which may contain a password.
-    let mut config = tokio_postgres::Config::from_str(&address.url).map_err(|_| OpenError::Url)?;
-    if config.get_hosts().is_empty() {
-        return Err(OpenError::Url);
-    }
+    let PostgresUrl {
+        driver: mut config,
+        names_mode,
+        authorities,
+    } = postgres_url::parse(options.url.expose_secret())?;
     if config.get_application_name().is_none() {
         config.application_name("copilotd");
     }
@@ -197,7 +193,7 @@ fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
     config.tcp_user_timeout(Duration::from_secs(30));
     // After a failover: of several hosts that one which can be written to, and none that only waits to take over.
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    if !address.names_mode {
+    if !names_mode {
         let is_local = config.get_hosts().iter().all(is_local);
         config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
     }
@@ -209,7 +205,7 @@ fn pool(options: &PostgresOptions) -> Result<Pool, OpenError> {
     let manager = if config.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(config, NoTls, recycling)
     } else {
-        Manager::from_config(config, tls::connector(address.authorities)?, recycling)
+        Manager::from_config(config, tls::connector(authorities)?, recycling)
     };
     let wait = Some(options.timeouts.connect);
     let pool = Pool::builder(manager)
@@ -296,6 +292,8 @@ async fn create_schema(tx: &Tx<'_>, schema: &str) -> Result<(), OpenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr as _;
+
     use super::*;
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use copilotd::adapters::index::postgres::{OpenError, PostgresIndex, PostgresOptions, probe};
+use copilotd::postgres_url::UrlError;
 use copilotd_knowledge::document::{Attributes, Reader};
 
 use super::options;
@@ -98,5 +99,5 @@ async fn what_cannot_be_secured_is_refused() {
     let error = refused(plain).await;
     assert!(error.to_string().contains("server does not support TLS"), "{error}");
     let error = refused(format!("{}?sslmode=allow", server.url(ROLE, "knowledge"))).await;
-    assert!(matches!(error, OpenError::SslMode), "{error}");
+    assert!(matches!(error, OpenError::Url(UrlError::SslMode)), "{error}");
 }
