@@ -3,6 +3,7 @@
 mod client;
 mod http;
 mod machine;
+mod postgres;
 mod process;
 mod relay;
 mod report;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 
-use crate::scenario::{Endpoint, Flood, Scenario, Size};
+use crate::scenario::{Endpoint, Flood, Index, Scenario, Size};
 use crate::world::Programs;
 
 /// Measures copilotd against a simulated provider called directly, and prints Markdown tables.
@@ -55,6 +56,12 @@ struct Arguments {
     /// Seed of the accidents in `badday`
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Which index is searched, for `search`; PostgreSQL needs --postgres
+    #[arg(long, value_enum, default_value_t = Index::Sqlite)]
+    index: Index,
+    /// Directory in which PostgreSQL with pgvector is installed
+    #[arg(long, env = "COPILOTD_POSTGRES")]
+    postgres: Option<PathBuf>,
     /// Path of the server binary (default: beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
@@ -98,6 +105,8 @@ async fn measure(arguments: Arguments) -> anyhow::Result<()> {
         models: arguments.models,
         endpoints: arguments.endpoint,
         calls: arguments.calls,
+        index: arguments.index,
+        postgres: arguments.postgres,
         seed: arguments.seed,
         open_files: machine::raise_open_files()?,
     };

@@ -174,7 +174,8 @@ async fn searches(programs: &Programs, size: &Size, options: &ServerOptions, loa
     };
     let mut world = Testbed::start(programs, options).await?;
     world.stop();
-    Shelf::fill(&world.data(), tenants, chunks, &space).await?;
+    let index = Arc::new(SqliteIndex::open(&world.data())?);
+    Shelf::fill(index, tenants, chunks, &space).await?;
     world.restart().await?;
     warm_up(&world).await?;
     let mut report = Report::new(

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 pub use endpoint::Endpoint;
 pub use floods::Flood;
+pub use search::Index;
 
 use crate::report::Report;
 use crate::world::Programs;
@@ -91,6 +92,10 @@ pub struct Size {
     pub endpoints: Vec<Endpoint>,
     /// Number of calls, for `badday`.
     pub calls: Option<u32>,
+    /// The index that is searched.
+    pub index: Index,
+    /// Where PostgreSQL is installed.
+    pub postgres: Option<PathBuf>,
     /// Seed of its accidents.
     pub seed: u64,
     /// Maximum open files per process.

@@ -1,10 +1,13 @@
-//! What a search of a tenant's knowledge costs in the embedded index, and what other tenants change of it. Runs the
-//! library in this process; vectors are drawn, not embedded.
+//! What a search of a tenant's knowledge costs in each index, and what other tenants change of it. Runs the library in
+//! this process; vectors are drawn, not embedded.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use clap::ValueEnum;
+use copilotd::adapters::index::postgres::{PostgresIndex, PostgresOptions};
 use copilotd::adapters::index::sqlite::SqliteIndex;
 use copilotd_actors::domain::ids::{ChunkId, JobId};
 use copilotd_actors::ports::{Space, Vector};
@@ -17,6 +20,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Size;
+use crate::postgres::Postgres;
 use crate::report::Report;
 use crate::stats::{Samples, decimal, mib, ms};
 use crate::world::Programs;
@@ -81,6 +85,55 @@ fn scope(tenant: usize) -> anyhow::Result<TenantScope> {
     Ok(TenantScope::from_verified(format!("tenant-{tenant}").parse()?))
 }
 
+/// Which index is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Index {
+    /// The embedded one
+    Sqlite,
+    /// PostgreSQL with pgvector
+    Postgres,
+}
+
+/// Where indexes are.
+enum Place {
+    Directories,
+    Server(Postgres),
+}
+
+impl Place {
+    /// Opens an empty index; returns also where it is.
+    async fn open(
+        &self,
+        scratch: &Path,
+        tenants: usize,
+    ) -> anyhow::Result<(Arc<dyn KnowledgeIndex>, tempfile::TempDir)> {
+        let directory = tempfile::tempdir_in(scratch)?;
+        let index: Arc<dyn KnowledgeIndex> = match self {
+            Self::Directories => Arc::new(SqliteIndex::open(directory.path())?),
+            Self::Server(server) => Arc::new(
+                PostgresIndex::open(&PostgresOptions {
+                    schema: schema(tenants),
+                    ..PostgresOptions::new(server.url().into())
+                })
+                .await?,
+            ),
+        };
+        Ok((index, directory))
+    }
+
+    /// Returns the bytes of a full index.
+    fn size(&self, directory: &Path, tenants: usize) -> anyhow::Result<u64> {
+        match self {
+            Self::Directories => Ok(std::fs::metadata(directory.join("knowledge.db"))?.len()),
+            Self::Server(server) => server.settle(&schema(tenants)),
+        }
+    }
+}
+
+fn schema(tenants: usize) -> String {
+    format!("of_{tenants}")
+}
+
 /// An index with this many tenants, each with this many chunks.
 pub(super) struct Shelf {
     index: Arc<dyn KnowledgeIndex>,
@@ -88,8 +141,12 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) async fn fill(directory: &Path, tenants: usize, chunks: usize, space: &Space) -> anyhow::Result<Self> {
-        let index: Arc<dyn KnowledgeIndex> = Arc::new(SqliteIndex::open(directory)?);
+    pub(super) async fn fill(
+        index: Arc<dyn KnowledgeIndex>,
+        tenants: usize,
+        chunks: usize,
+        space: &Space,
+    ) -> anyhow::Result<Self> {
         let mut draw = Draw(1);
         for tenant in 0..tenants {
             for document in 0..chunks.div_ceil(CHUNKS) {
@@ -185,8 +242,18 @@ fn median(mut times: Vec<Duration>) -> Duration {
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let (few, many) = size.pick((10, 100), (2, 20));
     let (chunks, searches) = size.pick((1_000, 300), (200, 50));
+    let (place, what) = match size.index {
+        Index::Sqlite => (Place::Directories, "the embedded index"),
+        Index::Postgres => {
+            let root = size.postgres.as_deref().context("--postgres is missing")?;
+            (
+                Place::Server(Postgres::start(root, &programs.scratch).await?),
+                "PostgreSQL",
+            )
+        }
+    };
     let mut report = Report::new(
-        "search: both searches of a tenant's knowledge in the embedded index, without the question's embedding",
+        &format!("search: both searches of a tenant's knowledge in {what}, without the question's embedding"),
         &format!(
             "{chunks} chunks a tenant, each of {WORDS} drawn words with a drawn vector of {DIMENSIONS} numbers; questions of \
              {QUESTION} words, {LIMIT} hits of each search, one search at a time, as a user with a role. {RUNS} alternating runs \
@@ -207,13 +274,13 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let mut facts = Vec::new();
     let mut directories = Vec::new();
     for tenants in [few, many] {
-        let directory = tempfile::tempdir_in(&programs.scratch)?;
+        let (index, directory) = place.open(&programs.scratch, tenants).await?;
         let begun = Instant::now();
-        shelves.push(Shelf::fill(directory.path(), tenants, chunks, &space).await?);
+        shelves.push(Shelf::fill(index, tenants, chunks, &space).await?);
         let rate = (tenants * chunks) as f64 / begun.elapsed().as_secs_f64();
-        let bytes = std::fs::metadata(directory.path().join("knowledge.db"))?.len();
-        facts.push((bytes, rate));
+        facts.push((place.size(directory.path(), tenants)?, rate));
         directories.push(directory);
+        eprintln!("search: {tenants} tenants are loaded");
     }
     let mut draw = Draw(2);
     for shelf in &shelves {
