@@ -312,15 +312,18 @@ pub trait KnowledgeIndex: Send + Sync + fmt::Debug {
         at: Timestamp,
     ) -> Result<bool, LogError>;
 
-    /// Returns at most `limit` current chunks that have no vector of `space`: some of each tenant, as far as the limit
-    /// allows.
-    async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError>;
+    /// Returns at most `limit` current chunks that have no vector of `space`, of tenants that are not in `skip`: some of
+    /// each, as far as the limit allows.
+    async fn unembedded(&self, space: &Space, skip: &[TenantScope], limit: usize) -> Result<Vec<Unembedded>, LogError>;
 
     /// Returns how many current chunks have no vector of `space`, of one tenant or of all; counts at most up to `most`.
     async fn missing_vectors(&self, scope: Option<&TenantScope>, space: &Space, most: u64) -> Result<u64, LogError>;
 
     /// Stores vectors for current chunks, replacing those of the same space. Chunks that are gone are skipped.
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError>;
+
+    /// Returns the spaces that may have vectors, in the order of their names.
+    async fn spaces(&self) -> Result<Vec<Space>, LogError>;
 
     /// Deletes all vectors of other spaces than those in `keep`.
     async fn drop_spaces(&self, keep: &[Space]) -> Result<(), LogError>;

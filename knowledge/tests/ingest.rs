@@ -346,9 +346,9 @@ async fn without_a_model_words_are_searched_and_vectors_follow() {
 
     world.engine = engine;
     let space = "fake".into();
-    assert!(!world.index.unembedded(&space, 1).await.unwrap().is_empty());
+    assert!(!world.index.unembedded(&space, &[], 1).await.unwrap().is_empty());
     let ingestion = world.start().await;
-    while !world.index.unembedded(&space, 1).await.unwrap().is_empty() {
+    while !world.index.unembedded(&space, &[], 1).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(world.find("a", "refund").await.1);
@@ -370,7 +370,7 @@ async fn a_busy_or_failing_model_and_an_index_that_is_down_cost_time_only() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     world.index.set_down(false);
     assert_eq!(world.settled("a", "1").await, Stage::Searchable);
-    assert!(world.index.unembedded(&"fake".into(), 1).await.unwrap().is_empty());
+    assert!(world.index.unembedded(&"fake".into(), &[], 1).await.unwrap().is_empty());
     ingestion.stop_and_wait(None, None).await.unwrap();
 }
 
@@ -689,7 +689,7 @@ async fn a_model_that_is_always_busy_holds_up_no_document_and_vectors_follow() {
     world.store("a", "1", Format::Text, "refund").await;
     let ingestion = world.start().await;
     assert_eq!(world.settled("a", "1").await, Stage::Searchable);
-    while !world.index.unembedded(&"fake".into(), 1).await.unwrap().is_empty() {
+    while !world.index.unembedded(&"fake".into(), &[], 1).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(world.find("a", "refund").await.1);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::tenancy::TenantScope;
+
 /// Most texts of one request.
 pub const MAX_TEXTS: usize = 256;
 /// Most bytes of one text; a longer one is refused rather than cut silently.
@@ -18,6 +20,17 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 pub trait Embedder: Send + Sync + fmt::Debug {
     /// Embeds the texts of a request, in their order.
     async fn embed(&self, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError>;
+
+    /// Returns what embeds for a tenant, with its model access and charged to it; `None` if this one embeds for all, such
+    /// as a model in this process. One that embeds for tenants only denies requests made to itself.
+    fn of_tenant(&self, _scope: &TenantScope) -> Option<Arc<dyn Embedder>> {
+        None
+    }
+
+    /// Whether the last request was answered, as far as it was the model's fault.
+    fn is_ready(&self) -> bool {
+        true
+    }
 }
 
 /// Texts to embed.
@@ -73,9 +86,13 @@ pub enum EmbedError {
     /// It took too long.
     #[error("embedding timed out")]
     Timeout,
-    /// The request exceeds a bound.
+    /// The request exceeds a bound, or the model refuses its texts: it will never be answered.
     #[error("{0}")]
     TooLarge(String),
+    /// The tenant may not use the model, its budget is exhausted, or the model keeps failing and is left alone for a moment:
+    /// retry later, not at once.
+    #[error("{0}")]
+    Denied(String),
     /// The model failed.
     #[error("the embedding model failed: {0}")]
     Failed(String),

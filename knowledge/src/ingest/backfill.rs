@@ -52,7 +52,7 @@ impl Backfill {
         }
         loop {
             report(missing);
-            let chunks = self.parts.index.unembedded(space, self.parts.bounds.batch).await?;
+            let chunks = self.parts.index.unembedded(space, &[], self.parts.bounds.batch).await?;
             if chunks.is_empty() {
                 break;
             }

@@ -300,7 +300,7 @@ pub(super) async fn embed_patiently(
             Err(error) => error,
         };
         match error {
-            EmbedError::TooLarge(_) => return Err(error),
+            EmbedError::TooLarge(_) | EmbedError::Denied(_) => return Err(error),
             EmbedError::Busy if refusals + 1 >= bounds.refusals => return Err(error),
             EmbedError::Busy => refusals += 1,
             EmbedError::Failed(_) | EmbedError::Timeout if failures + 1 >= EMBED_ATTEMPTS => return Err(error),

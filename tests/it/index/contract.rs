@@ -15,7 +15,7 @@ pub async fn an_empty_index_answers(fixture: Fixture) {
     assert_eq!(acme.document(&key("a")).await, None);
     assert_eq!(acme.index.totals(&acme.scope).await.unwrap(), Totals::default());
     assert!(acme.index.pending(&[], 5).await.unwrap().is_empty());
-    assert!(acme.index.unembedded(&acme.space, 5).await.unwrap().is_empty());
+    assert!(acme.index.unembedded(&acme.space, &[], 5).await.unwrap().is_empty());
     assert_eq!(acme.index.job(&acme.scope, job(1)).await.unwrap(), None);
     assert_eq!(acme.index.chunks(&acme.scope, &key("a"), 0, 5).await.unwrap(), None);
     assert_eq!(acme.index.delete(&acme.scope, &key("a"), at(0)).await.unwrap(), None);
@@ -138,7 +138,7 @@ pub async fn the_title_that_a_content_states_stands_in_for_the_tenants(fixture: 
         assert_eq!(document.attributes.shown_title(), title);
         let chunks = acme.index.chunks(&acme.scope, &a, 0, 9).await.unwrap().unwrap();
         assert_eq!(chunks[0].title.as_deref(), title);
-        let missing = acme.index.unembedded(&space("other"), 9).await.unwrap();
+        let missing = acme.index.unembedded(&space("other"), &[], 9).await.unwrap();
         assert_eq!(missing[0].text, chunks[0].draft.context_text(title));
     };
     put("alpha", Some("Stated"), 1).await;

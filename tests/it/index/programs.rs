@@ -351,7 +351,7 @@ pub async fn observe(library: &Library, seconds: i64) -> String {
         }
     }
     for of in [false, true] {
-        let mut missing: Vec<_> = index.unembedded(&model(of), 1_000).await.unwrap();
+        let mut missing: Vec<_> = index.unembedded(&model(of), &[], 1_000).await.unwrap();
         missing.retain(|one| one.scope == *scope);
         let mut missing: Vec<_> = missing.into_iter().map(|one| (one.chunk, one.text)).collect();
         missing.sort();

@@ -29,7 +29,7 @@ impl Library {
     async fn embed_all(&self, at_once: usize) -> usize {
         let mut count = 0;
         loop {
-            let some = self.index.unembedded(&self.space, at_once).await.unwrap();
+            let some = self.index.unembedded(&self.space, &[], at_once).await.unwrap();
             if some.is_empty() {
                 return count;
             }
@@ -58,7 +58,7 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
     acme.submit(&key("c"), "staged", Attributes::default(), 3).await;
     acme.stage(&key("c"), "staged").await;
     assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic, []);
-    let missing = acme.index.unembedded(&acme.space, 9).await.unwrap();
+    let missing = acme.index.unembedded(&acme.space, &[], 9).await.unwrap();
     let mut texts: Vec<&str> = missing.iter().map(|one| one.text.as_str()).collect();
     texts.sort_unstable();
     assert_eq!(texts, ["Title\nHeading\nalpha", "Title\nHeading\nbeta", "gamma"]);
@@ -88,8 +88,11 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
         ..acme.clone()
     };
     assert_eq!(of_old.search("alpha", &ADMIN, 9).await, first);
-    assert!(of_old.index.unembedded(&of_old.space, 9).await.unwrap().is_empty());
+    assert!(of_old.index.unembedded(&of_old.space, &[], 9).await.unwrap().is_empty());
+    let both = [of_old.space.clone(), acme.space.clone()];
+    assert_eq!(acme.index.spaces().await.unwrap(), both);
     acme.index.drop_spaces(&[acme.space.clone()]).await.unwrap();
+    assert_eq!(acme.index.spaces().await.unwrap(), both[1..]);
     assert_eq!(of_old.search("alpha", &ADMIN, 9).await.semantic, []);
     assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic.len(), 3);
     assert_eq!(missing(&of_old, 9).await, 3);
@@ -114,9 +117,19 @@ pub async fn every_tenant_gets_a_share_of_the_vectors(fixture: Fixture) {
             .put_without_vectors("a", "alpha", Attributes::default(), 2)
             .await;
     }
-    let some = big.index.unembedded(&big.space, 12).await.unwrap();
+    let some = big.index.unembedded(&big.space, &[], 12).await.unwrap();
     let tenants: HashSet<String> = some.iter().map(|one| one.scope.tenant().to_string()).collect();
     assert_eq!(tenants.len(), 3, "{tenants:?}");
+    // Those that are skipped leave their share to the others.
+    let skip = ["small", "nobody", "aaa-big"].map(|tenant| Library::new(&fixture.index, tenant).scope);
+    let some = big.index.unembedded(&big.space, &skip, 12).await.unwrap();
+    let tenants: Vec<String> = some.iter().map(|one| one.scope.tenant().to_string()).collect();
+    assert_eq!(tenants, ["tiny"]);
+    let some = big.index.unembedded(&big.space, &skip[..2], 12).await.unwrap();
+    assert!(
+        some.len() > 1 && some.iter().all(|one| one.scope != skip[0]),
+        "{some:?}"
+    );
     assert_eq!(big.embed_all(16).await, 62);
 }
 

@@ -3,7 +3,7 @@
 mod search;
 mod tenant;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{ChunkId, CollectionName, DocumentId, ExternalId, JobId};
@@ -202,9 +202,9 @@ impl KnowledgeIndex for MemoryIndex {
         self.of(scope, |tenant| Ok(tenant.fail(document, version, failure, at)))
     }
 
-    async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError> {
+    async fn unembedded(&self, space: &Space, skip: &[TenantScope], limit: usize) -> Result<Vec<Unembedded>, LogError> {
         self.with(|state| {
-            let mut scopes: Vec<&TenantScope> = state.tenants.keys().collect();
+            let mut scopes: Vec<&TenantScope> = state.tenants.keys().filter(|scope| !skip.contains(scope)).collect();
             scopes.sort_by(|a, b| a.tenant().cmp(b.tenant()));
             let of_each: Vec<Vec<Unembedded>> = scopes
                 .into_iter()
@@ -229,6 +229,13 @@ impl KnowledgeIndex for MemoryIndex {
         self.of(scope, |tenant| {
             tenant.put_vectors(vectors);
             Ok(())
+        })
+    }
+
+    async fn spaces(&self) -> Result<Vec<Space>, LogError> {
+        self.with(|state| {
+            let spaces: BTreeSet<Space> = state.tenants.values().flat_map(Tenant::spaces).collect();
+            Ok(spaces.into_iter().collect())
         })
     }
 

@@ -412,6 +412,11 @@ impl Tenant {
         }
     }
 
+    pub(super) fn spaces(&self) -> impl Iterator<Item = Space> {
+        let vectors = self.chunks.values().flat_map(|chunk| &chunk.vectors);
+        vectors.map(|vector| Space::clone(vector.space()))
+    }
+
     pub(super) fn drop_spaces(&mut self, keep: &[Space]) {
         for chunk in self.chunks.values_mut() {
             chunk.vectors.retain(|vector| keep.contains(vector.space()));

@@ -273,8 +273,8 @@ impl KnowledgeIndex for PostgresIndex {
         ))
     }
 
-    async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError> {
-        let unembedded = work::unembedded(&self.database, space, limit);
+    async fn unembedded(&self, space: &Space, skip: &[TenantScope], limit: usize) -> Result<Vec<Unembedded>, LogError> {
+        let unembedded = work::unembedded(&self.database, space, skip, limit);
         self.database.within(Mode::Work, unembedded).await
     }
 
@@ -290,6 +290,10 @@ impl KnowledgeIndex for PostgresIndex {
             .await?;
         let tenant = scope.tenant().as_str();
         transaction!(self, scope, Mode::Write, |tx| work::put_vectors(&tx, tenant, &vectors))
+    }
+
+    async fn spaces(&self) -> Result<Vec<Space>, LogError> {
+        self.database.within(Mode::Read, spaces::names(&self.database)).await
     }
 
     async fn drop_spaces(&self, keep: &[Space]) -> Result<(), LogError> {

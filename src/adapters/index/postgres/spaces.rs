@@ -37,6 +37,15 @@ pub(super) async fn all(tx: &Tx<'_>) -> Result<Vec<i32>, LogError> {
     tx.column("SELECT n FROM spaces ORDER BY n", &[]).await
 }
 
+/// Returns the names of all spaces.
+pub(super) async fn names(database: &Database) -> Result<Vec<Space>, LogError> {
+    let mut client = database.client().await?;
+    let tx = Tx::begin(&mut client, database, None, Mode::Read).await?;
+    let names: Vec<String> = tx.column("SELECT name FROM spaces ORDER BY name", &[]).await?;
+    tx.commit().await?;
+    Ok(names.into_iter().map(Space::from).collect())
+}
+
 /// Finds the spaces of some vectors, which have tables already.
 pub(super) async fn of(tx: &Tx<'_>, vectors: &[Vector]) -> Result<BTreeMap<Space, KnownSpace>, LogError> {
     let mut known = BTreeMap::new();

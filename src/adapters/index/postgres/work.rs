@@ -58,7 +58,12 @@ pub(super) async fn pending(database: &Database, busy: &[TenantScope], limit: us
 }
 
 /// See `KnowledgeIndex::unembedded`. Tenants whose chunks all have vectors are remembered until they publish again.
-pub(super) async fn unembedded(database: &Database, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError> {
+pub(super) async fn unembedded(
+    database: &Database,
+    space: &Space,
+    skip: &[TenantScope],
+    limit: usize,
+) -> Result<Vec<Unembedded>, LogError> {
     let mut client = database.client().await?;
     let tx = Tx::begin(&mut client, database, None, Mode::Read).await?;
     let known = spaces::find(&tx, space).await?.map(|known| known.n);
@@ -70,6 +75,9 @@ pub(super) async fn unembedded(database: &Database, space: &Space, limit: usize)
             break;
         }
         let scope = rows::stored_scope(&tenant)?;
+        if skip.contains(&scope) {
+            continue;
+        }
         let tx = Tx::begin(&mut client, database, Some(&scope), Mode::Read).await?;
         let some = without_vector(&tx, &scope, known, 1).await?;
         tx.commit().await?;

@@ -361,11 +361,11 @@ impl KnowledgeIndex for SqliteIndex {
         Ok(failed)
     }
 
-    async fn unembedded(&self, space: &Space, limit: usize) -> Result<Vec<Unembedded>, LogError> {
-        let space = Arc::clone(space);
+    async fn unembedded(&self, space: &Space, skip: &[TenantScope], limit: usize) -> Result<Vec<Unembedded>, LogError> {
+        let (space, skip) = (Arc::clone(space), skip.to_vec());
         self.read_with(move |c| {
             let moment = c.unchecked_transaction()?;
-            vectors::unembedded(&moment, &space, limit)
+            vectors::unembedded(&moment, &space, &skip, limit)
         })
         .await
     }
@@ -382,6 +382,10 @@ impl KnowledgeIndex for SqliteIndex {
     async fn put_vectors(&self, scope: &TenantScope, vectors: Vec<(ChunkId, Vector)>) -> Result<(), LogError> {
         let tenant = scope.tenant().clone();
         self.write(move |c| vectors::put_vectors(c, &tenant, &vectors)).await
+    }
+
+    async fn spaces(&self) -> Result<Vec<Space>, LogError> {
+        self.read_with(rows::space_names).await
     }
 
     async fn drop_spaces(&self, keep: &[Space]) -> Result<(), LogError> {

@@ -1,6 +1,7 @@
 //! How documents, jobs and chunks are stored as rows.
 
 use copilotd_actors::domain::ids::{ChunkId, DocumentId, JobId, TenantId};
+use copilotd_actors::ports::Space;
 use copilotd_knowledge::chunk::{Chunk, ChunkDraft};
 use copilotd_knowledge::document::{Attributes, Document, DocumentKey};
 use copilotd_knowledge::index::{IngestJob, IngestStatus};
@@ -178,6 +179,13 @@ pub(super) fn find_job(connection: &Connection, tenant: i64, job: JobId) -> Resu
 pub(super) fn find_space(connection: &Connection, name: &str) -> Result<Option<i64>, Failure> {
     let mut statement = connection.prepare_cached("SELECT n FROM spaces WHERE name = ?1")?;
     Ok(statement.query_row([name], |row| row.get(0)).optional()?)
+}
+
+/// Returns the names of all spaces, in their order.
+pub(super) fn space_names(connection: &Connection) -> Result<Vec<Space>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT name FROM spaces ORDER BY name")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(names.map(|name| name.map(Space::from)).collect::<Result<_, _>>()?)
 }
 
 /// Returns the number of a space; gives it the smallest free one if it has none.

@@ -2,6 +2,7 @@
 
 use copilotd_actors::domain::ids::{ChunkId, TenantId};
 use copilotd_actors::ports::{Space, Vector};
+use copilotd_actors::tenancy::TenantScope;
 use copilotd_knowledge::chunk::ChunkDraft;
 use copilotd_knowledge::document::Attributes;
 use copilotd_knowledge::index::Unembedded;
@@ -14,13 +15,22 @@ use crate::adapters::sqlite::failure::Failure;
 const VECTORS_AT_ONCE: i64 = 256;
 
 /// See `KnowledgeIndex::unembedded`.
-pub(super) fn unembedded(connection: &Connection, space: &Space, limit: usize) -> Result<Vec<Unembedded>, Failure> {
+pub(super) fn unembedded(
+    connection: &Connection,
+    space: &Space,
+    skip: &[TenantScope],
+    limit: usize,
+) -> Result<Vec<Unembedded>, Failure> {
+    let mut skipped = Vec::with_capacity(skip.len());
+    for scope in skip {
+        skipped.extend(rows::find_tenant(connection, scope.tenant())?);
+    }
     // A space without a number has no vectors.
     let wanted = rows::find_space(connection, space)?.unwrap_or(-1);
     let mut spaces = super::erase::spaces(connection)?;
     spaces.push(0);
     spaces.retain(|space| *space != wanted);
-    let tenants = tenants_with(connection, &spaces, limit)?;
+    let tenants = tenants_with(connection, &spaces, &skipped, limit)?;
     let share = limit.div_ceil(tenants.len().max(1));
     let mut found = Vec::new();
     for tenant in tenants {
@@ -66,8 +76,9 @@ pub(super) fn missing(
     Ok(missing)
 }
 
-/// Returns at most `limit` tenants with current chunks whose newest vector is of one of these spaces.
-fn tenants_with(connection: &Connection, spaces: &[i64], limit: usize) -> Result<Vec<i64>, Failure> {
+/// Returns at most `limit` tenants that are not in `skip` and have current chunks whose newest vector is of one of these
+/// spaces.
+fn tenants_with(connection: &Connection, spaces: &[i64], skip: &[i64], limit: usize) -> Result<Vec<i64>, Failure> {
     let mut next = connection.prepare_cached(
         "SELECT tenant FROM chunks INDEXED BY chunks_by_space
          WHERE current = 1 AND space = ?1 AND tenant > ?2 ORDER BY tenant LIMIT 1",
@@ -78,8 +89,11 @@ fn tenants_with(connection: &Connection, spaces: &[i64], limit: usize) -> Result
         while count < limit
             && let Some(tenant) = next.query_row([*space, after], |row| row.get(0)).optional()?
         {
-            tenants.push(tenant);
-            (after, count) = (tenant, count + 1);
+            after = tenant;
+            if !skip.contains(&tenant) {
+                tenants.push(tenant);
+                count += 1;
+            }
         }
     }
     tenants.sort_unstable();

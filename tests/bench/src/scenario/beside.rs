@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd::adapters::embedding::{LocalEmbedder, ModelKind, Threads};
+use copilotd::adapters::index::sqlite::SqliteIndex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
