@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::domain::usage::NanoUsd;
 
-use crate::request::call::Caller;
+use crate::request::call::{Caller, Purpose};
 
 /// Whose limit it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,6 +30,10 @@ impl Subject {
 
     /// Returns the subjects whose limits apply to a caller.
     pub fn of(caller: &Caller) -> Vec<Self> {
+        // Documents belong to nobody but the tenant.
+        if matches!(caller.purpose, Purpose::Retrieval | Purpose::Ingestion) {
+            return vec![Self::Tenant];
+        }
         let key = caller.api_key.clone().map(Self::Key);
         [Self::Tenant, Self::User(caller.user.clone())]
             .into_iter()

@@ -159,8 +159,8 @@ impl CallLimits {
             // A turn was counted when it was submitted.
             requests: u64::from(caller.purpose == Purpose::Endpoint || caller.purpose == Purpose::Embedding),
             tokens: usage.total_tokens(),
-            // A cache lookup is part of its question's call, and audits are few.
-            calls: u64::from(caller.purpose != Purpose::Lookup),
+            // The embedding of a question is part of its turn or search, and audits are few.
+            calls: u64::from(!matches!(caller.purpose, Purpose::Lookup | Purpose::Retrieval)),
             cost: self.cost(model, &usage).unwrap_or(0),
         }
     }

@@ -9,6 +9,8 @@ pub(crate) mod attempt_usage;
 mod bill;
 mod billed;
 mod cached;
+mod circuit;
+mod document_embedder;
 pub(crate) mod execution;
 mod failure;
 mod limits;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 pub use crate::meter::{AttemptRecord, LostEstimate, Meter, Outcome};
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::guardrails::Guardrails;
-use copilotd_actors::ports::Clock;
+use copilotd_actors::ports::{Clock, Embedder};
 use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
 
@@ -40,6 +42,7 @@ use crate::request::embed::{EmbedCall, EmbedReply};
 use crate::routing::Route;
 pub use cached::Embeddings;
 use cached::{LookupRequest, LookupResult, RouteCaches};
+pub use document_embedder::{DocumentModel, TextForm};
 use execution::{ExecutionRequest, ReadyAnswer};
 use limits::{CallLimits, Prompt};
 use plan::Planner;
@@ -321,6 +324,11 @@ impl Gateway {
     /// Embeds texts.
     pub async fn embed(&self, call: EmbedCall) -> Result<EmbedReply, GatewayError> {
         self.planner.embed(call, None).await
+    }
+
+    /// Returns what embeds the documents of tenants, and their questions, with a model of a provider.
+    pub fn document_embedder(&self, model: DocumentModel) -> Arc<dyn Embedder> {
+        Arc::new(document_embedder::DocumentEmbedder::new(&self.planner, model))
     }
 
     /// Lists the models that `scope` may use, ordered by id.

@@ -68,7 +68,7 @@ struct Item {
 }
 
 /// Parses one vector for each of `wanted` texts, in the texts' order. `None` if the body does not have exactly these.
-fn read(body: &[u8], space: &Space, wanted: usize) -> Option<Vec<Vector>> {
+pub(super) fn read(body: &[u8], space: &Space, wanted: usize) -> Option<Vec<Vector>> {
     let list: List = serde_json::from_slice(body).ok()?;
     let mut vectors = vec![None; wanted];
     for (place, item) in list.data.into_iter().enumerate() {

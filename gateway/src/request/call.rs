@@ -42,6 +42,10 @@ pub enum Purpose {
     Audit,
     /// An embedding made for a cache lookup or to compare answers.
     Lookup,
+    /// An embedding of a question that documents are searched with.
+    Retrieval,
+    /// Embeddings of a tenant's documents.
+    Ingestion,
 }
 
 impl Purpose {
@@ -54,6 +58,8 @@ impl Purpose {
             Self::Embedding => "embedding",
             Self::Audit => "audit",
             Self::Lookup => "lookup",
+            Self::Retrieval => "retrieval",
+            Self::Ingestion => "ingestion",
         }
     }
 }

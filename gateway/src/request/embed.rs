@@ -92,10 +92,18 @@ impl EmbedBody {
 
     /// Builds a body that asks for vectors of `texts` as floats; the upstream inserts the model name.
     pub fn of(texts: Vec<String>) -> Self {
+        Self::with(texts, None, None)
+    }
+
+    /// Like [`EmbedBody::of`], for vectors of this many numbers, if the model can make shorter ones, and with what the
+    /// texts are, for models that ask for an `input_type`.
+    pub fn with(texts: Vec<String>, dimensions: Option<usize>, input_type: Option<&str>) -> Self {
         let members = Members::of([
             ("model", raw(&"")),
             ("input", raw(&texts)),
             ("encoding_format", raw(&"float")),
+            ("dimensions", dimensions.and_then(|dimensions| raw(&dimensions))),
+            ("input_type", input_type.and_then(|input_type| raw(&input_type))),
         ]);
         Self {
             members,

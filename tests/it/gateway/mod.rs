@@ -8,6 +8,7 @@ mod bill_odd;
 mod cache;
 mod cache_near;
 mod contract;
+mod documents;
 mod embeddings;
 mod faults;
 mod guardrails;
