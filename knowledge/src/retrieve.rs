@@ -19,8 +19,8 @@ use copilotd_actors::compute;
 use copilotd_actors::domain::context_record::RetrievalStep;
 use copilotd_actors::domain::ids::{ChunkId, CollectionName};
 use copilotd_actors::ports::{
-    EmbedRequest, Knowledge, KnowledgeError, KnowledgeQuery, LogError, Purpose, Retrieved, RetrievedChunk, Urgency,
-    Vector,
+    EmbedError, EmbedRequest, Knowledge, KnowledgeError, KnowledgeQuery, LogError, Purpose, Retrieved, RetrievedChunk,
+    Urgency, Vector,
 };
 use copilotd_actors::tenancy::TenantScope;
 use metrics::{counter, histogram};
@@ -139,7 +139,10 @@ impl Retriever {
         let mut clock = Steps::default();
         let texts: Vec<String> = parts.iter().flatten().map(|part| part.text.clone()).collect();
         let previous = self.previous(scope).await?;
-        let (older, vectors) = tokio::join!(vectors(previous, texts.clone()), vectors(self.engine.as_ref(), texts));
+        let (older, vectors) = tokio::join!(
+            vectors(previous, scope, texts.clone()),
+            vectors(self.engine.as_ref(), scope, texts)
+        );
         let is_semantic = vectors.iter().chain(&older).any(Option::is_some);
         if self.engine.is_some() {
             clock.end(RetrievalStep::Embed);
@@ -203,7 +206,7 @@ impl Retriever {
 }
 
 /// Returns the vector of each text; none without a model, or if it has no time.
-async fn vectors(engine: Option<&Engine>, texts: Vec<String>) -> Vec<Option<Vector>> {
+async fn vectors(engine: Option<&Engine>, scope: &TenantScope, texts: Vec<String>) -> Vec<Option<Vector>> {
     let wanted = texts.len();
     let Some(engine) = engine else {
         return vec![None; wanted];
@@ -213,9 +216,13 @@ async fn vectors(engine: Option<&Engine>, texts: Vec<String>) -> Vec<Option<Vect
         purpose: Purpose::Query,
         urgency: Urgency::Foreground,
     };
-    match tokio::time::timeout(EMBED_TIMEOUT, engine.embedder.embed(request)).await {
-        Ok(Ok(vectors)) if vectors.len() == wanted => vectors.into_iter().map(Some).collect(),
-        Ok(Ok(_)) => vec![None; wanted],
+    match tokio::time::timeout(EMBED_TIMEOUT, engine.embed(scope, request)).await {
+        Ok(Ok(vectors)) => vectors.into_iter().map(Some).collect(),
+        // So it is with each search of the tenant; the log says it when documents are embedded.
+        Ok(Err(EmbedError::Denied(cause))) => {
+            tracing::debug!(tenant = %scope.tenant(), cause, "a question was not embedded; searching by words alone");
+            vec![None; wanted]
+        }
         Ok(Err(error)) => {
             tracing::warn!(%error, "a question could not be embedded; searching by words alone");
             vec![None; wanted]

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::ids::DocumentId;
-use copilotd_actors::ports::{Clock, Embedder, Space};
+use copilotd_actors::ports::{Clock, EmbedError, EmbedRequest, Embedder, Space, Vector};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::SignedDuration;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::Instant;
 
 use self::backfill::Backfill;
 use self::worker::{Task, Worker};
@@ -36,6 +37,21 @@ pub struct Engine {
     pub embedder: Arc<dyn Embedder>,
     /// The space of all its vectors.
     pub space: Space,
+}
+
+impl Engine {
+    /// Embeds texts of a tenant: one vector for each.
+    pub async fn embed(&self, scope: &TenantScope, request: EmbedRequest) -> Result<Vec<Vector>, EmbedError> {
+        let wanted = request.texts.len();
+        let vectors = match self.embedder.of_tenant(scope) {
+            Some(own) => own.embed(request).await?,
+            None => self.embedder.embed(request).await?,
+        };
+        let is_whole = vectors.len() == wanted && vectors.iter().all(|vector| *vector.space() == self.space);
+        is_whole
+            .then_some(vectors)
+            .ok_or_else(|| EmbedError::Failed("the model did not return one vector of its space per text".to_owned()))
+    }
 }
 
 /// What ingestion needs.
@@ -115,6 +131,10 @@ pub struct State {
     backfill: Option<ActorId>,
     /// Whether all vectors were there when the backfill last looked, and nothing was published since.
     is_filled: bool,
+    /// Backfills in a row that stopped early.
+    stopped: u32,
+    /// No backfill starts earlier.
+    not_before: Option<Instant>,
     failures: u32,
 }
 
@@ -158,7 +178,8 @@ impl Ingestion {
                 break;
             }
         }
-        if is_idle && !state.is_filled && state.backfill.is_none() {
+        let is_due = state.not_before.is_none_or(|not_before| not_before <= Instant::now());
+        if is_idle && is_due && !state.is_filled && state.backfill.is_none() {
             self.start_backfill(me, state).await?;
         }
         Ok(())
@@ -214,12 +235,16 @@ impl Ingestion {
     }
 
     fn poll_later(&self, me: &ActorRef<Msg>, state: &mut State) {
-        let bounds = &self.0.bounds;
-        let pause = bounds
-            .pause
-            .saturating_mul(2_u32.saturating_pow(state.failures.min(16)));
+        let pause = self.pause(state.failures);
         state.failures = state.failures.saturating_add(1);
-        me.send_after(pause.min(bounds.longest_pause), || Msg::Poll);
+        me.send_after(pause, || Msg::Poll);
+    }
+
+    /// Returns the pause after so many failures in a row.
+    fn pause(&self, failures: u32) -> Duration {
+        let bounds = &self.0.bounds;
+        let pause = bounds.pause.saturating_mul(2_u32.saturating_pow(failures.min(16)));
+        pause.min(bounds.longest_pause)
     }
 
     /// A worker has ended, with a panic if there is an error: its version is published, failed, superseded, or still waiting.
@@ -233,10 +258,19 @@ impl Ingestion {
         if state.backfill == Some(who) {
             state.backfill = None;
             state.is_filled = error.is_none();
-            if let Some(error) = error {
-                tracing::warn!(error, "embedding of older chunks stopped; trying again");
-                self.poll_later(me, state);
-            }
+            let Some(error) = error else {
+                (state.stopped, state.not_before) = (0, None);
+                return Ok(());
+            };
+            let pause = self.pause(state.stopped);
+            tracing::warn!(
+                error,
+                pause_s = pause.as_secs(),
+                "embedding of older chunks stopped; trying again"
+            );
+            state.stopped = state.stopped.saturating_add(1);
+            state.not_before = Some(Instant::now() + pause);
+            me.send_after(pause, || Msg::Poll);
             return Ok(());
         }
         let Some(running) = state.running.remove(&who) else {

@@ -186,8 +186,11 @@ impl Worker {
         let known = index.known_chunks(scope, id, &ids, space).await?;
         let known: HashSet<ChunkId> = known.into_iter().collect();
         let new: Vec<&Piece> = pieces.iter().filter(|piece| !known.contains(&piece.id)).collect();
+        // Once it has failed, the rest of a version does not wait for it: the backfill asks again, later.
+        let mut engine = self.parts.engine.as_ref();
         for (number, batch) in new.chunks(self.parts.bounds.batch.max(1)).enumerate() {
-            self.stage(scope, document, title.as_deref(), batch).await?;
+            self.stage(scope, document, title.as_deref(), batch, &mut engine)
+                .await?;
             crash::point("ingest.after:stage");
             if number == 0 {
                 // If it has ended the process is stopping.
@@ -227,20 +230,21 @@ impl Worker {
         Ok(timed("chunk", cut).await?)
     }
 
-    /// Stores some of a version's chunks, with their terms and vectors.
+    /// Stores some of a version's chunks, with their terms, and their vectors while there is an engine.
     async fn stage(
         &self,
         scope: &TenantScope,
         document: &Document,
         title: Option<&str>,
         pieces: &[&Piece],
+        engine: &mut Option<&Engine>,
     ) -> Result<(), Stopped> {
         let texts: Vec<String> = pieces.iter().map(|piece| piece.draft.context_text(title)).collect();
         let cost = texts.iter().map(String::len).sum::<usize>() * TERMS_COST_PER_BYTE;
         let stemmed = texts.clone();
         let stem = move || stemmed.iter().map(|text| lexical::terms(text)).collect::<Vec<_>>();
         let terms = timed("stem", compute::run(Some(scope.tenant()), cost, stem)).await?;
-        let vectors = timed("embed", self.vectors(texts)).await;
+        let vectors = timed("embed", self.vectors(scope, texts, engine)).await;
         let new = |(piece, terms): (&&Piece, Vec<(String, u32)>)| NewChunk {
             id: piece.id,
             draft: piece.draft.clone(),
@@ -255,8 +259,8 @@ impl Worker {
     }
 
     /// Returns the vectors of texts; none without a model or when it fails, and then the backfill makes them later.
-    async fn vectors(&self, texts: Vec<String>) -> Vec<Vector> {
-        let Some(engine) = &self.parts.engine else {
+    async fn vectors(&self, scope: &TenantScope, texts: Vec<String>, engine: &mut Option<&Engine>) -> Vec<Vector> {
+        let Some(model) = *engine else {
             return Vec::new();
         };
         let request = EmbedRequest {
@@ -264,12 +268,16 @@ impl Worker {
             purpose: Purpose::Passage,
             urgency: Urgency::Background,
         };
-        embed_patiently(engine, request, &self.parts.bounds)
-            .await
-            .unwrap_or_else(|error| {
-                tracing::warn!(%error, "chunks could not be embedded; they are found by their words alone for now");
-                Vec::new()
-            })
+        let error = match embed_patiently(model, scope, request, &self.parts.bounds).await {
+            Ok(vectors) => return vectors,
+            Err(error) => error,
+        };
+        let tenant = scope.tenant();
+        tracing::warn!(%tenant, %error, "chunks could not be embedded; they are found by their words alone for now");
+        if !matches!(error, EmbedError::TooLarge(_)) {
+            *engine = None;
+        }
+        Vec::new()
     }
 }
 
@@ -281,22 +289,18 @@ async fn timed<T>(step: &'static str, work: impl Future<Output = T>) -> T {
     done
 }
 
-/// Embeds texts in the background. A model that is busy, late or fails is asked again a few times: texts without a vector
-/// get one from the backfill, later.
+/// Embeds texts of a tenant in the background. A model that is busy, late or fails is asked again a few times: texts
+/// without a vector get one from the backfill, later.
 pub(super) async fn embed_patiently(
     engine: &Engine,
+    scope: &TenantScope,
     request: EmbedRequest,
     bounds: &Bounds,
 ) -> Result<Vec<Vector>, EmbedError> {
     let (mut pause, mut failures, mut refusals) = (Duration::from_millis(50), 0, 0);
     loop {
-        let error = match engine.embedder.embed(request.clone()).await {
-            Ok(vectors) if vectors.len() == request.texts.len() => return Ok(vectors),
-            Ok(_) => {
-                return Err(EmbedError::Failed(
-                    "the model did not return one vector per text".to_owned(),
-                ));
-            }
+        let error = match engine.embed(scope, request.clone()).await {
+            Ok(vectors) => return Ok(vectors),
             Err(error) => error,
         };
         match error {
