@@ -201,7 +201,7 @@ impl World {
             retriever: Arc::new(Retriever::new(Arc::clone(&index) as _, None)),
             ingestion,
             quota: Arc::new(move |_| quota),
-            embeds: None,
+            models: None,
             clock: Arc::new(Fixed::default()),
             ids: Arc::new(Fixed::default()),
             max_bytes: 100,

@@ -7,11 +7,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use copilotd_actors::ports::{Clock, EventLog, Ids};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::dispatch::{DocumentModel, TextForm};
+use copilotd_gateway::target::TargetName;
 use copilotd_knowledge::chunk::{Estimate, TokenCount};
 use copilotd_knowledge::extract::{self, ExtractError, Extractor, NoPdf, PdfText};
 use copilotd_knowledge::index::{KnowledgeIndex, Quota};
 use copilotd_knowledge::ingest::{Bounds, Engine, Ingestion, Parts};
-use copilotd_knowledge::library::Library;
+use copilotd_knowledge::library::{Library, Models};
 use copilotd_knowledge::recollect::{self, Recollector};
 use copilotd_knowledge::retrieve::Retriever;
 use copilotd_knowledge::turn_vectors::TurnVectors;
@@ -25,7 +28,7 @@ use crate::adapters::index::postgres::{self, PostgresIndex, PostgresOptions};
 use crate::adapters::index::sqlite::SqliteIndex;
 use crate::adapters::pdf::{self, PdfPool};
 use crate::adapters::sqlite::OpenError;
-use crate::config::{Config, IndexStore, Knowledge, Store, TenantLimits};
+use crate::config::{Config, DocumentEmbeddings, IndexStore, Knowledge, RouteEmbeddings, Store, TenantLimits};
 use crate::tenants::TenantRegistry;
 
 /// What the knowledge is made of.
@@ -36,8 +39,14 @@ pub struct KnowledgeParts {
     pub turn_vectors: Option<Arc<dyn TurnVectors>>,
     /// Whether the index is a server's, which may be away while this process serves.
     pub is_remote: bool,
-    /// The embedding model, if there is one.
+    /// The embedding model of documents, if there is one.
     pub engine: Option<Engine>,
+    /// The one that is being replaced.
+    pub previous: Option<Engine>,
+    /// The embedding model of conversations' messages, if there is one: always one of this process.
+    pub recall: Option<Engine>,
+    /// Whether an embedding model of documents is configured.
+    pub is_configured: bool,
     /// Reads documents.
     pub extractor: Extractor,
     /// Whether the PDFium library works; none if the configuration names none.
@@ -215,17 +224,110 @@ async fn open_stores(config: &Config) -> anyhow::Result<(Arc<dyn KnowledgeIndex>
     Ok((index, turn_vectors))
 }
 
+/// Returns what embeds documents, and what may have embedded them before.
+fn engines(
+    config: &Config,
+    local: Option<&Engine>,
+    gateway: &Gateway,
+) -> anyhow::Result<(Option<Engine>, Option<Engine>)> {
+    let of_route = |settings: &RouteEmbeddings| {
+        let model = document_model(config, settings)?;
+        anyhow::Ok(Engine {
+            space: model.space(),
+            embedder: gateway.document_embedder(model),
+        })
+    };
+    let knowledge = &config.knowledge;
+    let named = knowledge.previous_embeddings.as_ref().map(of_route).transpose()?;
+    Ok(match &knowledge.embeddings {
+        DocumentEmbeddings::Local(_) => (local.cloned(), named),
+        DocumentEmbeddings::Route(settings) => (Some(of_route(settings)?), named.or_else(|| local.cloned())),
+    })
+}
+
+/// Returns the model of a route.
+fn document_model(config: &Config, settings: &RouteEmbeddings) -> anyhow::Result<DocumentModel> {
+    let route = config
+        .route(&settings.route)
+        .context("an embedding route is not configured")?;
+    let target = route.targets.first().context("an embedding route has no target")?;
+    let form = |prefix: &str, input_type: &Option<String>| TextForm {
+        prefix: prefix.to_owned(),
+        input_type: input_type.clone(),
+    };
+    Ok(DocumentModel {
+        route: settings.route.clone(),
+        target: TargetName {
+            provider: target.provider.clone(),
+            model: target.model.clone(),
+        },
+        dimensions: settings.dimensions,
+        is_shortened: settings.shorten,
+        query: form(&settings.query_prefix, &settings.query_input_type),
+        passage: form(&settings.passage_prefix, &settings.passage_input_type),
+        batch: settings.batch,
+    })
+}
+
+/// Returns the model that is being replaced: `previous`, if there are vectors of it. Logs what happens to those of other
+/// models.
+async fn replaced(index: &dyn KnowledgeIndex, current: Option<&Engine>, previous: Option<Engine>) -> Option<Engine> {
+    let current = current?;
+    let spaces = match index.spaces().await {
+        Ok(spaces) => spaces,
+        Err(error) => {
+            tracing::warn!(%error, "could not read which embedding models the documents have vectors of");
+            return previous;
+        }
+    };
+    let previous = previous.filter(|previous| previous.space != current.space && spaces.contains(&previous.space));
+    if let Some(previous) = &previous {
+        tracing::info!(
+            from = %previous.space, to = %current.space,
+            "the embedding model of documents is being replaced; both are searched until all documents are embedded again"
+        );
+    }
+    let models = Models {
+        current: Some(current.clone()),
+        previous: previous.clone(),
+    };
+    for space in models.without_model(&spaces) {
+        tracing::warn!(
+            %space, current = %current.space,
+            "documents were embedded by a model that is not configured any more; until they are embedded again, they are found \
+             by their words alone"
+        );
+    }
+    previous
+}
+
 impl KnowledgeParts {
     /// Opens what the configuration names.
-    pub(super) async fn open(config: &Config, local: Option<Arc<LocalEmbedder>>) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        config: &Config,
+        local: Option<Arc<LocalEmbedder>>,
+        gateway: &Gateway,
+    ) -> anyhow::Result<Self> {
+        let is_configured =
+            config.embeddings.is_some() || matches!(config.knowledge.embeddings, DocumentEmbeddings::Route(_));
         // One that could not be loaded has been reported.
-        if config.embeddings.is_none() {
+        if !is_configured {
             tracing::info!("no embedding model is configured: documents are searched by their words alone");
         }
+        let recall = local.as_ref().map(|local| Engine {
+            space: Arc::clone(local.space()),
+            embedder: Arc::clone(local) as _,
+        });
+        let (engine, previous) = engines(config, recall.as_ref(), gateway)?;
         let library = config.knowledge.pdfium.as_deref();
         let (reader, pdf_reader) = open_pdf(library).await;
         let (index, turn_vectors) = open_stores(config).await?;
+        let previous = replaced(&*index, engine.as_ref(), previous).await;
         Ok(Self {
+            engine,
+            previous,
+            recall,
+            is_configured,
             turn_vectors,
             index,
             is_remote: config.knowledge.index == IndexStore::Postgres,
@@ -236,10 +338,6 @@ impl KnowledgeParts {
                 Some(local) => Arc::clone(local) as _,
                 None => Arc::new(Estimate),
             },
-            engine: local.map(|local| Engine {
-                space: Arc::clone(local.space()),
-                embedder: local,
-            }),
         })
     }
 
@@ -253,14 +351,18 @@ impl KnowledgeParts {
 
     /// Creates the part that searches.
     pub fn retriever(&self) -> Arc<Retriever> {
-        Arc::new(Retriever::new(Arc::clone(&self.index), self.engine.clone()))
+        let retriever = Retriever::new(Arc::clone(&self.index), self.engine.clone());
+        Arc::new(match self.previous.clone() {
+            Some(previous) => retriever.replacing(previous),
+            None => retriever,
+        })
     }
 
     /// Starts the part that searches conversations' earlier messages.
     pub(super) fn recollector(&self, log: Arc<dyn EventLog>) -> Recollector {
         Recollector::start(recollect::Parts {
             log,
-            engine: self.engine.clone(),
+            engine: self.recall.clone(),
             vectors: self.turn_vectors.clone(),
             bounds: recollect::Bounds::default(),
         })
@@ -276,7 +378,10 @@ impl KnowledgeParts {
     ) -> anyhow::Result<(Arc<Library>, JoinHandle<()>)> {
         let config = registry.config();
         let settings = config.knowledge.clone();
-        let embeds = config.embeddings.as_ref().map(|_| self.engine.is_some());
+        let models = self.is_configured.then(|| Models {
+            current: self.engine.clone(),
+            previous: self.previous.clone(),
+        });
         let tenants = Arc::clone(registry);
         let quota: Arc<dyn Fn(&TenantScope) -> Quota + Send + Sync> = Arc::new(move |scope: &TenantScope| {
             let config = tenants.config();
@@ -307,7 +412,7 @@ impl KnowledgeParts {
             retriever,
             ingestion,
             quota,
-            embeds,
+            models,
             clock,
             ids,
             max_bytes: settings.max_document_bytes,

@@ -179,7 +179,7 @@ pub async fn run_with(
     let local = tokio::task::spawn_blocking(move || embed::load(&settings)).await??;
     let (gateway, providers) = App::gateway_with_keys(&registry, Some(meter), &spent, &usage, learned, local.as_ref())?;
     let ports = App::ports(&registry, log, &gateway)?;
-    let knowledge = KnowledgeParts::open(config, local).await?;
+    let knowledge = KnowledgeParts::open(config, local, &gateway).await?;
     let records = Records {
         usage,
         audit,

@@ -46,7 +46,7 @@ pub use file_table::FileTable;
 pub use fingerprints::{Changes, Fingerprints};
 pub use ipnet::IpNet;
 pub use key::Alg;
-pub use knowledge::{IndexStore, Knowledge};
+pub use knowledge::{DocumentEmbeddings, IndexStore, Knowledge, RouteEmbeddings};
 pub use knowledge_source::KnowledgeSource;
 pub use limits::LimitStore;
 pub use load::{Globals, Source};

@@ -32,6 +32,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         }
     }
     let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
+    documents(root, faults);
     for route in routes.items() {
         cached(&route.get("cache"), root, faults);
         for name in members(&route.get("targets"), "provider") {
@@ -89,13 +90,39 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
         }
         Some(_) => {}
     }
+    embedding_route(root, &by, name, faults);
+}
+
+/// Checks the embedding models for documents.
+fn documents(root: &Node<'_>, faults: &mut Faults) {
+    let knowledge = root.get("knowledge");
+    let [current, previous] = ["embeddings", "previous_embeddings"].map(|name| knowledge.get(name));
+    for model in [&current, &previous] {
+        let by = model.get("route");
+        let Some(name) = by.text() else { continue };
+        if let Some(route) = embedding_route(root, &by, name, faults)
+            && route.get("targets").items().count() > 1
+        {
+            faults.add(
+                by.path(),
+                format!("the route {name:?} must have one target only: vectors of two models cannot be compared"),
+            );
+        }
+    }
+    if previous.exists() && previous.value() == current.value() {
+        faults.add(previous.path(), "must differ from knowledge.embeddings");
+    }
+}
+
+/// Checks that a name is that of a route whose models can embed; returns the route if there is one.
+fn embedding_route<'a>(root: &Node<'a>, by: &Node<'_>, name: &str, faults: &mut Faults) -> Option<Node<'a>> {
     let routes = root.get("routes");
     let Some(route) = routes.items().find(|route| route.get("name").text() == Some(name)) else {
         faults.add(
             by.path(),
             unknown_name("route", name, members(&routes, "name").filter_map(|known| known.text())),
         );
-        return;
+        return None;
     };
     let embeds = |provider: &Node<'_>| {
         let providers = root.get("providers");
@@ -111,6 +138,7 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
             format!("no provider of the route {name:?} supports embeddings"),
         );
     }
+    Some(route)
 }
 
 /// Checks that a model has at most one price for each date.

@@ -62,8 +62,13 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     let word = |good: bool| if good { "ok" } else { "unavailable" };
     let mut dependencies = json!({ state.store: word(store) });
     // The process serves without embeddings: reported, but it does not affect readiness.
-    if let Some(embeds) = state.library.embeds.or(state.gateway.embeds()) {
+    if let Some(embeds) = state.library.embeds().or(state.gateway.embeds()) {
         dependencies["embeddings"] = word(embeds).into();
+    }
+    // Does not affect readiness: only while documents are embedded again, after another model had embedded them.
+    let searched = tokio::time::timeout(CHECK_TIMEOUT, state.library.searches_previous()).await;
+    if let Ok(Ok(Some(searched))) = searched {
+        dependencies["previous_embeddings"] = word(searched).into();
     }
     // Does not affect readiness: turns go on without documents. Only of an index that is a server of its own.
     if state.index_is_remote {

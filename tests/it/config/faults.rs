@@ -424,6 +424,63 @@ fn what_a_tenant_may_call_has_to_be_there() {
 }
 
 #[test]
+fn documents_need_one_model_that_embeds() {
+    let file = |knowledge: &str| {
+        format!(
+            r#"
+            [[providers]]
+            name = "main"
+            base_url = "http://127.0.0.1:1/v1"
+            [[providers]]
+            name = "claude"
+            kind = "anthropic"
+            base_url = "http://127.0.0.1:2/v1"
+            [[routes]]
+            name = "one"
+            targets = [{{ provider = "main", model = "e", context_tokens = 1000 }}]
+            [[routes]]
+            name = "two"
+            targets = [
+              {{ provider = "main", model = "e", context_tokens = 1000 }},
+              {{ provider = "main", model = "f", context_tokens = 1000 }},
+            ]
+            [[routes]]
+            name = "mute"
+            targets = [{{ provider = "claude", model = "c", context_tokens = 1000 }}]
+            [knowledge]
+            {knowledge}
+            [[tenants]]
+            id = "acme"
+            "#
+        )
+    };
+    for (knowledge, expected) in [
+        ("embeddings = \"local\"", vec![]),
+        ("embeddings = { route = \"one\", dimensions = 3 }", vec![]),
+        (
+            "embeddings = { route = \"two\", dimensions = 3 }",
+            vec![
+                "knowledge.embeddings.route: the route \"two\" must have one target only: vectors of two models cannot be compared",
+            ],
+        ),
+        (
+            "previous_embeddings = { route = \"mute\", dimensions = 3 }",
+            vec!["knowledge.previous_embeddings.route: no provider of the route \"mute\" supports embeddings"],
+        ),
+        (
+            "embeddings = { route = \"on\", dimensions = 3 }",
+            vec!["knowledge.embeddings.route: there is no route \"on\"; did you mean \"one\"?"],
+        ),
+        (
+            "embeddings = { route = \"one\", dimensions = 3 }\nprevious_embeddings = { route = \"one\", dimensions = 3 }",
+            vec!["knowledge.previous_embeddings: must differ from knowledge.embeddings"],
+        ),
+    ] {
+        assert_eq!(faults(&file(knowledge)), expected, "{knowledge}");
+    }
+}
+
+#[test]
 fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
     let file = |cache: &str, more: &str| {
         format!(

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::config::{
-    CacheAudience, CacheMode, Config, Env, Faults, IndexStore, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
+    CacheAudience, CacheMode, Config, DocumentEmbeddings, Env, Faults, IndexStore, Mode, ProviderAuth, ProviderKind,
+    RouteCache, Store,
 };
 use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::TenantId;
@@ -78,6 +79,19 @@ fn every_key_is_read() {
     let second = config.provider("second").unwrap();
     assert_eq!((second.kind, second.max_tokens), (ProviderKind::Anthropic, Some(8192)));
     assert!(second.stream_options && second.user);
+    let DocumentEmbeddings::Route(embeddings) = &config.knowledge.embeddings else {
+        panic!("{:?}", config.knowledge.embeddings)
+    };
+    assert_eq!(
+        (embeddings.dimensions, embeddings.batch, embeddings.shorten),
+        (512, 8, true)
+    );
+    assert_eq!(embeddings.passage_input_type.as_deref(), Some("document"));
+    let previous = config.knowledge.previous_embeddings.as_ref().unwrap();
+    assert_eq!(
+        (previous.route.as_str(), previous.batch, previous.shorten),
+        ("small", 16, false)
+    );
     let main = config.provider("main").unwrap();
     assert!(!main.stream_options && !main.user);
     let keys: Vec<_> = second.keys().map(ExposeSecret::expose_secret).collect();

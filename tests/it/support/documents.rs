@@ -11,12 +11,16 @@ use copilotd_knowledge::ingest::Engine;
 
 /// Returns an empty knowledge.
 pub fn documents() -> KnowledgeParts {
+    let engine = Engine {
+        embedder: Arc::new(FakeEmbedder::default()),
+        space: "fake".into(),
+    };
     KnowledgeParts {
         index: Arc::new(MemoryIndex::new()),
-        engine: Some(Engine {
-            embedder: Arc::new(FakeEmbedder::default()),
-            space: "fake".into(),
-        }),
+        engine: Some(engine.clone()),
+        previous: None,
+        recall: Some(engine),
+        is_configured: false,
         extractor: Extractor::new(Arc::new(NoPdf), Limits::default()),
         turn_vectors: Some(Arc::new(MemoryTurnVectors::default())),
         is_remote: false,

@@ -181,7 +181,7 @@ impl World {
             retriever: Arc::new(Retriever::new(Arc::clone(&index) as _, None)),
             ingestion: ingestion.clone(),
             quota: Arc::new(|_| QUOTA),
-            embeds: None,
+            models: None,
             clock: Arc::new(Fixed::default()),
             ids: Arc::new(Fixed(AtomicU64::new(rand::random::<u32>().into()))),
             max_bytes: 1 << 20,
