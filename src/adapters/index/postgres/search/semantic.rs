@@ -20,7 +20,7 @@ const ROUNDING: f64 = 1e-4;
 /// Most chunks beyond the limit that are read because they are as near as the last one.
 const TIED: usize = 4_000;
 /// Candidates that a search of the graph keeps: at least, and at most (the extension's own bound).
-const CANDIDATES: (usize, usize) = (100, 1_000);
+const CANDIDATES: (usize, usize) = (400, 1_000);
 /// Vectors that a search of the graph looks at before it gives up.
 const SCANNED: u32 = 100_000;
 
