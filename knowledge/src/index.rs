@@ -172,6 +172,9 @@ pub struct Candidates {
     pub lexical: Vec<Hit>,
     /// By cosine; only chunks whose vector has the space of the question's.
     pub semantic: Vec<Hit>,
+    /// Chunks of `lexical`, in its order, that have no vector of the question's space yet; none if the question has no
+    /// vector. That they are missing in `semantic` says nothing about them.
+    pub unembedded: Vec<ChunkId>,
 }
 
 /// A chunk that a search found.

@@ -10,7 +10,7 @@ use std::hash::Hash;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::fusion::{best_first, reciprocal_rank};
+use crate::fusion::{best_first, of_rank, reciprocal_rank};
 
 /// Most words of a part: a long question with its circumstances.
 const PART_WORDS: usize = 80;
@@ -33,6 +33,9 @@ pub struct Found<T> {
     pub lexical: Vec<T>,
     /// By meaning; empty without an embedding model.
     pub semantic: Vec<T>,
+    /// Those of `lexical` whose meaning is not known yet. They count as if their meaning was ranked as their words are:
+    /// otherwise everything that has a vector would push them back while a model is new.
+    pub unembedded: Vec<T>,
 }
 
 /// Returns what to search for: the message itself, and after it its parts if it is longer than a part. At most nine.
@@ -74,10 +77,24 @@ pub fn parts(message: &str) -> Vec<Part> {
     parts
 }
 
+/// Fuses the rankings of one part by reciprocal rank.
+fn fused<T: Copy + Eq + Hash + Ord>(found: &Found<T>) -> Vec<(T, f64)> {
+    let assumed = (1_u32..).zip(&found.lexical);
+    let assumed = assumed.filter(|(_, chunk)| found.unembedded.contains(chunk));
+    let assumed: HashMap<T, f64> = assumed.map(|(rank, chunk)| (*chunk, of_rank(rank))).collect();
+    let mut fused = reciprocal_rank(&[&found.lexical, &found.semantic]);
+    if assumed.is_empty() {
+        return fused;
+    }
+    for (chunk, score) in &mut fused {
+        *score += assumed.get(chunk).unwrap_or(&0.0);
+    }
+    best_first(fused)
+}
+
 /// Ranks what was found for the parts of a message, in the order of [`parts`]: each part's two rankings are fused, and a
 /// chunk has what the whole gives it plus the most that one part gives it. Best first; ties in the chunks' own order.
 pub fn combine<T: Copy + Eq + Hash + Ord>(found: &[Found<T>]) -> Vec<(T, f64)> {
-    let fused = |found: &Found<T>| reciprocal_rank(&[&found.lexical, &found.semantic]);
     let Some((whole, parts)) = found.split_first() else {
         return Vec::new();
     };
@@ -160,6 +177,7 @@ mod tests {
         let found = |lexical: &[u8], semantic: &[u8]| Found {
             lexical: lexical.to_vec(),
             semantic: semantic.to_vec(),
+            unembedded: Vec::new(),
         };
         assert_eq!(combine::<u8>(&[]), []);
         let order = |found: &[Found<u8>]| combine(found).into_iter().map(|(chunk, _)| chunk).collect::<Vec<_>>();
@@ -191,5 +209,27 @@ mod tests {
                 prop_assert!(parts.len() == MAX_PARTS + 1 || joined == all);
             }
         }
+    }
+
+    #[test]
+    fn what_has_no_vector_yet_is_not_pushed_back() {
+        let order = |lexical: &[u8], semantic: &[u8], unembedded: &[u8]| {
+            let found = Found {
+                lexical: lexical.to_vec(),
+                semantic: semantic.to_vec(),
+                unembedded: unembedded.to_vec(),
+            };
+            combine(&[found])
+                .into_iter()
+                .map(|(chunk, _)| chunk)
+                .collect::<Vec<_>>()
+        };
+        // Without what is assumed the first by words is behind all that have a vector.
+        assert_eq!(order(&[1, 2, 3], &[3, 2], &[]), [3, 2, 1]);
+        assert_eq!(order(&[1, 2, 3], &[3, 2], &[1]), [1, 3, 2]);
+        // While nothing has a vector, words alone decide, as without a model.
+        assert_eq!(order(&[4, 2, 3], &[], &[4, 2, 3]), [4, 2, 3]);
+        // A chunk that only words find, and whose vector is far away, stays behind.
+        assert_eq!(order(&[1, 2], &[2], &[]), [2, 1]);
     }
 }

@@ -170,6 +170,7 @@ impl Retriever {
                 let candidates = self.index.search(scope, &search).await?;
                 let chunks = |hits: &[Hit]| hits.iter().map(|hit| hit.chunk).collect::<Vec<_>>();
                 let mut semantic = chunks(&candidates.semantic);
+                let mut unembedded = candidates.unembedded;
                 if older.is_some() {
                     let search = Search {
                         terms: Vec::new(),
@@ -178,10 +179,13 @@ impl Retriever {
                     };
                     let candidates = self.index.search(scope, &search).await?;
                     semantic = in_turns(&chunks(&candidates.semantic), &semantic);
+                    // They have a vector of the older model.
+                    unembedded.clear();
                 }
                 found.push(query::Found {
                     lexical: chunks(&candidates.lexical),
                     semantic,
+                    unembedded,
                 });
             }
             rankings.push(query::combine(&found));

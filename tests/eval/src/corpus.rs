@@ -60,6 +60,7 @@ impl Corpus {
                         Vec::new()
                     },
                     semantic: vector.map(|vector| self.semantic(vector)).unwrap_or_default(),
+                    unembedded: Vec::new(),
                 })
             })
             .collect();

@@ -57,7 +57,11 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
     acme.put_without_vectors("b", "gamma", Attributes::default(), 2).await;
     acme.submit(&key("c"), "staged", Attributes::default(), 3).await;
     acme.stage(&key("c"), "staged").await;
-    assert_eq!(acme.search("alpha", &ADMIN, 9).await.semantic, []);
+    let found = acme.search("alpha", &ADMIN, 9).await;
+    assert_eq!(
+        (found.semantic, found.unembedded),
+        (vec![], vec![found.lexical[0].chunk])
+    );
     let missing = acme.index.unembedded(&acme.space, &[], 9).await.unwrap();
     let mut texts: Vec<&str> = missing.iter().map(|one| one.text.as_str()).collect();
     texts.sort_unstable();
@@ -74,7 +78,10 @@ pub async fn vectors_follow_for_each_space(fixture: Fixture) {
     assert_eq!(acme.embed_all(2).await, 3);
     assert_eq!(missing(&acme, 1).await, 0);
     let first = acme.search("alpha", &ADMIN, 9).await;
-    assert_eq!(first.semantic.len(), 3);
+    assert_eq!(
+        (first.semantic.len(), first.lexical.len(), &*first.unembedded),
+        (3, 1, &[][..])
+    );
     // A second model: both can be searched until the first one's vectors are dropped.
     let old = acme.space.clone();
     acme.space = space("model-b");

@@ -22,9 +22,18 @@ impl Tenant {
             let vector = chunk.vectors.iter().find(|vector| vector.space() == question.space())?;
             Some((*id, f64::from(vector.cosine(question))))
         });
+        let lexical = best(lexical.collect(), search.limit);
+        let lacks_vector = |chunk: &ChunkId| {
+            let question = search.vector.as_ref();
+            question.is_some_and(|question| {
+                let vectors = &self.chunks[chunk].vectors;
+                vectors.iter().all(|vector| vector.space() != question.space())
+            })
+        };
         Candidates {
-            lexical: best(lexical.collect(), search.limit),
             semantic: best(semantic.collect(), search.limit),
+            unembedded: lexical.iter().map(|hit| hit.chunk).filter(lacks_vector).collect(),
+            lexical,
         }
     }
 

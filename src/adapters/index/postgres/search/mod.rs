@@ -5,12 +5,15 @@
 mod lexical;
 mod semantic;
 
-use copilotd_actors::ports::LogError;
+use copilotd_actors::domain::ids::ChunkId;
+use copilotd_actors::ports::{LogError, Space};
 use copilotd_knowledge::index::{Candidates, Hit, Search};
 use copilotd_knowledge::lexical::Statistics;
 
 use super::rows;
 use super::session::{Parameter, Tx, get};
+use super::spaces;
+use super::tables;
 
 /// The condition on a document `d` of the tenant `$1` that passes all filters. `$2` to `$5`: see [`Filters`].
 const READABLE: &str =
@@ -81,7 +84,32 @@ pub(super) async fn search(tx: &Tx<'_>, tenant: &str, search: &Search, exact: u6
         Some(vector) => semantic::search(tx, &filters, vector, search.limit, readable, exact).await?,
         None => Vec::new(),
     };
-    Ok(Candidates { lexical, semantic })
+    let unembedded = match &search.vector {
+        Some(vector) => unembedded(tx, tenant, &lexical, vector.space()).await?,
+        None => Vec::new(),
+    };
+    Ok(Candidates {
+        lexical,
+        semantic,
+        unembedded,
+    })
+}
+
+/// Returns the hits that have no vector of a space.
+async fn unembedded(tx: &Tx<'_>, tenant: &str, hits: &[Hit], space: &Space) -> Result<Vec<ChunkId>, LogError> {
+    let chunks = hits.iter().map(|hit| hit.chunk);
+    let Some(known) = spaces::find(tx, space).await? else {
+        return Ok(chunks.collect());
+    };
+    let sql = format!(
+        "SELECT asked.id FROM unnest($2::uuid[]) WITH ORDINALITY AS asked (id, place)
+         JOIN chunks c ON c.tenant = $1 AND c.id = asked.id
+         WHERE NOT EXISTS (SELECT FROM {} v WHERE v.tenant = $1 AND v.chunk = c.n) ORDER BY asked.place",
+        tables::vectors(known.n)
+    );
+    let asked: Vec<uuid::Uuid> = chunks.map(|chunk| chunk.uuid()).collect();
+    let lacking: Vec<uuid::Uuid> = tx.column(&sql, &[&tenant, &asked]).await?;
+    Ok(lacking.into_iter().map(ChunkId::new).collect())
 }
 
 /// Sorts hits, best first, ties in order of the chunk id, and cuts them.

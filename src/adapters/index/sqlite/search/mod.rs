@@ -7,11 +7,13 @@ mod lexical;
 mod readable;
 mod semantic;
 
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{ChunkId, TenantId};
+use copilotd_actors::ports::Space;
 use copilotd_knowledge::index::{Candidates, Hit, Search};
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::rows;
+use super::staging::has_vector;
 use crate::adapters::sqlite::failure::Failure;
 
 /// See `KnowledgeIndex::search`.
@@ -30,7 +32,33 @@ pub(super) fn search(connection: &Connection, tenant: &TenantId, search: &Search
         Some(vector) => semantic::search(&moment, tenant, vector, search.limit, &readable)?,
         None => Vec::new(),
     };
-    Ok(Candidates { lexical, semantic })
+    let unembedded = match &search.vector {
+        Some(vector) => unembedded(&moment, tenant, &lexical, vector.space())?,
+        None => Vec::new(),
+    };
+    Ok(Candidates {
+        lexical,
+        semantic,
+        unembedded,
+    })
+}
+
+/// Returns the hits that have no vector of a space.
+fn unembedded(connection: &Connection, tenant: i64, hits: &[Hit], space: &Space) -> Result<Vec<ChunkId>, Failure> {
+    let space = rows::find_space(connection, space)?;
+    let mut find = connection.prepare_cached("SELECT id FROM chunks WHERE tenant = ?1 AND uuid = ?2")?;
+    let mut lacking = Vec::new();
+    for hit in hits {
+        let id: i64 = find.query_row(params![tenant, hit.chunk.uuid()], |row| row.get(0))?;
+        let has_vector = match space {
+            Some(space) => has_vector(connection, tenant, space, id)?,
+            None => false,
+        };
+        if !has_vector {
+            lacking.push(hit.chunk);
+        }
+    }
+    Ok(lacking)
 }
 
 /// Sorts hits, best first, ties in order of the chunk id, and cuts them.
