@@ -32,7 +32,7 @@ pub struct Attributes {
     /// Title for people and for the model, as the tenant gave it.
     #[serde(default)]
     pub title: Option<String>,
-    /// Title that the searchable content states: `<title>` or the first heading, for instance. It stands in where the
+    /// Title that the searchable content states: `<title>` or the first heading, for instance. It is used where the
     /// tenant gave none, and changes with the content only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_title: Option<String>,

@@ -145,7 +145,7 @@ impl ChunkId {
 }
 
 impl FactId {
-    /// Returns the id of a fact that rests on a turn: the same for the same statement, so that a repeated write of it is one
+    /// Returns the id of a fact that was learned in a turn: the same for the same statement, so that a repeated write of it is one
     /// fact.
     pub fn derived(turn: TurnId, text: &str) -> Self {
         Self(Uuid::new_v5(&turn.0, format!("fact/{text}").as_bytes()))

@@ -183,7 +183,7 @@ impl Cache {
         }))
     }
 
-    /// Drops a tenant's cached answers if they rest on another version of the tenant's knowledge. They could not be
+    /// Drops a tenant's cached answers if they were made with another version of the tenant's knowledge. They could not be
     /// served any more and only take space.
     pub fn set_knowledge_version(&self, scope: &TenantScope, version: &str) {
         let tenant = scope.tenant();

@@ -210,7 +210,7 @@ impl TenantCache {
         }
     }
 
-    /// Deletes all entries if they rest on another version of the tenant's knowledge. Returns how many.
+    /// Deletes all entries if they were made with another version of the tenant's knowledge. Returns how many.
     pub(super) fn set_knowledge_version(&mut self, version: &str) -> usize {
         let known = self.knowledge.as_deref();
         if known == Some(version) {

@@ -22,7 +22,7 @@ pub struct Learned {
 
 /// Learns from a message: `known` are all facts of its user, `proposals` what a model read in it.
 ///
-/// Invariant: every fact of the change rests on a range of `message`, or was among `known`.
+/// Invariant: every fact of the change is stated in a range of `message`, or was among `known`.
 pub fn learned(known: &[StoredFact], lesson: &Lesson, message: &str, proposals: &Proposals) -> Learned {
     let mut facts = known.to_vec();
     let mut changed: Vec<FactId> = Vec::new();
@@ -77,7 +77,7 @@ fn take(
         Admission::Full => "full",
         Admission::Known(index) => {
             let fact = &mut facts[index];
-            // It rests on the last statement, so that it outlives the conversation of the first one.
+            // It belongs to the last statement, so that it outlives the conversation of the first one.
             if fact.fact.said_at < lesson.said_at {
                 fact.fact.said_at = lesson.said_at;
                 (fact.conversation, fact.turn) = (lesson.conversation, lesson.turn);

@@ -20,7 +20,7 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// - *Tenancy*: a call finds and changes facts of its tenant and user only.
 /// - *Once*: a turn whose lesson is closed is never open again; closing it again stores nothing.
 /// - *Atomic*: the facts of a lesson and its end are stored together or not at all.
-/// - *Erased*: once a conversation has its tombstone, no fact that rests on it is stored any more, and its erasure deletes those
+/// - *Erased*: once a conversation has its tombstone, no fact that was learned in it is stored any more, and its erasure deletes those
 ///   that were, with the marks of its turns. The same holds for a conversation that is not in the log.
 /// - *Bounded*: the caller keeps a user's facts within [`MAX_STORED`]; a read returns no more.
 /// - *Retry-safe*: every call can be repeated.

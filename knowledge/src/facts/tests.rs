@@ -3,7 +3,7 @@ use jiff::civil::date;
 
 use super::*;
 
-/// Proposes a fact that rests on all of the message, or on the part between `[` and `]`.
+/// Proposes a fact that quotes all of the message, or on the part between `[` and `]`.
 fn try_to_accept(message: &str, fact: &str) -> Result<String, Refusal> {
     let start = message.find('[');
     let text = message.replace(['[', ']'], "");

@@ -236,7 +236,7 @@ fn sent(gathered: &Gathered, view: &MemoryView, chosen: &[bool], messages: &[Pro
         id: passage.id.clone(),
         text: match passage.kind {
             PassageKind::Chunk => Some(passage.text.clone()),
-            // A fact rests on another conversation perhaps, whose erasure must find no copy of it here. The log has the
+            // A fact was learned in another conversation perhaps, whose erasure must find no copy of it here. The log has the
             // messages.
             PassageKind::Fact | PassageKind::Recalled => None,
         },

@@ -215,7 +215,7 @@ async fn repetition_stores_nothing_new() {
         world.settle().await;
     }
     assert_eq!(world.all().await.len(), 1);
-    // The user says it again and again: one fact, which rests on the last time.
+    // The user says it again and again: one fact, which belongs to the last time.
     for n in 200..300 {
         world
             .learn(n, OSLO, proposes(&[("The user lives in Oslo.", OSLO)]))
@@ -358,7 +358,7 @@ const TEXTS: [&str; 12] = [
 ];
 
 proptest! {
-    /// Whatever a model proposes: a fact rests on words of its message, one attribute has one valid value, nothing is there
+    /// Whatever a model proposes: a fact consists of words of its message, one attribute has one valid value, nothing is there
     /// twice, and learning the same again changes nothing.
     #[test]
     fn every_fact_rests_on_the_users_words(

@@ -131,7 +131,7 @@ impl FactStore for MongoLog {
 }
 
 impl MongoLog {
-    /// Deletes what rests on an erased conversation; returns the number of facts.
+    /// Deletes what was learned in an erased conversation; returns the number of facts.
     pub(super) async fn erase_facts(&self, key: &Key) -> Result<u64, Failure> {
         let which = || doc! { "tenant": key.tenant.as_str(), "conversation": key.conversation.to_string() };
         let facts = self.delete_all(&self.collections.facts, which(), AT_ONCE).await?;

@@ -1,6 +1,6 @@
 //! Facts about users in SQLite: a row for each, and one for each turn that was learned from.
 //!
-//! Invariant: a row rests on a conversation that has no tombstone when it is written, in the transaction that writes it.
+//! Invariant: a row belongs to a conversation that has no tombstone when it is written, in the transaction that writes it.
 
 use std::ops::ControlFlow;
 
@@ -215,7 +215,7 @@ fn apply(connection: &Connection, tenant: &TenantId, user: &UserId, change: &Cha
     Ok(())
 }
 
-/// Deletes some of what rests on an erased conversation; breaks when none is left. Counts facts, not marks.
+/// Deletes some of what was learned in an erased conversation; breaks when none is left. Counts facts, not marks.
 pub(super) fn erase_facts(
     connection: &Connection,
     tenant: &TenantId,
