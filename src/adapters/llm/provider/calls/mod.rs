@@ -5,7 +5,8 @@
 //! pieces, or in every piece; arguments may come as an object.
 //!
 //! Invariant: no call ever gets a piece of another one's arguments. If a piece could belong to more than one call, the
-//! answer fails.
+//! answer fails. Pieces of several calls in turns, with neither ids nor indexes, may read exactly like those of other
+//! calls one after the other; no reader can tell.
 
 mod slot;
 #[cfg(test)]
