@@ -1,6 +1,7 @@
 //! The simulated Zendesk's incremental exports and help centre.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use copilotd_sim::Running;
 use serde_json::{Value, json};
@@ -40,7 +41,9 @@ fn ids(page: &Value, list: &str) -> Vec<u64> {
 #[tokio::test]
 async fn tickets_are_exported_page_by_page_and_again_when_they_change() {
     let zendesk = Zendesk::start().await;
-    zendesk.knobs(json!({ "export_page": 3 })).await;
+    zendesk
+        .knobs(json!({ "export_page": 3, "exports_per_minute": 10_000 }))
+        .await;
     let mut page = zendesk.get("incremental/tickets/cursor.json?start_time=0").await;
     let mut seen = ids(&page, "tickets");
     while page["end_of_stream"] == false {
@@ -60,7 +63,12 @@ async fn tickets_are_exported_page_by_page_and_again_when_they_change() {
         zendesk.call("DELETE", "/api/v2/tickets/105.json", Value::Null).await.0,
         204
     );
-    let page = zendesk.get(&next).await;
+    // Once their second is over.
+    let mut page = zendesk.get(&next).await;
+    while ids(&page, "tickets").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        page = zendesk.get(&next).await;
+    }
     assert_eq!(ids(&page, "tickets"), [101, 105]);
     assert_eq!(page["tickets"][1]["status"], "deleted");
     let (status, _) = zendesk.call("GET", "/api/v2/tickets/105.json", Value::Null).await;
