@@ -179,7 +179,7 @@ impl Retriever {
                     };
                     let candidates = self.index.search(scope, &search).await?;
                     semantic = in_turns(&chunks(&candidates.semantic), &semantic);
-                    // They have a vector of the older model.
+                    // The older model ranks those, too.
                     unembedded.clear();
                 }
                 found.push(query::Found {

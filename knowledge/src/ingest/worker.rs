@@ -317,9 +317,10 @@ pub(super) async fn embed_patiently(
 
 /// Returns a title that a content states on one line and of a bounded length; none if it is blank.
 fn stated_title(title: &str) -> Option<String> {
-    let words: Vec<&str> = title.split_whitespace().collect();
-    let title: String = words.join(" ").chars().take(TITLE_CHARS).collect();
-    (!title.is_empty()).then_some(title)
+    let words = title.split_whitespace().flat_map(|word| [word, " "]);
+    let title: String = words.flat_map(str::chars).take(TITLE_CHARS).collect();
+    let title = title.trim_end();
+    (!title.is_empty()).then(|| title.to_owned())
 }
 
 impl Actor for Worker {
@@ -335,5 +336,24 @@ impl Actor for Worker {
         self.run(*pending).await;
         me.stop(None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stated_title_is_one_line_of_a_bounded_length() {
+        let long = "é".repeat(2 * TITLE_CHARS);
+        for (stated, title) in [
+            ("Refunds", Some("Refunds".to_owned())),
+            ("  Refunds\n and\tinvoices ", Some("Refunds and invoices".to_owned())),
+            (" \n ", None),
+            ("", None),
+            (long.as_str(), Some("é".repeat(TITLE_CHARS))),
+        ] {
+            assert_eq!(stated_title(stated), title, "{stated}");
+        }
     }
 }

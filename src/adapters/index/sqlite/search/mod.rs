@@ -7,6 +7,8 @@ mod lexical;
 mod readable;
 mod semantic;
 
+use std::collections::HashSet;
+
 use copilotd_actors::domain::ids::{ChunkId, TenantId};
 use copilotd_actors::ports::Space;
 use copilotd_knowledge::index::{Candidates, Hit, Search};
@@ -33,7 +35,14 @@ pub(super) fn search(connection: &Connection, tenant: &TenantId, search: &Search
         None => Vec::new(),
     };
     let unembedded = match &search.vector {
-        Some(vector) => unembedded(&moment, tenant, &lexical, vector.space())?,
+        Some(vector) => {
+            let known: HashSet<ChunkId> = semantic.iter().map(|hit| hit.chunk).collect();
+            let unknown = lexical
+                .iter()
+                .map(|hit| hit.chunk)
+                .filter(|chunk| !known.contains(chunk));
+            unembedded(&moment, tenant, unknown, vector.space())?
+        }
         None => Vec::new(),
     };
     Ok(Candidates {
@@ -43,19 +52,24 @@ pub(super) fn search(connection: &Connection, tenant: &TenantId, search: &Search
     })
 }
 
-/// Returns the hits that have no vector of a space.
-fn unembedded(connection: &Connection, tenant: i64, hits: &[Hit], space: &Space) -> Result<Vec<ChunkId>, Failure> {
+/// Returns those chunks that have no vector of a space.
+fn unembedded(
+    connection: &Connection,
+    tenant: i64,
+    chunks: impl Iterator<Item = ChunkId>,
+    space: &Space,
+) -> Result<Vec<ChunkId>, Failure> {
     let space = rows::find_space(connection, space)?;
     let mut find = connection.prepare_cached("SELECT id FROM chunks WHERE tenant = ?1 AND uuid = ?2")?;
     let mut lacking = Vec::new();
-    for hit in hits {
-        let id: i64 = find.query_row(params![tenant, hit.chunk.uuid()], |row| row.get(0))?;
+    for chunk in chunks {
+        let id: i64 = find.query_row(params![tenant, chunk.uuid()], |row| row.get(0))?;
         let has_vector = match space {
             Some(space) => has_vector(connection, tenant, space, id)?,
             None => false,
         };
         if !has_vector {
-            lacking.push(hit.chunk);
+            lacking.push(chunk);
         }
     }
     Ok(lacking)
