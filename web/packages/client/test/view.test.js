@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import fc from "fast-check";
 
-import { openView } from "../dist/index.js";
+import { isTransient, openView } from "../dist/index.js";
 import { fault, turns } from "./arbitraries.js";
 import { checkState, clientOf, until } from "./check.js";
 import { FakeServer, problem, timelineOf } from "./fake.js";
@@ -21,6 +21,15 @@ afterEach(() => {
 });
 const isWhole = (view, timeline) => () => view.getSnapshot().position === String(timeline.at(-1).seq);
 
+/** Reads all earlier pages, as a user does who scrolls up and tries again when that failed. */
+async function scrollUp(view) {
+  while (view.getSnapshot().cursor) {
+    await view.loadEarlier().catch((error) => {
+      if (!isTransient(error)) throw error;
+    });
+  }
+}
+
 test("random schedules of cuts and late openings end with the log", async () => {
   await fc.assert(
     fc.asyncProperty(turns(), fc.array(fault, { maxLength: 10 }), fc.nat(40), fc.nat(2), async (course, faults, now, gather) => {
@@ -28,7 +37,7 @@ test("random schedules of cuts and late openings end with the log", async () => 
       const server = new FakeServer(timeline, { faults, now: Math.min(now, timeline.length) });
       const view = viewOf(server, { gather, pageSize: 3 });
       await until(isWhole(view, timeline), "the whole log");
-      while (view.getSnapshot().cursor) await view.loadEarlier();
+      await scrollUp(view);
       checkState(view.getSnapshot(), timeline);
       view.close();
       assert.equal(view.getSnapshot().status, "closed");
@@ -82,6 +91,19 @@ test("gathers changes: listeners hear of many events at once, and the value is t
   const before = calls;
   view.close();
   assert.equal(calls, before);
+});
+
+test("a page that cannot be read loses nothing, and is there at the next try", async () => {
+  const server = new FakeServer(COURSE, { now: COURSE.length });
+  const view = viewOf(server, { pageSize: 2 });
+  await until(isWhole(view, COURSE));
+  // More than the client repeats by itself.
+  server.faults.push(...Array.from({ length: 7 }, () => ({ kind: "proxy" })));
+  const { turns, cursor } = view.getSnapshot();
+  await assert.rejects(view.loadEarlier(), isTransient);
+  assert.deepEqual([view.getSnapshot().turns, view.getSnapshot().cursor], [turns, cursor]);
+  await scrollUp(view);
+  checkState(view.getSnapshot(), COURSE);
 });
 
 test("a page that is read while everything is read anew is dropped", async () => {
