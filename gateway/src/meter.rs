@@ -51,6 +51,11 @@ pub trait Meter: Send + Sync + fmt::Debug {
     fn has_room(&self) -> bool {
         true
     }
+
+    /// Waits until one more call can be recorded. Returns false if that is not to be expected soon.
+    async fn wait_for_room(&self) -> bool {
+        self.has_room()
+    }
 }
 
 /// Estimates what to record for an attempt if its process dies within the given time, before it is asked again.

@@ -111,6 +111,13 @@ impl Meter for CallMetrics {
     fn has_room(&self) -> bool {
         self.0.as_ref().is_none_or(|next| next.has_room())
     }
+
+    async fn wait_for_room(&self) -> bool {
+        match &self.0 {
+            Some(next) => next.wait_for_room().await,
+            None => true,
+        }
+    }
 }
 
 /// Initialises the counters of a route's target to zero.

@@ -205,7 +205,7 @@ impl Gateway {
     /// Counts a turn against the request rate when it is submitted. Refuses it when the rate limit is reached, a budget
     /// is exhausted, or the usage of its calls could not be recorded.
     pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
-        self.planner.check_ledger_room()?;
+        self.planner.wait_for_ledger_room().await?;
         match &self.planner.limits {
             Some(limits) => limits.admit(caller).await,
             None => Ok(()),

@@ -94,7 +94,7 @@ impl Planner {
         route: &Route,
         prompt: Prompt<'_>,
     ) -> Result<Vec<LimitState>, GatewayError> {
-        self.check_ledger_room()?;
+        self.wait_for_ledger_room().await?;
         let Some(limits) = &self.limits else {
             return Ok(Vec::new());
         };
@@ -104,15 +104,23 @@ impl Planner {
         Ok(standings)
     }
 
-    /// Refuses a call that could not be recorded.
-    pub(super) fn check_ledger_room(&self) -> Result<(), GatewayError> {
-        if self.meter.as_ref().is_none_or(|meter| meter.has_room()) {
-            return Ok(());
+    /// Lets a call wait until it can be recorded, which slows calls down to the pace of the store; refuses it if that
+    /// takes too long.
+    pub(super) async fn wait_for_ledger_room(&self) -> Result<(), GatewayError> {
+        if let Some(meter) = &self.meter
+            && !meter.has_room()
+            && !meter.wait_for_room().await
+        {
+            return Err(Self::no_ledger_room());
         }
+        Ok(())
+    }
+
+    fn no_ledger_room() -> GatewayError {
         let message = "usage cannot be recorded at the moment, so no new model calls are accepted";
         let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
         error.retry_after = Some(LEDGER_RETRY);
-        Err(error)
+        error
     }
 
     /// Runs an execution; a failure becomes the caller's error.

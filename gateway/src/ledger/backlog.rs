@@ -6,13 +6,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use copilotd_actors::ports::{Clock, LogError};
 use jiff::SignedDuration;
 use metrics::{counter, gauge};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -50,13 +50,17 @@ pub(super) enum Entry {
     },
 }
 
-/// Number of entries that are not stored yet.
+/// What is not stored yet, and whether the store accepts it.
 #[derive(Debug, Default)]
 pub(super) struct BacklogSize {
     /// Records of attempts that ended.
     pub(super) ended: AtomicUsize,
     /// Records of open attempts.
     pub(super) begun: AtomicUsize,
+    /// Whether the store refused what it was given last.
+    pub(super) is_stuck: AtomicBool,
+    /// Wakes those who wait for room: one for each record that is stored, all when the store refuses.
+    pub(super) room: Notify,
 }
 
 impl BacklogSize {
@@ -64,6 +68,9 @@ impl BacklogSize {
         self.begun.fetch_sub(begun, Ordering::Relaxed);
         let before = self.ended.fetch_sub(ended, Ordering::Relaxed);
         gauge!("copilotd_usage_records_waiting").set((before - ended) as f64);
+        for _ in 0..ended {
+            self.room.notify_one();
+        }
     }
 }
 
@@ -76,7 +83,6 @@ pub(super) struct Backlog {
     /// What the store refused while it accepted other records.
     aside: Vec<UsageEntries>,
     looked_aside: Instant,
-    is_stuck: bool,
     pruned: Option<Instant>,
     learned_at: Instant,
     /// When the last batch was taken, and when it was stored.
@@ -97,7 +103,6 @@ impl Backlog {
             waiting,
             aside: Vec::new(),
             looked_aside: Instant::now(),
-            is_stuck: false,
             pruned: None,
             learned_at: Instant::now(),
             last: None,
@@ -190,7 +195,7 @@ impl Backlog {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        if std::mem::take(&mut self.is_stuck) {
+        if self.waiting.is_stuck.swap(false, Ordering::Relaxed) {
             tracing::info!("store accepts usage records again");
         }
         self.waiting.stored(begun, ended);
@@ -233,7 +238,8 @@ impl Backlog {
     }
 
     fn warn_once(&mut self, error: &LogError) {
-        if !std::mem::replace(&mut self.is_stuck, true) {
+        if !self.waiting.is_stuck.swap(true, Ordering::Relaxed) {
+            self.waiting.room.notify_waiters();
             let records = self.waiting.ended.load(Ordering::Relaxed);
             tracing::warn!(%error, records, "usage records cannot be stored; keeping and retrying them every second");
         }

@@ -64,6 +64,9 @@ impl Ledger {
     /// still make a few attempts, whose records are kept too.
     pub const MAX_PENDING: usize = 20_000;
 
+    /// How long a call waits for the store to make room for its record.
+    pub const ROOM_WAIT: Duration = Duration::from_secs(2);
+
     /// Starts writing to `store`.
     pub fn start(store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Arc<Self> {
         Self::start_with(store, clock, ids, AnswerStatistics::default())
@@ -141,6 +144,11 @@ impl Ledger {
         true
     }
 
+    /// Returns the number of calls in flight plus records waiting for the store.
+    fn pending(&self) -> usize {
+        self.open.lock().len() + self.waiting.ended.load(Ordering::Relaxed)
+    }
+
     /// Remembers the usage of a turn's attempt, in case its conversation dies before the log has it.
     fn remember(&self, at: Timestamp, attempt: &AttemptRecord) {
         let Some(turn) = attempt.caller.turn.filter(|_| attempt.usage.total_tokens() > 0) else {
@@ -213,18 +221,34 @@ impl Meter for Ledger {
     }
 
     fn has_room(&self) -> bool {
-        let held = self.open.lock().len() + self.waiting.ended.load(Ordering::Relaxed);
-        let has_room = held < Self::MAX_PENDING;
-        if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
-            match has_room {
-                true => tracing::info!("usage records are being stored again; accepting new model calls"),
-                false => tracing::error!(
-                    held,
-                    "too many usage records are waiting for the store; refusing new model calls until it accepts them"
-                ),
-            }
+        let has_room = self.pending() < Self::MAX_PENDING;
+        if has_room && self.is_refusing.load(Ordering::Relaxed) && self.is_refusing.swap(false, Ordering::Relaxed) {
+            tracing::info!("usage records are being stored again; accepting new model calls");
         }
         has_room
+    }
+
+    /// Calls wait while the store is slow, not while it refuses.
+    async fn wait_for_room(&self) -> bool {
+        let deadline = Instant::now() + Self::ROOM_WAIT;
+        loop {
+            // Listens before it looks, so that no change is missed.
+            let room = self.waiting.room.notified();
+            if self.has_room() {
+                return true;
+            }
+            let is_stuck = self.waiting.is_stuck.load(Ordering::Relaxed);
+            if is_stuck || tokio::time::timeout_at(deadline, room).await.is_err() {
+                break;
+            }
+        }
+        if !self.is_refusing.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                held = self.pending(),
+                "too many usage records are waiting for the store; refusing new model calls until it accepts them"
+            );
+        }
+        false
     }
 }
 

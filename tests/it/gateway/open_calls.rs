@@ -15,6 +15,7 @@ use copilotd_gateway::meter::{AttemptRecord, Meter, Outcome, UnreportedAttempts}
 use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::call::{GatewayCall, Mode, Purpose};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -182,6 +183,71 @@ async fn when_too_much_waits_no_call_begins_until_the_store_takes_it() {
     pass(Duration::from_secs(60)).await;
     assert!(ledger.has_room());
     assert_eq!(store.outcomes().len(), Ledger::MAX_PENDING - 1);
+}
+
+/// A ledger whose store has as many records before it as may wait.
+fn filled(store: &Arc<MemoryUsage>) -> Arc<Ledger> {
+    let ledger = ledger(store);
+    for id in 0..Ledger::MAX_PENDING as u128 {
+        ledger.attempted(attempt(id, DONE));
+    }
+    ledger
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_go_at_the_pace_of_a_slow_store() {
+    const CALLS: usize = 1_200;
+    let store = Arc::new(MemoryUsage::default());
+    store.slow_down(Duration::from_millis(300));
+    let ledger = filled(&store);
+    let mut calls = JoinSet::new();
+    for id in 0..CALLS as u128 {
+        let ledger = Arc::clone(&ledger);
+        calls.spawn(async move {
+            let is_accepted = ledger.wait_for_room().await;
+            if is_accepted {
+                ledger.attempted(attempt((1 << 64) + id, DONE));
+            }
+            is_accepted
+        });
+    }
+    // No more begin than were stored.
+    while store.outcomes().is_empty() {
+        pass(Duration::from_millis(1)).await;
+    }
+    pass(Duration::from_millis(1)).await;
+    assert!(!ledger.has_room());
+    let mut accepted = 0;
+    while let Some(call) = calls.try_join_next() {
+        accepted += usize::from(call.unwrap());
+    }
+    assert_eq!(accepted, store.outcomes().len());
+    while let Some(call) = calls.join_next().await {
+        accepted += usize::from(call.unwrap());
+    }
+    assert_eq!(accepted, CALLS);
+    ledger.flushed().await;
+    assert_eq!(store.outcomes().len(), Ledger::MAX_PENDING + CALLS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_long_for_a_store_that_hangs_or_refuses() {
+    let store = Arc::new(MemoryUsage::default());
+    store.slow_down(Duration::from_secs(10));
+    let hanging = filled(&store);
+    let begun = Instant::now();
+    assert!(!hanging.wait_for_room().await);
+    assert_eq!(begun.elapsed(), Ledger::ROOM_WAIT);
+
+    let store = Arc::new(MemoryUsage::default());
+    store.refuse(full);
+    let refused = filled(&store);
+    // Those that wait when the store refuses, and those that come later.
+    for _ in 0..2 {
+        let begun = Instant::now();
+        assert!(!refused.wait_for_room().await);
+        assert!(begun.elapsed() <= Ledger::WINDOW, "{:?}", begun.elapsed());
+    }
 }
 
 /// A ledger without room.

@@ -32,6 +32,7 @@ pub struct MemoryUsage {
     learned: Mutex<Vec<(Timestamp, StoredStatistics)>>,
     refuses: Mutex<Option<Refuses>>,
     writes: Mutex<usize>,
+    takes: Mutex<Duration>,
     joins: bool,
 }
 
@@ -50,6 +51,11 @@ impl MemoryUsage {
     /// Refuses entries from now on with this error.
     pub fn refuse(&self, refuses: impl Fn(&UsageEntries) -> Option<LogError> + Send + 'static) {
         *self.refuses.lock() = Some(Box::new(refuses));
+    }
+
+    /// Takes this long for each write from now on.
+    pub fn slow_down(&self, takes: Duration) {
+        *self.takes.lock() = takes;
     }
 
     /// Accepts everything again.
@@ -82,6 +88,8 @@ impl MemoryUsage {
 #[async_trait]
 impl UsageStore for MemoryUsage {
     async fn add_usage(&self, entries: &Arc<UsageEntries>) -> Result<(), LogError> {
+        let takes = *self.takes.lock();
+        tokio::time::sleep(takes).await;
         let refused = self.refuses.lock().as_ref().and_then(|refuses| refuses(entries));
         if let Some(error) = refused {
             return Err(error);
