@@ -1,12 +1,14 @@
 //! Completes the OpenAPI document with what handlers do not describe: schemas, credentials, and common headers and
 //! parameters.
 
+use std::collections::HashMap;
+
 use copilotd_actors::domain::ids::{
     CallId, ChunkId, CollectionName, ConversationId, ExternalId, FactId, JobId, PathId as _, TenantId, TurnId,
 };
 use serde_json::{Map, Value, json};
 
-use super::schemas;
+use super::{examples, schemas};
 use crate::revocations::RevocationId;
 use crate::tenants::KeyId;
 
@@ -41,16 +43,20 @@ pub(super) fn complete(mut document: Value) -> Value {
         { "name": "conversations", "description": "Conversations and their messages" },
         { "name": "turns", "description": "Prompts and everything done to answer them" },
         { "name": "streams", "description": "Live events over SSE" },
+        { "name": "knowledge", "description": "Documents that copilots search and cite" },
+        { "name": "memory", "description": "Facts that users stated about themselves" },
         { "name": "gateway", "description": "OpenAI-compatible access to models" },
         { "name": "admin", "description": "For a tenant's administrators" },
         { "name": "tenants", "description": "For operators: manage tenants" },
         { "name": "operations", "description": "Health, metrics and jobs" },
     ]);
     if let Some(Value::Object(paths)) = document.get_mut("paths") {
+        let examples = schemas::examples();
         for (path, item) in paths {
-            complete_path(path, item);
+            complete_path(path, item, &examples);
         }
     }
+    document["components"]["examples"] = Value::Object(examples::problems(&document["paths"]));
     document
 }
 
@@ -70,7 +76,7 @@ fn credentials() -> Value {
     })
 }
 
-fn complete_path(path: &str, item: &mut Value) {
+fn complete_path(path: &str, item: &mut Value, examples: &HashMap<String, Vec<Value>>) {
     let Value::Object(operations) = item else { return };
     for operation in operations.values_mut() {
         let secured = operation.get("security").is_some();
@@ -86,6 +92,9 @@ fn complete_path(path: &str, item: &mut Value) {
                 "description": "The user that an API key acts for. A user token may only name its own user.",
                 "schema": { "type": "string", "minLength": 1, "maxLength": 256 },
             }));
+        } else {
+            // Said, because a missing list could also have been forgotten.
+            operation["security"] = json!([]);
         }
         operation["parameters"] = Value::Array(parameters);
         // Every described body is required.
@@ -97,6 +106,7 @@ fn complete_path(path: &str, item: &mut Value) {
                 .iter_mut()
                 .for_each(|(status, response)| complete_response(status, response));
         }
+        examples::add(operation, examples);
     }
 }
 
@@ -187,6 +197,9 @@ fn complete_response(status: &str, response: &mut Value) {
                 "string",
             ),
         );
+    }
+    if let Some(lines) = response.pointer_mut("/content/application~1jsonl") {
+        lines["x-line"] = schemas::export_line();
     }
     let is_document_too = response.pointer("/content/application~1json").is_some();
     let stream = response.pointer_mut("/content/text~1event-stream");

@@ -4,6 +4,7 @@
 //! validates a request is the one that describes it.
 
 mod complete;
+mod examples;
 mod problems;
 mod schemas;
 

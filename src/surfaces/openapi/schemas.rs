@@ -1,6 +1,8 @@
 //! The component schemas: the files of `schemas/api` and `schemas/events`, with their references rewritten to
 //! components.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 macro_rules! files {
@@ -52,6 +54,10 @@ pub(super) fn components() -> Map<String, Value> {
         if let Value::Object(schema) = &mut schema {
             schema.remove("$schema");
             schema.remove("$id");
+            // A component has a name. Generators prefer the title, and "Body of POST /v1/…" is no name of a type.
+            schema.remove("title");
+            // They stand beside the bodies instead, so that each is in the document once.
+            schema.remove("examples");
         }
         rewrite_references(&mut schema, directory);
         (component(directory, name), schema)
@@ -59,11 +65,28 @@ pub(super) fn components() -> Map<String, Value> {
     FILES.iter().map(read).collect()
 }
 
+/// Returns the examples of the schema files by component.
+pub(super) fn examples() -> HashMap<String, Vec<Value>> {
+    let read = |(directory, name, text): &(&str, &str, &str)| {
+        let mut schema: Value = serde_json::from_str(text).expect("a test reads every schema");
+        match schema["examples"].take() {
+            Value::Array(examples) => Some((component(directory, name), examples)),
+            _ => None,
+        }
+    };
+    FILES.iter().filter_map(read).collect()
+}
+
 /// Returns references to the event components by event type.
 pub(super) fn events() -> Value {
     let events = FILES.iter().filter(|(directory, _, _)| *directory == "events");
     let named = events.map(|(directory, name, _)| ((*name).to_owned(), json!({ "$ref": reference(directory, name) })));
     Value::Object(named.collect())
+}
+
+/// Returns the reference to the component that describes a line of an export.
+pub(super) fn export_line() -> Value {
+    json!({ "$ref": reference("api", "export_line") })
 }
 
 /// Rewrites references to files as references to components.

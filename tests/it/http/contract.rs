@@ -1,6 +1,6 @@
 //! Checks every response of the HTTP tests against the OpenAPI description: no response is undocumented.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, Method};
@@ -222,7 +222,11 @@ fn the_description_is_whole() {
                 "{said}"
             );
             let open = OPEN.contains(&path.as_str());
-            assert_eq!(operation["security"].is_null(), open, "{said}");
+            assert_eq!(operation["security"] == json!([]), open, "{said}");
+            assert!(
+                operation["security"].is_array(),
+                "{said} says which credential it needs"
+            );
             for status in ["401", "403", "429", "500", "503"] {
                 let known = operation["responses"][status].is_object();
                 assert!(known || open, "{said} does not describe {status}");
@@ -232,11 +236,19 @@ fn the_description_is_whole() {
             assert_eq!(ids, path.matches('{').count(), "{said}");
         }
     }
+    let mut used = HashSet::new();
     for target in text.split("\"$ref\":\"").skip(1) {
         let target = target.split('"').next().unwrap();
+        used.insert(target);
         let pointer = target
             .strip_prefix('#')
             .unwrap_or_else(|| panic!("{target} is outside"));
         assert!(document.pointer(pointer).is_some(), "{target} is not there");
+    }
+    for kind in ["schemas", "examples"] {
+        for name in document["components"][kind].as_object().unwrap().keys() {
+            let reference = format!("#/components/{kind}/{name}");
+            assert!(used.contains(reference.as_str()), "nothing refers to {reference}");
+        }
     }
 }

@@ -49,7 +49,7 @@ function embed(value, key) {
   const result = {};
   for (const [name, member] of Object.entries(value)) {
     const isKeyword = key !== "properties";
-    if (isKeyword && ["$schema", "$id", "title", "minItems", "maxItems"].includes(name)) continue;
+    if (isKeyword && ["$schema", "$id", "title", "examples", "minItems", "maxItems"].includes(name)) continue;
     if (isKeyword && name === "$ref") {
       const file = member.split("/").pop().replace(/\.json$/, "");
       if (!BODIES[file]) throw new Error(`${member}: not among the bodies`);
