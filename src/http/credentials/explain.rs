@@ -101,8 +101,9 @@ fn of_key(keys: &Keys, credential: &str, now: Timestamp, found: &mut Explanation
         None => found.note(true, "expiry: none"),
     }
     serving_state(keys.serving_state(tenant), tenant.as_str(), found);
-    let scopes = keys.granted(source).unwrap_or(Scopes::NONE);
-    found.note(true, format!("granted scopes: {}", named(scopes)));
+    if let Some(scopes) = keys.granted(source) {
+        found.note(scopes != Scopes::NONE, format!("granted scopes: {}", named(scopes)));
+    }
 }
 
 fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
@@ -137,7 +138,10 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
             );
         }
     }
-    let claimed = found.note_all(claims.scopes(), |scopes| format!("scope: {}", named(*scopes)));
+    let claimed = found.note_all(claims.scopes(), |scopes| match *scopes {
+        Scopes::NONE => "scope: missing, or without a known name".to_owned(),
+        scopes => format!("scope: {scopes}"),
+    });
     serving_state(keys.serving_state(&key.tenant), key.tenant.as_str(), found);
     if let (Some(claimed), Some(granted)) = (claimed, keys.granted(&key.source)) {
         let left = claimed.intersection(granted);
@@ -146,7 +150,8 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
         if without != Scopes::NONE {
             text += &format!("; the issuer {iss:?} may not grant: {without}");
         }
-        found.note(true, text);
+        // Such a token is no use to anybody, although requests are refused for their route and not for the token.
+        found.note(left != Scopes::NONE, text);
     }
 }
 

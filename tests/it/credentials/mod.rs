@@ -6,6 +6,7 @@
 )]
 
 mod command;
+mod explained;
 mod jwks;
 mod keys;
 mod requests;
