@@ -10,7 +10,8 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, "../..");
 
-function binary() {
+/** Returns the program to test. */
+export function program() {
   const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
   const candidates = [process.env.COPILOTD_BIN, join(target, "debug/copilotd"), join(target, "release/copilotd")];
   const found = candidates.find((path) => path && existsSync(path));
@@ -37,7 +38,7 @@ export class Demo {
   /** Runs the program until it says something; resolves with the match. */
   async run(args, wanted) {
     const { OPENAI_API_KEY: _, ...env } = process.env;
-    this.process = spawn(binary(), args, { env, stdio: ["ignore", "pipe", "pipe"] });
+    this.process = spawn(program(), args, { env, stdio: ["ignore", "pipe", "pipe"] });
     this.ended = new Promise((ended) => this.process.once("exit", ended));
     return new Promise((ready, failed) => {
       this.process.once("error", failed);
@@ -76,10 +77,14 @@ export class Demo {
   }
 }
 
+/** Returns the directory of the npm packages. */
+export function modules() {
+  return process.env.COPILOTD_NODE_MODULES ?? join(here, "node_modules");
+}
+
 /** Launches Chromium, without anything that would call out. */
 export function launch() {
-  const modules = process.env.COPILOTD_NODE_MODULES ?? join(here, "node_modules");
-  const { chromium } = createRequire(join(modules, "any.js"))("playwright-core");
+  const { chromium } = createRequire(join(modules(), "any.js"))("playwright-core");
   return chromium.launch({
     executablePath: process.env.COPILOTD_CHROMIUM ?? "/usr/bin/chromium",
     args: [
