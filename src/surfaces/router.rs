@@ -73,7 +73,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(turns::get))
         .routes(routes!(turns::cancel))
         .routes(routes!(approvals::decide))
-        .routes(routes!(turns::feedback))
+        .routes(routes!(turns::feedback, turns::given_feedback))
         .routes(routes!(tickets::create))
         .routes(routes!(
             knowledge::documents::get,

@@ -115,6 +115,13 @@ impl Conversation {
         };
         let records: Arc<[Record]> = decision.records.into();
         if !records.is_empty() {
+            if let Some(replaced) = replaced_by(&records) {
+                // What the summariser was given has the replaced turn.
+                state.abandon_compression();
+                if let Err(refusal) = self.withdraw_facts(state, replaced).await {
+                    return refuse(reply, refusal);
+                }
+            }
             if let Err(error) = self.append(state, &records, header).await {
                 // The id of a conversation that was erased and cleaned up comes back only with its idempotency key.
                 // Nothing is known of it here; the answer is the one that the erased header would have given.
@@ -536,6 +543,12 @@ fn refuse(reply: Option<RpcReplyPort<Reply>>, refusal: Refusal) -> Result<(), Ac
         let _ = reply.send(Err(refusal));
     }
     Ok(())
+}
+
+/// Returns the turn that the records replace.
+fn replaced_by(records: &[Record]) -> Option<TurnId> {
+    let replaced = records.iter().find(|record| matches!(record.event, Event::TurnReplaced { .. }));
+    replaced.and_then(|record| record.turn)
 }
 
 fn crash_points(place: &str, records: &[Record]) {

@@ -66,11 +66,25 @@ pub struct DecisionState {
     pub rated: VecDeque<(TurnId, u32)>,
     /// Recently accepted turns, open or not: a repeated submission whose answer got lost is recognised by its turn id.
     pub accepted: VecDeque<TurnId>,
+    /// The last turn: nothing was asked or answered after it.
+    #[serde(default)]
+    pub last_turn: Option<LastTurn>,
     /// The API key of the turn that ended last; a summary counts against this key's limits.
     pub last_api_key: Option<String>,
     /// Where the log has the system message and the tools of the newest prompt.
     #[serde(default)]
     pub fixed_prompt: Option<KnownFixed>,
+}
+
+/// The turn that was queued or first started last. Its part of the window, if it has one, is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTurn {
+    /// The id of the turn.
+    pub id: TurnId,
+    /// Whether a model was asked for it: a turn that a guardrail blocked, or that was cancelled in the queue, never started.
+    pub has_started: bool,
+    /// Sequence number of the record that ended it.
+    pub end_seq: Option<Seq>,
 }
 
 /// A record with a [`FixedPrompt`](super::sent_prompt::FixedPrompt).
@@ -164,6 +178,7 @@ impl DecisionState {
             unsettled: VecDeque::new(),
             rated: VecDeque::new(),
             accepted: VecDeque::new(),
+            last_turn: None,
             last_api_key: None,
             fixed_prompt: None,
         }
@@ -194,6 +209,22 @@ impl DecisionState {
         self.rated.push_back((turn, times.saturating_add(1)));
     }
 
+    /// Keeps track of the last turn.
+    fn follow_last(&mut self, id: TurnId, record: &Record) {
+        let is_start = matches!(record.event, Event::TurnStarted { attempt: 1, .. });
+        if is_start || matches!(record.event, Event::TurnQueued { .. }) {
+            self.last_turn = Some(LastTurn {
+                id,
+                has_started: is_start,
+                end_seq: None,
+            });
+        } else if record.event.is_terminal()
+            && let Some(last) = self.last_turn.as_mut().filter(|last| last.id == id)
+        {
+            last.end_seq = Some(record.seq);
+        }
+    }
+
     /// Applies one record.
     pub fn apply(&mut self, record: &Record) {
         self.header.apply(record);
@@ -202,10 +233,12 @@ impl DecisionState {
                 self.turns.clear();
                 self.unsettled.clear();
                 self.rated.clear();
+                self.last_turn = None;
                 self.fixed_prompt = None;
             }
             return;
         };
+        self.follow_last(id, record);
         match &record.event {
             Event::TurnQueued { next, .. } => {
                 if self.accepted.len() >= MAX_ACCEPTED {

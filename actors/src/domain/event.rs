@@ -307,7 +307,13 @@ pub enum Event {
         /// Whether the turn runs before those already queued (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,
+        /// The last turn before it, which it replaces: prompts hold this one instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<TurnId>,
     },
+    /// Internal. The turn, which has ended, was replaced by another one. Stands before that one's `turn.queued`.
+    #[serde(rename = "turn.replaced")]
+    TurnReplaced { by: TurnId },
     #[serde(rename = "turn.started")]
     TurnStarted { attempt: u32, model: String },
     #[serde(rename = "turn.waiting")]
@@ -498,6 +504,7 @@ impl Event {
             Self::ConversationUpdated { .. } => "conversation.updated",
             Self::ConversationErased { .. } => "conversation.erased",
             Self::TurnQueued { .. } => "turn.queued",
+            Self::TurnReplaced { .. } => "turn.replaced",
             Self::TurnStarted { .. } => "turn.started",
             Self::TurnWaiting { .. } => "turn.waiting",
             Self::TurnPaused { .. } => "turn.paused",

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::domain::ids::{FactId, TenantId, UserId};
-use crate::ports::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest};
+use crate::ports::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest, WithdrawnTurn};
 use crate::tenancy::TenantScope;
 
 /// Facts that tests put in. A message that begins with "remember: " is learned as it is. Clones share everything.
@@ -86,6 +86,14 @@ impl Facts for FakeFacts {
             };
             self.put(scope.tenant(), &request.user, fact);
         }
+        Ok(())
+    }
+
+    async fn withdraw(&self, scope: &TenantScope, turn: &WithdrawnTurn) -> Result<(), FactsError> {
+        self.play().await?;
+        let mut facts = self.0.facts.lock();
+        let of_user = facts.entry((scope.tenant().clone(), turn.user.clone())).or_default();
+        of_user.retain(|fact| fact.id != FactId::derived(turn.turn, &fact.text));
         Ok(())
     }
 }

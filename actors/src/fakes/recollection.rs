@@ -96,8 +96,12 @@ impl FakeRecollection {
             let records = records.map_err(failed)?;
             let Some(last) = records.last() else { return Ok(said) };
             after = last.seq;
-            let wanted = records.into_iter().filter(|record| record.seq <= query.upto_seq);
-            said.extend(wanted.filter_map(|record| transcript.take(record)));
+            for record in records.into_iter().filter(|record| record.seq <= query.upto_seq) {
+                if let Event::TurnReplaced { .. } = record.event {
+                    said.retain(|message: &SaidMessage| Some(message.turn) != record.turn);
+                }
+                said.extend(transcript.take(record));
+            }
         }
     }
 }
@@ -316,6 +320,7 @@ fn queued(prompt: &str) -> Event {
         roles: Vec::new(),
         nonce: None,
         next: false,
+        replaces: None,
     }
 }
 

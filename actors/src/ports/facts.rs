@@ -28,6 +28,21 @@ pub trait Facts: Send + Sync + fmt::Debug {
     /// Takes a message to learn from, in the background. Durable when it returns: what cannot be done now is done with a later
     /// turn of that user.
     async fn learn(&self, scope: &TenantScope, request: LearnRequest) -> Result<(), FactsError>;
+
+    /// Deletes what was learned from a turn, because another one replaces it. Once this has returned, nothing is learned from
+    /// it any more, also if that is under way.
+    async fn withdraw(&self, scope: &TenantScope, turn: &WithdrawnTurn) -> Result<(), FactsError>;
+}
+
+/// A turn whose user took back what they said in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithdrawnTurn {
+    /// Who wrote its message.
+    pub user: UserId,
+    /// The conversation of the turn.
+    pub conversation: ConversationId,
+    /// The turn.
+    pub turn: TurnId,
 }
 
 /// Whose facts a turn asks for.

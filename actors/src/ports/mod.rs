@@ -29,7 +29,7 @@ pub use embedder::{EmbedError, EmbedRequest, Embedder, MAX_TEXT_BYTES, MAX_TEXTS
 pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
-pub use facts::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest};
+pub use facts::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest, WithdrawnTurn};
 pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};

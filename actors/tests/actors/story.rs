@@ -88,6 +88,7 @@ impl World {
             roles: Vec::new(),
             nonce: None,
             next: false,
+            replaces: None,
         };
         (Some(turn), event)
     }

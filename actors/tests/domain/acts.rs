@@ -64,6 +64,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             api_key: None,
             roles: Vec::new(),
             nonce: None,
+            replaces: None,
             stop: sealed(scenario, ""),
         };
         change(&mut command);
@@ -83,6 +84,15 @@ pub fn submit_when(n: u128, when: WhenBusy) -> Act {
     })
 }
 
+/// Submits turn `n` in place of turn `replaced`.
+pub fn replace(n: u128, replaced: u128) -> Act {
+    submission(n, &format!("question {n}"), move |command| {
+        if let Command::Submit { replaces, .. } = command {
+            *replaces = Some(turn(replaced));
+        }
+    })
+}
+
 /// Interrupts a turn whose open message has got as far as `text`.
 pub fn interrupt(n: u128, text: &'static str) -> Act {
     act(move |scenario| Command::Submit {
@@ -96,6 +106,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         api_key: None,
         roles: Vec::new(),
         nonce: None,
+        replaces: None,
         stop: sealed(scenario, text),
     })
 }

@@ -14,6 +14,7 @@ use crate::support::conversation_id;
 struct Seen {
     queued: BTreeSet<TurnId>,
     ended: BTreeSet<TurnId>,
+    replaced: BTreeSet<TurnId>,
     open_calls: BTreeMap<CallId, TurnId>,
     finished: BTreeSet<CallId>,
     unknown: BTreeSet<CallId>,
@@ -63,6 +64,11 @@ fn look(seen: &mut Seen, record: &Record) {
         match &record.event {
             Event::TurnQueued { .. } => assert!(seen.queued.insert(turn), "queued twice"),
             Event::FeedbackGiven { .. } | Event::ToolSettled { .. } => {}
+            Event::TurnReplaced { by } => {
+                assert!(seen.ended.contains(&turn), "replaced before its end");
+                assert!(seen.replaced.insert(turn), "replaced twice");
+                assert!(!seen.queued.contains(by), "replaced by a turn that exists");
+            }
             event => {
                 assert!(seen.queued.contains(&turn), "not queued: {event:?}");
                 assert!(!seen.ended.contains(&turn), "after its end: {event:?}");

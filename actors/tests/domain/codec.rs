@@ -20,6 +20,7 @@ fn name(event: &Event) -> &'static str {
         Event::ConversationUpdated { .. } => "conversation.updated",
         Event::ConversationErased { .. } => "conversation.erased",
         Event::TurnQueued { .. } => "turn.queued",
+        Event::TurnReplaced { .. } => "turn.replaced",
         Event::TurnStarted { .. } => "turn.started",
         Event::TurnWaiting { .. } => "turn.waiting",
         Event::TurnPaused { .. } => "turn.paused",
@@ -45,7 +46,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnCancelled { .. } => "turn.cancelled",
     }
 }
-const VARIANTS: usize = 27;
+const VARIANTS: usize = 28;
 
 #[test]
 fn records_of_version_one_are_read_and_written_unchanged() {

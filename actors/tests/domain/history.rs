@@ -238,6 +238,13 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         1 => "w ".repeat(90),
         _ => format!("question {n}"),
     };
+    // Mostly the last turn; now and then one that is not the last, or does not exist.
+    let last = scenario.conversation.book.as_ref().and_then(|book| book.last_turn);
+    let replaced = match when / 32 {
+        0..4 => None,
+        7 if when % 8 == 0 => Some(turn(n / 2)),
+        _ => last.map(|last| last.id),
+    };
     let keys = [None, None, key("a", "1"), key("b", "1"), key("a", "2")];
     Command::Submit {
         turn: turn(n),
@@ -258,6 +265,7 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         api_key: None,
         roles: Vec::new(),
         nonce: None,
+        replaces: replaced,
         stop: stop(scenario, when / 4),
     }
 }

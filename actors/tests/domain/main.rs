@@ -16,6 +16,7 @@ mod memory;
 mod models;
 mod prompt_rules;
 mod recovery;
+mod replacing;
 mod rules;
 mod schemas;
 mod stopping;

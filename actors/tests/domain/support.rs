@@ -332,6 +332,11 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
     let call = |id: &CallId| names.get(id).map_or("c?".to_owned(), |index| format!("c{index}"));
     let kind = word(serde_json::to_value(&record.event).expect("an event")["type"].clone());
     let rest = match &record.event {
+        E::TurnQueued {
+            replaces: Some(replaced),
+            ..
+        } => label(*replaced),
+        E::TurnReplaced { by } => label(*by),
         E::TurnStarted { attempt, .. } => attempt.to_string(),
         E::TurnWaiting { reason, until } => format!("{} {}s", reason.code(), until.duration_since(record.at).as_secs()),
         E::TurnPaused { unsent, asked } | E::TurnHandedOver { unsent, asked } => {

@@ -318,6 +318,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         api_key: None,
         roles: Vec::new(),
         nonce: None,
+        replaces: None,
         stop: StoppedWork::default(),
     }
 }
@@ -333,6 +334,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         api_key,
         roles,
         nonce,
+        replaces,
         stop,
         ..
     } = submission(turn, text)
@@ -354,6 +356,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         api_key,
         roles,
         nonce,
+        replaces,
         stop,
     }
 }

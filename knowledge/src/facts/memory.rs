@@ -17,7 +17,7 @@ use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::{FactId, UserId};
 use copilotd_actors::ports::{
     EventLog, Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest, LogError, Model, ModelEvent,
-    ModelRequest,
+    ModelRequest, WithdrawnTurn,
 };
 use copilotd_actors::tenancy::TenantScope;
 use futures::{FutureExt as _, StreamExt as _};
@@ -244,6 +244,20 @@ impl Facts for FactMemory {
             }
         }
         Ok(())
+    }
+
+    async fn withdraw(&self, scope: &TenantScope, turn: &WithdrawnTurn) -> Result<(), FactsError> {
+        let lesson = Lesson {
+            user: turn.user.clone(),
+            conversation: turn.conversation,
+            turn: turn.turn,
+            // Of a lesson that is closed it is not read.
+            said_at: Timestamp::UNIX_EPOCH,
+        };
+        // Not while facts are decided on that would be gone when they are stored.
+        let _turn = self.0.lock(scope, &turn.user).await;
+        let withdrawn = self.0.store.withdraw(scope, &lesson).await;
+        withdrawn.map_err(|error| FactsError::Unavailable(error.to_string()))
     }
 }
 

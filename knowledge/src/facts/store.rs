@@ -42,6 +42,10 @@ pub trait FactStore: Send + Sync + fmt::Debug {
     /// is erased.
     async fn close_lesson(&self, scope: &TenantScope, lesson: &Lesson, change: &Change) -> Result<bool, LogError>;
 
+    /// Deletes the facts that rest on a turn, and closes its lesson for good, also if it was never opened. Nothing is recorded
+    /// for a conversation that is erased.
+    async fn withdraw(&self, scope: &TenantScope, lesson: &Lesson) -> Result<(), LogError>;
+
     /// Changes a user's facts.
     async fn change(&self, scope: &TenantScope, user: &UserId, change: &Change) -> Result<(), LogError>;
 }

@@ -124,6 +124,19 @@ impl FactStore for MemoryFacts {
         Ok(true)
     }
 
+    async fn withdraw(&self, scope: &TenantScope, lesson: &Lesson) -> Result<(), LogError> {
+        let mut state = self.0.lock();
+        let tenant = scope.tenant().clone();
+        for ((of, _), facts) in &mut state.facts {
+            facts.retain(|fact| *of != tenant || fact.turn != lesson.turn);
+        }
+        if !state.erased.contains(&(tenant.clone(), lesson.conversation)) {
+            let known = state.lessons.entry((tenant, lesson.turn));
+            known.or_insert_with(|| (lesson.clone(), Progress::default())).1.is_closed = true;
+        }
+        Ok(())
+    }
+
     async fn change(&self, scope: &TenantScope, user: &UserId, change: &Change) -> Result<(), LogError> {
         self.0.lock().apply(&(scope.tenant().clone(), user.clone()), change);
         Ok(())

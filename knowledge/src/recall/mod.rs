@@ -106,6 +106,15 @@ impl Recall {
         self.first + (self.turns.len() - 1) as u64
     }
 
+    /// Removes the newest turns, until there are `len`. The next one that is added gets the number of the first of them.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.turns.len() {
+            self.turns.truncate(len);
+            self.words.truncate(len);
+            self.vectors.truncate(len);
+        }
+    }
+
     /// Sets the vectors of a turn that was added without; see [`Recall::to_embed`]. Nothing happens if it was forgotten.
     pub fn set_vectors(&mut self, turn: u64, alone: &Vector, after_previous: &Vector) {
         let place = turn

@@ -248,6 +248,11 @@ fn the_oldest_turns_are_forgotten_beyond_the_bound_and_numbers_stay() {
     assert_eq!(best(&recall, &format!("w{newer}")), Some(newer));
 }
 
+fn vector_of(text: &str) -> Vector {
+    let values = text.bytes().zip(1_u8..).map(|(byte, at)| f32::from(byte ^ at));
+    Vector::unit(&"m".into(), values.chain([1.0; 40]).take(12).collect()).unwrap()
+}
+
 proptest! {
     #[test]
     fn a_selection_keeps_its_budget_and_the_order_and_is_the_same_every_time(
@@ -275,10 +280,7 @@ proptest! {
         oldest in 0_usize..30,
     ) {
         let oldest = oldest.min(turns.len());
-        let vector = |text: &str| {
-            let values = text.bytes().zip(1_u8..).map(|(byte, at)| f32::from(byte ^ at)).chain([1.0; 40]).take(12);
-            Vector::unit(&"m".into(), values.collect()).unwrap()
-        };
+        let vector = vector_of;
         let build = |turns: &[String]| {
             let mut recall = Recall::new();
             for text in turns {
@@ -298,5 +300,14 @@ proptest! {
         };
         let expected: Vec<_> = of(&fresh).into_iter().map(|(turn, tokens, score)| (turn + oldest as u64, tokens, score)).collect();
         prop_assert_eq!(of(&forgetful), expected);
+        // The same without the newest, and with others in their place.
+        let mut cut = build(&turns);
+        cut.truncate(oldest);
+        prop_assert_eq!(of(&cut), of(&build(&turns[..oldest])));
+        for text in &turns[oldest..] {
+            let vector = self::vector_of(text);
+            cut.push(Turn { speaker: None, text, tokens: 5, alone: Some(&vector), after_previous: Some(&vector) });
+        }
+        prop_assert_eq!(of(&cut), of(&build(&turns)));
     }
 }

@@ -149,6 +149,22 @@ impl TurnVectors {
         }
     }
 
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.alone.truncate(len);
+        self.after_previous.truncate(len);
+        self.onward.truncate(len);
+        self.sums.truncate(len);
+        // The last two have lost a turn after them.
+        for (step, turn) in [(0, len.checked_sub(1)), (1, len.checked_sub(2))] {
+            if let Some(turn) = turn {
+                self.onward[turn][step..].fill(0.0);
+            }
+        }
+        if let Some(last) = len.checked_sub(1) {
+            self.sums[last] = self.sum_length(last);
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let packed = |packed: &Packed| packed.values.capacity() + packed.scales.capacity() * 4;
         packed(&self.alone) + packed(&self.after_previous) + (self.onward.capacity() + self.sums.capacity()) * 8
@@ -197,6 +213,11 @@ impl Packed {
     fn forget(&mut self, oldest: usize) {
         self.values.drain(..oldest * self.dimensions);
         self.scales.drain(..oldest);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.values.truncate(len * self.dimensions);
+        self.scales.truncate(len);
     }
 }
 

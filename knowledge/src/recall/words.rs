@@ -136,6 +136,22 @@ impl Words {
         });
         self.count = self.postings.values().map(Vec::len).sum();
         let lengths = self.lengths.split_off(oldest);
+        self.set_lengths(lengths);
+    }
+
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.postings.retain(|_, postings| {
+            let left = postings.partition_point(|posting| (posting.turn as usize) < len);
+            postings.truncate(left);
+            !postings.is_empty()
+        });
+        self.count = self.postings.values().map(Vec::len).sum();
+        let mut lengths = std::mem::take(&mut self.lengths);
+        lengths.truncate(len);
+        self.set_lengths(lengths);
+    }
+
+    fn set_lengths(&mut self, lengths: Vec<u32>) {
         (self.total, self.window_total) = (0, 0);
         self.lengths.clear();
         self.window_lengths.clear();

@@ -427,7 +427,10 @@ impl Recollection for Recollector {
         let cost = conversation.lock().len() * SEARCH_COST_PER_MESSAGE;
         let search = move || {
             let conversation = shared.lock();
-            let (before, budget) = (asked.before, asked.budget_tokens);
+            let (mut before, budget) = (asked.before, asked.budget_tokens);
+            if conversation.upto_seq() < upto {
+                before = before.min(conversation.before_newest_turn());
+            }
             let found = conversation.select(&asked.question, vector.as_ref(), before, budget, asked.limit);
             let is_ready = conversation.unembedded(upto, usize::MAX, 1).is_empty();
             (found, conversation.upto_seq() >= upto, is_ready)

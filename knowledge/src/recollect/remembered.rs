@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use copilotd_actors::domain::context::recalled::{SaidMessage, Speaker, Transcript, line};
 use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::ids::Seq;
+use copilotd_actors::domain::ids::{Seq, TurnId};
 use copilotd_actors::ports::{RecallReason, RecalledMessage, Vector};
 use jiff::Timestamp;
 
@@ -52,6 +52,7 @@ pub(super) struct Remembered {
 struct Said {
     seq: Seq,
     said_seq: Seq,
+    turn: TurnId,
     at: Timestamp,
     speaker: Speaker,
     /// Its text, or the beginning of a long one.
@@ -110,6 +111,7 @@ impl Remembered {
                         ..Self::default()
                     };
                 }
+                Event::TurnReplaced { .. } => record.turn.into_iter().for_each(|turn| self.withdraw(turn)),
                 Event::TurnQueued { .. } => self.queued_from = self.queued_from.or(Some(seq)),
                 _ => {}
             }
@@ -146,6 +148,7 @@ impl Remembered {
         self.said.push_back(Said {
             seq: said.seq,
             said_seq: said.said_seq,
+            turn: said.turn,
             at: said.at,
             speaker: said.speaker,
             text,
@@ -167,6 +170,25 @@ impl Remembered {
             self.texts_from += 1;
         }
         self.advance_vectors();
+    }
+
+    /// Removes the messages of a replaced turn. They are the newest: only the last turn is replaced.
+    fn withdraw(&mut self, turn: TurnId) {
+        while let Some(withdrawn) = self.said.pop_back_if(|said| said.turn == turn) {
+            self.text_bytes -= withdrawn.text.len();
+        }
+        self.recall.truncate(self.said.len());
+        let end = self.first + self.said.len() as u64;
+        self.texts_from = self.texts_from.min(end);
+        self.vectors_upto = self.vectors_upto.min(end);
+    }
+
+    /// Returns the last record before the messages of the newest turn: it may turn out to be replaced by a record that is
+    /// not read yet.
+    pub(super) fn before_newest_turn(&self) -> Seq {
+        let newest = self.said.back().map(|said| said.turn);
+        let first = self.said.iter().rev().take_while(|said| Some(said.turn) == newest).last();
+        first.map_or(Seq::MAX, |said| said.said_seq - 1)
     }
 
     /// Moves on to the first message without vectors, so that it need not be looked for by each search.

@@ -14,6 +14,7 @@ use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::ports::{self, SchemaChecker, TurnRecords};
 use copilotd_gateway::request::call::Purpose;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,6 +42,7 @@ pub struct Submit {
     #[serde(default)]
     metadata: Metadata,
     response_schema: Option<Value>,
+    replaces: Option<TurnId>,
 }
 request_body!(Submit, "submit_turn.json");
 
@@ -60,6 +62,7 @@ problems!(
     FOUND,
     BODY,
     &[
+        Code::Conflict,
         Code::TurnRunning,
         Code::IdempotencyKeyReused,
         Code::QueueFull,
@@ -114,6 +117,7 @@ pub async fn submit(
         api_key: payer.api_key,
         roles: caller.roles.to_vec(),
         nonce: Some(state.shared.ports.ids.nonce()),
+        replaces: body.replaces,
         stop: StoppedWork::default(),
     };
     let conversations = state.conversations();
@@ -332,4 +336,47 @@ pub async fn feedback(
         .execute(Asker::owner(&caller), found.conversation, command)
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The caller's feedback on a turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct GivenFeedback {
+    rating: i8,
+    comment: Option<String>,
+    at: Timestamp,
+}
+
+/// Get the caller's feedback on an answer
+///
+/// The latest feedback; 404 `not_found` if the caller gave none.
+#[utoipa::path(
+    get,
+    path = "/v1/turns/{id}/feedback",
+    operation_id = "get_feedback",
+    tag = "turns",
+    responses(
+        (status = 200, description = "The latest feedback", body = ref("#/components/schemas/Feedback")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
+pub async fn given_feedback(
+    State(conversations): State<ConversationAccess>,
+    Chat(caller): Chat,
+    Ids((turn,)): Ids<(TurnId,)>,
+    // The whole turn is read.
+    room: PageMemory,
+) -> Result<axum::Json<GivenFeedback>, Problem> {
+    let found = conversations.find_turn(Asker::owner(&caller), turn, &room).await?;
+    let by_caller = |record: Record| match record.event {
+        Event::FeedbackGiven { rating, comment, by } if by == caller.user.as_str() => Some(GivenFeedback {
+            rating,
+            comment,
+            at: record.at,
+        }),
+        _ => None,
+    };
+    let given = found.records.into_iter().rev().find_map(by_caller);
+    let none = || Problem::new(Code::NotFound).detail("the caller gave no feedback on this turn");
+    given.map(axum::Json).ok_or_else(none)
 }

@@ -118,6 +118,7 @@ impl Conversation {
             roles: Vec::new(),
             nonce: Some(NONCE.to_owned()),
             next: false,
+            replaces: None,
         };
         let started = Event::TurnStarted {
             attempt: 1,

@@ -106,6 +106,7 @@ impl BadDay {
             api_key: None,
             roles: Vec::new(),
             nonce: None,
+            replaces: None,
             stop: StoppedWork::default(),
         };
         for command in [create, submit] {

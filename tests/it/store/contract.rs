@@ -197,6 +197,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         roles: Vec::new(),
         nonce: Some("0123456789abcdef".to_owned()),
         next: false,
+        replaces: None,
     };
     talk.write(log, vec![(Some(turn), event)]).await;
     let read = log.read(&talk.scope, talk.id, 1, 1).await.unwrap();

@@ -175,6 +175,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         roles: Vec::new(),
         nonce: None,
         next: false,
+        replaces: None,
     };
     (Some(turn), event)
 }

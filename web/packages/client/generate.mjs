@@ -21,6 +21,7 @@ const BODIES = {
   conversation_page: "ConversationPage",
   create_conversation: "CreateConversation",
   decide_approval: "DecideApproval",
+  feedback: "Feedback",
   give_feedback: "GiveFeedback",
   message: "Message",
   message_page: "MessagePage",

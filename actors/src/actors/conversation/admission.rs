@@ -4,6 +4,12 @@
 //! They read the store within the handler that appends, so nothing comes between the answer and the append: concurrent
 //! copies of one request become one turn.
 
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::timeout;
+
 use super::{Conversation, Principal, Refusal, State};
 use crate::domain::conversation::KEY_LIFETIME;
 use crate::domain::conversation::command::Command;
@@ -11,7 +17,7 @@ use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::screen::ScreenedCommand;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
-use crate::ports::LogError;
+use crate::ports::{FactsError, LogError, WithdrawnTurn};
 
 /// Uses of one key after its expiry that are told apart; beyond that the client must choose another key.
 const MAX_ROUNDS: u32 = 64;
@@ -85,6 +91,33 @@ impl Conversation {
         let owner = book.map_or(&principal.user, |book| &book.header.user);
         let stored = self.shared.ports.log.stored(&state.scope, owner).await;
         Ok(quotas.check(&stored.map_err(unavailable)?, is_new)?)
+    }
+}
+
+/// How long a submission waits until the facts of the turn that it replaces are withdrawn.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Conversation {
+    /// Withdraws what was learned from a turn, before the record that replaces it is stored: afterwards no fact rests on it,
+    /// whatever dies meanwhile. If that record is not stored in the end, some facts are lost and nothing else.
+    pub(super) async fn withdraw_facts(&self, state: &State, turn: TurnId) -> Result<(), Refusal> {
+        let (Some(facts), Some(book)) = (&self.shared.ports.facts, &state.core.book) else {
+            return Ok(());
+        };
+        let withdrawn = WithdrawnTurn {
+            user: book.header.user.clone(),
+            conversation: state.core.id,
+            turn,
+        };
+        let withdraw = AssertUnwindSafe(facts.withdraw(&state.scope, &withdrawn)).catch_unwind();
+        let error = match timeout(WITHDRAW_TIMEOUT, withdraw).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(_)) => FactsError::Unavailable("the call panicked".to_owned()),
+            Err(_) => FactsError::TimedOut(WITHDRAW_TIMEOUT),
+        };
+        tracing::warn!(tenant = %state.scope.tenant(), conversation = %state.core.id, %turn, %error, "facts learned from a turn could not be withdrawn; refusing the request that replaces it, nothing was stored");
+        Err(Refusal::NotStored)
     }
 }
 

@@ -204,6 +204,13 @@ impl State {
             .map_or(&[], |(_, lost)| lost)
     }
 
+    /// Stops a running compression. Its result, if it is on its way, is ignored.
+    pub(super) fn abandon_compression(&mut self) {
+        if self.compression.take().is_some() {
+            self.compressions += 1;
+        }
+    }
+
     /// Returns the command that resumes interrupted work.
     pub(super) fn recovery(&self) -> Command {
         Command::Recover {

@@ -347,7 +347,7 @@ fn window<'a, R: Default + PartialEq>(blocks: impl Iterator<Item = &'a Block>, r
         // A turn may have been queued before one that was started earlier.
         let first = item
             .from_seq
-            .map_or(block.queued_seq, |first| first.min(block.queued_seq));
+            .map_or(block.from_seq, |first| first.min(block.from_seq));
         item.from_seq = Some(first);
         item.upto_seq = block.end_seq;
         item.count += block.entries.len() as u64;

@@ -104,7 +104,7 @@ fn line(content: &EntryContent) -> Option<String> {
     let who = match content {
         EntryContent::User { .. } => "User",
         EntryContent::Assistant { .. } | EntryContent::Note { .. } => "Assistant",
-        EntryContent::Tool { .. } => "Tool",
+        EntryContent::Tool { .. } | EntryContent::Done { .. } => "Tool",
         EntryContent::Correction { .. } => return None,
     };
     text_of(content).map(|text| format!("{who}: {text}"))

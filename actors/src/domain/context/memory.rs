@@ -10,11 +10,17 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
+use super::project::READ_AS_DATA;
 use super::tokens;
 use crate::domain::content::{Finish, Input, ToolCall, ToolStatus};
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{CallId, Seq, TurnId};
 use crate::domain::weight;
+
+/// Calls of replaced turns of which a prompt says more than that they were made.
+const MAX_DONE: usize = 64;
+/// Bytes of the arguments, and of the result, that it says of each: enough not to repeat the call.
+const MAX_DONE_BYTES: usize = 1024;
 
 /// The window and the summary of what came before it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,6 +41,38 @@ struct QueuedPrompt {
     seq: Seq,
     input: Arc<Input>,
     nonce: Option<Arc<str>>,
+    /// What the turn that it replaces had done.
+    carried: Option<Carried>,
+}
+
+/// What a replaced turn had done, and the turns that it had replaced itself.
+#[derive(Debug, Clone, PartialEq)]
+struct Carried {
+    /// The first record that says so.
+    from_seq: Seq,
+    done: DoneCalls,
+}
+
+/// Tool calls of replaced turns that took effect, or may have.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DoneCalls {
+    /// The newest, at most [`MAX_DONE`], oldest first.
+    pub calls: Vec<DoneCall>,
+    /// Number of older ones.
+    pub older: u64,
+}
+
+/// A tool call of a replaced turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoneCall {
+    /// The name of the tool.
+    pub name: String,
+    /// Succeeded or unknown.
+    pub status: ToolStatus,
+    /// The arguments as JSON; the beginning of long ones.
+    pub arguments: String,
+    /// The result as JSON, or the error; the beginning of a long one.
+    pub outcome: String,
 }
 
 /// A summary of the older part.
@@ -53,6 +91,8 @@ pub struct Block {
     pub turn: TurnId,
     /// Sequence number of the record with the prompt.
     pub queued_seq: Seq,
+    /// The first record that its entries are made from: that of a replaced turn of which it says what was done.
+    pub from_seq: Seq,
     /// Sequence number of the record that ended the turn; none while it runs.
     pub end_seq: Option<Seq>,
     /// The messages of the turn.
@@ -100,6 +140,11 @@ pub enum EntryContent {
         /// The random part of the delimiters around the result.
         nonce: Option<Arc<str>>,
     },
+    /// What replaced turns had done. It stands before the prompt, and an answer to it between the two.
+    Done {
+        calls: DoneCalls,
+        nonce: Option<Arc<str>>,
+    },
     /// The validator's error about the answer before it.
     Correction {
         error: String,
@@ -143,6 +188,7 @@ impl Entry {
             EntryContent::Assistant { calls, .. } if calls.is_empty() => self.bytes(),
             EntryContent::Correction { .. } | EntryContent::Note { .. } => self.bytes() + FRAME,
             EntryContent::Assistant { .. } | EntryContent::Tool { .. } => self.bytes() * ESCAPED + FRAME,
+            EntryContent::Done { calls, .. } => self.bytes() * ESCAPED + (calls.calls.len() + 1) * FRAME,
         }
     }
 
@@ -169,6 +215,7 @@ impl Entry {
             EntryContent::Tool {
                 result, error, edited, ..
             } => json(result) + error.as_ref().map_or(0, String::len) + json(edited),
+            EntryContent::Done { calls, .. } => calls.calls.iter().map(DoneCall::bytes).sum(),
             EntryContent::Correction { error } => error.len(),
             EntryContent::Note { text } => text.len(),
         }
@@ -179,6 +226,74 @@ impl Block {
     /// Returns the tokens of the whole block.
     pub fn tokens(&self) -> u64 {
         self.entries.iter().map(|entry| entry.tokens()).sum()
+    }
+
+    /// Returns what the turn has done so far, after what it says of the turns that it replaced; none if nothing.
+    fn done(&self) -> Option<DoneCalls> {
+        let mut done = DoneCalls::default();
+        for entry in &self.entries {
+            match &entry.content {
+                EntryContent::Done { calls, .. } => done = calls.clone(),
+                EntryContent::Tool {
+                    call,
+                    name,
+                    status: status @ (ToolStatus::Succeeded | ToolStatus::Unknown),
+                    result,
+                    error,
+                    edited,
+                    ..
+                } => {
+                    let arguments = edited.as_ref().or_else(|| Some(&self.call(*call)?.arguments));
+                    done.calls.push(DoneCall {
+                        name: name.clone(),
+                        status: *status,
+                        arguments: arguments.map(|value| beginning(value.to_string())).unwrap_or_default(),
+                        outcome: match (result, error) {
+                            (Some(result), _) => beginning(result.to_string()),
+                            (None, Some(error)) => beginning(error.clone()),
+                            (None, None) => String::new(),
+                        },
+                    });
+                }
+                _ => {}
+            }
+        }
+        let excess = done.calls.len().saturating_sub(MAX_DONE);
+        done.calls.drain(..excess);
+        done.older += excess as u64;
+        (!done.calls.is_empty()).then_some(done)
+    }
+
+    fn call(&self, id: CallId) -> Option<&ToolCall> {
+        self.entries.iter().rev().find_map(|entry| match &entry.content {
+            EntryContent::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
+            _ => None,
+        })
+    }
+}
+
+impl DoneCall {
+    fn bytes(&self) -> usize {
+        self.name.len() + self.arguments.len() + self.outcome.len()
+    }
+}
+
+fn beginning(mut text: String) -> String {
+    if text.len() > MAX_DONE_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_DONE_BYTES));
+        text.push('\u{2026}');
+    }
+    text
+}
+
+impl Carried {
+    /// Returns the entries that say what was done.
+    fn entries(self, nonce: Option<&Arc<str>>) -> [Arc<Entry>; 2] {
+        let content = EntryContent::Done {
+            calls: self.done,
+            nonce: nonce.cloned(),
+        };
+        [Entry::new(content), Entry::new(EntryContent::Note { text: READ_AS_DATA })]
     }
 }
 
@@ -217,29 +332,38 @@ impl Memory {
     pub fn apply_window(&mut self, record: &Record) {
         let Some(turn) = record.turn else { return };
         match &record.event {
-            Event::TurnQueued { input, nonce, .. } => {
+            Event::TurnQueued {
+                input, nonce, replaces, ..
+            } => {
                 let queued = QueuedPrompt {
                     seq: record.seq,
                     input: Arc::new(input.clone()),
                     nonce: nonce.as_deref().map(Arc::from),
+                    carried: replaces.and_then(|replaced| self.remove(replaced)),
                 };
                 self.queued.insert(turn, queued);
             }
             Event::TurnStarted { attempt: 1, .. } => {
-                let Some(QueuedPrompt { seq, input, nonce }) = self.queued.remove(&turn) else {
+                let Some(queued) = self.queued.remove(&turn) else {
                     return;
                 };
-                if self
-                    .summary
-                    .as_ref()
-                    .is_some_and(|summary| record.seq <= summary.upto_seq)
-                {
+                if self.is_covered(record.seq) {
                     return;
                 }
-                let entries = vec![Entry::new(EntryContent::User { input })];
+                let QueuedPrompt {
+                    seq,
+                    input,
+                    nonce,
+                    carried,
+                } = queued;
+                let from_seq = carried.as_ref().map_or(seq, |carried| carried.from_seq);
+                let done = carried.into_iter().flat_map(|carried| carried.entries(nonce.as_ref()));
+                let mut entries: Vec<Arc<Entry>> = done.collect();
+                entries.push(Entry::new(EntryContent::User { input }));
                 self.blocks.push_back(Block {
                     turn,
                     queued_seq: seq,
+                    from_seq,
                     end_seq: None,
                     entries,
                     nonce,
@@ -325,8 +449,9 @@ impl Memory {
 
     /// Returns the first record that the window needs; `None` if it needs none.
     pub fn window_from(&self) -> Option<Seq> {
-        let queued = self.queued.values().map(|queued| queued.seq);
-        self.blocks.iter().map(|block| block.queued_seq).chain(queued).min()
+        let first = |queued: &QueuedPrompt| queued.carried.as_ref().map_or(queued.seq, |carried| carried.from_seq);
+        let queued = self.queued.values().map(first);
+        self.blocks.iter().map(|block| block.from_seq).chain(queued).min()
     }
 
     /// Returns the tokens of summary and window together.
@@ -378,15 +503,44 @@ impl Memory {
 
     /// Finds a call of the running turn.
     fn call(&self, turn: TurnId, id: CallId) -> Option<&ToolCall> {
-        let block = self.blocks.back().filter(|block| block.turn == turn)?;
-        block.entries.iter().rev().find_map(|entry| match &entry.content {
-            EntryContent::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
-            _ => None,
+        self.blocks.back().filter(|block| block.turn == turn)?.call(id)
+    }
+
+    /// Returns whether the summary replaces a record.
+    fn is_covered(&self, seq: Seq) -> bool {
+        self.summary.as_ref().is_some_and(|summary| seq <= summary.upto_seq)
+    }
+
+    /// Removes a replaced turn, which is the last one, and returns what it had done.
+    fn remove(&mut self, replaced: TurnId) -> Option<Carried> {
+        let block = self.blocks.pop_back_if(|block| block.turn == replaced)?;
+        Some(Carried {
+            from_seq: block.from_seq,
+            done: block.done()?,
         })
     }
 
     fn end(&mut self, turn: TurnId, seq: Seq, note: &'static str) {
-        self.queued.remove(&turn);
+        if let Some(QueuedPrompt {
+            seq: queued_seq,
+            nonce,
+            carried: Some(carried),
+            ..
+        }) = self.queued.remove(&turn)
+            && !self.is_covered(seq)
+        {
+            // It never started; what the turn before it had done is done all the same.
+            self.blocks.push_back(Block {
+                turn,
+                queued_seq,
+                from_seq: carried.from_seq,
+                end_seq: Some(seq),
+                entries: carried.entries(nonce.as_ref()).into(),
+                nonce,
+                edited: Vec::new(),
+            });
+            return;
+        }
         let Some(block) = self.block(turn) else { return };
         block.end_seq = Some(seq);
         let answered = block

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde_json::{Map, Value};
 
-use super::memory::{Block, EntryContent};
+use super::memory::{Block, DoneCalls, EntryContent};
 use super::prompt::{PromptCall, PromptMessage};
 use crate::domain::content::ToolStatus;
 use crate::domain::guardrail as guard;
@@ -97,7 +97,9 @@ pub fn fact_text(nonce: Option<&str>, said_at: Timestamp, fact: &str) -> String 
 fn message(content: &EntryContent) -> PromptMessage {
     let text = text_of(content).map_or_else(String::new, Cow::into_owned);
     match content {
-        EntryContent::User { .. } | EntryContent::Correction { .. } => PromptMessage::User { text },
+        EntryContent::User { .. } | EntryContent::Correction { .. } | EntryContent::Done { .. } => {
+            PromptMessage::User { text }
+        }
         EntryContent::Tool { call, .. } => PromptMessage::Tool {
             call: *call,
             content: text,
@@ -165,6 +167,7 @@ pub fn text_of(content: &EntryContent) -> Option<Cow<'_, str>> {
             "Your answer does not satisfy the required JSON Schema: {error}\nAnswer again with JSON only."
         )),
         EntryContent::Note { text } => Cow::Borrowed(text),
+        EntryContent::Done { calls, nonce } => Cow::Owned(done_text(calls, nonce.as_deref())),
         EntryContent::Tool {
             name,
             status,
@@ -187,6 +190,33 @@ pub fn text_of(content: &EntryContent) -> Option<Cow<'_, str>> {
     })
 }
 
+/// Says what replaced turns had done, each call delimited as a tool's result.
+fn done_text(done: &DoneCalls, nonce: Option<&str>) -> String {
+    let mut text = "Done before this edit. The user replaced an earlier version of the next message; these tool calls had \
+been made for it. Their effects stand: do not repeat them."
+        .to_owned();
+    if done.older > 0 {
+        text.push_str(&format!(" {} older calls are not listed.", done.older));
+    }
+    for call in &done.calls {
+        let about = format!(" tool=\"{}\" status=\"{}\"", tool_name(&call.name), status_name(call.status));
+        let body = format!("arguments: {}\noutcome: {}", call.arguments, call.outcome);
+        text.push('\n');
+        text.push_str(&guard::delimit("tool_result", nonce, &about, &body));
+    }
+    text
+}
+
+fn status_name(status: ToolStatus) -> &'static str {
+    match status {
+        ToolStatus::Succeeded => "succeeded",
+        ToolStatus::Failed => "failed",
+        ToolStatus::Rejected => "rejected",
+        ToolStatus::Cancelled => "cancelled",
+        ToolStatus::Unknown => "unknown",
+    }
+}
+
 /// Delimits a tool's text as data.
 fn tool_text(
     name: &str,
@@ -195,13 +225,7 @@ fn tool_text(
     error: Option<&str>,
     nonce: Option<&str>,
 ) -> String {
-    let status = match status {
-        ToolStatus::Succeeded => "succeeded",
-        ToolStatus::Failed => "failed",
-        ToolStatus::Rejected => "rejected",
-        ToolStatus::Cancelled => "cancelled",
-        ToolStatus::Unknown => "unknown",
-    };
+    let status = status_name(status);
     let body = match (result, error) {
         (Some(result), _) => result.to_string(),
         (None, Some(error)) => error.to_owned(),

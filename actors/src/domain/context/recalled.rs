@@ -42,6 +42,8 @@ pub struct SaidMessage {
     /// The record with which it became part of the conversation: for a prompt the start of its turn, which may come long
     /// after the prompt was queued. Grows from message to message.
     pub said_seq: Seq,
+    /// The turn that it belongs to. Once that is replaced (`turn.replaced`), its messages are none any more.
+    pub turn: TurnId,
     /// When it was written.
     pub at: Timestamp,
     /// Who said it.
@@ -85,6 +87,7 @@ impl Transcript {
         let said = SaidMessage {
             seq,
             said_seq: record.seq,
+            turn,
             at,
             speaker,
             text,

@@ -88,6 +88,8 @@ pub enum Command {
         roles: Vec<String>,
         /// Random and secret; see [`Event::TurnQueued`](crate::domain::event::Event::TurnQueued).
         nonce: Option<String>,
+        /// The ended turn that this one replaces.
+        replaces: Option<TurnId>,
         /// Progress of the open turn, sealed before an interrupt.
         stop: StoppedWork,
     },

@@ -18,7 +18,7 @@ use crate::domain::weight as json;
 
 /// The version of the encoding. A snapshot of another version is ignored: increase it with every change of a type
 /// below.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 #[derive(Deserialize)]
 struct SnapshotVersion {

@@ -143,6 +143,7 @@ fn submit(text: &str, metadata: Value, schema: Option<Value>) -> Command {
         api_key: None,
         roles: Vec::new(),
         nonce: None,
+        replaces: None,
         stop: StoppedWork::default(),
     }
 }

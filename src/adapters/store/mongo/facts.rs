@@ -121,6 +121,42 @@ impl FactStore for MongoLog {
         Ok(is_done)
     }
 
+    async fn withdraw(&self, scope: &TenantScope, lesson: &Lesson) -> Result<(), LogError> {
+        self.lease.check()?;
+        let _pass = self.tenant_fence.enter(scope.tenant())?;
+        let key = Key::new(scope, lesson.conversation);
+        let id = lesson_id(scope, lesson.turn);
+        let lessons = &self.collections.fact_lessons;
+        // First, so that nothing is learned any more: a lesson that is being closed commits before this, or not at all.
+        if self.is_readable(&key).await? {
+            let close = doc! {
+                "$set": { "closed": true },
+                "$setOnInsert": {
+                    "tenant": scope.tenant().as_str(),
+                    "turn": lesson.turn.to_string(),
+                    "conversation": lesson.conversation.to_string(),
+                    "user": lesson.user.as_str(),
+                    "said_at": date(lesson.said_at),
+                    "attempts": 0_i64,
+                },
+            };
+            let closed = lessons.update_one(doc! { "_id": &id }, close).upsert(true);
+            self.collections.call(closed).await?;
+            if !self.is_readable(&key).await? {
+                self.collections.call(lessons.delete_one(doc! { "_id": &id })).await?;
+            }
+        }
+        let which = doc! {
+            "tenant": scope.tenant().as_str(),
+            "conversation": lesson.conversation.to_string(),
+            "turn": lesson.turn.to_string(),
+        };
+        self.collections
+            .call(self.collections.facts.delete_many(which))
+            .await?;
+        Ok(())
+    }
+
     async fn change(&self, scope: &TenantScope, user: &UserId, change: &Change) -> Result<(), LogError> {
         self.lease.check()?;
         let _pass = self.tenant_fence.enter(scope.tenant())?;

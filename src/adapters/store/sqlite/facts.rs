@@ -151,6 +151,37 @@ impl FactStore for SqliteLog {
         Ok(self.database.writer.write(work).await?)
     }
 
+    async fn withdraw(&self, scope: &TenantScope, lesson: &Lesson) -> Result<(), LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, lesson) = (scope.tenant().clone(), lesson.clone());
+        let work = move |connection: &Connection| {
+            connection
+                .prepare_cached("DELETE FROM facts WHERE tenant = ?1 AND conversation = ?2 AND turn = ?3")?
+                .execute(params![
+                    tenant.as_str(),
+                    rows::key(lesson.conversation),
+                    lesson.turn.uuid()
+                ])?;
+            if !is_readable(connection, &tenant, lesson.conversation)? {
+                return Ok(());
+            }
+            connection
+                .prepare_cached(
+                    "INSERT INTO fact_lessons (tenant, turn, conversation, user, said_at, attempts, is_closed)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 0, 1) ON CONFLICT (tenant, turn) DO UPDATE SET is_closed = 1",
+                )?
+                .execute(params![
+                    tenant.as_str(),
+                    lesson.turn.uuid(),
+                    rows::key(lesson.conversation),
+                    lesson.user.as_str(),
+                    lesson.said_at.as_millisecond(),
+                ])?;
+            Ok(())
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
     async fn change(&self, scope: &TenantScope, user: &UserId, change: &Change) -> Result<(), LogError> {
         let _pass = self.fence.enter(scope.tenant())?;
         // A deletion has to work on a full disk.

@@ -8,6 +8,7 @@ import type {
   ConversationPage,
   CreateConversation,
   DecideApproval,
+  Feedback,
   GiveFeedback,
   MessagePage,
   StreamTicket,
@@ -44,6 +45,8 @@ export interface SendOptions extends CreateOptions {
   metadata?: NonNullable<SubmitTurn["metadata"]>;
   /** JSON Schema that the answer must satisfy. */
   responseSchema?: NonNullable<SubmitTurn["response_schema"]>;
+  /** The conversation's last turn, which has ended: this one takes its place. */
+  replaces?: NonNullable<SubmitTurn["replaces"]>;
 }
 
 export interface DecisionOptions extends CallOptions {
@@ -243,6 +246,15 @@ export class TurnHandle {
     return this.#transport.json("POST", `${this.#path}/cancel`, { signal });
   }
 
+  /**
+   * Submits a turn in place of this one, which must be the conversation's last and have ended: an edited prompt, or the
+   * same again for another answer.
+   */
+  async replace(input: SubmitTurn["input"], options: Omit<SendOptions, "replaces"> = {}): Promise<TurnHandle> {
+    const { conversation_id } = this.accepted ?? (await this.get({ signal: options.signal }));
+    return new ConversationHandle(this.#transport, conversation_id).send(input, { ...options, replaces: this.id });
+  }
+
   /** Lets a tool call run, with other arguments if some are given. */
   approve(
     callId: string,
@@ -263,14 +275,24 @@ export class TurnHandle {
   async feedback(rating: GiveFeedback["rating"], { comment, signal }: CallOptions & { comment?: string } = {}): Promise<void> {
     await this.#transport.json("POST", `${this.#path}/feedback`, { body: { rating, comment }, signal });
   }
+
+  /** The feedback that this user gave last; null if there is none. */
+  async givenFeedback({ signal }: CallOptions = {}): Promise<Feedback | null> {
+    try {
+      return await this.#transport.json("GET", `${this.#path}/feedback`, { signal });
+    } catch (error) {
+      if (error instanceof NotFoundError) return null;
+      throw error;
+    }
+  }
 }
 
 const isErased = (event: CopilotdEvent): boolean => event.type === "conversation.erased";
 
 /** The body of a turn, for `send` and for the outbox. */
 export function submission(input: SubmitTurn["input"], options: SendOptions = {}): SubmitTurn {
-  const { whenBusy, metadata, responseSchema } = options;
-  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema };
+  const { whenBusy, metadata, responseSchema, replaces } = options;
+  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema, replaces };
 }
 
 function query(parameters: Record<string, string | number | null | undefined>): string {

@@ -62,6 +62,8 @@ export interface TurnState {
   readonly feedback: MessagePage["turns"][number]["feedback"];
   readonly firstTokenMs: number | null;
   readonly finishedAt: string | null;
+  /** The turn that took its place: prompts no longer hold this one. Null if none did. */
+  readonly replacedBy: string | null;
 }
 
 /** A conversation, or its newest part. */
@@ -158,6 +160,7 @@ function fromMessages(messages: readonly Message[], view: MessagePage["turns"][n
     feedback,
     firstTokenMs: view.first_token_ms,
     finishedAt: view.finished_at,
+    replacedBy: view.replaced_by ?? null,
   };
 }
 
@@ -181,13 +184,22 @@ export function apply(state: ConversationState, event: CopilotdEvent): Conversat
   const turn = state.turns[at];
   if (!turn) {
     if (event.type !== "turn.queued") return next;
-    return { ...next, turns: [...state.turns, queued(event)] };
+    return { ...next, turns: [...replaced(state.turns, event), queued(event)] };
   }
   const changed = applyToTurn(turn, event);
   if (changed === turn) return next;
   const turns = state.turns.slice();
   turns[at] = changed;
   return { ...next, turns };
+}
+
+/** Marks the turn that the event's turn replaces. */
+function replaced(
+  turns: readonly TurnState[],
+  { turn_id, replaces }: Extract<CopilotdEvent, { type: "turn.queued" }>,
+): readonly TurnState[] {
+  const mark = (turn: TurnState) => (turn.id === replaces ? { ...turn, replacedBy: turn_id } : turn);
+  return replaces ? turns.map(mark) : turns;
 }
 
 function queued({ turn_id, seq, input, metadata }: Extract<CopilotdEvent, { type: "turn.queued" }>): TurnState {
@@ -204,6 +216,7 @@ const blank = {
   feedback: null,
   firstTokenMs: null,
   finishedAt: null,
+  replacedBy: null,
 } as const;
 
 /** Folds an event into its turn. Returns the same object if it says nothing new. */

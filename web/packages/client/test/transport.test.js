@@ -97,6 +97,26 @@ test("every attempt of a submission bears the same key and body", async () => {
   assert.equal(server.requests[0].url, "http://fake/v1/conversations/c%2F1/turns");
 });
 
+test("a turn is replaced in its own conversation", async () => {
+  const turn = { id: "turn_2", conversation_id: "conv_1" };
+  const server = serverOf(Response.json(turn));
+  const second = await clientOf(server).turn("turn_1").replace("Again", { metadata: { a: 1 } });
+  await second.replace("Once more");
+  assert.deepEqual(
+    server.requests.map(({ method, url, body }) => `${method} ${url.replace("http://fake/v1/", "")} ${body ?? ""}`.trim()),
+    [
+      "GET turns/turn_1",
+      'POST conversations/conv_1/turns {"input":"Again","metadata":{"a":1},"replaces":"turn_1"}',
+      'POST conversations/conv_1/turns {"input":"Once more","replaces":"turn_2"}',
+    ],
+  );
+});
+
+test("a turn without feedback has none", async () => {
+  assert.equal(await clientOf(serverOf(problem(404, "not_found"))).turn("t").givenFeedback(), null);
+  await assert.rejects(clientOf(serverOf(problem(403, "forbidden"))).turn("t").givenFeedback());
+});
+
 test("two submissions have different keys, unless one is given", async () => {
   const server = serverOf(Response.json({ id: "turn_1" }));
   const conversation = clientOf(server).conversation("c");
@@ -119,6 +139,7 @@ test("calls say what they should", async () => {
   await api.turn("t").approve("k", { arguments: { a: 1 } });
   await api.turn("t").reject("k", { reason: "no" });
   await api.turn("t").feedback(-1, { comment: "bad" });
+  await api.turn("t").givenFeedback();
   await api.conversation("c").ticket();
   assert.deepEqual(
     server.requests.map(({ method, url, body }) => `${method} ${url.replace("http://fake/v1/", "")} ${body ?? ""}`.trim()),
@@ -131,6 +152,7 @@ test("calls say what they should", async () => {
       'POST turns/t/approvals/k {"decision":"approve","arguments":{"a":1}}',
       'POST turns/t/approvals/k {"decision":"reject","reason":"no"}',
       'POST turns/t/feedback {"rating":-1,"comment":"bad"}',
+      "GET turns/t/feedback",
       'POST stream-tickets {"conversation_id":"c"}',
     ],
   );

@@ -6,6 +6,7 @@ mod draft;
 mod lifecycle;
 mod model;
 mod recover;
+mod replace;
 pub(crate) mod stop;
 mod submit;
 mod tools;
@@ -48,6 +49,12 @@ pub enum Rejection {
     QueueFull {
         /// Number of queued turns.
         waiting: usize,
+    },
+    /// The turn cannot be replaced.
+    #[error("the turn cannot be replaced: {why}")]
+    NotReplaceable {
+        /// Why not.
+        why: &'static str,
     },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was already used with a different request body")]
@@ -150,6 +157,7 @@ impl Conversation {
                 api_key,
                 roles,
                 nonce,
+                replaces,
                 stop,
             } => {
                 if let Some(existing) = submit::find_copy(self, env, turn, idempotency.as_ref())? {
@@ -157,6 +165,9 @@ impl Conversation {
                         records: Vec::new(),
                         turn: Some(existing),
                     });
+                }
+                if let Some(replaced) = replaces {
+                    replace::replace(&mut draft, &self.memory, replaced, turn)?;
                 }
                 let queued = Event::TurnQueued {
                     input,
@@ -168,6 +179,7 @@ impl Conversation {
                     roles: bounded_roles(roles),
                     nonce,
                     next: false,
+                    replaces,
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &stop, verdict)?
             }

@@ -74,7 +74,15 @@ fn with<T: serde::Serialize>(mut fields: Value, name: &str, value: Option<&T>) -
 fn fields(event: &Event) -> Option<(&'static str, Value)> {
     Some(match event {
         Event::ConversationErased { .. } => ("conversation.erased", json!({})),
-        Event::TurnQueued { input, metadata, .. } => ("turn.queued", json!({ "input": input, "metadata": metadata })),
+        Event::TurnQueued {
+            input,
+            metadata,
+            replaces,
+            ..
+        } => {
+            let fields = json!({ "input": input, "metadata": metadata });
+            ("turn.queued", with(fields, "replaces", replaces.as_ref()))
+        }
         Event::TurnStarted { attempt, model } => ("turn.started", json!({ "attempt": attempt, "model": model })),
         Event::TurnWaiting { reason, until } => ("turn.waiting", json!({ "reason": reason, "until": until })),
         Event::ContextAssembled {
@@ -188,6 +196,7 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
         Event::TurnCancelled { usage } => ("turn.cancelled", json!({ "usage": usage_json(usage) })),
         Event::ConversationCreated { .. }
         | Event::ConversationUpdated { .. }
+        | Event::TurnReplaced { .. }
         | Event::TurnPaused { .. }
         | Event::TurnHandedOver { .. }
         | Event::TurnResumed {}

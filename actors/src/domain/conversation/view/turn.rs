@@ -64,6 +64,9 @@ pub struct TurnView {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub first_token_ms: Option<u64>,
+    /// The turn that replaced it; omitted if none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<TurnId>,
 }
 
 /// What a turn waits for.
@@ -172,6 +175,9 @@ pub struct TurnSummary {
     pub error: Option<TurnError>,
     pub first_token_ms: Option<u64>,
     pub finished_at: Option<Timestamp>,
+    /// The turn that replaced it; omitted if none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<TurnId>,
 }
 
 /// A user's feedback on an answer.
@@ -229,6 +235,7 @@ impl TurnView {
             started_at: None,
             finished_at: None,
             first_token_ms: None,
+            replaced_by: None,
         };
         let mut usage = TotalUsage::default();
         for record in rest.iter().filter(|record| record.turn == first.turn) {
@@ -323,6 +330,7 @@ impl TurnView {
                 call.error = error.clone();
                 call.expires_at = None;
             }),
+            Event::TurnReplaced { by } => self.replaced_by = Some(*by),
             Event::TurnCompleted { .. } => self.end(TurnStatus::Completed, record.at),
             Event::TurnCancelled { .. } => self.end(TurnStatus::Cancelled, record.at),
             Event::TurnFailed { code, message, .. } => {
@@ -379,6 +387,7 @@ impl TurnSummary {
             error: view.error,
             first_token_ms: view.first_token_ms,
             finished_at: view.finished_at,
+            replaced_by: view.replaced_by,
         })
     }
 }
