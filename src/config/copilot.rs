@@ -24,6 +24,7 @@ pub struct Copilot {
     /// Route for its answers.
     pub route: String,
     small_route: Option<String>,
+    titles: Option<bool>,
     /// Names of the tools it may call.
     #[serde(default)]
     pub tools: Vec<String>,
@@ -62,6 +63,11 @@ impl Copilot {
     /// Returns the route for summaries.
     pub fn small_route(&self) -> &str {
         self.small_route.as_deref().unwrap_or(&self.route)
+    }
+
+    /// Returns whether titles are written: by default only by a small model, because `route` may be a costly one.
+    pub fn titles(&self) -> bool {
+        self.titles.unwrap_or(self.small_route.is_some())
     }
 
     /// Returns the documents that it draws on.

@@ -127,6 +127,7 @@ impl Config {
             route: route.name.clone(),
             model: route.model().to_owned(),
             small_route: small_route.name.clone(),
+            titles: copilot.titles(),
             prices: self.price_list().history(route.model()),
             tools: offered,
             limits: copilot.limits.limits(),

@@ -147,6 +147,7 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
         "copilotd_compressions_total",
         &[("method", &["summarised", "truncated", "failed"])],
     ),
+    ("copilotd_titles_total", &[("outcome", &["written", "failed"])]),
     (
         "copilotd_retrievals_total",
         &[("outcome", &["completed", "unavailable"])],

@@ -401,6 +401,12 @@ pub const METRICS: &[Metric] = &[
         "Conversation compressions, by method; failed ones included.",
     ),
     metric(
+        "copilotd_titles_total",
+        Kind::Counter,
+        Unit::Count,
+        "Attempts of the small model to write a conversation's title, by outcome.",
+    ),
+    metric(
         "copilotd_retrievals_total",
         Kind::Counter,
         Unit::Count,

@@ -15,6 +15,7 @@ pub(crate) mod oversized;
 mod pause;
 mod state;
 pub(crate) mod stop;
+mod title;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -167,10 +168,12 @@ impl Conversation {
             if state.core.live().is_none() {
                 // Erased content must not reach a summariser.
                 state.compression = None;
+                state.titling = None;
             }
             if records.iter().any(|record| record.event.is_terminal()) {
                 self.compress(me, state, policy);
                 self.prepare_recall(state, policy, &records);
+                self.title(me, state, policy, &records);
             }
         }
         Ok(())
@@ -481,6 +484,12 @@ impl Conversation {
                     let policy = self.policy(state, &Command::RECOVER);
                     self.compress(me, state, &policy);
                 }
+            }
+            Msg::TitleEnded(command) => {
+                state.titling = None;
+                let policy = self.policy(state, &command);
+                let command = state.core.screen(&policy, *command);
+                self.step(me, state, command, None).await?;
             }
             Msg::Idle(generation) => {
                 self.passivate(me, state, generation);

@@ -9,3 +9,4 @@ pub mod conversations;
 pub mod reconcile;
 pub mod shared;
 pub mod spans;
+pub mod titler;

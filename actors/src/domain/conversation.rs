@@ -27,6 +27,8 @@ use super::sent_prompt::Fixed;
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// How often the small model is asked for the title of a conversation.
+pub const MAX_TITLE_ATTEMPTS: u32 = 2;
 /// Number of recent keys that the state remembers, so that quickly repeated requests cost no look-up. Older keys are
 /// found in the log ([`TurnId::derived`]).
 const MAX_KEYS: usize = 256;
@@ -69,6 +71,9 @@ pub struct DecisionState {
     /// The last turn: nothing was asked or answered after it.
     #[serde(default)]
     pub last_turn: Option<LastTurn>,
+    /// How often the small model was asked for a title.
+    #[serde(default)]
+    pub title_attempts: u32,
     /// The API key of the turn that ended last; a summary counts against this key's limits.
     pub last_api_key: Option<String>,
     /// Where the log has the system message and the tools of the newest prompt.
@@ -179,6 +184,7 @@ impl DecisionState {
             rated: VecDeque::new(),
             accepted: VecDeque::new(),
             last_turn: None,
+            title_attempts: 0,
             last_api_key: None,
             fixed_prompt: None,
         }
@@ -187,6 +193,11 @@ impl DecisionState {
     /// Returns the turn that is being worked on.
     pub fn active(&self) -> Option<&Turn> {
         self.turns.front().filter(|turn| turn.phase != Phase::Queued)
+    }
+
+    /// Returns whether the small model may write a title.
+    pub fn wants_title(&self) -> bool {
+        self.header.title.is_none() && self.title_attempts < MAX_TITLE_ATTEMPTS
     }
 
     /// Finds an open turn.
@@ -229,6 +240,9 @@ impl DecisionState {
     pub fn apply(&mut self, record: &Record) {
         self.header.apply(record);
         let Some(id) = record.turn else {
+            if let Event::ConversationTitled { .. } = record.event {
+                self.title_attempts += 1;
+            }
             if let Event::ConversationErased { .. } = record.event {
                 self.turns.clear();
                 self.unsettled.clear();

@@ -49,6 +49,7 @@ impl Record {
             Event::ConversationUpdated { title, metadata } => {
                 text(title) + metadata.as_ref().map_or(0, weight::of_members)
             }
+            Event::ConversationTitled { title, .. } => text(title),
             Event::TurnQueued {
                 input,
                 metadata,
@@ -278,6 +279,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Metadata>,
     },
+    /// The small model was asked for a title. Public if it wrote one that is used.
+    #[serde(rename = "conversation.titled")]
+    ConversationTitled {
+        /// None if it wrote none, or somebody else set one meanwhile.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+        model: String,
+        usage: Usage,
+    },
     /// The last record of every erased log.
     #[serde(rename = "conversation.erased")]
     ConversationErased { by: String },
@@ -502,6 +512,7 @@ impl Event {
         match self {
             Self::ConversationCreated { .. } => "conversation.created",
             Self::ConversationUpdated { .. } => "conversation.updated",
+            Self::ConversationTitled { .. } => "conversation.titled",
             Self::ConversationErased { .. } => "conversation.erased",
             Self::TurnQueued { .. } => "turn.queued",
             Self::TurnReplaced { .. } => "turn.replaced",

@@ -26,6 +26,8 @@ pub struct Policy {
     pub model: String,
     /// The route for summaries: a smaller, cheaper model.
     pub small_route: String,
+    /// Whether the small model writes titles of conversations that have none.
+    pub titles: bool,
     /// Prices of the model behind `route`, for steps whose usage has to be estimated.
     pub prices: PriceHistory,
     /// The tools that it may call, by name.
@@ -95,6 +97,7 @@ impl Policy {
             route: String::new(),
             model: String::new(),
             small_route: String::new(),
+            titles: false,
             prices: PriceHistory::default(),
             tools: BTreeMap::new(),
             limits: Limits::default(),

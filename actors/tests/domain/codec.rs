@@ -18,6 +18,7 @@ fn name(event: &Event) -> &'static str {
     match event {
         Event::ConversationCreated { .. } => "conversation.created",
         Event::ConversationUpdated { .. } => "conversation.updated",
+        Event::ConversationTitled { .. } => "conversation.titled",
         Event::ConversationErased { .. } => "conversation.erased",
         Event::TurnQueued { .. } => "turn.queued",
         Event::TurnReplaced { .. } => "turn.replaced",
@@ -46,7 +47,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnCancelled { .. } => "turn.cancelled",
     }
 }
-const VARIANTS: usize = 28;
+const VARIANTS: usize = 29;
 
 #[test]
 fn records_of_version_one_are_read_and_written_unchanged() {

@@ -60,6 +60,7 @@ pub fn policy() -> Policy {
         route: "default".into(),
         model: "m".into(),
         small_route: "small".into(),
+        titles: true,
         prices: PriceHistory::default(),
         tools: tools.into_iter().map(tool).collect(),
         limits: Limits {
@@ -377,6 +378,7 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
         E::GuardrailTriggered {
             stage, rule, action, ..
         } => format!("{} {rule} {}", word(stage), word(action)),
+        E::ConversationTitled { title, .. } => title.clone().unwrap_or_default(),
         E::MemoryCompressed { upto_seq, .. } => upto_seq.to_string(),
         E::FeedbackGiven { rating, .. } => rating.to_string(),
         E::TurnFailed { code, .. } => word(code),

@@ -26,4 +26,5 @@ pub(crate) mod state;
 pub(crate) mod step;
 mod summary;
 mod tickets;
+mod title;
 pub(crate) mod usage;

@@ -12,6 +12,7 @@ use super::fill::{Source, fill, first_sentence};
 use super::step::{Call, Step};
 use super::summary;
 use super::tickets::{Failure, Ticket, failure_in, tickets_in};
+use super::title;
 
 /// Tickets read individually in one turn.
 const MAX_READS: usize = 25;
@@ -26,6 +27,9 @@ const POST: &str = "slack_post_message";
 
 /// Decides the next step of the turn.
 pub(crate) fn answer(chat: &Chat) -> Step {
+    if let Some(title) = title::requested(chat) {
+        return Step::say(title);
+    }
     if let Some(summary) = summary::requested(chat) {
         return Step::say(summary);
     }

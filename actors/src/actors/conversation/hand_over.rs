@@ -26,6 +26,7 @@ impl Conversation {
         }
         state.handing_over = true;
         state.compression = None;
+        state.titling = None;
         state.idle = None;
         if state.passivating {
             return Ok(());

@@ -209,7 +209,7 @@ impl Conversation {
             .saturating_add(self.shared.bounds.far_approval)
             .unwrap_or(Timestamp::MAX);
         let patient = |effect: &Effect| matches!(effect, Effect::ExpireApproval { at, .. } if *at > far);
-        state.compression.is_none() && state.running.keys().all(patient)
+        state.compression.is_none() && state.titling.is_none() && state.running.keys().all(patient)
     }
 
     pub(super) fn passivate(&self, me: &ConversationRef, state: &mut State, generation: u64) {

@@ -41,6 +41,8 @@ pub struct State {
     pub(super) retrieved: RetrievalSlot,
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
+    /// A title that is being written.
+    pub(super) titling: Option<AbortOnDropHandle<()>>,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
     /// Number of compressions started so far.
     pub(super) compressions: u64,
@@ -146,6 +148,7 @@ impl State {
             retrieved: RetrievalSlot::default(),
             running: HashMap::new(),
             gates: Gates::default(),
+            titling: None,
             compression: None,
             compressions: 0,
             compress_again: false,

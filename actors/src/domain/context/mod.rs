@@ -16,4 +16,5 @@ pub mod recent;
 pub mod replay;
 pub mod rerank;
 pub mod sent;
+pub mod title;
 pub mod tokens;

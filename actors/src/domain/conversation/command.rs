@@ -187,6 +187,12 @@ pub enum Command {
         attempt: u32,
         stop: StoppedWork,
     },
+    /// The small model was asked for a title; none if it wrote none that can be used.
+    Titled {
+        title: Option<String>,
+        model: String,
+        usage: Usage,
+    },
     Compressed {
         upto_seq: Seq,
         tokens_before: u64,

@@ -97,6 +97,12 @@ impl Header {
                     self.metadata = metadata.clone();
                 }
             }
+            Event::ConversationTitled { title, model, usage } => {
+                if let Some(title) = title {
+                    self.title = Some(title.clone());
+                }
+                self.usage.add(model, *usage);
+            }
             Event::ConversationErased { .. } => {
                 self.erased = true;
                 self.title = None;

@@ -160,6 +160,7 @@ impl Change {
                 record.event,
                 Event::ConversationCreated { .. }
                     | Event::ConversationUpdated { .. }
+                    | Event::ConversationTitled { .. }
                     | Event::ConversationErased { .. }
             )
         });

@@ -37,6 +37,7 @@ impl Changes {
             match record.event {
                 Event::ConversationCreated { .. }
                 | Event::ConversationUpdated { .. }
+                | Event::ConversationTitled { .. }
                 | Event::ConversationErased { .. } => return Self::Everything,
                 Event::TurnCompleted { .. }
                 | Event::TurnFailed { .. }

@@ -6,11 +6,12 @@ use super::draft::Draft;
 use super::stop::stop;
 use super::{Decision, Rejection};
 use crate::domain::content::Metadata;
-use crate::domain::conversation::Conversation;
+use crate::domain::conversation::{Conversation, MAX_TITLE_ATTEMPTS};
 use crate::domain::conversation::command::{Env, StoppedWork};
 use crate::domain::conversation::screen::ScreeningResult;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
+use crate::domain::usage::Usage;
 
 /// Maximum number of times that feedback on one turn is stored.
 pub const MAX_FEEDBACK: u32 = 20;
@@ -59,6 +60,16 @@ pub(super) fn update(
         draft.push_plain(Event::ConversationUpdated { title, metadata });
     }
     Ok(None)
+}
+
+/// Stores the title that the small model wrote, unless there is one: a client's own stays, whoever came first. What the
+/// attempt cost is recorded in any case.
+pub(super) fn titled(draft: &mut Draft<'_>, title: Option<String>, model: String, usage: Usage) -> Option<TurnId> {
+    if draft.book.title_attempts < MAX_TITLE_ATTEMPTS {
+        let title = title.filter(|_| draft.book.header.title.is_none());
+        draft.push_plain(Event::ConversationTitled { title, model, usage });
+    }
+    None
 }
 
 pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &StoppedWork) -> Option<TurnId> {

@@ -234,6 +234,7 @@ impl Conversation {
                 result,
                 error,
             } => tools::replied(&mut draft, turn, call, status, (result, error), &verdict),
+            Command::Titled { title, model, usage } => lifecycle::titled(&mut draft, title, model, usage),
             Command::Compressed {
                 upto_seq,
                 tokens_before,

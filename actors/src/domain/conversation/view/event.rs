@@ -73,6 +73,9 @@ fn with<T: serde::Serialize>(mut fields: Value, name: &str, value: Option<&T>) -
 
 fn fields(event: &Event) -> Option<(&'static str, Value)> {
     Some(match event {
+        Event::ConversationTitled {
+            title: Some(title), ..
+        } => ("conversation.titled", json!({ "title": title })),
         Event::ConversationErased { .. } => ("conversation.erased", json!({})),
         Event::TurnQueued {
             input,
@@ -196,6 +199,7 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
         Event::TurnCancelled { usage } => ("turn.cancelled", json!({ "usage": usage_json(usage) })),
         Event::ConversationCreated { .. }
         | Event::ConversationUpdated { .. }
+        | Event::ConversationTitled { .. }
         | Event::TurnReplaced { .. }
         | Event::TurnPaused { .. }
         | Event::TurnHandedOver { .. }
