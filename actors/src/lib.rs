@@ -13,4 +13,5 @@ pub mod guardrails;
 pub mod jitter;
 pub mod live;
 pub mod ports;
+pub mod search;
 pub mod tenancy;

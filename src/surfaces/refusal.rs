@@ -152,7 +152,9 @@ impl From<Rejection> for Problem {
                 .detail(detail)
                 .rate_limit(&RateLimit::all_taken("queued-turns", waiting, QUEUE_RETRY)),
             Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
-            Rejection::NotReplaceable { .. } | Rejection::FeedbackFull { .. } => Self::new(Code::Conflict).detail(detail),
+            Rejection::NotReplaceable { .. } | Rejection::FeedbackFull { .. } => {
+                Self::new(Code::Conflict).detail(detail)
+            }
             Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
             Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
             Rejection::Invalid(violations) => Self::invalid(violations),

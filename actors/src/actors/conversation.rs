@@ -556,7 +556,9 @@ fn refuse(reply: Option<RpcReplyPort<Reply>>, refusal: Refusal) -> Result<(), Ac
 
 /// Returns the turn that the records replace.
 fn replaced_by(records: &[Record]) -> Option<TurnId> {
-    let replaced = records.iter().find(|record| matches!(record.event, Event::TurnReplaced { .. }));
+    let replaced = records
+        .iter()
+        .find(|record| matches!(record.event, Event::TurnReplaced { .. }));
     replaced.and_then(|record| record.turn)
 }
 

@@ -15,6 +15,7 @@ pub mod json;
 pub mod policy;
 pub mod prices;
 pub mod schema;
+pub mod search_words;
 pub mod sent_prompt;
 pub mod surrogates;
 pub mod tenant;

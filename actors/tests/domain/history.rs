@@ -466,6 +466,11 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
             by: "ada".into(),
             stop: sealed(scenario, "so far"),
         },
+        Step::Rest(by) if by % 4 == 1 => Command::Titled {
+            title: (by % 8 == 1).then(|| "A title".into()),
+            model: "s".into(),
+            usage: USAGE,
+        },
         Step::Rest(by) if by % 2 == 0 => Command::Update {
             title: Some("t".into()),
             metadata: None,

@@ -45,6 +45,44 @@ fn titles_and_metadata_are_bounded() {
 }
 
 #[test]
+fn a_written_title_never_replaces_one_and_is_tried_twice() {
+    let titled = |title: Option<&'static str>| {
+        act(move |_| Command::Titled {
+            title: title.map(str::to_owned),
+            model: "s".into(),
+            usage: USAGE,
+        })
+    };
+    let renamed = || {
+        act(|_| Command::Update {
+            title: Some("mine".into()),
+            metadata: None,
+        })
+    };
+    case(vec![], titled(Some("a title")), "conversation.titled a title");
+    case(vec![], titled(None), "conversation.titled");
+    case(
+        vec![titled(None)],
+        titled(Some("a title")),
+        "conversation.titled a title",
+    );
+    case(vec![titled(None), titled(None)], titled(Some("a title")), "nothing");
+    case(vec![renamed()], titled(Some("a title")), "conversation.titled");
+    case(
+        vec![titled(Some("first"))],
+        titled(Some("second")),
+        "conversation.titled",
+    );
+    case(vec![erase("")], titled(Some("a title")), "refused NotFound");
+    let mut scenario = Scenario::new(policy());
+    for act in [titled(Some("a title")), renamed()] {
+        scenario.play(&act);
+    }
+    let header = &scenario.conversation.book.as_ref().expect("a conversation").header;
+    assert_eq!((header.title.as_deref(), header.usage.sum), (Some("mine"), USAGE));
+}
+
+#[test]
 fn feedback_on_a_turn_is_stored_a_bounded_number_of_times() {
     let rate = |n: u128, rating: i8, earlier: u32| {
         act(move |_| Command::GiveFeedback {

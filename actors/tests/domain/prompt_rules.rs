@@ -41,7 +41,9 @@ fn prompts_keep_the_vendors_rules(scenario: &Scenario) {
     let mut last: Option<(Vec<PromptMessage>, Option<u64>)> = None;
     for append in &scenario.appends {
         append.iter().for_each(|record| conversation.apply(record));
-        let replaces = append.iter().any(|record| matches!(record.event, Event::TurnReplaced { .. }));
+        let replaces = append
+            .iter()
+            .any(|record| matches!(record.event, Event::TurnReplaced { .. }));
         last = last.filter(|_| !replaces);
         if conversation.active().is_none_or(|turn| turn.phase != Phase::Thinking) {
             continue;

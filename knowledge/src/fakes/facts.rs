@@ -132,7 +132,10 @@ impl FactStore for MemoryFacts {
         }
         if !state.erased.contains(&(tenant.clone(), lesson.conversation)) {
             let known = state.lessons.entry((tenant, lesson.turn));
-            known.or_insert_with(|| (lesson.clone(), Progress::default())).1.is_closed = true;
+            known
+                .or_insert_with(|| (lesson.clone(), Progress::default()))
+                .1
+                .is_closed = true;
         }
         Ok(())
     }

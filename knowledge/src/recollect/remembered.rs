@@ -187,7 +187,12 @@ impl Remembered {
     /// not read yet.
     pub(super) fn before_newest_turn(&self) -> Seq {
         let newest = self.said.back().map(|said| said.turn);
-        let first = self.said.iter().rev().take_while(|said| Some(said.turn) == newest).last();
+        let first = self
+            .said
+            .iter()
+            .rev()
+            .take_while(|said| Some(said.turn) == newest)
+            .last();
         first.map_or(Seq::MAX, |said| said.said_seq - 1)
     }
 

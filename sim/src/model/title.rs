@@ -36,7 +36,10 @@ mod tests {
     #[test]
     fn a_title_is_the_beginning_of_what_the_user_wants() {
         for (exchange, expected) in [
-            ("User:\nwhich tickets are unread?\n\nAssistant:\nFour.", "Which tickets are unread"),
+            (
+                "User:\nwhich tickets are unread?\n\nAssistant:\nFour.",
+                "Which tickets are unread",
+            ),
             (
                 "User:\nOpen a ticket: the printer on the third floor is on fire. Hurry!\n\nAssistant:\nDone.",
                 "Open a ticket: the printer on",

@@ -13,17 +13,20 @@ use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::conversation::view::ConversationView;
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
+use copilotd_actors::domain::search_words::SearchWords;
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{ListQuery, Ports};
+use copilotd_actors::search::{SearchBounds, SearchError, SearchPage, SearchPosition, SearchQuery, search};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use crate::audit::Action;
 use crate::http::bodies::{Json, KeyedJson};
 use crate::http::credentials::{Caller, Chat};
 use crate::http::extract::{IdempotencyKeyParam, Ids, Query, invalid};
 use crate::http::json_response;
-use crate::http::page::{self, Page, PageQuery};
+use crate::http::page::{self, Limit, Page};
 use crate::http::problems::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::response_memory::PageMemory;
@@ -165,6 +168,27 @@ async fn id_for(
         .detail("this Idempotency-Key was used on too many days; use a new one"))
 }
 
+/// Longest search, in characters.
+const MAX_SEARCH: usize = 200;
+
+/// Query of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct List {
+    /// Maximum number of entries per page
+    #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
+    limit: Limit,
+    /// The `next_cursor` of the previous page, which must have the same `q`
+    cursor: Option<String>,
+    /// Only conversations whose title, or one of whose messages, has all these words, in any order. Case and accents do
+    /// not matter; the last word may be the beginning of one. A page may have fewer entries than `limit`, even none: go on
+    /// while there is a `next_cursor`
+    #[param(min_length = 1, max_length = 200)]
+    q: Option<String>,
+}
+
 problems!(ListProblems: AUTH);
 
 /// List the caller's conversations, newest first
@@ -173,7 +197,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/conversations",
     operation_id = "list_conversations",
     tag = "conversations",
-    params(PageQuery),
+    params(List),
     responses(
         (status = 200, description = "A page of conversations", body = ref("#/components/schemas/ConversationPage")),
         ListProblems,
@@ -183,9 +207,12 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(conversations): State<ConversationAccess>,
     Chat(caller): Chat,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<List>,
     _room: PageMemory,
 ) -> Result<Response, Problem> {
+    if let Some(text) = &query.q {
+        return found(&conversations, &caller, &query, text).await;
+    }
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {
         Some(cursor) => Some(page::position::<(Timestamp, ConversationId)>(&name, cursor)?),
@@ -211,6 +238,62 @@ pub async fn list(
     let (data, more) = json_response::work(caller.scope.tenant(), weight, shown).await?;
     let last = positions[..data.len()].last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, last));
+    json_response::json(
+        caller.scope.tenant(),
+        weight,
+        StatusCode::OK,
+        Page { data, next_cursor },
+    )
+    .await
+}
+
+/// Returns a page of the conversations in which a text occurs.
+async fn found(
+    conversations: &ConversationAccess,
+    caller: &Caller,
+    query: &List,
+    text: &str,
+) -> Result<Response, Problem> {
+    let words = SearchWords::parse(text).filter(|_| text.chars().count() <= MAX_SEARCH);
+    let words = words.ok_or_else(|| invalid("/q", format!("must have a word, and at most {MAX_SEARCH} characters")))?;
+    let name = format!("search/{}/{}/{text}", caller.scope.tenant(), caller.user);
+    let from = match &query.cursor {
+        Some(cursor) => Some(page::position(&name, cursor)?),
+        None => None,
+    };
+    let wanted = SearchQuery {
+        user: caller.user.clone(),
+        words,
+        from,
+        limit: query.limit.get(),
+    };
+    let log = conversations.log.as_ref();
+    let found = search(log, &caller.scope, &wanted, SearchBounds::default()).await;
+    let SearchPage { mut found, mut next } = found.map_err(|error| match error {
+        SearchError::Log(error) => Problem::from(error),
+        SearchError::Compute(error) => {
+            tracing::warn!(tenant = %caller.scope.tenant(), %error, "a search over conversations was refused with 503");
+            Problem::new(Code::Overloaded).detail("too much is being searched at once")
+        }
+    })?;
+    let weight: usize = found.iter().map(|header| weight::of_members(&header.metadata)).sum();
+    let fitting = json_response::work(caller.scope.tenant(), weight, {
+        let mut data: Vec<ConversationView> = found.iter().map(ConversationView::from).collect();
+        move || {
+            let is_cut = page::cut(&mut data);
+            (data, is_cut)
+        }
+    });
+    let (data, is_cut) = fitting.await?;
+    if is_cut {
+        found.truncate(data.len());
+        next = found.last().map(|last| SearchPosition {
+            created_at: last.created_at,
+            conversation: last.id,
+            before: None,
+        });
+    }
+    let next_cursor = next.map(|next| page::cursor(&name, &next));
     json_response::json(
         caller.scope.tenant(),
         weight,

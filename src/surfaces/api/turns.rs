@@ -42,6 +42,8 @@ pub struct Submit {
     #[serde(default)]
     metadata: Metadata,
     response_schema: Option<Value>,
+    // Left out of the hash of requests without it, so that their copies are known after an upgrade.
+    #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<TurnId>,
 }
 request_body!(Submit, "submit_turn.json");

@@ -285,6 +285,7 @@ id = "{name}"
   instructions = "You are measured."
   route = "default"
   small_route = "small"
+  titles = false
 {key}{limits}"#
     )
 }
@@ -343,6 +344,7 @@ id = "acme"
   instructions = "You are measured."
   route = "default"
   small_route = "small"
+  titles = false
 {key}{issuer}{limits}"#
     )
 }

@@ -27,6 +27,7 @@ const ACTORS: &[Row] = &[
     ("guardrails", &["compute", "domain", "ports", "tenancy"]),
     ("live", &["domain", "tenancy"]),
     ("ports", &["domain", "tenancy"]),
+    ("search", &["compute", "domain", "ports", "tenancy"]),
     ("tenancy", &["domain"]),
 ];
 
@@ -398,6 +399,7 @@ const COPILOTD: &[Row] = &[
             "actors/fairness",
             "actors/live",
             "actors/ports",
+            "actors/search",
             "actors/tenancy",
             "audit",
             "gateway/answer",

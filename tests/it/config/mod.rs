@@ -204,6 +204,27 @@ fn a_policy_is_what_the_copilot_says() {
         ),
         ("default", "gpt-4o", "small")
     );
+    // By default, a small model writes titles, and a large one does not.
+    assert!(policy.titles);
+    for (before, after, expected) in [
+        ("small_route = \"small\"\n", "", false),
+        ("small_route = \"small\"\n", "titles = true\n", true),
+        (
+            "small_route = \"small\"\n",
+            "small_route = \"small\"\n  titles = false\n",
+            false,
+        ),
+    ] {
+        let changed = parse(&FULL.replacen(before, after, 1))
+            .unwrap()
+            .policies(tools)
+            .unwrap();
+        assert_eq!(
+            changed.policy(&scope("acme"), None).unwrap().titles,
+            expected,
+            "{after}"
+        );
+    }
     let create = &policy.tools["zendesk_create_ticket"];
     assert_eq!((create.approval, create.timeout), (true, Duration::from_secs(45)));
     let search = &policy.tools["zendesk_search_tickets"];

@@ -78,3 +78,72 @@ async fn a_copy_of_a_creation_answers_with_the_conversation_as_it_is_also_after_
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn own_conversations_are_searched_by_title_and_messages() {
+    with_app(async |app| {
+        app.model
+            .on("fire", &[says(&["Call the fire brigade."], Duration::ZERO)]);
+        let first = app.conversation().await;
+        app.answered(&first, "My printer is on fire").await;
+        let second = app
+            .post("/v1/conversations", json!({ "title": "Kaffee f\u{fc}r alle" }))
+            .await
+            .expect(201);
+        let second = second.headers["location"].to_str().unwrap().to_owned();
+        app.answered(&second, "hi").await;
+        let found = async |query: &str| {
+            let page = app.get(&format!("/v1/conversations?{query}")).await.expect(200).json();
+            let data = page["data"].as_array().unwrap().iter();
+            let paths: Vec<String> = data
+                .map(|found| format!("/v1/conversations/{}", found["id"].as_str().unwrap()))
+                .collect();
+            (paths, page["next_cursor"].as_str().map(str::to_owned))
+        };
+        for (query, expected) in [
+            ("q=printer", vec![&first]),
+            ("q=brigade%20FIRE", vec![&first]),
+            ("q=fur", vec![&second]),
+            ("q=kaff", vec![&second]),
+            ("q=hi", vec![&second]),
+            ("q=nothing", vec![]),
+            ("q=kaff%20hi", vec![]),
+        ] {
+            assert_eq!(found(query).await.0.iter().collect::<Vec<_>>(), expected, "{query}");
+        }
+        let shown = app.get("/v1/conversations?q=kaff").await.json();
+        assert_eq!(shown["data"][0], app.get(&second).await.json());
+        // Page by page; a cursor belongs to its search.
+        let (page, cursor) = found("q=zz&limit=1").await;
+        assert_eq!((page.len(), cursor), (0, None));
+        app.answered(&second, "and a fire").await;
+        let (page, cursor) = found("q=fire&limit=1").await;
+        assert_eq!(page, [second.clone()]);
+        let cursor = cursor.unwrap();
+        assert_eq!(
+            found(&format!("q=fire&limit=1&cursor={cursor}")).await.0,
+            [first.clone()]
+        );
+        for query in [
+            format!("q=hi&cursor={cursor}"),
+            format!("cursor={cursor}"),
+            "q=".to_owned(),
+            "q=%3F".to_owned(),
+            format!("q={}", "x".repeat(201)),
+        ] {
+            app.get(&format!("/v1/conversations?{query}"))
+                .await
+                .problem(422, "invalid");
+        }
+        // Nobody else finds it, and nobody once it is erased.
+        let bob = app
+            .call("GET", "/v1/conversations?q=printer")
+            .by(&app.token("bob"))
+            .send()
+            .await;
+        assert_eq!(bob.expect(200).json()["data"], json!([]));
+        app.ada("DELETE", &first).send().await.expect(204);
+        assert_eq!(found("q=printer").await.0, Vec::<String>::new());
+    })
+    .await;
+}

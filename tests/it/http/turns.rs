@@ -263,9 +263,20 @@ async fn feedback_is_kept_and_shows_nothing() {
         let conversation = app.conversation().await;
         let turn = app.answered(&conversation, "hi").await;
         let path = format!("/v1/turns/{}/feedback", turn["id"].as_str().unwrap());
-        for body in [json!({ "rating": 1 }), json!({ "rating": -1, "comment": "no" })] {
-            assert!(app.post(&path, body).await.expect(204).body.is_empty());
+        app.get(&path).await.problem(404, "not_found");
+        for (body, comment) in [
+            (json!({ "rating": 1 }), Value::Null),
+            (json!({ "rating": -1, "comment": "no" }), json!("no")),
+        ] {
+            assert!(app.post(&path, body.clone()).await.expect(204).body.is_empty());
+            let given = app.get(&path).await.expect(200).json();
+            assert_eq!(
+                given,
+                json!({ "rating": body["rating"], "comment": comment, "at": given["at"] })
+            );
         }
+        let bob = app.call("GET", &path).by(&app.token("bob")).send().await;
+        bob.problem(404, "not_found");
         // The same again changes nothing.
         app.post(&path, json!({ "rating": -1, "comment": "no" }))
             .await
@@ -291,6 +302,7 @@ async fn feedback_is_kept_and_shows_nothing() {
         app.post(&nobody, json!({ "rating": 1 }))
             .await
             .problem(404, "not_found");
+        app.get(&nobody).await.problem(404, "not_found");
     })
     .await;
 }
@@ -511,6 +523,84 @@ async fn a_store_that_is_away_is_a_503_that_says_so() {
         app.log.set_down(false);
         app.call("GET", "/readyz").send().await.expect(200);
         app.answered(&conversation, "hi").await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_turn_is_replaced_by_a_new_one() {
+    with_app(async |app| {
+        with_long_answers(app);
+        let conversation = app.conversation().await;
+        let turns = format!("{conversation}/turns");
+        let replacing = |input: &str, replaced: &str| json!({ "input": input, "replaces": replaced });
+        let first = app.answered(&conversation, "first").await;
+        let second = app.answered(&conversation, "second").await;
+        let (first, second) = (first["id"].as_str().unwrap(), second["id"].as_str().unwrap());
+        let refused = app.post(&turns, replacing("x", first)).await.problem(409, "conflict");
+        assert!(
+            refused["detail"].as_str().unwrap().contains("not the last turn"),
+            "{refused}"
+        );
+        app.post(&turns, replacing("x", "turn_1")).await.problem(422, "invalid");
+        let unknown = format!("turn_{}", "0".repeat(32));
+        app.post(&turns, replacing("x", &unknown))
+            .await
+            .problem(409, "conflict");
+
+        // Two copies of one request are one replacement.
+        let submit = || {
+            app.ada("POST", &turns)
+                .header("idempotency-key", "again")
+                .json(&replacing(LONG, second))
+        };
+        let third = submit().send().await.expect(202).text("/id");
+        assert_eq!(submit().send().await.expect(202).text("/id"), third);
+        let running = app.post(&turns, replacing("x", &third)).await.problem(409, "conflict");
+        assert!(
+            running["detail"].as_str().unwrap().contains("has not ended"),
+            "{running}"
+        );
+        app.ada("POST", &format!("/v1/turns/{third}/cancel"))
+            .send()
+            .await
+            .expect(202);
+        let fourth = app
+            .post(&turns, replacing("fourth", &third))
+            .await
+            .expect(202)
+            .text("/id");
+        app.turn_is(&format!("/v1/turns/{fourth}"), "completed").await;
+
+        let page = app.get(&format!("{conversation}/messages")).await.expect(200).json();
+        let replaced: Vec<(&str, Option<&str>)> = page["turns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|turn| (turn["id"].as_str().unwrap(), turn["replaced_by"].as_str()))
+            .collect();
+        assert_eq!(
+            replaced,
+            [
+                (first, None),
+                (second, Some(&*third)),
+                (&*third, Some(&*fourth)),
+                (&*fourth, None)
+            ]
+        );
+        assert_eq!(
+            app.get(&format!("/v1/turns/{second}")).await.json()["replaced_by"],
+            json!(third)
+        );
+        // The model was asked as if the others had never been.
+        let asked = app.model.requests();
+        let texts = asked
+            .last()
+            .unwrap()
+            .messages
+            .iter()
+            .filter_map(|message| message.text());
+        assert_eq!(texts.skip(1).collect::<Vec<_>>(), ["first", "ok", "fourth"]);
     })
     .await;
 }

@@ -104,6 +104,7 @@ id = "acme"
   instructions = "{INSTRUCTIONS}"
   route = "default"
   small_route = "small"
+  titles = false
   memory = {{ {memory} }}
 "#,
         data = directory.path().join("data"),

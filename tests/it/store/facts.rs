@@ -268,7 +268,44 @@ async fn an_erasure_takes_what_rests_on_it_in_either_order(stores: &Stores) {
     assert_eq!(store.open_lessons(&talk.scope, &user("fay"), 9).await.unwrap(), []);
 }
 
+async fn a_withdrawn_turn_is_not_learned_from(stores: &Stores) {
+    let talk = open_talk(stores, "acme", "wil").await;
+    let (facts, scope) = (&stores.facts, &talk.scope);
+    let [kept, learned, running, unknown] = [1, 2, 3, 4].map(|second| lesson(&talk, "wil", turn(), second));
+    for lesson in [&kept, &learned, &running] {
+        assert_eq!(facts.open_lesson(scope, lesson).await.unwrap(), LessonState::Open);
+    }
+    for lesson in [&kept, &learned] {
+        let text = if lesson == &kept {
+            "User lives in Oslo"
+        } else {
+            "User is tall"
+        };
+        assert!(
+            facts
+                .close_lesson(scope, lesson, &puts(&[fact(lesson, text)]))
+                .await
+                .unwrap()
+        );
+    }
+    for lesson in [&learned, &running, &unknown] {
+        for _ in 0..2 {
+            facts.withdraw(scope, lesson).await.unwrap();
+        }
+        assert_eq!(facts.open_lesson(scope, lesson).await.unwrap(), LessonState::Closed);
+        let late = puts(&[fact(lesson, "User is short")]);
+        assert!(!facts.close_lesson(scope, lesson, &late).await.unwrap());
+    }
+    assert_eq!(stores.texts(&talk, "wil").await, ["User lives in Oslo"]);
+    assert_eq!(facts.open_lessons(scope, &user("wil"), 9).await.unwrap(), []);
+    // A turn of another tenant with the same id is another one.
+    let other = open_talk(stores, "globex", "wil").await;
+    facts.withdraw(&other.scope, &kept).await.unwrap();
+    assert_eq!(stores.texts(&talk, "wil").await, ["User lives in Oslo"]);
+}
+
 async fn contract(stores: &Stores) {
+    a_withdrawn_turn_is_not_learned_from(stores).await;
     a_lesson_is_closed_once_with_its_facts(stores).await;
     facts_are_replaced_and_come_the_last_said_first(stores).await;
     tenants_and_users_are_apart(stores).await;

@@ -22,6 +22,7 @@ mod projections;
 mod quotas;
 mod random;
 mod revocations;
+mod search;
 mod sqlite;
 mod tenants;
 mod usage;
@@ -78,6 +79,13 @@ macro_rules! contract_suite {
                 lists_are_newest_first
                 lists_filter_by_user_channel_and_erasure
                 pending_pages_over_all_tenants
+            }
+            search {
+                titles_prompts_and_answers_are_found
+                nobody_finds_what_is_not_their_own
+                what_was_erased_is_not_found
+                pages_lose_nothing_and_repeat_nothing
+                a_long_conversation_is_searched_in_parts
             }
             projections {
                 a_header_shows_each_append_at_once

@@ -823,6 +823,7 @@ var EVENTS = [
   "guardrail.triggered",
   "model.fallback",
   "memory.compressed",
+  "conversation.titled",
   "conversation.erased",
   "turn.completed",
   "turn.failed",
@@ -1328,6 +1329,11 @@ async function again(mine) {
 }
 function take(mine, type, data) {
   if (type === "conversation.erased") return gone("This conversation was deleted.");
+  if (type === "conversation.titled") {
+    mine.title = data.title;
+    list2.refresh(LAG);
+    return drawAll();
+  }
   let turn = data.turn_id ? mine.turns.get(data.turn_id) : [...mine.turns.values()].at(-1);
   if (!turn && type === "turn.queued") {
     turn = new Turn(data.turn_id, data.seq, data.input, data.metadata);

@@ -18,7 +18,9 @@ use crate::ports::ServingState;
 impl Conversation {
     /// Has a title written if a turn was completed and the conversation wants one.
     pub(super) fn title(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, records: &[Record]) {
-        let is_completed = records.iter().any(|record| matches!(record.event, Event::TurnCompleted { .. }));
+        let is_completed = records
+            .iter()
+            .any(|record| matches!(record.event, Event::TurnCompleted { .. }));
         let book = state.core.live().filter(|book| book.wants_title());
         let Some(book) = book.filter(|_| policy.titles && is_completed && state.titling.is_none()) else {
             return;

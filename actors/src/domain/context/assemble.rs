@@ -345,9 +345,7 @@ fn window<'a, R: Default + PartialEq>(blocks: impl Iterator<Item = &'a Block>, r
     item.count = 0;
     for block in blocks {
         // A turn may have been queued before one that was started earlier.
-        let first = item
-            .from_seq
-            .map_or(block.from_seq, |first| first.min(block.from_seq));
+        let first = item.from_seq.map_or(block.from_seq, |first| first.min(block.from_seq));
         item.from_seq = Some(first);
         item.upto_seq = block.end_seq;
         item.count += block.entries.len() as u64;

@@ -56,7 +56,7 @@ struct Carried {
 /// Tool calls of replaced turns that took effect, or may have.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DoneCalls {
-    /// The newest, at most [`MAX_DONE`], oldest first.
+    /// The newest 64, oldest first.
     pub calls: Vec<DoneCall>,
     /// Number of older ones.
     pub older: u64,
@@ -293,7 +293,10 @@ impl Carried {
             calls: self.done,
             nonce: nonce.cloned(),
         };
-        [Entry::new(content), Entry::new(EntryContent::Note { text: READ_AS_DATA })]
+        [
+            Entry::new(content),
+            Entry::new(EntryContent::Note { text: READ_AS_DATA }),
+        ]
     }
 }
 

@@ -192,14 +192,19 @@ pub fn text_of(content: &EntryContent) -> Option<Cow<'_, str>> {
 
 /// Says what replaced turns had done, each call delimited as a tool's result.
 fn done_text(done: &DoneCalls, nonce: Option<&str>) -> String {
-    let mut text = "Done before this edit. The user replaced an earlier version of the next message; these tool calls had \
+    let mut text =
+        "Done before this edit. The user replaced an earlier version of the next message; these tool calls had \
 been made for it. Their effects stand: do not repeat them."
-        .to_owned();
+            .to_owned();
     if done.older > 0 {
         text.push_str(&format!(" {} older calls are not listed.", done.older));
     }
     for call in &done.calls {
-        let about = format!(" tool=\"{}\" status=\"{}\"", tool_name(&call.name), status_name(call.status));
+        let about = format!(
+            " tool=\"{}\" status=\"{}\"",
+            tool_name(&call.name),
+            status_name(call.status)
+        );
         let body = format!("arguments: {}\noutcome: {}", call.arguments, call.outcome);
         text.push('\n');
         text.push_str(&guard::delimit("tool_result", nonce, &about, &body));

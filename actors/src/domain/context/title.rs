@@ -50,7 +50,10 @@ fn beginning(text: &str) -> &str {
 /// nothing is left that says something.
 pub fn title_of(written: &str) -> Option<String> {
     let written = &written[..written.floor_char_boundary(MAX_WRITTEN)];
-    let line = written.lines().map(plain).find(|line| line.chars().any(char::is_alphanumeric))?;
+    let line = written
+        .lines()
+        .map(plain)
+        .find(|line| line.chars().any(char::is_alphanumeric))?;
     let title = shortened(&line);
     title.chars().any(char::is_alphanumeric).then_some(title)
 }
@@ -67,7 +70,10 @@ fn plain(line: &str) -> String {
         .collect();
     let text = words.join(" ");
     // Also what is left of lists, headings and quotes.
-    let around = |c: char| c.is_whitespace() || "\"'\u{201c}\u{201d}\u{201e}\u{2018}\u{2019}\u{201a}\u{ab}\u{bb}\u{300c}\u{300d}#>-=+.:;,".contains(c);
+    let around = |c: char| {
+        c.is_whitespace()
+            || "\"'\u{201c}\u{201d}\u{201e}\u{2018}\u{2019}\u{201a}\u{ab}\u{bb}\u{300c}\u{300d}#>-=+.:;,".contains(c)
+    };
     let text = text.trim_matches(around);
     let label = text.get(..6).filter(|label| label.eq_ignore_ascii_case("title:"));
     text[label.map_or(0, str::len)..].trim_matches(around).to_owned()
@@ -79,7 +85,17 @@ fn without_targets(line: &str) -> String {
     while let Some(at) = rest.find("](") {
         out.push_str(&rest[..at]);
         let target = &rest[at + 2..];
-        rest = target.find(')').map_or("", |end| &target[end + 1..]);
+        // A target may have parentheses itself.
+        let mut open = 1_usize;
+        let end = target.find(|c| {
+            match c {
+                '(' => open += 1,
+                ')' => open -= 1,
+                _ => {}
+            }
+            open == 0
+        });
+        rest = end.map_or("", |end| &target[end + 1..]);
     }
     out.push_str(rest);
     out
@@ -87,7 +103,9 @@ fn without_targets(line: &str) -> String {
 
 fn is_address(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
-    ["://", "www.", "javascript:", "data:", "mailto:"].iter().any(|sign| word.contains(sign))
+    ["://", "www.", "javascript:", "data:", "mailto:"]
+        .iter()
+        .any(|sign| word.contains(sign))
 }
 
 /// Whether a character belongs into a title: no control, no invisible character, no bidirectional override, no markup.
@@ -134,10 +152,16 @@ mod tests {
             ("- [Printer](https://evil.example/x) on fire", Some("Printer on fire")),
             ("See https://evil.example now", Some("See now")),
             ("[x](javascript:alert(1))", Some("x")),
-            ("\n\n---\nPrinter\u{202e} on\u{200b} fire\nMore text", Some("Printer on fire")),
+            (
+                "\n\n---\nPrinter\u{202e} on\u{200b} fire\nMore text",
+                Some("Printer on fire"),
+            ),
             ("<script>alert(1)</script>", Some("scriptalert(1)/script")),
             ("a\u{0}b\tc", Some("ab c")),
-            ("\u{6253}\u{5370}\u{673a}\u{8d77}\u{706b}", Some("\u{6253}\u{5370}\u{673a}\u{8d77}\u{706b}")),
+            (
+                "\u{6253}\u{5370}\u{673a}\u{8d77}\u{706b}",
+                Some("\u{6253}\u{5370}\u{673a}\u{8d77}\u{706b}"),
+            ),
             ("", None),
             (" \n \"\" \n***", None),
             ("https://evil.example", None),
@@ -160,7 +184,7 @@ mod tests {
         fn a_title_is_a_title(written in "\\PC{0,40}|(.|\n){0,200}") {
             if let Some(title) = title_of(&written) {
                 prop_assert!(title.chars().count() <= MAX_CHARS && title.chars().any(char::is_alphanumeric));
-                prop_assert!(title.chars().all(|c| is_shown(c)), "{title:?}");
+                prop_assert!(title.chars().all(is_shown), "{title:?}");
                 prop_assert_eq!(title.trim(), title.as_str());
             }
         }

@@ -151,9 +151,7 @@ impl FactStore for MongoLog {
             "conversation": lesson.conversation.to_string(),
             "turn": lesson.turn.to_string(),
         };
-        self.collections
-            .call(self.collections.facts.delete_many(which))
-            .await?;
+        self.collections.call(self.collections.facts.delete_many(which)).await?;
         Ok(())
     }
 

@@ -231,6 +231,7 @@ fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
   name = "{name}"
   route = "default"
   small_route = "default"
+  titles = false
   tools = ["zendesk_search_tickets", "zendesk_get_ticket", "zendesk_create_ticket", "zendesk_add_comment",
     "slack_post_message"]
   tool_timeouts = {{ zendesk_create_ticket = 2, zendesk_add_comment = 2, slack_post_message = 2 }}

@@ -39,6 +39,14 @@ export interface PageOptions extends CallOptions {
   cursor?: string | null | undefined;
 }
 
+export interface ListOptions extends PageOptions {
+  /**
+   * Only conversations with these words in their title or in one of their messages. Such a page may be short, even
+   * empty: there is more as long as it has a `next_cursor`.
+   */
+  q?: string | undefined;
+}
+
 export interface SendOptions extends CreateOptions {
   /** What to do while another turn is running; `enqueue` by default. */
   whenBusy?: NonNullable<SubmitTurn["when_busy"]>;
@@ -110,15 +118,15 @@ export class Conversations {
   }
 
   /** A page, newest first. */
-  list({ limit, cursor, signal }: PageOptions = {}): Promise<ConversationPage> {
-    return this.#transport.json("GET", `/v1/conversations${query({ limit, cursor })}`, { signal });
+  list({ limit, cursor, q, signal }: ListOptions = {}): Promise<ConversationPage> {
+    return this.#transport.json("GET", `/v1/conversations${query({ limit, cursor, q })}`, { signal });
   }
 
   /** Every conversation, newest first, read page by page as they are asked for. */
-  async *all({ limit = 100, signal }: Omit<PageOptions, "cursor"> = {}): AsyncGenerator<Conversation, undefined> {
+  async *all({ limit = 100, q, signal }: Omit<ListOptions, "cursor"> = {}): AsyncGenerator<Conversation, undefined> {
     let cursor: string | null | undefined;
     do {
-      const page: ConversationPage = await this.list({ limit, cursor, signal });
+      const page: ConversationPage = await this.list({ limit, cursor, q, signal });
       yield* page.data;
       cursor = page.next_cursor;
     } while (cursor);

@@ -8,6 +8,7 @@ export interface EventData {
   "approval.requested": ApprovalRequestedEvent;
   "context.assembled": ContextAssembledEvent;
   "conversation.erased": ConversationErasedEvent;
+  "conversation.titled": ConversationTitledEvent;
   "guardrail.triggered": GuardrailTriggeredEvent;
   "memory.compressed": MemoryCompressedEvent;
   "message.completed": MessageCompletedEvent;
@@ -215,6 +216,27 @@ export interface ConversationErasedEvent {
    * When the event was recorded.
    */
   at: string;
+}
+/**
+ * The conversation had no title, and the small model wrote one.
+ */
+export interface ConversationTitledEvent {
+  /**
+   * Sequence number of the record.
+   */
+  seq: number;
+  /**
+   * Always null: it belongs to the conversation.
+   */
+  turn_id: null;
+  /**
+   * When the event was recorded.
+   */
+  at: string;
+  /**
+   * The title: one line of at most 60 characters.
+   */
+  title: string;
 }
 /**
  * A guardrail was triggered.
@@ -666,6 +688,10 @@ export interface TurnQueuedEvent {
   metadata: {
     [k: string]: unknown;
   };
+  /**
+   * ID of the turn that this one replaces; omitted if it replaces none.
+   */
+  replaces?: string;
 }
 /**
  * Work on the turn began. A new attempt opens a new segment of text.
@@ -819,6 +845,23 @@ export interface DecideApproval {
    * Reason; shown to the model and recorded.
    */
   reason?: string;
+}
+/**
+ * The caller's latest feedback on an answer.
+ */
+export interface Feedback {
+  /**
+   * 1 for good, -1 for bad.
+   */
+  rating: 1 | -1;
+  /**
+   * Comment; null without one.
+   */
+  comment: string | null;
+  /**
+   * When it was given.
+   */
+  at: string;
 }
 /**
  * Submit feedback on an answer.
@@ -997,6 +1040,10 @@ export interface MessagePage {
      * When it ended; null before that.
      */
     finished_at: string | null;
+    /**
+     * ID of the turn that replaced it; omitted if none did.
+     */
+    replaced_by?: string;
   }[];
   /**
    * Pass as `cursor` to get the next page; null on the last page.
@@ -1162,6 +1209,10 @@ export interface SubmitTurn {
   response_schema?: {
     [k: string]: unknown;
   };
+  /**
+   * ID of the conversation's last turn, which must have ended (else 409 `conflict`): this one takes its place. Both stay in the conversation; prompts hold the new one, and say which tool calls had been made for the old one.
+   */
+  replaces?: string;
 }
 /**
  * One prompt and everything done to answer it.
@@ -1348,6 +1399,10 @@ export interface Turn {
    * Milliseconds from acceptance to the first text; null before that.
    */
   first_token_ms: number | null;
+  /**
+   * ID of the turn that replaced it; omitted if none did.
+   */
+  replaced_by?: string;
 }
 /**
  * Change the given fields and leave the rest.

@@ -77,6 +77,8 @@ export interface ConversationState {
   /** The stream's position behind all that is known; null before the first page. */
   readonly position: string | null;
   readonly isErased: boolean;
+  /** The title that the server wrote since the page was read; null if it wrote none. */
+  readonly title: string | null;
 }
 
 /** What is known of a conversation that was just created, or before its first page is read. */
@@ -86,6 +88,7 @@ export const emptyState: ConversationState = {
   pending: [],
   position: null,
   isErased: false,
+  title: null,
 };
 
 /** Whether a turn has ended. */
@@ -178,6 +181,7 @@ function notice(event: NoticeItem["event"]): NoticeItem {
 export function apply(state: ConversationState, event: CopilotdEvent): ConversationState {
   const next = { ...state, position: event.position || state.position };
   if (event.type === "conversation.erased") return { ...emptyState, position: next.position, isErased: true };
+  if (event.type === "conversation.titled") return { ...next, title: event.title };
   // What concerns the conversation as a whole is shown at its end.
   const id = event.turn_id ?? state.turns.at(-1)?.id;
   const at = state.turns.findLastIndex((turn) => turn.id === id);

@@ -111,7 +111,8 @@ export class ConversationView {
     do state = addPage(state, await this.#page(state, signal));
     while (!state.turns.length && state.cursor);
     this.#generation++;
-    this.#set(state);
+    // Pages have no title.
+    this.#set({ ...state, title: this.#snapshot.title });
   }
 
   async #readEarlier(): Promise<void> {

@@ -103,6 +103,23 @@ for (const [name, events, expected] of TABLE) {
   test(`folds ${name}`, () => assert.deepEqual(show(fold(events)), expected));
 }
 
+test("a turn that is replaced says by which", () => {
+  const again = { ...event("turn.queued", { input: "Hello", metadata: {}, replaces: "t" }), turn_id: "u" };
+  const { turns } = fold([QUEUED, STARTED, completed("Hi"), event("turn.completed", { usage, first_token_ms: 1 }), again]);
+  assert.deepEqual(turns.map(({ id, status, replacedBy }) => [id, status, replacedBy]), [
+    ["t", "completed", "u"],
+    ["u", "queued", null],
+  ]);
+  assert.equal(fold([again]).turns.length, 1, "also where the turn before is not known");
+});
+
+test("a title that the server wrote is kept", () => {
+  const titled = event("conversation.titled", { turn_id: null, title: "Printer on fire" });
+  assert.equal(fold([QUEUED]).title, null);
+  assert.equal(fold([QUEUED, titled]).title, "Printer on fire");
+  assert.deepEqual(show(fold([QUEUED, titled])), ["queued"]);
+});
+
 test("keeps what a user interface needs of a turn", () => {
   const failed = event("turn.failed", { code: "limit_time", message: "Too slow", retryable: true });
   const waiting = event("turn.waiting", { reason: "limit", until: at });

@@ -133,6 +133,7 @@ test("calls say what they should", async () => {
   const api = clientOf(server);
   await api.conversations.create({ title: "T" });
   await api.conversations.list({ limit: 5, cursor: "a b" });
+  await api.conversations.list({ q: "on fire" });
   await api.conversation("c").rename("New");
   await api.conversation("c").messages({ order: "desc" });
   await api.turn("t").cancel();
@@ -146,6 +147,7 @@ test("calls say what they should", async () => {
     [
       'POST conversations {"title":"T"}',
       "GET conversations?limit=5&cursor=a+b",
+      "GET conversations?q=on+fire",
       'PATCH conversations/c {"title":"New"}',
       "GET conversations/c/messages?order=desc",
       "POST turns/t/cancel",

@@ -206,6 +206,11 @@ async function again(mine) {
 
 function take(mine, type, data) {
   if (type === "conversation.erased") return gone("This conversation was deleted.");
+  if (type === "conversation.titled") {
+    mine.title = data.title;
+    list.refresh(LAG);
+    return drawAll();
+  }
   // What concerns the conversation as a whole is shown at its end.
   let turn = data.turn_id ? mine.turns.get(data.turn_id) : [...mine.turns.values()].at(-1);
   if (!turn && type === "turn.queued") {

@@ -26,6 +26,7 @@ export const EVENTS = [
   "guardrail.triggered",
   "model.fallback",
   "memory.compressed",
+  "conversation.titled",
   "conversation.erased",
   "turn.completed",
   "turn.failed",

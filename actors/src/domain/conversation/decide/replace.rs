@@ -9,12 +9,7 @@ use crate::domain::context::memory::Memory;
 use crate::domain::event::Event;
 use crate::domain::ids::TurnId;
 
-pub(super) fn replace(
-    draft: &mut Draft<'_>,
-    memory: &Memory,
-    replaced: TurnId,
-    by: TurnId,
-) -> Result<(), Rejection> {
+pub(super) fn replace(draft: &mut Draft<'_>, memory: &Memory, replaced: TurnId, by: TurnId) -> Result<(), Rejection> {
     let refused = |why| Err(Rejection::NotReplaceable { why });
     let last = draft.book.last_turn.filter(|last| last.id == replaced);
     let Some(last) = last else {

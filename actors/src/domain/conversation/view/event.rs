@@ -73,9 +73,7 @@ fn with<T: serde::Serialize>(mut fields: Value, name: &str, value: Option<&T>) -
 
 fn fields(event: &Event) -> Option<(&'static str, Value)> {
     Some(match event {
-        Event::ConversationTitled {
-            title: Some(title), ..
-        } => ("conversation.titled", json!({ "title": title })),
+        Event::ConversationTitled { title: Some(title), .. } => ("conversation.titled", json!({ "title": title })),
         Event::ConversationErased { .. } => ("conversation.erased", json!({})),
         Event::TurnQueued {
             input,
