@@ -31,6 +31,10 @@ pub struct Copilot {
     /// Tools whose every call needs a person's approval.
     #[serde(default)]
     pub approval: Vec<String>,
+    /// Whether its turns may bring tools of the user's page. They give nobody a right: what a page's function does, the
+    /// page could do without a model, so they are allowed unless the operator says otherwise.
+    #[serde(default = "super::models::yes")]
+    pub client_tools: bool,
     /// Timeout of one call in seconds, by tool.
     #[serde(default)]
     pub tool_timeouts: BTreeMap<String, u64>,

@@ -145,9 +145,9 @@ pub struct Server {
     pub max_turns: usize,
     /// The same for one tenant, which never holds more permits than are free: alone at most half of `max_turns`.
     pub max_turns_per_tenant: usize,
-    /// Most turns of one tenant that wait for an approval.
+    /// Most turns of one tenant that wait for an approval or a client tool.
     pub max_approvals_per_tenant: usize,
-    /// Most turns of one user that wait for an approval.
+    /// Most turns of one user that wait for an approval or a client tool.
     pub max_approvals_per_user: usize,
     /// Invalid credentials per minute, address and issuer, after which further ones are answered 429; 0 means no limit.
     /// It never refuses valid ones.

@@ -214,7 +214,7 @@ pub struct Target {
     pub reasoning: bool,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 

@@ -130,6 +130,7 @@ impl Config {
             titles: copilot.titles(),
             prices: self.price_list().history(route.model()),
             tools: offered,
+            client_tools: copilot.client_tools,
             limits: copilot.limits.limits(),
             memory: copilot
                 .memory

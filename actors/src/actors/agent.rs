@@ -8,6 +8,7 @@
 
 mod answer;
 mod cite;
+mod client_calls;
 mod facts;
 mod knowledge;
 mod prompt;
@@ -46,6 +47,7 @@ use crate::domain::guardrail::{self as guard, ContentKind, OutputGuard, Rules, S
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
+use crate::domain::sent_prompt::ToolOffer;
 use crate::domain::usage::Usage;
 use crate::fairness::share::{UNMEASURED, metered};
 use crate::guardrails::Unchecked;
@@ -80,6 +82,8 @@ pub struct RunStep {
     pub policy: Arc<Policy>,
     /// JSON schema that the answer must satisfy.
     pub response_schema: Option<Arc<Value>>,
+    /// The turn's client tools.
+    pub client_tools: Arc<Vec<ToolOffer>>,
     /// API key that submitted the turn; the model call counts against its limits.
     pub api_key: Option<String>,
     /// The user's roles; they decide which documents the turn may read.
@@ -149,6 +153,7 @@ impl Agent {
             needs_summary,
             policy,
             response_schema,
+            client_tools,
             api_key,
             roles,
             accepted_at,
@@ -178,6 +183,7 @@ impl Agent {
             needs_summary,
             &policy,
             response_schema.clone(),
+            &client_tools,
             passages,
         );
         let assembled = Box::pin(assembled).await;
@@ -267,6 +273,7 @@ impl Agent {
                     Box::pin(self.shared.wait_while_left_out(&self.scope)).await;
                     reply.output = Box::pin(self.check_output(&schema, &reply.text)).await;
                 }
+                reply.client_calls = Box::pin(self.check_client_calls(&client_tools, &policy, &calls)).await;
                 match Box::pin(self.screened(at, reply, calls, &policy)).await {
                     Ok(screened) => {
                         span.in_scope(|| self.tell(screened));
@@ -511,6 +518,7 @@ impl Agent {
         let reply = ModelReply {
             guardrails: answer.guard.redactions().iter().map(redacted).collect(),
             calls: Vec::new(),
+            client_calls: BTreeMap::new(),
             text: answer.text,
             citations: Vec::new(),
             unsupported: Vec::new(),

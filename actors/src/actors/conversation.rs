@@ -379,10 +379,13 @@ impl Conversation {
         if let Err(refusal) = self.check_quotas(state, principal, command.command()).await {
             return refuse(Some(reply), refusal);
         }
-        // A decision makes a turn that held no permit run again; if it is refused now, it can be repeated.
+        // A decision or a page's answer makes a turn that held no permit run again; if it is refused now, it can be
+        // repeated.
         let needs_permit = match command.command() {
             Command::Submit { .. } => true,
-            Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+            Command::Decide { .. } | Command::AnswerClientTool { .. } => {
+                state.core.active().is_some_and(|turn| turn.is_parked())
+            }
             _ => false,
         };
         if needs_permit && let Err(full) = state.counted.admit() {
@@ -515,13 +518,21 @@ fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
     Some(header)
 }
 
-/// Takes an approval permit for what the model asks for, before the command is decided. If it turns out not to be
-/// needed, the next count returns it.
+/// Takes an approval permit for what the model asks a person or a page for, before the command is decided. If it turns
+/// out not to be needed, the next count returns it.
 fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> bool {
     let Command::ModelReplied { reply, .. } = command else {
         return true;
     };
-    let asks = |name: &String| policy.tools.get(name).is_some_and(|tool| tool.approval);
+    let of_page = state
+        .core
+        .active()
+        .map(|turn| Arc::clone(&turn.client_tools))
+        .unwrap_or_default();
+    let asks = |name: &String| match policy.tools.get(name) {
+        Some(tool) => tool.approval,
+        None => of_page.iter().any(|tool| tool.name == *name),
+    };
     let live = state
         .core
         .live()

@@ -31,7 +31,7 @@ pub struct Bounds {
     pub node_turns: usize,
     /// Working permits of one tenant; it never takes more than are free, so alone at most half.
     pub tenant_turns: usize,
-    /// Open turns of one user, except those that only wait for approval.
+    /// Open turns of one user, except those that only wait for people or their pages.
     pub user_turns: usize,
     /// Turns of one user with a call that waits for approval.
     pub user_approvals: usize,

@@ -9,7 +9,8 @@ use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
 use super::context_record::{ContextRecord, RetrievalRecord};
 use super::guardrail::Stage;
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
-use super::sent_prompt::SentPrompt;
+use super::sent_prompt::{SentPrompt, ToolOffer};
+use super::tool::client::{self, Claim};
 use super::usage::{TotalUsage, Usage};
 use super::weight;
 
@@ -54,8 +55,9 @@ impl Record {
                 input,
                 metadata,
                 response_schema,
+                client_tools,
                 ..
-            } => input.bytes() + weight::of_members(metadata) + json(response_schema),
+            } => input.bytes() + weight::of_members(metadata) + json(response_schema) + client::weight(client_tools),
             Event::ContextAssembled {
                 retrieved,
                 context,
@@ -81,7 +83,9 @@ impl Record {
             }
             Event::OutputRejected { text, error, .. } => text.len() + error.len(),
             Event::ModelFailed { detail, .. } | Event::GuardrailTriggered { detail, .. } => text(detail),
-            Event::ApprovalRequested { arguments, .. } | Event::ToolCalled { arguments, .. } => weight::of(arguments),
+            Event::ApprovalRequested { arguments, .. }
+            | Event::ClientToolRequested { arguments, .. }
+            | Event::ToolCalled { arguments, .. } => weight::of(arguments),
             Event::ApprovalDecided { arguments, reason, .. } => json(arguments) + text(reason),
             Event::ToolFinished { result, error, .. } | Event::ToolSettled { result, error, .. } => {
                 json(result) + text(error)
@@ -320,6 +324,9 @@ pub enum Event {
         /// The last turn before it, which it replaces: prompts hold this one instead.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<TurnId>,
+        /// Internal. The tools of the user's page that the model may call in this turn.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        client_tools: Vec<ToolOffer>,
     },
     /// Internal. The turn, which has ended, was replaced by another one. Stands before that one's `turn.queued`.
     #[serde(rename = "turn.replaced")]
@@ -427,13 +434,24 @@ pub enum Event {
         reason: Option<String>,
         by: String,
     },
+    /// A call of a client tool waits for a page to claim it.
+    #[serde(rename = "client_tool.requested")]
+    ClientToolRequested {
+        call_id: CallId,
+        name: String,
+        arguments: Value,
+        expires_at: Timestamp,
+    },
     #[serde(rename = "tool.called")]
     ToolCalled {
         call_id: CallId,
         name: String,
         arguments: Value,
-        /// Internal. Until when this process waits for the call's outcome. It says nothing about what the vendor does.
+        /// Internal. Until when the call's outcome is waited for. It says nothing about what the vendor does.
         settles_at: Timestamp,
+        /// Internal. The claim of the page that runs the call; none if a connector runs it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claim: Option<Claim>,
     },
     /// Internal. Recovery resumes a call that was in flight.
     #[serde(rename = "tool.retried")]
@@ -451,6 +469,9 @@ pub enum Event {
         result: Option<Value>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+        /// Internal. The hash of what a page answered, before guardrails, so that its repetition is recognised.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer_hash: Option<String>,
     },
     /// Internal. The late result of a call that had ended as `unknown`.
     #[serde(rename = "tool.settled")]
@@ -528,6 +549,7 @@ impl Event {
             Self::ModelFailed { .. } => "model.failed",
             Self::ApprovalRequested { .. } => "approval.requested",
             Self::ApprovalDecided { .. } => "approval.decided",
+            Self::ClientToolRequested { .. } => "client_tool.requested",
             Self::ToolCalled { .. } => "tool.called",
             Self::ToolRetried { .. } => "tool.retried",
             Self::ToolFinished { .. } => "tool.finished",

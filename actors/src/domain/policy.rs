@@ -32,6 +32,8 @@ pub struct Policy {
     pub prices: PriceHistory,
     /// The tools that it may call, by name.
     pub tools: BTreeMap<String, ToolPolicy>,
+    /// Whether its turns may bring tools of the user's page.
+    pub client_tools: bool,
     /// The limits of a turn.
     pub limits: Limits,
     /// When and how its memory is compressed.
@@ -100,6 +102,7 @@ impl Policy {
             titles: false,
             prices: PriceHistory::default(),
             tools: BTreeMap::new(),
+            client_tools: true,
             limits: Limits::default(),
             memory: MemoryPolicy::for_context(8_192, 8_192),
             rules: Rules::default(),

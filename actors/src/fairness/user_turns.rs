@@ -8,7 +8,7 @@ use crate::domain::ids::{TenantId, UserId};
 
 type Key = (TenantId, UserId);
 
-/// Counts open turns of this process by user, without those that only wait for approval.
+/// Counts open turns of this process by user, without those that only wait for people or their pages.
 #[derive(Debug, Default)]
 pub struct UserTurns(Arc<DashMap<Key, usize>>);
 

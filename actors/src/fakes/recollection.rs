@@ -321,6 +321,7 @@ fn queued(prompt: &str) -> Event {
         nonce: None,
         next: false,
         replaces: None,
+        client_tools: Vec::new(),
     }
 }
 

@@ -38,7 +38,7 @@ pub use model::{LostCall, LostPrompt, Model, ModelError, ModelEvent, ModelReques
 pub use policies::{Policies, ServingState};
 pub use recollection::{RecallError, RecallQuery, RecallReason, Recalled, RecalledMessage, Recollection};
 pub use revocation_store::RevocationStore;
-pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
+pub use schema::{ClientToolsError, SchemaChecker, SchemaError, SchemaVerdict, accept, accept_client_tools};
 pub use tenant_store::TenantStore;
 pub use tools::{
     LookUp, SystemKey, Systems, ToolBox, ToolCatalog, ToolDefinitions, ToolError, ToolErrorKind, ToolReply, ToolRequest,

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::domain::conversation::decide::Rejection;
 use crate::domain::schema::budget::measure;
 use crate::domain::schema::{AcceptedSchema, Violation};
+use crate::domain::sent_prompt::ToolOffer;
+use crate::domain::tool::client::{self, ClientTools};
 use crate::tenancy::TenantScope;
 
 /// Compiles callers' schemas and checks answers against them, within limits on time and memory.
@@ -64,4 +67,33 @@ pub async fn accept(
     let source = Arc::new(source);
     checker.compile(scope, &source).await?;
     Ok(AcceptedSchema::new(source))
+}
+
+/// Why the client tools of a turn are not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientToolsError {
+    /// Their number, size or names.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The parameters of the tool at this index.
+    #[error("the parameters of client tool {0} are not accepted")]
+    Parameters(usize, #[source] SchemaError),
+}
+
+/// Accepts the client tools of a turn or says why not. The only way to obtain [`ClientTools`].
+pub async fn accept_client_tools(
+    checker: &dyn SchemaChecker,
+    scope: &TenantScope,
+    tools: Vec<ToolOffer>,
+) -> Result<ClientTools, ClientToolsError> {
+    if let Some(fault) = client::fault(&tools) {
+        return Err(fault.into());
+    }
+    let mut accepted = Vec::with_capacity(tools.len());
+    for (index, tool) in tools.into_iter().enumerate() {
+        let schema = accept(checker, scope, tool.parameters).await;
+        let schema = schema.map_err(|error| ClientToolsError::Parameters(index, error))?;
+        accepted.push((tool.name, tool.description, schema));
+    }
+    Ok(ClientTools::new(accepted))
 }

@@ -10,6 +10,7 @@ mod support;
 mod admission;
 mod approvals;
 mod cancellation;
+mod client_tools;
 mod closing;
 mod compression;
 mod connectors;

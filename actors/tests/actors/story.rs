@@ -89,6 +89,7 @@ impl World {
             nonce: None,
             next: false,
             replaces: None,
+            client_tools: Vec::new(),
         };
         (Some(turn), event)
     }

@@ -1,15 +1,19 @@
 //! The actions of test scripts: each builds one command from the current state.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
 use copilotd_actors::domain::conversation::command::{
-    Command, Decision, ModelFailure, ModelReply, OutputCheck, SealedMessage, Step, StoppedWork, WhenBusy,
+    ArgumentsCheck, Command, Decision, ModelFailure, ModelReply, OutputCheck, SealedMessage, Step, StoppedWork,
+    WhenBusy,
 };
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::schema::check::Checker;
+use copilotd_actors::domain::sent_prompt::ToolOffer;
+use copilotd_actors::domain::tool::client::{Claim, ClientTools};
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use serde_json::{Value, json};
 
@@ -65,6 +69,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             roles: Vec::new(),
             nonce: None,
             replaces: None,
+            client_tools: ClientTools::default(),
             stop: sealed(scenario, ""),
         };
         change(&mut command);
@@ -107,6 +112,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         roles: Vec::new(),
         nonce: None,
         replaces: None,
+        client_tools: ClientTools::default(),
         stop: sealed(scenario, text),
     })
 }
@@ -215,6 +221,7 @@ pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
         } else {
             Finish::ToolCalls
         },
+        client_calls: checks(&calls),
         calls,
         citations: Vec::new(),
         unsupported: Vec::new(),
@@ -326,6 +333,76 @@ pub fn refuse(n: u128, index: usize) -> Act {
 
 pub fn expire_approval(n: u128, index: usize) -> Act {
     act(move |scenario| Command::ApprovalExpired {
+        turn: turn(n),
+        call: scenario.call(index),
+    })
+}
+
+/// The client tools of [`submit_with_tools`]: `page` takes an integer `n`, `other` anything.
+pub fn page_tools() -> ClientTools {
+    let tool = |name: &str, parameters| ToolOffer {
+        name: name.to_owned(),
+        description: format!("Does {name}."),
+        parameters,
+    };
+    let with_number = json!({ "type": "object", "properties": { "n": { "type": "integer" } } });
+    ClientTools::unchecked(vec![
+        tool("page", with_number),
+        tool("other", json!({ "type": "object" })),
+    ])
+}
+
+/// Submits a turn that brings client tools.
+pub fn submit_with_tools(n: u128) -> Act {
+    submission(n, &format!("question {n}"), |command| {
+        if let Command::Submit { client_tools, .. } = command {
+            *client_tools = page_tools();
+        }
+    })
+}
+
+/// What the checker says of calls, as the agent reports it.
+fn checks(calls: &[(String, Value)]) -> BTreeMap<usize, ArgumentsCheck> {
+    let tools = page_tools();
+    let check = |(name, arguments): &(String, Value)| {
+        let tool = tools.iter().find(|tool| tool.name == *name)?;
+        let checker = Checker::compile(&tool.parameters).expect("a schema");
+        Some(match checker.check(&arguments.to_string()) {
+            Ok(()) => ArgumentsCheck::Valid,
+            Err(why) => ArgumentsCheck::Invalid(why),
+        })
+    };
+    let checks = calls.iter().enumerate().map(|(index, call)| (index, check(call)));
+    checks.filter_map(|(index, check)| Some((index, check?))).collect()
+}
+
+/// A page claims a call; `key` is the `Idempotency-Key` of its request.
+pub fn claim(n: u128, index: usize, token: &'static str, key: Option<&'static str>) -> Act {
+    act(move |scenario| Command::ClaimClientTool {
+        turn: turn(n),
+        call: scenario.call(index),
+        claim: Claim {
+            token: token.to_owned(),
+            key: key.map(str::to_owned),
+        },
+    })
+}
+
+/// The page that holds the claim answers with this result, or with an error.
+pub fn answer(n: u128, index: usize, token: &'static str, result: Option<Value>) -> Act {
+    act(move |scenario| Command::AnswerClientTool {
+        turn: turn(n),
+        call: scenario.call(index),
+        token: token.to_owned(),
+        failed: result.is_none(),
+        error: result.is_none().then(|| "it broke".to_owned()),
+        answer_hash: format!("{token} {result:?}"),
+        result: result.clone(),
+    })
+}
+
+pub fn expire_client_tool(n: u128, index: usize) -> Act {
+    act(move |scenario| Command::ClientToolExpired {
         turn: turn(n),
         call: scenario.call(index),
     })

@@ -18,6 +18,9 @@ struct Seen {
     open_calls: BTreeMap<CallId, TurnId>,
     finished: BTreeSet<CallId>,
     unknown: BTreeSet<CallId>,
+    /// Calls that were offered to pages, and those that a page claimed.
+    offered: BTreeSet<CallId>,
+    claimed: BTreeSet<CallId>,
     closed: BTreeSet<MessageId>,
     /// Usage of each turn's model calls, summed over the records that carry it.
     used: BTreeMap<TurnId, Usage>,
@@ -108,10 +111,35 @@ fn look(seen: &mut Seen, record: &Record) {
         Event::MessageReset { message_id, .. } => {
             assert!(seen.closed.insert(*message_id), "a message was closed twice");
         }
-        Event::ToolCalled { call_id, .. } | Event::ApprovalRequested { call_id, .. } => {
+        Event::ToolCalled { call_id, claim, .. } => {
+            assert!(seen.open_calls.contains_key(call_id), "no message asked for this call");
+            assert_eq!(claim.is_some(), seen.offered.contains(call_id), "run by the wrong side");
+            let is_first = claim.is_none() || seen.claimed.insert(*call_id);
+            assert!(is_first, "two pages have the same call");
+        }
+        Event::ApprovalRequested { call_id, .. } => {
             assert!(seen.open_calls.contains_key(call_id), "no message asked for this call");
         }
-        Event::ToolFinished { call_id, status, .. } => {
+        Event::ClientToolRequested { call_id, .. } => {
+            assert!(seen.open_calls.contains_key(call_id), "no message asked for this call");
+            assert!(seen.offered.insert(*call_id), "offered twice");
+        }
+        Event::ToolFinished {
+            call_id,
+            status,
+            answer_hash,
+            ..
+        } => {
+            use copilotd_actors::domain::content::ToolStatus;
+            let (offered, claimed) = (seen.offered.contains(call_id), seen.claimed.contains(call_id));
+            assert!(claimed || answer_hash.is_none(), "answered without a claim");
+            if offered && !claimed {
+                let not_run = [ToolStatus::Failed, ToolStatus::Cancelled];
+                assert!(not_run.contains(status), "{status:?}, but no page had it");
+            }
+            if claimed && answer_hash.is_none() {
+                assert_eq!(*status, ToolStatus::Unknown, "a page had it and did not answer");
+            }
             assert!(seen.open_calls.remove(call_id).is_some(), "a result without a call");
             assert!(seen.finished.insert(*call_id), "two results of one call");
             if *status == copilotd_actors::domain::content::ToolStatus::Unknown {

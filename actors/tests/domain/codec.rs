@@ -34,6 +34,7 @@ fn name(event: &Event) -> &'static str {
         Event::ModelFailed { .. } => "model.failed",
         Event::ApprovalRequested { .. } => "approval.requested",
         Event::ApprovalDecided { .. } => "approval.decided",
+        Event::ClientToolRequested { .. } => "client_tool.requested",
         Event::ToolCalled { .. } => "tool.called",
         Event::ToolRetried { .. } => "tool.retried",
         Event::ToolFinished { .. } => "tool.finished",
@@ -47,7 +48,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnCancelled { .. } => "turn.cancelled",
     }
 }
-const VARIANTS: usize = 29;
+const VARIANTS: usize = 30;
 
 #[test]
 fn records_of_version_one_are_read_and_written_unchanged() {

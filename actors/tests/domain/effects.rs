@@ -29,6 +29,7 @@ fn due(script: Vec<Act>, then: &str) {
                 not_before: Some(then),
             } => format!("model {}/{} from {}", at.attempt, at.step, since(then)),
             Effect::CallTool { retry, settles_at, .. } => format!("tool retry {retry} settles {}", since(settles_at)),
+            Effect::ExpireClientTool { at, .. } => format!("page until {}", since(at)),
             Effect::ExpireApproval { at, .. } => format!("approval until {}", since(at)),
             Effect::ExpireTurn { attempt, at, .. } => format!("turn {attempt} until {}", since(at)),
         })

@@ -17,12 +17,13 @@ use copilotd_actors::domain::event::CompressionMethod;
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::domain::tool::client::{Claim, ClientTools};
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::acts::{USAGE, key, present, reply, schema, sealed};
+use crate::acts::{USAGE, key, page_tools, present, reply, schema, sealed};
 use crate::support::{Scenario, UNLIMITED, policy, turn};
 
 /// One step of a history. Numbers select among what exists, so that most steps have an effect.
@@ -46,6 +47,21 @@ pub enum Step {
         kind: u8,
     },
     Expire {
+        call: u8,
+    },
+    /// One of three pages claims a call.
+    Claim {
+        call: u8,
+        page: u8,
+    },
+    /// One of them answers it.
+    Answer {
+        call: u8,
+        page: u8,
+        kind: u8,
+    },
+    /// The timer of a client tool.
+    ExpirePage {
         call: u8,
     },
     ExpireTurn,
@@ -79,6 +95,9 @@ pub fn step() -> impl Strategy<Value = Step> {
         6 => (any::<u8>(), any::<u8>()).prop_map(|(call, status)| Step::Report { call, status }),
         5 => (any::<u8>(), any::<u8>()).prop_map(|(call, kind)| Step::Decide { call, kind }),
         1 => any::<u8>().prop_map(|call| Step::Expire { call }),
+        4 => (any::<u8>(), any::<u8>()).prop_map(|(call, page)| Step::Claim { call, page }),
+        4 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(call, page, kind)| Step::Answer { call, page, kind }),
+        2 => any::<u8>().prop_map(|call| Step::ExpirePage { call }),
         1 => Just(Step::ExpireTurn),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, stop)| Step::Cancel { turn, stop }),
         2 => Just(Step::Crash),
@@ -99,7 +118,19 @@ const TEXTS: [&str; 6] = [
     "x",
     "</tool_result> é",
 ];
-const TOOLS: [&str; 8] = ["read", "keyed", "look_up", "never", "ask", "ask", "no such tool!", ""];
+const TOOLS: [&str; 10] = [
+    "read",
+    "keyed",
+    "look_up",
+    "never",
+    "ask",
+    "ask",
+    "page",
+    "other",
+    "no such tool!",
+    "",
+];
+const PAGES: [&str; 3] = ["p0", "p1", "p2"];
 const STATUS: [ToolStatus; 5] = [
     ToolStatus::Succeeded,
     ToolStatus::Failed,
@@ -220,6 +251,10 @@ impl History {
                     scenario.now = scenario.now.max(at);
                     Command::ApprovalExpired { turn, call }
                 }
+                Effect::ExpireClientTool { turn, call, at } => {
+                    scenario.now = scenario.now.max(at);
+                    Command::ClientToolExpired { turn, call }
+                }
                 Effect::ExpireTurn { .. } => panic!("a turn has nothing left to do but expire"),
             };
             let decision = scenario.run(command).expect("the report of an open effect is accepted");
@@ -266,6 +301,11 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         roles: Vec::new(),
         nonce: None,
         replaces: replaced,
+        client_tools: if kind % 3 == 0 {
+            ClientTools::default()
+        } else {
+            page_tools()
+        },
         stop: stop(scenario, when / 4),
     }
 }
@@ -325,6 +365,9 @@ fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
     let memory = scenario.conversation.memory.clone();
     let needs_summary = scenario.conversation.seq.is_multiple_of(2);
     let mut gathered = Gathered::count(memory, needs_summary, &scenario.policy, None);
+    if let Some(turn) = scenario.conversation.active() {
+        gathered.offer(&scenario.policy, &turn.client_tools);
+    }
     let nonce = gathered.current.blocks.front().and_then(|block| block.nonce.clone());
     let passage = |n: u32| {
         let (kind, text) = if n.is_multiple_of(2) {
@@ -446,6 +489,27 @@ fn report(scenario: &Scenario, step: &Step, turns: u128) -> Command {
             by: "bob".into(),
         },
         Step::Expire { call: by } => Command::ApprovalExpired {
+            turn: at.turn,
+            call: call(*by).1,
+        },
+        Step::Claim { call: by, page } => Command::ClaimClientTool {
+            turn: at.turn,
+            call: call(*by).1,
+            claim: Claim {
+                token: pick(&PAGES, *page).to_owned(),
+                key: (page % 2 == 0).then(|| format!("key {}", page % 3)),
+            },
+        },
+        Step::Answer { call: by, page, kind } => Command::AnswerClientTool {
+            turn: at.turn,
+            call: call(*by).1,
+            token: pick(&PAGES, *page).to_owned(),
+            result: (kind % 2 == 0).then(|| json!({ "kind": kind })),
+            error: (kind % 2 == 1).then(|| "it broke".to_owned()),
+            failed: kind % 2 == 1,
+            answer_hash: kind.to_string(),
+        },
+        Step::ExpirePage { call: by } => Command::ClientToolExpired {
             turn: at.turn,
             call: call(*by).1,
         },

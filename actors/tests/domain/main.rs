@@ -7,6 +7,7 @@ mod support;
 
 mod approvals;
 mod assemble;
+mod client_tools;
 mod codec;
 mod doubt;
 mod effects;

@@ -63,6 +63,7 @@ pub fn policy() -> Policy {
         titles: true,
         prices: PriceHistory::default(),
         tools: tools.into_iter().map(tool).collect(),
+        client_tools: true,
         limits: Limits {
             queue: 2,
             input_bytes: 1000,
@@ -359,7 +360,7 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
         }
         E::MessageReset { reason, .. } => reason.clone(),
         E::ModelFailed { class, .. } => class.clone(),
-        E::ApprovalRequested { call_id, .. } => call(call_id),
+        E::ApprovalRequested { call_id, .. } | E::ClientToolRequested { call_id, .. } => call(call_id),
         E::ApprovalDecided {
             call_id, decision, by, ..
         } => format!("{} {} {by}", call(call_id), word(decision)),
@@ -367,8 +368,14 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
             call_id,
             name,
             arguments,
+            claim,
             ..
-        } => format!("{} {name} {arguments}", call(call_id)),
+        } => {
+            let by = claim
+                .as_ref()
+                .map_or(String::new(), |claim| format!(" by {}", claim.token));
+            format!("{} {name} {arguments}{by}", call(call_id))
+        }
         E::ToolRetried {
             call_id, retry, mode, ..
         } => format!("{} {retry} {}", call(call_id), word(mode)),

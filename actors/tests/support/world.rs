@@ -13,6 +13,7 @@ use copilotd_actors::domain::conversation::command::{Command, Decision, StoppedW
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
+use copilotd_actors::domain::tool::client::ClientTools;
 use copilotd_actors::fakes::facts::FakeFacts;
 use copilotd_actors::fakes::knowledge::FakeKnowledge;
 use copilotd_actors::fakes::log::MemoryLog;
@@ -319,6 +320,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         roles: Vec::new(),
         nonce: None,
         replaces: None,
+        client_tools: ClientTools::default(),
         stop: StoppedWork::default(),
     }
 }
@@ -335,6 +337,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         roles,
         nonce,
         replaces,
+        client_tools,
         stop,
         ..
     } = submission(turn, text)
@@ -357,6 +360,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         roles,
         nonce,
         replaces,
+        client_tools,
         stop,
     }
 }

@@ -119,6 +119,7 @@ impl Conversation {
             nonce: Some(NONCE.to_owned()),
             next: false,
             replaces: None,
+            client_tools: Vec::new(),
         };
         let started = Event::TurnStarted {
             attempt: 1,

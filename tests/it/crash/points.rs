@@ -37,6 +37,7 @@ const MESSAGES: Events = &[
 const TOOLS: Events = &[
     ("approval.requested", 2),
     ("approval.decided", 1),
+    ("client_tool.requested", 1),
     ("tool.called", 4),
     ("tool.finished", 5),
     ("tool.settled", 1),

@@ -12,6 +12,7 @@ use copilotd_actors::domain::content::Input;
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::event::{Channel, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
+use copilotd_actors::domain::tool::client::ClientTools;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
 use copilotd_actors::fakes::schema::FakeChecker;
@@ -107,6 +108,7 @@ impl BadDay {
             roles: Vec::new(),
             nonce: None,
             replaces: None,
+            client_tools: ClientTools::default(),
             stop: StoppedWork::default(),
         };
         for command in [create, submit] {

@@ -198,6 +198,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         nonce: Some("0123456789abcdef".to_owned()),
         next: false,
         replaces: None,
+        client_tools: Vec::new(),
     };
     talk.write(log, vec![(Some(turn), event)]).await;
     let read = log.read(&talk.scope, talk.id, 1, 1).await.unwrap();

@@ -176,6 +176,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         nonce: None,
         next: false,
         replaces: None,
+        client_tools: Vec::new(),
     };
     (Some(turn), event)
 }

@@ -12,6 +12,8 @@ use crate::domain::context::tokens;
 use crate::domain::guardrail as guard;
 use crate::domain::ids::TenantId;
 use crate::domain::policy::Policy;
+use crate::domain::sent_prompt::ToolOffer;
+use crate::domain::tool::client;
 use crate::domain::weight;
 
 /// Gathers and assembles the prompt. Messages not yet counted are counted first, one slice at a time.
@@ -21,6 +23,7 @@ pub(super) async fn assemble(
     needs_summary: bool,
     policy: &Arc<Policy>,
     response_schema: Option<Arc<Value>>,
+    client_tools: &Arc<Vec<ToolOffer>>,
     passages: Vec<Passage>,
 ) -> Result<Result<Assembled, TooLarge>, ComputeError> {
     count_entries(tenant, &memory).await?;
@@ -29,13 +32,15 @@ pub(super) async fn assemble(
     let entries = memory.blocks.iter().flat_map(|block| &block.entries);
     let written = entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
     let schema = response_schema.as_deref().map_or(0, weight::of);
-    let policy = Arc::clone(policy);
+    let of_page = client::weight(client_tools) * tokens::COST_PER_BYTE;
+    let (policy, client_tools) = (Arc::clone(policy), Arc::clone(client_tools));
     let work = move || {
         let mut gathered = Gathered::count(memory, needs_summary, &policy, response_schema.as_deref());
+        gathered.offer(&policy, &client_tools);
         gathered.passages = passages;
         assemble::assemble(&gathered, Budget::of(&policy.memory))
     };
-    compute::run(Some(tenant), counted + written + schema, work).await
+    compute::run(Some(tenant), counted + written + schema + of_page, work).await
 }
 
 /// Counts the tokens of every message in the window; each entry caches its own count.

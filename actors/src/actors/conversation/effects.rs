@@ -106,7 +106,7 @@ impl Conversation {
                 crash::point("effect.after:call_tool");
                 Some(self.timer(me, effect, settles_at, CALL_GRACE))
             }
-            Effect::ExpireApproval { at, .. } | Effect::ExpireTurn { at, .. } => {
+            Effect::ExpireApproval { at, .. } | Effect::ExpireClientTool { at, .. } | Effect::ExpireTurn { at, .. } => {
                 Some(self.timer(me, effect, at, Duration::ZERO))
             }
         }
@@ -157,6 +157,7 @@ impl Conversation {
             needs_summary: state.summary_needed_by == Some(at.turn),
             policy: Arc::clone(policy),
             response_schema: turn.response_schema.clone(),
+            client_tools: Arc::clone(&turn.client_tools),
             api_key: turn.api_key.clone(),
             roles: Arc::clone(&turn.roles),
             accepted_at: turn.queued_at,
@@ -291,6 +292,7 @@ impl Conversation {
     pub(super) fn command_of(&self, state: &State, policy: &Policy, effect: Effect) -> Option<Command> {
         match effect {
             Effect::ExpireApproval { turn, call, .. } => Some(Command::ApprovalExpired { turn, call }),
+            Effect::ExpireClientTool { turn, call, .. } => Some(Command::ClientToolExpired { turn, call }),
             Effect::ExpireTurn { turn, attempt, .. } => Some(Command::TurnExpired {
                 turn,
                 attempt,

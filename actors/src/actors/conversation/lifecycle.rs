@@ -110,7 +110,7 @@ impl Conversation {
                 // Nothing is resumed for a suspended tenant.
                 ServingState::Suspended => self.suspend(me, state).await?,
             }
-            // Approvals need no claim, only their timers.
+            // Approvals and client tools need no claim by this actor, only their timers.
             self.run_effects(me, state);
             state.count();
         }
@@ -229,8 +229,8 @@ impl Conversation {
                 key,
                 actor: me.get_id(),
                 wake_at,
-                // A turn that only waits for approval has nothing to resume.
-                paused: state.paused && !state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+                // A turn that only waits for people or pages has nothing to resume.
+                paused: state.paused && !state.core.active().is_some_and(|turn| turn.is_parked()),
                 last_seq: state.core.seq,
             });
         }
@@ -238,7 +238,7 @@ impl Conversation {
 
     /// Stores a snapshot in the background, if enough has happened since the last one.
     pub(super) fn save(&self, state: &mut State, every: u64) {
-        let quiet = state.core.active().is_none_or(|turn| turn.only_awaits_approval());
+        let quiet = state.core.active().is_none_or(|turn| turn.is_parked());
         if !quiet || state.core.live().is_none() || state.core.seq < state.snapshot_seq + every.max(1) {
             return;
         }

@@ -180,7 +180,7 @@ pub(super) fn forget_step(state: &mut State, step: Step) {
 }
 
 /// Stops what has not started, and keeps in `wanted` what may continue while the tenant is left out: running work, and
-/// the time that a person has to decide. The turn's own time limit stands still.
+/// the time that a person or a page has. The turn's own time limit stands still.
 pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
     state.paused = true;
     let gates = &state.gates;
@@ -196,7 +196,7 @@ pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
         }
     }
     wanted.retain(|effect| match effect {
-        Effect::ExpireApproval { .. } => true,
+        Effect::ExpireApproval { .. } | Effect::ExpireClientTool { .. } => true,
         Effect::ExpireTurn { .. } => false,
         Effect::CallModel { .. } | Effect::CallTool { .. } => state.running.contains_key(effect),
     });
@@ -204,7 +204,7 @@ pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
 
 /// Returns the progress of the running turn, as far as it must be recorded.
 pub(super) fn present(state: &State) -> Option<Pause> {
-    let turn = state.core.active().filter(|turn| !turn.only_awaits_approval())?;
+    let turn = state.core.active().filter(|turn| !turn.is_parked())?;
     let is_asked = state
         .running
         .keys()
@@ -232,7 +232,7 @@ pub(super) fn fold(state: &mut State) {
         state.gates.insert(call.id, Gate::withdrawn().into());
     }
     let never_asked = turn.phase == Phase::Thinking && turn.pause.as_ref().is_some_and(|pause| !pause.asked);
-    state.lost = !turn.only_awaits_approval() && !never_asked;
+    state.lost = !turn.is_parked() && !never_asked;
 }
 
 fn is_first_try(call: &Call) -> bool {

@@ -97,7 +97,7 @@ pub(super) struct CountedTurns {
     pub(super) shared: Arc<Shared>,
     pub(super) scope: TenantScope,
     pub(super) turns: TurnCounts,
-    /// What admission knows about a call that waits for approval; `None`: unsure.
+    /// What admission knows about a call that waits for approval or for a page; `None`: unsure.
     pub(super) approval: Option<bool>,
 }
 
@@ -236,8 +236,9 @@ impl State {
         };
         let (open, active) = (book.turns.len(), book.active());
         let idle = self.is_idly_paused();
-        // Turns queued behind one that only waits for a person, or for its tenant's settings, are parked with it.
-        let parked = idle || active.is_some_and(Turn::only_awaits_approval);
+        // Turns queued behind one that only waits for a person or a page, or for its tenant's settings, are parked with
+        // it.
+        let parked = idle || active.is_some_and(Turn::is_parked);
         // A turn that waits for its provider keeps its turn permit, but a shutdown does not wait for it.
         let waiting = !parked && active.is_some_and(|turn| turn.waiting.is_some());
         let busy = active.is_some() && !parked && !waiting;
@@ -249,7 +250,7 @@ impl State {
             busy,
             waiting,
         });
-        let waits = active.is_some_and(Turn::awaits_approval);
+        let waits = active.is_some_and(Turn::awaits_user);
         self.counted.set_approval(self.core.id, &book.header.user, waits);
         self.count_permits();
     }
@@ -260,12 +261,12 @@ impl State {
         self.paused && !self.running.keys().any(under_way)
     }
 
-    /// Counts the open turns against their user, unless they wait for a person.
+    /// Counts the open turns against their user, unless they wait for a person or a page.
     fn count_permits(&mut self) {
         let Some(book) = &self.core.book else {
             return self.permits.clear();
         };
-        if self.is_idly_paused() || book.active().is_some_and(|turn| turn.only_awaits_approval()) {
+        if self.is_idly_paused() || book.active().is_some_and(|turn| turn.is_parked()) {
             return self.permits.clear();
         }
         let open: HashSet<TurnId> = book.turns.iter().map(|turn| turn.id).collect();
@@ -292,7 +293,7 @@ impl CountedTurns {
         Ok(())
     }
 
-    /// Takes a permit for a turn that is about to wait for approval, before that is stored.
+    /// Takes a permit for a turn that is about to wait for approval or for a page, before that is stored.
     pub(super) fn acquire_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
         let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
         self.approval = None;

@@ -11,7 +11,8 @@ use super::{recalled, tokens};
 use crate::domain::context_record::{Included, ItemKind};
 use crate::domain::ids::Seq;
 use crate::domain::policy::{Policy, ToolDefinition};
-use crate::domain::sent_prompt::FixedPrompt;
+use crate::domain::sent_prompt::{FixedPrompt, ToolOffer};
+use crate::domain::tool::client;
 use crate::domain::weight;
 
 /// What was gathered for one model step. [`assemble`](super::assemble::assemble) only adds up its counts.
@@ -124,6 +125,20 @@ impl Gathered {
         }
     }
 
+    /// Adds those of a turn's client tools that the model may call. Expensive: counts them, and the system message,
+    /// which then says how to read results.
+    pub fn offer(&mut self, policy: &Policy, client_tools: &[ToolOffer]) {
+        let offered: Vec<ToolOffer> = client::callable(policy, client_tools).cloned().collect();
+        if offered.is_empty() {
+            return;
+        }
+        self.tools += offered.len() as u64;
+        self.tool_tokens += offered.iter().map(offer_tokens).sum::<u64>();
+        for view in std::iter::once(&mut self.current).chain(&mut self.compressed) {
+            (view.fixed, view.system_tokens) = policy.fixed_prompt_with(view.summary.is_some(), &offered);
+        }
+    }
+
     /// Returns the bytes of text that [`Gathered::count`] tokenizes, apart from the messages of the window.
     pub fn counted_bytes(memory: &Memory, policy: &Policy) -> usize {
         let summary = |summary: &Option<Summary>| summary.as_ref().map_or(0, |summary| summary.text.len());
@@ -189,4 +204,12 @@ fn tool_tokens(tool: &ToolDefinition) -> u64 {
             .iter()
             .sum()
     })
+}
+
+fn offer_tokens(tool: &ToolOffer) -> u64 {
+    let parameters = tool.parameters.to_string();
+    [&tool.name, &tool.description, &parameters]
+        .map(|text| tokens::count(text))
+        .iter()
+        .sum()
 }

@@ -419,6 +419,7 @@ impl Memory {
                 status,
                 result,
                 error,
+                ..
             } => {
                 let name = self
                     .call(turn, *call_id)

@@ -58,13 +58,13 @@ fn in_order_of_calls(results: &mut [PromptMessage], calls: &[CallId]) {
 }
 
 /// Returns the system message: the instructions, and our notice if the prompt holds data.
-pub(super) fn system_text(policy: &Policy, has_summary: bool) -> String {
+pub(super) fn system_text(policy: &Policy, has_summary: bool, has_tools: bool) -> String {
     let mut text = policy.instructions.clone();
     let has_documents = !policy.knowledge.collections.is_empty();
     // By the policy, not by the prompt: the beginning of a conversation's prompts stays the same.
     let has_recalled = policy.memory.conversation_tokens.is_some();
     let notices = [
-        (!policy.tools.is_empty() || has_summary || has_recalled, NOTICE),
+        (has_tools || has_summary || has_recalled, NOTICE),
         (has_documents, EXCERPT_NOTICE),
         (policy.memory.facts, FACT_NOTICE),
         (policy.knowledge.cites(), CITATION_NOTICE),

@@ -17,11 +17,18 @@ impl Policy {
     /// Returns system message and tools of this policy's prompts, and the tokens of the system message as a message.
     pub fn fixed_prompt(&self, has_summary: bool) -> (&Arc<FixedPrompt>, u64) {
         let (fixed, tokens) = self.fixed.0[usize::from(has_summary)].get_or_init(|| {
-            let system = system_text(self, has_summary);
+            let system = system_text(self, has_summary, !self.tools.is_empty());
             let tokens = tokens::count(&system) + tokens::PER_MESSAGE;
-            (Arc::new(FixedPrompt::of(self, system)), tokens)
+            (Arc::new(FixedPrompt::of(self, system, &[])), tokens)
         });
         (fixed, *tokens)
+    }
+
+    /// Returns the same for a turn with these client tools.
+    pub(super) fn fixed_prompt_with(&self, has_summary: bool, client_tools: &[ToolOffer]) -> (Arc<FixedPrompt>, u64) {
+        let system = system_text(self, has_summary, true);
+        let tokens = tokens::count(&system) + tokens::PER_MESSAGE;
+        (Arc::new(FixedPrompt::of(self, system, client_tools)), tokens)
     }
 
     /// Returns the bytes that [`Policy::fixed_prompt`] still has to count.
@@ -34,13 +41,18 @@ impl Policy {
 }
 
 impl FixedPrompt {
-    fn of(policy: &Policy, system: String) -> Self {
+    fn of(policy: &Policy, system: String, client_tools: &[ToolOffer]) -> Self {
         let tool = |tool: &ToolPolicy| ToolOffer {
             name: tool.tool.name.clone(),
             description: tool.tool.description.clone(),
             parameters: tool.tool.parameters.source().clone(),
         };
-        let tools: Vec<ToolOffer> = policy.tools.values().map(tool).collect();
+        let tools: Vec<ToolOffer> = policy
+            .tools
+            .values()
+            .map(tool)
+            .chain(client_tools.iter().cloned())
+            .collect();
         let mut hash = Hash::default();
         hash.add(&(&system, &tools));
         Self {

@@ -1,5 +1,7 @@
 //! Commands to a conversation. Ids, times and randomness come with the command; none are generated inside the core.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -12,6 +14,7 @@ use crate::domain::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::schema::AcceptedSchema;
 use crate::domain::sent_prompt::SentPrompt;
+use crate::domain::tool::client::{Claim, ClientTools};
 use crate::domain::usage::{LostUsage, Usage};
 
 /// What `decide` may read besides the state.
@@ -21,7 +24,7 @@ pub struct Env<'a> {
     pub now: Timestamp,
     /// The copilot's configuration.
     pub policy: &'a Policy,
-    /// Whether one more turn of this user may wait for an approval.
+    /// Whether one more turn of this user may wait for an approval or a page.
     pub may_await_approval: bool,
 }
 
@@ -90,6 +93,8 @@ pub enum Command {
         nonce: Option<String>,
         /// The ended turn that this one replaces.
         replaces: Option<TurnId>,
+        /// The tools of the user's page that the model may call.
+        client_tools: ClientTools,
         /// Progress of the open turn, sealed before an interrupt.
         stop: StoppedWork,
     },
@@ -107,6 +112,24 @@ pub enum Command {
         decision: Decision,
         reason: Option<String>,
         by: String,
+    },
+    /// A page is about to run a client tool.
+    ClaimClientTool {
+        turn: TurnId,
+        call: CallId,
+        claim: Claim,
+    },
+    /// The page that claimed a call reports what came of it: a result or an error.
+    AnswerClientTool {
+        turn: TurnId,
+        call: CallId,
+        /// The token of its claim.
+        token: String,
+        result: Option<Value>,
+        error: Option<String>,
+        /// Whether the page reports an error. Guardrails may turn a result into one, but not a success into a failure.
+        failed: bool,
+        answer_hash: String,
     },
     GiveFeedback {
         turn: TurnId,
@@ -179,6 +202,11 @@ pub enum Command {
         error: Option<String>,
     },
     ApprovalExpired {
+        turn: TurnId,
+        call: CallId,
+    },
+    /// A client tool was not claimed, or not answered, in time.
+    ClientToolExpired {
         turn: TurnId,
         call: CallId,
     },
@@ -288,6 +316,18 @@ pub struct ModelReply {
     pub first_token_ms: Option<u64>,
     /// Guardrail rules that were triggered by the text.
     pub guardrails: Vec<(guardrail::Stage, String, GuardAction)>,
+    /// For each call of a client tool, by its index: whether its arguments satisfy the tool's schema; the check runs
+    /// before this is reported.
+    pub client_calls: BTreeMap<usize, ArgumentsCheck>,
+}
+
+/// The result of checking the arguments of a client tool's call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArgumentsCheck {
+    /// They satisfy the schema.
+    Valid,
+    /// They do not, or that could not be found out; one line for the model says why.
+    Invalid(String),
 }
 
 /// The result of checking an answer against the turn's `response_schema`.

@@ -43,6 +43,15 @@ pub enum Effect {
         /// When the approval expires.
         at: Timestamp,
     },
+    /// End a call that no page has claimed, or whose page has not answered.
+    ExpireClientTool {
+        /// The turn of the call.
+        turn: TurnId,
+        /// The call that waits for a page.
+        call: CallId,
+        /// Until when it waits.
+        at: Timestamp,
+    },
     /// Expire a turn that takes too long.
     ExpireTurn {
         /// The turn to expire.
@@ -88,6 +97,11 @@ pub fn open_effects(conversation: &Conversation, policy: &Policy) -> Vec<Effect>
                         call: call.id,
                         at,
                     }),
+                    Stage::Offered(at) | Stage::Claimed { until: at, .. } => effects.push(Effect::ExpireClientTool {
+                        turn: turn.id,
+                        call: call.id,
+                        at,
+                    }),
                     Stage::Proposed | Stage::Done(_) => {}
                 }
             }
@@ -97,9 +111,9 @@ pub fn open_effects(conversation: &Conversation, policy: &Policy) -> Vec<Effect>
     effects
 }
 
-/// Returns the expiry of a turn. A turn's time does not run while it only waits for approvals.
+/// Returns the expiry of a turn. A turn's time does not run while it only waits for people and their pages.
 fn expiry(turn: &Turn, time: Duration) -> Option<Effect> {
-    (!turn.only_awaits_approval()).then(|| Effect::ExpireTurn {
+    (!turn.is_parked()).then(|| Effect::ExpireTurn {
         turn: turn.id,
         attempt: turn.attempt,
         at: turn.clock_from.saturating_add(time).unwrap_or(Timestamp::MAX),

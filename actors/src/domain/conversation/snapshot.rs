@@ -65,6 +65,7 @@ pub fn encode(conversation: &Conversation) -> Vec<u8> {
     for turn in book.iter_mut().flat_map(|book| &mut book.turns) {
         turn.input = blank.clone();
         turn.response_schema = None;
+        turn.client_tools = Arc::default();
     }
     let snapshot = Snapshot {
         version: VERSION,
@@ -112,5 +113,6 @@ pub fn refill(conversation: &mut Conversation, record: &Record) {
     if let (Some(turn), Some(opened)) = (turn, Turn::open(record)) {
         turn.input = opened.input;
         turn.response_schema = opened.response_schema;
+        turn.client_tools = opened.client_tools;
     }
 }

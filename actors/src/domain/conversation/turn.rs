@@ -13,6 +13,8 @@ use crate::domain::content::{Finish, Input, ToolStatus};
 use crate::domain::context_record::RetrievalRecord;
 use crate::domain::event::{Event, GuardAction, LOST_CALL, Record, RetryMode, WaitReason};
 use crate::domain::ids::{CallId, Seq, TurnId};
+use crate::domain::sent_prompt::ToolOffer;
+use crate::domain::tool::client::Claim;
 use crate::domain::usage::TotalUsage;
 
 /// An open turn.
@@ -28,6 +30,9 @@ pub struct Turn {
     pub input: Arc<Input>,
     /// The schema that the answer has to satisfy.
     pub response_schema: Option<Arc<Value>>,
+    /// The tools of the user's page that the model may call.
+    #[serde(default)]
+    pub client_tools: Arc<Vec<ToolOffer>>,
     /// The trace of the request that submitted the turn.
     pub trace: Option<String>,
     /// The API key that submitted the turn; its model calls count against this key's limits.
@@ -126,14 +131,28 @@ pub enum Stage {
         /// Until when the process that recorded this waits for the outcome.
         settles_at: Timestamp,
     },
+    /// Waits until this time for a page to claim it.
+    Offered(Timestamp),
+    /// A page runs it, or may have run it.
+    Claimed {
+        /// The page's claim.
+        claim: Claim,
+        /// Until when its answer is waited for.
+        until: Timestamp,
+    },
     /// Has its one result.
     Done(ToolStatus),
 }
 
 impl Call {
-    /// Returns whether the call is recorded as called and has no result.
+    /// Returns whether the call is recorded as called, by a connector, and has no result.
     pub fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running { .. })
+    }
+
+    /// Returns whether the call waits for a page.
+    pub fn awaits_page(&self) -> bool {
+        matches!(self.stage, Stage::Offered(_) | Stage::Claimed { .. })
     }
 }
 
@@ -145,6 +164,7 @@ impl Turn {
             Event::TurnQueued {
                 input,
                 response_schema,
+                client_tools,
                 trace,
                 api_key,
                 roles,
@@ -160,6 +180,7 @@ impl Turn {
             queued_at: record.at,
             input: Arc::new(input.clone()),
             response_schema: response_schema.clone().map(Arc::new),
+            client_tools: Arc::new(client_tools.clone()),
             trace: trace.clone(),
             api_key: api_key.clone(),
             roles: roles.as_slice().into(),
@@ -199,15 +220,15 @@ impl Turn {
         }
     }
 
-    /// Returns whether the turn only waits for approvals.
-    pub fn only_awaits_approval(&self) -> bool {
+    /// Returns whether the turn only waits for approvals and for pages that run client tools: nothing of it runs here.
+    pub fn is_parked(&self) -> bool {
         let calls = self.calls();
         !calls.is_empty() && !calls.iter().any(|call| matches!(call.stage, Stage::Running { .. }))
     }
 
-    /// Returns whether one of its calls waits for approval.
-    pub fn awaits_approval(&self) -> bool {
-        let waits = |call: &Call| matches!(call.stage, Stage::AwaitingApproval(_));
+    /// Returns whether one of its calls waits for approval or for a page.
+    pub fn awaits_user(&self) -> bool {
+        let waits = |call: &Call| matches!(call.stage, Stage::AwaitingApproval(_)) || call.awaits_page();
         self.calls().iter().any(waits)
     }
 
@@ -328,24 +349,32 @@ impl Turn {
             }
             // However it was decided, even by expiry: the time that a person took does not count as the turn's.
             Event::ApprovalDecided { .. } => self.clock_from = record.at,
+            Event::ClientToolRequested {
+                call_id, expires_at, ..
+            } => self.stage(*call_id, Stage::Offered(*expires_at)),
             Event::ToolCalled {
                 call_id,
                 arguments,
                 settles_at,
+                claim,
                 ..
             } => {
                 if let Some(call) = self.call_mut(*call_id) {
                     call.arguments = Arc::new(arguments.clone());
                     call.called_at = Some(record.at);
                 }
-                self.stage(
-                    *call_id,
-                    Stage::Running {
+                let stage = match claim {
+                    Some(claim) => Stage::Claimed {
+                        claim: claim.clone(),
+                        until: *settles_at,
+                    },
+                    None => Stage::Running {
                         retry: 0,
                         mode: RetryMode::Repeat,
                         settles_at: *settles_at,
                     },
-                );
+                };
+                self.stage(*call_id, stage);
             }
             Event::ToolRetried {
                 call_id,
@@ -367,6 +396,14 @@ impl Turn {
                 );
             }
             Event::ToolFinished { call_id, status, .. } => {
+                // Like a person's, the time that a page took does not count as the turn's.
+                if self
+                    .calls()
+                    .iter()
+                    .any(|call| call.id == *call_id && call.awaits_page())
+                {
+                    self.clock_from = record.at;
+                }
                 self.stage(*call_id, Stage::Done(*status));
                 if self.calls().iter().all(|call| matches!(call.stage, Stage::Done(_))) {
                     self.phase = Phase::Thinking;

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use jsonptr::Token;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Violation;
@@ -120,7 +121,7 @@ fn measured(schema: &Value) -> Result<Cost, Fault> {
 }
 
 /// Returns whether a value has at most `max` bytes as JSON. Stops serialising as soon as it has more.
-fn fits(value: &Value, max: usize) -> bool {
+pub(crate) fn fits(value: &impl Serialize, max: usize) -> bool {
     struct Room(usize);
     impl std::io::Write for Room {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

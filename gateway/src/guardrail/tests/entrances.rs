@@ -14,6 +14,7 @@ use copilotd_actors::domain::guardrail::{OnMatch, OutputGuard, Rule, RuleSet};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::Policy;
 use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::domain::tool::client::ClientTools;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::fakes::policy::policy;
 use proptest::prelude::*;
@@ -144,6 +145,7 @@ fn submit(text: &str, metadata: Value, schema: Option<Value>) -> Command {
         roles: Vec::new(),
         nonce: None,
         replaces: None,
+        client_tools: ClientTools::default(),
         stop: StoppedWork::default(),
     }
 }
@@ -162,6 +164,7 @@ fn asks_for(name: &str, arguments: &str) -> Command {
             usage: Usage::default(),
             first_token_ms: None,
             guardrails: Vec::new(),
+            client_calls: std::collections::BTreeMap::new(),
         },
     }
 }

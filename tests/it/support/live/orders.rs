@@ -10,6 +10,8 @@ pub enum Act {
     Approve,
     /// Rejects the tool call.
     Reject,
+    /// Claims the call of a client tool, runs it and answers.
+    Run,
     /// Cancels after the first text.
     Cancel,
     /// Cancels immediately, usually while the turn is still queued.
@@ -106,6 +108,15 @@ fn comment(talk: &str, ticket: u64, mark: String) -> Order {
     order(talk, &format!("[[sim tool=zendesk_add_comment args={arguments}]]")).marked(mark)
 }
 
+/// A turn that brings a client tool, which the model calls.
+fn page(talk: &str) -> Order {
+    let parameters = json!({ "type": "object", "properties": { "path": { "type": "string" } }, "required": ["path"] });
+    let tools = json!([{ "name": "open_page", "description": "Opens a page.", "parameters": parameters }]);
+    order(talk, r#"[[sim tool=open_page args={"path": "/orders"}]]"#)
+        .with("client_tools", tools)
+        .act(Act::Run, COMPLETED)
+}
+
 /// Turns of every kind, over a dozen conversations whose names begin with `run`.
 pub fn mixed(run: &str) -> Vec<Order> {
     let talk = |name: &str| format!("{run}-{name}");
@@ -138,6 +149,7 @@ pub fn mixed(run: &str) -> Vec<Order> {
         ticket(&talk("rejected"), mark("rejected"))
             .by("careful")
             .act(Act::Reject, COMPLETED),
+        page(&talk("page")),
         post(&talk("post"), mark("post")),
         comment(&talk("comment"), 102, mark("comment")),
         comment(&talk("held"), HELD_TICKET, mark("held")).act(Act::CancelHeld, STOPPED),

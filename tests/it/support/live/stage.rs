@@ -153,6 +153,33 @@ async fn act(client: &Client, world: &World, conversation: &str, turn: &Turn) {
                 .await;
             assert_eq!(decided.0, 202, "{}", decided.1);
         }
+        Act::Run => {
+            let asked = |seen: &Transcript| seen.has("client_tool.requested") || seen.ended(id);
+            reader.until("the call", asked).await;
+            let asked = reader.look(|seen| {
+                let mut events = seen.durable.iter();
+                events.find(|event| event.name == "client_tool.requested").cloned()
+            });
+            // It may have used up its attempts before.
+            let Some(asked) = asked else { return };
+            assert_eq!(asked.data["arguments"], json!({ "path": "/orders" }));
+            let path = format!(
+                "/v1/turns/{id}/client-tools/{}",
+                asked.data["call_id"].as_str().unwrap()
+            );
+            let claim = async |page: &str| {
+                let body = json!({ "claim": true });
+                client.ask(Method::POST, &path, Some(page), Some(&body)).await
+            };
+            let (first, second) = tokio::join!(claim("page-1"), claim("page-2"));
+            let mut statuses = [first.0, second.0];
+            statuses.sort_unstable();
+            assert_eq!(statuses, [200, 409], "one page gets the call: {} {}", first.1, second.1);
+            let claimed = if first.0 == 200 { first.1 } else { second.1 };
+            let answer = json!({ "claim": claimed["claim"], "result": { "title": "Orders" } });
+            let answered = client.ask(Method::POST, &path, None, Some(&answer)).await;
+            assert_eq!(answered.0, 202, "{}", answered.1);
+        }
         Act::CancelHeld => {
             // Asks Zendesk itself: the server may be dead before its stream shows it.
             let held = async || world.state(&world.zendesk).await["held"].as_u64() > Some(0);

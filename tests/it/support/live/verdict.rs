@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::client::Client;
+use super::orders::Act;
 use super::reader::Reader;
 use super::stage::{Talk, Turn};
 use super::transcript::{Durable, Transcript};
@@ -147,6 +148,10 @@ async fn turn(client: &Client, world: &World, talk: &Talk, turn: &Turn, steady: 
             .find(|call| call["id"] == finished.data["call_id"])
             .unwrap();
         assert_eq!(call["status"], finished.data["status"]);
+    }
+    if turn.order.act == Act::Run && status == "completed" {
+        let call = &view["tool_calls"][0];
+        assert_eq!(call["result"], serde_json::json!({ "title": "Orders" }), "{view:#}");
     }
     summary.turns += 1;
     summary.recovered += usize::from(attempt > 1);

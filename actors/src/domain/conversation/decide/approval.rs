@@ -23,7 +23,7 @@ pub(super) fn decide(
 ) -> Result<Option<TurnId>, Rejection> {
     let Call {
         name, arguments, stage, ..
-    } = find(draft, turn, call).ok_or(Rejection::NotWaiting)?;
+    } = draft.call(turn, call).ok_or(Rejection::NotWaiting)?;
     match stage {
         Stage::AwaitingApproval(expires_at) if draft.env.now < expires_at => {}
         _ => return Err(Rejection::NotWaiting),
@@ -97,7 +97,7 @@ pub(super) fn decide(
 }
 
 pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, call: CallId) -> Option<TurnId> {
-    let waiting = find(draft, turn, call)?;
+    let waiting = draft.call(turn, call)?;
     match waiting.stage {
         Stage::AwaitingApproval(expires_at) if draft.env.now >= expires_at => {}
         _ => return None,
@@ -116,14 +116,4 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, call: CallId) -> Optio
     finish_call(draft, turn, call, ToolStatus::Rejected, None, error);
     draft.bound_next_step();
     Some(turn)
-}
-
-fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
-    draft
-        .book
-        .turn(turn)?
-        .calls()
-        .iter()
-        .find(|known| known.id == call)
-        .cloned()
 }

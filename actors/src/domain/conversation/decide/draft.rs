@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use crate::domain::conversation::DecisionState;
 use crate::domain::conversation::command::{Env, Step};
-use crate::domain::conversation::turn::{Phase, Turn};
+use crate::domain::conversation::turn::{Call, Phase, Turn};
 use crate::domain::event::{Event, FailureCode, GuardAction, Record};
 use crate::domain::guardrail::Stage;
-use crate::domain::ids::{Seq, TurnId};
+use crate::domain::ids::{CallId, Seq, TurnId};
 use crate::domain::policy::{Limits, Policy};
 
 pub(super) struct Draft<'a> {
@@ -43,6 +43,12 @@ impl<'a> Draft<'a> {
 
     pub(super) fn push(&mut self, turn: TurnId, event: Event) {
         self.record(Some(turn), event);
+    }
+
+    /// Finds a call of an open turn's current step.
+    pub(super) fn call(&self, turn: TurnId, call: CallId) -> Option<Call> {
+        let calls = self.book.turn(turn)?.calls();
+        calls.iter().find(|known| known.id == call).cloned()
     }
 
     /// Records what a guardrail did. The rule's name says it all: nothing is quoted.

@@ -2,6 +2,7 @@
 //! are stored.
 
 mod approval;
+mod client_tool;
 mod draft;
 mod lifecycle;
 mod model;
@@ -62,6 +63,9 @@ pub enum Rejection {
     /// The call is not waiting for a decision.
     #[error("the call is not waiting for an approval decision")]
     NotWaiting,
+    /// The client tool's call is not waiting for a claim, or not for an answer under this claim.
+    #[error("the call is not waiting for this: it was claimed by another page, was answered, or has expired")]
+    NotClaimable,
     /// Something is larger than allowed.
     #[error("{what} must be at most {max} bytes")]
     TooLarge {
@@ -158,6 +162,7 @@ impl Conversation {
                 roles,
                 nonce,
                 replaces,
+                client_tools,
                 stop,
             } => {
                 if let Some(existing) = submit::find_copy(self, env, turn, idempotency.as_ref())? {
@@ -180,6 +185,7 @@ impl Conversation {
                     nonce,
                     next: false,
                     replaces,
+                    client_tools: client_tools.into_offers(),
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &stop, verdict)?
             }
@@ -196,6 +202,26 @@ impl Conversation {
                 by,
             } => approval::decide(&mut draft, turn, call, decision, reason, by, verdict)?,
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
+            Command::ClaimClientTool { turn, call, claim } => client_tool::claim(&mut draft, turn, call, claim)?,
+            Command::AnswerClientTool {
+                turn,
+                call,
+                token,
+                result,
+                error,
+                failed,
+                answer_hash,
+            } => {
+                let answer = client_tool::Answer {
+                    token,
+                    result,
+                    error,
+                    failed,
+                    hash: answer_hash,
+                };
+                client_tool::answered(&mut draft, turn, call, answer, &verdict)?
+            }
+            Command::ClientToolExpired { turn, call } => client_tool::expire(&mut draft, turn, call),
             Command::Recover { lost } => recover::recover(&mut draft, lost),
             Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
             Command::HandOver { unsent, asked } => recover::hand_over(&mut draft, unsent, asked),

@@ -67,7 +67,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
             }
         }
         Phase::Acting(calls) => {
-            if turn.pause.is_some() && !turn.only_awaits_approval() {
+            if turn.pause.is_some() && !turn.is_parked() {
                 draft.push(turn.id, Event::TurnResumed {});
             }
             for call in calls {
@@ -98,7 +98,7 @@ pub(super) fn pause(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> 
     let turn = draft.book.active()?;
     let id = turn.id;
     let is_known = |pause: &Pause| pause.unsent == unsent && pause.asked == asked;
-    if turn.pause.as_ref().is_some_and(is_known) || turn.only_awaits_approval() {
+    if turn.pause.as_ref().is_some_and(is_known) || turn.is_parked() {
         return None;
     }
     draft.push(id, Event::TurnPaused { unsent, asked });
@@ -111,7 +111,7 @@ pub(super) fn hand_over(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool)
     let turn = draft.book.active()?;
     let id = turn.id;
     let is_known = |pause: &Pause| pause.handed_over && pause.unsent == unsent && pause.asked == asked;
-    if turn.phase == Phase::Queued || turn.only_awaits_approval() || turn.pause.as_ref().is_some_and(is_known) {
+    if turn.phase == Phase::Queued || turn.is_parked() || turn.pause.as_ref().is_some_and(is_known) {
         return None;
     }
     draft.push(id, Event::TurnHandedOver { unsent, asked });
@@ -126,7 +126,7 @@ pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<Turn
         return None;
     }
     let turn = draft.book.active()?.clone();
-    if turn.phase == Phase::Queued || turn.only_awaits_approval() {
+    if turn.phase == Phase::Queued || turn.is_parked() {
         return None;
     }
     draft.push(turn.id, Event::TurnResumed {});

@@ -30,7 +30,7 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped:
         .clock_from
         .saturating_add(draft.limits().time)
         .unwrap_or(jiff::Timestamp::MAX);
-    if active.only_awaits_approval() || draft.env.now < due {
+    if active.is_parked() || draft.env.now < due {
         return None;
     }
     stop(draft, turn, stopped);
@@ -103,7 +103,11 @@ pub(super) fn stop(draft: &mut Draft<'_>, id: TurnId, stopped: &StoppedWork) {
                         );
                         (ToolStatus::Rejected, "the turn was stopped before a decision")
                     }
-                    Stage::Proposed => (ToolStatus::Cancelled, "the turn was stopped"),
+                    Stage::Proposed | Stage::Offered(_) => (ToolStatus::Cancelled, "the turn was stopped"),
+                    Stage::Claimed { .. } => (
+                        ToolStatus::Unknown,
+                        "the turn was stopped while a page was running the call",
+                    ),
                     Stage::Running { .. } => {
                         let unsent = stopped.unsent.contains(&call.id);
                         if unsent || !changes_something(draft.policy(), &call.name) {

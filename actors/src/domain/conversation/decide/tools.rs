@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::client_tool;
 use super::draft::Draft;
 use crate::domain::content::{ToolCall, ToolStatus};
 use crate::domain::conversation::screen::{Arguments, CallVerdict, ScreeningResult, bounded_error};
@@ -13,6 +14,7 @@ use crate::domain::event::{Event, GuardAction};
 use crate::domain::guardrail;
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::policy::{Policy, ToolPolicy};
+use crate::domain::tool::client;
 
 /// Time beyond a call's own timeout in which to look up its effect.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(10);
@@ -69,15 +71,24 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
     }
     let most = draft.limits().calls_per_step;
     let policy = draft.policy();
+    let of_page = draft
+        .book
+        .turn(turn)
+        .map(|turn| turn.client_tools.clone())
+        .unwrap_or_default();
+    let is_of_page = |name: &String| client::callable(policy, &of_page).any(|tool| tool.name == *name);
     let refusal = |index: usize, call: &ToolCall, arguments: Arguments| {
         if index >= most {
             return Some(format!("at most {most} calls are allowed at once"));
         }
         match arguments {
             Arguments::Valid if policy.tools.contains_key(&call.name) => None,
+            Arguments::ValidForPage if is_of_page(&call.name) => None,
             Arguments::Invalid(why) => Some(format!("the arguments do not satisfy the tool's schema: {why}")),
             // Also for a tool that was configured or removed while the model was answering.
-            Arguments::Valid | Arguments::NoTool => Some(format!("there is no tool named {:?}", call.name)),
+            Arguments::Valid | Arguments::ValidForPage | Arguments::NoTool => {
+                Some(format!("there is no tool named {:?}", call.name))
+            }
         }
     };
     let calls: Vec<(ToolCall, Option<String>)> = calls
@@ -102,13 +113,15 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
             finish_call(draft, turn, call.id, ToolStatus::Failed, None, refused);
             continue;
         }
-        let Some(tool) = draft.policy().tools.get(&call.name) else {
-            continue;
-        };
-        if tool.approval && !draft.env.may_await_approval {
-            let error = "too many calls already wait for an approval; some of them have to be decided first".to_owned();
+        // A call that is neither refused nor one of the copilot's tools is one of the page's.
+        let tool = draft.policy().tools.get(&call.name);
+        let awaits_user = tool.is_none_or(|tool| tool.approval);
+        if awaits_user && !draft.env.may_await_approval {
+            let error = "too many calls already wait for users; some of them have to end first".to_owned();
             finish_call(draft, turn, call.id, ToolStatus::Rejected, None, Some(error));
-        } else if tool.approval {
+        } else if tool.is_none() {
+            client_tool::offer(draft, turn, call);
+        } else if awaits_user {
             let expires_at = draft.after(draft.limits().approval);
             let ToolCall { id, name, arguments } = call;
             draft.push(
@@ -142,6 +155,7 @@ pub(super) fn call_tool(draft: &mut Draft<'_>, turn: TurnId, call_id: CallId, na
             name,
             arguments,
             settles_at,
+            claim: None,
         },
     );
 }
@@ -155,6 +169,18 @@ pub(super) fn finish_call(
     result: Option<Value>,
     error: Option<String>,
 ) {
+    finish_answered_call(draft, turn, call_id, status, (result, error), None);
+}
+
+/// Records the one result of a call that a page answered.
+pub(super) fn finish_answered_call(
+    draft: &mut Draft<'_>,
+    turn: TurnId,
+    call_id: CallId,
+    status: ToolStatus,
+    (result, error): (Option<Value>, Option<String>),
+    answer_hash: Option<String>,
+) {
     let max = draft.limits().result_bytes;
     let error = error.map(|error| bounded_error(&error, max));
     draft.push(
@@ -164,8 +190,17 @@ pub(super) fn finish_call(
             status,
             result,
             error,
+            answer_hash,
         },
     );
+}
+
+/// Records which rules withheld or redacted what a tool answered.
+pub(super) fn record_screened_answer(draft: &mut Draft<'_>, turn: TurnId, verdict: &ScreeningResult) {
+    match &verdict.forbidden_by {
+        Some(rule) => record_triggered_rules(draft, turn, GuardAction::Block, [rule]),
+        None => record_triggered_rules(draft, turn, GuardAction::Redact, &verdict.redactions),
+    }
 }
 
 /// Records the outcome of a call. If the turn is open, the triggered rules are recorded too.
@@ -183,10 +218,7 @@ pub(super) fn replied(
             .any(|known| known.id == call && matches!(known.stage, Stage::Running { .. }))
     });
     if running {
-        match &verdict.forbidden_by {
-            Some(rule) => record_triggered_rules(draft, turn, GuardAction::Block, [rule]),
-            None => record_triggered_rules(draft, turn, GuardAction::Redact, &verdict.redactions),
-        }
+        record_screened_answer(draft, turn, verdict);
         finish_call(draft, turn, call, status, result, error);
         draft.bound_next_step();
         return Some(turn);

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::{Arguments, CallVerdict};
+use crate::domain::conversation::command::ArgumentsCheck;
 use crate::domain::guardrail::{self as guard, ContentKind, Finding, REDACTED};
 use crate::domain::json::is_value_too_deep;
 use crate::domain::policy::Policy;
@@ -12,7 +13,7 @@ use crate::domain::surrogates::without_lone_surrogates;
 
 /// Parses arguments that are a text, and returns that text if it is not kept. Arguments that cannot be parsed, or that
 /// are nested too deep, stay or become a text, which satisfies no tool's schema; the model gets the violation as the result.
-pub(super) fn parse(arguments: &mut Value) -> Option<String> {
+pub(crate) fn parse(arguments: &mut Value) -> Option<String> {
     let mut written = None;
     if let Value::String(text) = arguments {
         let text = std::mem::take(text);
@@ -42,7 +43,13 @@ fn read(arguments: &str) -> Option<Value> {
     }
 }
 
-pub(super) fn finish(policy: &Policy, call: &mut (String, Value), findings: &[Finding]) -> CallVerdict {
+/// Judges a call. `of_page` is what the checker said of its arguments if it is one of a client tool.
+pub(super) fn finish(
+    policy: &Policy,
+    call: &mut (String, Value),
+    of_page: Option<&ArgumentsCheck>,
+    findings: &[Finding],
+) -> CallVerdict {
     let (name, arguments) = call;
     let kind = ContentKind::ToolCall;
     if let Some(rule) = guard::blocked_by(kind, findings) {
@@ -67,9 +74,13 @@ pub(super) fn finish(policy: &Policy, call: &mut (String, Value), findings: &[Fi
         Ok(()) => Arguments::Valid,
         Err(violations) => Arguments::Invalid(describe(&violations)),
     });
+    let of_page = of_page.map(|check| match check {
+        ArgumentsCheck::Valid => Arguments::ValidForPage,
+        ArgumentsCheck::Invalid(why) => Arguments::Invalid(why.clone()),
+    });
     CallVerdict {
         forbidden_by: None,
-        arguments: checked.unwrap_or_default(),
+        arguments: checked.or(of_page).unwrap_or_default(),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::domain::schema::AcceptedSchema;
 /// A content of a command.
 #[derive(Debug, Clone)]
 pub(super) enum Part {
-    /// The text, the response schema and the metadata of a submission.
+    /// The text, the response schema, the metadata and the client tools of a submission.
     Prompt,
     /// A person's arguments, unless they are too large, and reason.
     CallDecision { with_arguments: bool },
@@ -86,6 +86,7 @@ impl<P: Borrow<PreparedCommand> + Send + Sync> Texts for PartTexts<P> {
                     input,
                     response_schema,
                     metadata,
+                    client_tools,
                     ..
                 },
             ) => {
@@ -94,6 +95,11 @@ impl<P: Borrow<PreparedCommand> + Send + Sync> Texts for PartTexts<P> {
                     texts.value(schema);
                 }
                 metadata.iter().for_each(|(name, value)| texts.member(name, value));
+                for tool in client_tools.iter() {
+                    texts.text(TextRole::Text, &tool.name);
+                    texts.text(TextRole::Text, &tool.description);
+                    texts.value(&tool.parameters);
+                }
             }
             (Some(Part::CallDecision { with_arguments }), Command::Decide { decision, reason, .. }) => {
                 if let Decision::Approve {

@@ -19,7 +19,9 @@ use crate::domain::guardrail::{self as guard, ContentKind, Finding};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::domain::schema::AcceptedSchema;
+use crate::domain::tool::client;
 use crate::domain::weight;
+pub(crate) use call::parse as parse_arguments;
 use content::Part;
 pub use content::PartTexts;
 pub use request::MAX_TITLE;
@@ -70,6 +72,8 @@ pub(crate) enum Arguments {
     #[default]
     NoTool,
     Valid,
+    /// The arguments satisfy the schema of a tool of the user's page.
+    ValidForPage,
     /// The arguments are invalid; the text tells the model why.
     Invalid(String),
 }
@@ -108,10 +112,14 @@ impl Command {
                 input,
                 metadata,
                 response_schema,
+                client_tools,
                 ..
             } => {
                 let schema = response_schema.as_ref().map(AcceptedSchema::source);
-                input.bytes() + weight::of_members(metadata) + schema.map_or(0, weight::of)
+                let tools = client_tools
+                    .iter()
+                    .map(|tool| client::weight(std::slice::from_ref(tool)));
+                input.bytes() + weight::of_members(metadata) + schema.map_or(0, weight::of) + tools.sum::<usize>()
             }
             Self::Decide { decision, reason, .. } => {
                 let edited = match decision {
@@ -125,7 +133,9 @@ impl Command {
                 calls.map(|(name, arguments)| name.len() + weight::of(arguments)).sum()
             }
             Self::ModelFailed { failure, .. } => failure.message.len(),
-            Self::ToolReplied { result, error, .. } => text(error) + result.as_ref().map_or(0, weight::of),
+            Self::ToolReplied { result, error, .. } | Self::AnswerClientTool { result, error, .. } => {
+                text(error) + result.as_ref().map_or(0, weight::of)
+            }
             _ => 0,
         };
         bytes * guard::COST_PER_BYTE
@@ -138,7 +148,7 @@ impl Command {
             Self::Decide { .. } => Some(ContentKind::CallDecision),
             Self::ModelReplied { .. } => Some(ContentKind::ToolCall),
             Self::ModelFailed { .. } => Some(ContentKind::ProviderError),
-            Self::ToolReplied { .. } => Some(ContentKind::ToolAnswer),
+            Self::ToolReplied { .. } | Self::AnswerClientTool { .. } => Some(ContentKind::ToolAnswer),
             _ => None,
         }
     }
@@ -156,8 +166,14 @@ impl Command {
             Self::Update { title, metadata } => {
                 result.fault = request::fault(title.as_deref(), metadata.as_ref(), limits);
             }
-            Self::Submit { input, metadata, .. } => {
+            Self::Submit {
+                input,
+                metadata,
+                client_tools,
+                ..
+            } => {
                 result.fault = request::prompt_fault(input, metadata, limits);
+                result.fault = result.fault.take().or_else(|| client_tools.fault_under(policy));
                 // Rejected content need not be checked.
                 parts.extend(result.fault.is_none().then_some(Part::Prompt));
             }
@@ -177,6 +193,17 @@ impl Command {
             }
             Self::ModelFailed { .. } => parts.push(Part::ProviderError),
             Self::ToolReplied { result, error, .. } => parts.push(tool_answer::prepare(policy, result, error)),
+            Self::AnswerClientTool {
+                result: answer, error, ..
+            } => {
+                result.fault = request::answer_fault(answer.as_ref(), error.as_deref());
+                // Rejected content need not be checked.
+                let part = result
+                    .fault
+                    .is_none()
+                    .then(|| tool_answer::prepare(policy, answer, error));
+                parts.extend(part);
+            }
             _ => {}
         }
         PreparedCommand {
@@ -216,14 +243,18 @@ impl PreparedCommand {
                     result.forbidden_by = guard::blocked_by(kind, &findings).map(str::to_owned);
                 }
                 (Part::ToolCall { number, .. }, Command::ModelReplied { reply, .. }) => {
+                    let of_page = reply.client_calls.get(&number);
                     let calls = reply.calls.get_mut(number);
                     result
                         .calls
-                        .extend(calls.map(|asked| call::finish(policy, asked, &findings)));
+                        .extend(calls.map(|asked| call::finish(policy, asked, of_page, &findings)));
                 }
                 (
                     Part::ToolAnswer(answer),
                     Command::ToolReplied {
+                        result: value, error, ..
+                    }
+                    | Command::AnswerClientTool {
                         result: value, error, ..
                     },
                 ) => {

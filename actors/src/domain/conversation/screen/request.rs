@@ -8,6 +8,7 @@ use crate::domain::conversation::command::Decision;
 use crate::domain::json::{MAX_NESTING, is_value_too_deep};
 use crate::domain::policy::{Limits, Policy};
 use crate::domain::schema::Violation;
+use crate::domain::tool::client::MAX_ANSWER;
 
 /// Maximum length of a title, in bytes.
 pub const MAX_TITLE: usize = 1024;
@@ -57,6 +58,20 @@ fn arguments_fault(policy: &Policy, arguments: &Value, tool: Option<&str>) -> Op
         message: v.message,
     };
     Some(Rejection::Invalid(violations.into_iter().map(below).collect()))
+}
+
+/// What is wrong with a page's answer to a call.
+pub(super) fn answer_fault(result: Option<&Value>, error: Option<&str>) -> Option<Rejection> {
+    let bytes = result.map_or(0, |value| value.to_string().len()) + error.map_or(0, str::len);
+    if bytes > MAX_ANSWER {
+        let (what, max) = ("the answer", MAX_ANSWER);
+        return Some(Rejection::TooLarge { what, max });
+    }
+    match (result, error) {
+        (Some(_), Some(_)) => Some(invalid("/error", "must not be given together with result".into())),
+        (None, None) => Some(invalid("", "result or error is missing".into())),
+        _ => None,
+    }
 }
 
 fn invalid(pointer: &str, message: String) -> Rejection {

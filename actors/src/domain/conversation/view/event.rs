@@ -142,20 +142,32 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
                 with(with(fields, "arguments", arguments.as_ref()), "reason", reason.as_ref()),
             )
         }
+        Event::ClientToolRequested {
+            call_id,
+            name,
+            arguments,
+            expires_at,
+        } => (
+            "client_tool.requested",
+            json!({ "call_id": call_id, "name": name, "arguments": arguments, "expires_at": expires_at }),
+        ),
         Event::ToolCalled {
             call_id,
             name,
             arguments,
-            ..
-        } => (
-            "tool.called",
-            json!({ "call_id": call_id, "name": name, "arguments": arguments }),
-        ),
+            settles_at,
+            claim,
+        } => {
+            let fields = json!({ "call_id": call_id, "name": name, "arguments": arguments });
+            let expires_at = claim.as_ref().map(|_| settles_at);
+            ("tool.called", with(fields, "expires_at", expires_at))
+        }
         Event::ToolFinished {
             call_id,
             status,
             result,
             error,
+            ..
         } => {
             let fields = json!({ "call_id": call_id, "status": status });
             (

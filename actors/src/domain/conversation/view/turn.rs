@@ -314,16 +314,27 @@ impl TurnView {
                 call.status = ToolCallStatus::AwaitingApproval;
                 call.expires_at = Some(*expires_at);
             }),
-            Event::ToolCalled { call_id, arguments, .. } => self.call(*call_id, |call| {
+            // Still proposed: nothing runs it until a page claims it.
+            Event::ClientToolRequested {
+                call_id, expires_at, ..
+            } => self.call(*call_id, |call| call.expires_at = Some(*expires_at)),
+            Event::ToolCalled {
+                call_id,
+                arguments,
+                settles_at,
+                claim,
+                ..
+            } => self.call(*call_id, |call| {
                 call.status = ToolCallStatus::Running;
                 call.arguments = arguments.clone();
-                call.expires_at = None;
+                call.expires_at = claim.as_ref().map(|_| *settles_at);
             }),
             Event::ToolFinished {
                 call_id,
                 status,
                 result,
                 error,
+                ..
             } => self.call(*call_id, |call| {
                 call.status = (*status).into();
                 call.result = result.clone();
