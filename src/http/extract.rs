@@ -177,10 +177,15 @@ impl IdempotencyKey {
     /// Ties the key to the meaning of the body: white space and field order do not matter.
     pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
         let key = self.0?;
-        let value = serde_json::to_value(body).unwrap_or_default();
-        let body_hash = hex::encode(Sha256::digest(sorted(value)));
+        let body_hash = hash_of_body(body);
         Some(Idempotency { key, body_hash })
     }
+}
+
+/// Hashes the meaning of a body.
+pub fn hash_of_body(body: &impl Serialize) -> String {
+    let value = serde_json::to_value(body).unwrap_or_default();
+    hex::encode(Sha256::digest(sorted(value)))
 }
 
 #[cfg(test)]

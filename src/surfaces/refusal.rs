@@ -6,7 +6,7 @@ use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::actors::shared::TurnLimit;
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::schema::Violation;
-use copilotd_actors::ports::{LogError, SchemaError};
+use copilotd_actors::ports::{ClientToolsError, LogError, SchemaError};
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitName, LimitState};
 
 use crate::http::credentials::left_out;
@@ -53,27 +53,43 @@ impl From<Refusal> for Problem {
 /// Why a turn's `response_schema` was rejected.
 impl From<SchemaError> for Problem {
     fn from(error: SchemaError) -> Self {
-        let at = |pointer: String, message: String| {
-            let pointer = format!("/response_schema{pointer}");
-            Self::invalid([Violation { pointer, message }])
-        };
+        schema_problem("/response_schema", error)
+    }
+}
+
+/// Why a turn's client tools were rejected.
+impl From<ClientToolsError> for Problem {
+    fn from(error: ClientToolsError) -> Self {
         match error {
-            SchemaError::Unusable(Violation { pointer, message }) => at(pointer, message),
-            SchemaError::TooExpensive => at(
-                String::new(),
-                "takes too much time or memory to compile; use fewer or simpler regular expressions and subschemas"
-                    .into(),
-            ),
-            SchemaError::Busy => Self::new(Code::RateLimited)
-                .detail("this tenant is compiling too many response schemas at once")
-                .retry_after(Duration::from_secs(2)),
-            SchemaError::Unavailable(_) => {
-                tracing::error!(%error, "response_schema could not be compiled; the turn was refused with 503");
-                Self::new(Code::Unavailable)
-                    .detail("response_schema cannot be compiled at the moment; nothing was stored")
-                    .retry(Retry::Safe)
-                    .retry_after(Duration::from_secs(2))
+            ClientToolsError::Rejected(rejection) => rejection.into(),
+            ClientToolsError::Parameters(index, error) => {
+                schema_problem(&format!("/client_tools/{index}/parameters"), error)
             }
+        }
+    }
+}
+
+/// Why a caller's schema, which is in the body at `place`, was rejected.
+fn schema_problem(place: &str, error: SchemaError) -> Problem {
+    let at = |pointer: String, message: String| {
+        let pointer = format!("{place}{pointer}");
+        Problem::invalid([Violation { pointer, message }])
+    };
+    match error {
+        SchemaError::Unusable(Violation { pointer, message }) => at(pointer, message),
+        SchemaError::TooExpensive => at(
+            String::new(),
+            "takes too much time or memory to compile; use fewer or simpler regular expressions and subschemas".into(),
+        ),
+        SchemaError::Busy => Problem::new(Code::RateLimited)
+            .detail("this tenant is compiling too many schemas at once")
+            .retry_after(Duration::from_secs(2)),
+        SchemaError::Unavailable(_) => {
+            tracing::error!(%error, place, "schema of a request could not be compiled; the turn was refused with 503");
+            Problem::new(Code::Unavailable)
+                .detail(format!("{place} cannot be compiled at the moment; nothing was stored"))
+                .retry(Retry::Safe)
+                .retry_after(Duration::from_secs(2))
         }
     }
 }
@@ -155,7 +171,7 @@ impl From<Rejection> for Problem {
             Rejection::NotReplaceable { .. } | Rejection::FeedbackFull { .. } => {
                 Self::new(Code::Conflict).detail(detail)
             }
-            Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
+            Rejection::NotWaiting | Rejection::NotClaimable => Self::new(Code::NotWaiting).detail(detail),
             Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
             Rejection::Invalid(violations) => Self::invalid(violations),
         }

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocations, tenant_usage as admin, usage};
-use super::api::{approvals, conversations, events, facts, knowledge, messages, tickets, turns};
+use super::api::{approvals, client_tools, conversations, events, facts, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, cross_origin, error_documents, fair_share, hand_over, openai};
@@ -73,6 +73,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(turns::get))
         .routes(routes!(turns::cancel))
         .routes(routes!(approvals::decide))
+        .routes(routes!(client_tools::run))
         .routes(routes!(turns::feedback, turns::given_feedback))
         .routes(routes!(tickets::create))
         .routes(routes!(

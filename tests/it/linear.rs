@@ -15,6 +15,7 @@ use copilotd::http::bodies::RequestBody;
 use copilotd::http::extract::IdempotencyKey;
 use copilotd::http::{bodies as body, page};
 use copilotd::surfaces::api::approvals::Decide;
+use copilotd::surfaces::api::client_tools::RunClientTool;
 use copilotd::surfaces::api::conversations::{Create, Update};
 use copilotd::surfaces::api::turns::{Feedback, Submit};
 use copilotd::surfaces::operator::tenants::{Put, Update as Patch};
@@ -131,6 +132,7 @@ fn bodies_of_other_routes() {
     assert_decoded::<Feedback>("members of feedback", "{\"rating\":1,\"comment\":", members, "}");
     for value in [&long as &dyn Fn(usize) -> String, &members, &names, &items] {
         assert_decoded::<Decide>("arguments", "{\"decision\":\"approve\",\"arguments\":", value, "}");
+        assert_decoded::<RunClientTool>("a page's answer", "{\"claim\":\"x\",\"result\":", value, "}");
         assert_decoded::<Create>("metadata of a conversation", "{\"metadata\":", value, "}");
         assert_decoded::<Update>("a patch", "{\"metadata\":", value, "}");
         assert_decoded::<Put>("settings", "{\"settings\":", value, "}");

@@ -1,6 +1,7 @@
-//! Conversations, turns, events, messages and approvals of one user: what the product's own clients call.
+//! Conversations, turns, events, messages, approvals and client tools of one user: what the product's own clients call.
 
 pub mod approvals;
+pub mod client_tools;
 pub mod conversations;
 pub mod events;
 pub mod facts;

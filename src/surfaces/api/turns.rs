@@ -12,6 +12,8 @@ use copilotd_actors::domain::conversation::view::{TurnStatus, TurnView};
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::domain::sent_prompt::ToolOffer;
+use copilotd_actors::domain::tool::client::ClientTools;
 use copilotd_actors::ports::{self, SchemaChecker, TurnRecords};
 use copilotd_gateway::request::call::Purpose;
 use jiff::Timestamp;
@@ -45,6 +47,8 @@ pub struct Submit {
     // Left out of the hash of requests without it, so that their copies are known after an upgrade.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<TurnId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    client_tools: Vec<ToolOffer>,
 }
 request_body!(Submit, "submit_turn.json");
 
@@ -104,6 +108,7 @@ pub async fn submit(
         Some(schema) => Some(accepted(state.shared.ports.schemas.as_ref(), &caller, schema).await?),
         None => None,
     };
+    let client_tools = accepted_tools(state.shared.ports.schemas.as_ref(), &caller, body.client_tools).await?;
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
         input: body.input,
@@ -120,6 +125,7 @@ pub async fn submit(
         roles: caller.roles.to_vec(),
         nonce: Some(state.shared.ports.ids.nonce()),
         replaces: body.replaces,
+        client_tools,
         stop: StoppedWork::default(),
     };
     let conversations = state.conversations();
@@ -146,6 +152,15 @@ pub async fn submit(
 /// Accepts a turn's response schema if validation against it is affordable.
 async fn accepted(checker: &dyn SchemaChecker, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
     Ok(ports::accept(checker, &caller.scope, schema).await?)
+}
+
+/// Accepts a turn's client tools if validation of their calls is affordable.
+async fn accepted_tools(
+    checker: &dyn SchemaChecker,
+    caller: &Caller,
+    tools: Vec<ToolOffer>,
+) -> Result<ClientTools, Problem> {
+    Ok(ports::accept_client_tools(checker, &caller.scope, tools).await?)
 }
 
 problems!(GetProblems: AUTH, FOUND);

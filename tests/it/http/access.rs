@@ -38,6 +38,11 @@ pub fn routes() -> Vec<Route> {
             "/v1/turns/{turn}/approvals/{call}",
             Some(json!({ "decision": "approve" })),
         ),
+        route(
+            "POST",
+            "/v1/turns/{turn}/client-tools/{call}",
+            Some(json!({ "claim": true })),
+        ),
         route("POST", "/v1/turns/{turn}/feedback", Some(json!({ "rating": 1 }))),
         route("GET", "/v1/turns/{turn}/events", None),
         route(

@@ -68,6 +68,7 @@ async fn bodies_that_cannot_be_read() {
             ("PATCH", conversation.clone()),
             ("POST", format!("{conversation}/turns")),
             ("POST", format!("/v1/turns/{turn}/feedback")),
+            ("POST", format!("/v1/turns/{turn}/client-tools/call_{}", "0".repeat(32))),
             ("POST", "/v1/stream-tickets".to_owned()),
         ] {
             for (content_type, body, status, code) in &bodies {

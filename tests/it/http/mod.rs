@@ -7,6 +7,7 @@ pub mod app;
 mod audit;
 mod bodies;
 pub mod client;
+mod client_tools;
 mod connections;
 mod contract;
 mod conversations;
