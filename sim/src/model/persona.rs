@@ -34,6 +34,9 @@ pub(crate) fn answer(chat: &Chat) -> Step {
         return Step::say(summary);
     }
     let asked = chat.last_user();
+    if let Some(step) = named_tool(chat, asked) {
+        return step;
+    }
     let intent = Intent::read(asked);
     let step = match &intent {
         Intent::Report { channel } => report(chat, channel.as_deref()),
@@ -68,6 +71,42 @@ pub(crate) fn answer(chat: &Chat) -> Step {
         Intent::Greeting | Intent::Other => None,
     };
     step.unwrap_or_else(|| conclude(chat, &intent))
+}
+
+/// Obeys "call NAME with {…}" for any tool that is offered under that name, such as one of the user's page, and then
+/// says what came of it.
+fn named_tool(chat: &Chat, asked: &str) -> Option<Step> {
+    let (name, arguments) = named_call(asked)?;
+    if !chat.offers(name) {
+        return None;
+    }
+    if let Some((call, result)) = chat.results().into_iter().find(|(call, _)| call.name == name) {
+        let said = match failure_in(result) {
+            Some(Failure::Unknown) => format!("I cannot tell whether {} took effect. Please check.", call.name),
+            Some(_) => format!("I could not use {}: {}", call.name, data_in(result)),
+            None => format!("Done. {} answered: {}", call.name, data_in(result)),
+        };
+        return Some(Step::say(said));
+    }
+    (!chat.no_calls).then(|| Step::call(vec![Call::new(name, arguments)]))
+}
+
+/// Finds the name and the arguments in "call NAME" or "call NAME with {…}".
+fn named_call(asked: &str) -> Option<(&str, Value)> {
+    let at = asked.to_ascii_lowercase().find("call ")? + "call ".len();
+    let rest = asked.get(at..)?.trim_start();
+    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_-".contains(c)));
+    let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
+    let arguments = rest.trim_start().strip_prefix("with");
+    let mut values = serde_json::Deserializer::from_str(arguments.unwrap_or_default()).into_iter::<Value>();
+    let arguments = values.next().and_then(Result::ok).filter(Value::is_object);
+    (!name.is_empty()).then(|| (name, arguments.unwrap_or_else(|| json!({}))))
+}
+
+/// Returns the beginning of what a tool answered, without the delimiters around it.
+fn data_in(result: &str) -> String {
+    let lines = result.lines().filter(|line| !line.trim_start().starts_with('<'));
+    lines.collect::<Vec<_>>().join("\n").chars().take(300).collect()
 }
 
 /// What the user wants.
@@ -460,6 +499,27 @@ fn posted_text(asked: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_by_name_is_read() {
+        for (asked, expected) in [
+            (
+                "call open_page with {\"path\": \"/a\"} please",
+                Some(("open_page", json!({"path": "/a"}))),
+            ),
+            ("Please call open-page.", Some(("open-page", json!({})))),
+            ("call open_page with [1]", Some(("open_page", json!({})))),
+            ("call open_page with {", Some(("open_page", json!({})))),
+            ("call ", None),
+            ("open_page", None),
+        ] {
+            assert_eq!(named_call(asked), expected, "{asked}");
+        }
+        assert_eq!(
+            data_in("<tool_result status=\"succeeded\">\n{\"a\": 1}\n</tool_result>"),
+            "{\"a\": 1}"
+        );
+    }
 
     #[test]
     fn intents_are_read() {

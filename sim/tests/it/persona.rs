@@ -133,3 +133,21 @@ async fn a_summary_is_made_when_asked_for() {
     assert!(text.contains("4711"), "{text}");
     assert!(text.split_whitespace().count() <= 80);
 }
+
+#[tokio::test]
+async fn a_tool_that_is_named_is_called() {
+    let request =
+        json!({ "messages": [{ "role": "user", "content": "Call slack_post_message with {\"channel\": \"#a\"}" }] });
+    let answered = |said: &'static str| move |_: &str, _: &Value| format!("<tool_result>\n{said}\n</tool_result>");
+    let (calls, text) = turn(request.clone(), answered("{\"title\": \"Orders\"}")).await;
+    assert_eq!(calls, [("slack_post_message".to_owned(), json!({ "channel": "#a" }))]);
+    assert_eq!(text, "Done. slack_post_message answered: {\"title\": \"Orders\"}");
+    let (_, text) = turn(request, answered("{\"error\": \"no such page\"}")).await;
+    assert!(text.starts_with("I could not use slack_post_message"), "{text}");
+    let (calls, _) = turn(
+        json!({ "messages": [{ "role": "user", "content": "call nobody" }] }),
+        tickets,
+    )
+    .await;
+    assert_eq!(calls, []);
+}
