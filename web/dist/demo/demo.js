@@ -818,6 +818,7 @@ var EVENTS = [
   "message.reset",
   "approval.requested",
   "approval.decided",
+  "client_tool.requested",
   "tool.called",
   "tool.finished",
   "guardrail.triggered",
@@ -937,8 +938,11 @@ var Turn = class _Turn {
           ...data.arguments && { arguments: data.arguments }
         });
         break;
+      case "client_tool.requested":
+        this.#change(data.call_id, "proposed", { arguments: data.arguments, expiresAt: data.expires_at });
+        break;
       case "tool.called":
-        this.#change(data.call_id, "running", { arguments: data.arguments });
+        this.#change(data.call_id, "running", { arguments: data.arguments, expiresAt: data.expires_at ?? null });
         break;
       case "tool.finished":
         this.#finish(data);

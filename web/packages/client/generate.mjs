@@ -17,6 +17,7 @@ const schemas = process.env.COPILOTD_SCHEMAS ?? resolve(here, "../../../schemas"
 /** The bodies that the client sends and receives, by the names they have in TypeScript. */
 const BODIES = {
   citation: "Citation",
+  claimed_call: "ClaimedCall",
   conversation: "Conversation",
   conversation_page: "ConversationPage",
   create_conversation: "CreateConversation",
@@ -26,6 +27,7 @@ const BODIES = {
   message: "Message",
   message_page: "MessagePage",
   problem: "Problem",
+  run_client_tool: "RunClientTool",
   stream_ticket: "StreamTicket",
   submit_turn: "SubmitTurn",
   tool_call: "ToolCall",

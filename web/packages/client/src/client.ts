@@ -4,6 +4,7 @@ import { randomId, type Backoff } from "./environment.js";
 import { NotFoundError, TurnFailedError } from "./errors.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
 import type {
+  ClaimedCall,
   Conversation,
   ConversationPage,
   CreateConversation,
@@ -11,6 +12,7 @@ import type {
   Feedback,
   GiveFeedback,
   MessagePage,
+  RunClientTool,
   StreamTicket,
   SubmitTurn,
   Turn,
@@ -55,6 +57,8 @@ export interface SendOptions extends CreateOptions {
   responseSchema?: NonNullable<SubmitTurn["response_schema"]>;
   /** The conversation's last turn, which has ended: this one takes its place. */
   replaces?: NonNullable<SubmitTurn["replaces"]>;
+  /** Functions of the page that the model may call; see `@copilotd/client/tools`. */
+  clientTools?: NonNullable<SubmitTurn["client_tools"]>;
 }
 
 export interface DecisionOptions extends CallOptions {
@@ -192,6 +196,11 @@ export class ConversationHandle {
     return new TurnHandle(this.#transport, turn.id, turn);
   }
 
+  /** A turn of this conversation. Nothing is sent yet. */
+  turn(id: string): TurnHandle {
+    return new TurnHandle(this.#transport, id);
+  }
+
   /** The conversation's events, over all turns, until it is erased. Without `after`, from now on. */
   events(options: StreamOptions = {}): AsyncIterableIterator<CopilotdEvent, undefined> {
     const start = async (signal: AbortSignal) => (await this.get({ signal })).last_seq;
@@ -280,6 +289,32 @@ export class TurnHandle {
     return this.#transport.json("POST", `${this.#path}/approvals/${encodeURIComponent(callId)}`, { body, signal });
   }
 
+  /** Claims a call of a client tool; `NotWaitingError` if another page has it, or if it is too late. */
+  claim(callId: string, { idempotencyKey, signal }: CreateOptions = {}): Promise<ClaimedCall> {
+    return this.#clientTool(callId, { claim: true }, signal, idempotencyKey ?? randomId());
+  }
+
+  /** Answers a call that was claimed. The same answer may be sent again. */
+  answer(
+    callId: string,
+    claim: string,
+    answer: { result: unknown } | { error: string },
+    { signal }: CallOptions = {},
+  ): Promise<Turn> {
+    return this.#clientTool(callId, { claim, ...answer }, signal);
+  }
+
+  #clientTool<T>(
+    callId: string,
+    // The schema's "anything" is narrower in the generated types.
+    body: Omit<RunClientTool, "result"> & { result?: unknown },
+    signal: AbortSignal | undefined,
+    key?: string,
+  ): Promise<T> {
+    const path = `${this.#path}/client-tools/${encodeURIComponent(callId)}`;
+    return this.#transport.json("POST", path, { body, signal, ...(key !== undefined && { key }) });
+  }
+
   async feedback(rating: GiveFeedback["rating"], { comment, signal }: CallOptions & { comment?: string } = {}): Promise<void> {
     await this.#transport.json("POST", `${this.#path}/feedback`, { body: { rating, comment }, signal });
   }
@@ -299,8 +334,9 @@ const isErased = (event: CopilotdEvent): boolean => event.type === "conversation
 
 /** The body of a turn, for `send` and for the outbox. */
 export function submission(input: SubmitTurn["input"], options: SendOptions = {}): SubmitTurn {
-  const { whenBusy, metadata, responseSchema, replaces } = options;
-  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema, replaces };
+  const { whenBusy, metadata, responseSchema, replaces, clientTools } = options;
+  const tools = { client_tools: clientTools };
+  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema, replaces, ...tools };
 }
 
 function query(parameters: Record<string, string | number | null | undefined>): string {

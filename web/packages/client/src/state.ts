@@ -27,7 +27,7 @@ export interface ToolItem {
   readonly status: ToolCall["status"];
   readonly result?: unknown;
   readonly error?: string | undefined;
-  /** When the approval expires, while it is awaited. */
+  /** Until when a person may decide, or a page may claim or answer the call of a client tool. */
   readonly expiresAt?: string | undefined;
   readonly decision?: "approved" | "rejected" | "expired";
   /** Who decided. */
@@ -257,8 +257,10 @@ export function applyToTurn(turn: TurnState, event: CopilotdEvent): TurnState {
         decidedBy: event.by,
         arguments: event.arguments ?? itemOf(turn, "tool", event.call_id)?.arguments,
       });
+    case "client_tool.requested":
+      return call(turn, event.call_id, "proposed", { arguments: event.arguments, expiresAt: event.expires_at });
     case "tool.called":
-      return call(turn, event.call_id, "running", { arguments: event.arguments });
+      return call(turn, event.call_id, "running", { arguments: event.arguments, expiresAt: event.expires_at });
     case "tool.finished":
       return finished(turn, event);
     case "guardrail.triggered":

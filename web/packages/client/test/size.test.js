@@ -30,9 +30,15 @@ test("with the view, its reducer and every error class it is under 9 KB", async 
   assert.ok(size < 9000, `${size} bytes`);
 });
 
+test("with the client tools, the client is under 9 KB", async (t) => {
+  const size = await sizeOf('export { createClient } from "../dist/index.js"; export { offersOf, runTools } from "../dist/tools.js"');
+  t.diagnostic(`${size} bytes`);
+  assert.ok(size < 9000, `${size} bytes`);
+});
+
 test("nothing is loaded at run time", async () => {
   const { metafile } = await build({
-    entryPoints: [`${import.meta.dirname}/../dist/index.js`, `${import.meta.dirname}/../dist/indexeddb.js`],
+    entryPoints: ["index", "indexeddb", "tools"].map((name) => `${import.meta.dirname}/../dist/${name}.js`),
     bundle: true,
     write: false,
     metafile: true,

@@ -64,6 +64,17 @@ const TABLE = [
     ["running | “” | look running (approved)"],
   ],
   [
+    "a client tool that waits for a page, and one that a page has",
+    [
+      QUEUED, STARTED, completed("", [CALL, { ...CALL, id: "c2" }]),
+      event("client_tool.requested", { call_id: "c1", name: "look", arguments: { q: 1 }, expires_at: at }),
+      event("client_tool.requested", { call_id: "c2", name: "look", arguments: { q: 1 }, expires_at: at }),
+      event("tool.called", { call_id: "c2", name: "look", arguments: { q: 1 }, expires_at: at }),
+      event("client_tool.requested", { call_id: "c2", name: "look", arguments: { q: 1 }, expires_at: at }),
+    ],
+    ["running | “” | look proposed | look running"],
+  ],
+  [
     "a rejected call",
     [
       QUEUED, STARTED, completed("", [CALL]),

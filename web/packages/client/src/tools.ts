@@ -1,0 +1,218 @@
+// Client tools: functions of this page that the model may call. Two open tabs run a call once, and a reload runs none
+// again.
+
+import { backOff, randomId } from "./environment.js";
+import { CopilotdError, isTransient, NotResumableError, NotWaitingError } from "./errors.js";
+import type { ConversationHandle, TurnHandle } from "./client.js";
+import type { SubmitTurn } from "./schema.js";
+
+/** A function that the model may call. */
+export interface ClientTool {
+  /** What it does and when to call it, for the model. */
+  description: string;
+  /** JSON Schema of its arguments, with `type: "object"`. The server has checked every call by it. */
+  parameters: Record<string, unknown>;
+  /** Runs a call. What it returns is the result; what it throws is told to the model. */
+  run: (args: any, call: ClientToolCall) => unknown;
+}
+
+/** About a call that is run. */
+export interface ClientToolCall {
+  readonly callId: string;
+  readonly turnId: string;
+  /** Until when the server takes the result. */
+  readonly expiresAt: string;
+}
+
+/** The functions of a page by name. */
+export type ClientTools = Readonly<Record<string, ClientTool>>;
+
+/** Remembers calls across a reload of this tab, such as `sessionStorage`. Never one that tabs share. */
+export interface CallStorage {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
+
+export interface RunToolsOptions {
+  /** Ends it, like `close`. */
+  signal?: AbortSignal;
+  /** By default the tab's `sessionStorage`; without one, a reload forgets the calls that it interrupts. */
+  storage?: CallStorage | undefined;
+  /** Hears why a call could not be claimed or answered, and why no more calls come. */
+  onError?: (error: unknown) => void;
+}
+
+/** Runs the calls of a conversation. */
+export interface ToolRunner {
+  /** Takes no more calls. Those that run are finished and answered. */
+  close(): void;
+  /** Resolves when no more calls come and all have been answered. */
+  readonly ended: Promise<void>;
+}
+
+/** The tools as `send` takes them: `conversation.send(input, { clientTools: offersOf(tools) })`. */
+export const offersOf = (tools: ClientTools): NonNullable<SubmitTurn["client_tools"]> =>
+  Object.entries(tools).map(([name, { description, parameters }]) => ({ name, description, parameters }));
+
+/**
+ * Runs the calls of these tools in a conversation, until it is closed or the conversation is erased. Call it when the
+ * page is loaded: it takes what is open by then, too.
+ */
+export function runTools(conversation: ConversationHandle, tools: ClientTools, options: RunToolsOptions = {}): ToolRunner {
+  return new Runner(conversation, tools, options);
+}
+
+/** What is remembered of a call. Written before each step, so that a reload knows how far it came. */
+interface Known {
+  /** The idempotency key of the claim: whoever has it may ask again for an answer that was lost. */
+  key: string;
+  claim?: string;
+  /** The function was started: it must not run again. */
+  isStarted?: true;
+  answer?: Answer;
+}
+
+type Answer = { result: unknown } | { error: string };
+
+/** What the server takes. */
+const MAX_RESULT = 60_000;
+const MAX_ERROR = 4000;
+
+class Runner implements ToolRunner {
+  readonly ended: Promise<void>;
+  readonly #conversation: ConversationHandle;
+  readonly #tools: ClientTools;
+  readonly #storage: CallStorage | undefined;
+  readonly #onError: (error: unknown) => void;
+  readonly #closed = new AbortController();
+  readonly #running = new Map<string, Promise<void>>();
+
+  constructor(conversation: ConversationHandle, tools: ClientTools, { signal, storage, onError }: RunToolsOptions) {
+    this.#conversation = conversation;
+    this.#tools = tools;
+    this.#storage = storage ?? sessionOf();
+    this.#onError = onError ?? (() => {});
+    if (signal?.aborted) this.close();
+    signal?.addEventListener("abort", () => this.close(), { once: true });
+    this.ended = this.#watch();
+  }
+
+  close(): void {
+    this.#closed.abort(new Error("the tools were closed"));
+  }
+
+  async #watch(): Promise<void> {
+    const { signal } = this.#closed;
+    for (let failures = 0; !signal.aborted; ) {
+      try {
+        const page = await this.#conversation.messages({ order: "desc", limit: 100, signal });
+        failures = 0;
+        for (const { id, tool_calls } of page.turns) {
+          for (const call of tool_calls) {
+            const isOffered = call.status === "proposed" && call.expires_at !== undefined;
+            if (isOffered || (call.status === "running" && this.#read(call.id))) this.#take(id, call.id, call.name);
+          }
+        }
+        for await (const event of this.#conversation.events({ after: page.last_seq, signal })) {
+          if (event.type === "client_tool.requested") this.#take(event.turn_id, event.call_id, event.name);
+        }
+        break;
+      } catch (error) {
+        if (signal.aborted) break;
+        if (!isTransient(error) && !(error instanceof NotResumableError)) {
+          this.#onError(error);
+          break;
+        }
+        const wait = error instanceof CopilotdError ? error.retryAfter : undefined;
+        await backOff(failures++, this.#conversation.backoff, wait, signal).catch(() => {});
+      }
+    }
+    await Promise.all(this.#running.values());
+  }
+
+  /** Takes a call, unless this page has it already or has no such function. */
+  #take(turnId: string, callId: string, name: string): void {
+    if (this.#running.has(callId) || !Object.hasOwn(this.#tools, name)) return;
+    const tool = this.#tools[name]!;
+    const run = () => this.#run(this.#conversation.turn(turnId), callId, tool);
+    const ended = alone(`copilotd ${callId}`, run).catch(this.#onError);
+    this.#running.set(callId, ended.finally(() => this.#running.delete(callId)));
+  }
+
+  async #run(turn: TurnHandle, callId: string, tool: ClientTool): Promise<void> {
+    let known: Known = this.#read(callId) ?? { key: randomId() };
+    try {
+      // A reload interrupted the function: whether it took effect is not known, and the server will say so.
+      if (known.isStarted && !known.answer) return this.#forget(callId);
+      if (!known.answer) {
+        this.#write(callId, known);
+        const { arguments: args, claim, expires_at } = await turn.claim(callId, { idempotencyKey: known.key });
+        known = { ...known, claim, isStarted: true };
+        this.#write(callId, known);
+        known = { ...known, answer: await answerOf(() => tool.run(args, { callId, turnId: turn.id, expiresAt: expires_at })) };
+        this.#write(callId, known);
+      }
+      await turn.answer(callId, known.claim!, known.answer!);
+      this.#forget(callId);
+    } catch (error) {
+      // Another tab has it, or it is too late.
+      if (!(error instanceof NotWaitingError)) throw error;
+      this.#forget(callId);
+      if (known.isStarted) throw error;
+    }
+  }
+
+  #read(callId: string): Known | undefined {
+    try {
+      return JSON.parse(this.#storage?.getItem(PREFIX + callId) ?? "null") ?? undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #write(callId: string, known: Known): void {
+    try {
+      this.#storage?.setItem(PREFIX + callId, JSON.stringify(known));
+    } catch {
+      // A full storage costs what it would have remembered, nothing else.
+    }
+  }
+
+  #forget(callId: string): void {
+    this.#storage?.removeItem(PREFIX + callId);
+  }
+}
+
+const PREFIX = "copilotd.call.";
+
+/** Runs a function and turns whatever comes of it into something that the server takes. */
+async function answerOf(run: () => unknown): Promise<Answer> {
+  try {
+    const json = JSON.stringify((await run()) ?? null) ?? "null";
+    if (new TextEncoder().encode(json).length > MAX_RESULT) return { error: `the result is larger than ${MAX_RESULT} bytes` };
+    return { result: JSON.parse(json) };
+  } catch (error) {
+    const said = error instanceof Error ? error.message : String(error);
+    return { error: said.slice(0, MAX_ERROR) || "the function failed" };
+  }
+}
+
+/**
+ * Runs what no other tab of this browser runs at the same time. A tab that was duplicated has the storage of the first
+ * one, and with it the key of a claim that is under way.
+ */
+async function alone(name: string, run: () => Promise<void>): Promise<void> {
+  const locks = (globalThis.navigator as Partial<Navigator> | undefined)?.locks;
+  if (!locks) return run();
+  await locks.request(name, { ifAvailable: true }, (lock) => (lock ? run() : undefined));
+}
+
+function sessionOf(): CallStorage | undefined {
+  try {
+    return (globalThis as { sessionStorage?: CallStorage }).sessionStorage;
+  } catch {
+    // Pages whose storage is blocked throw.
+    return undefined;
+  }
+}
