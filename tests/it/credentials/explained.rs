@@ -198,7 +198,7 @@ fn each_fault_of_a_token_is_one_reason() {
     let guide = include_str!("../../../docs/integrate/tokens.md");
     let (_, table) = guide.split_once("| what is wrong | what it prints |").unwrap();
     let listed = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let listed: Vec<&str> = listed.filter_map(|line| line.split('`').nth(1)).collect();
+    let listed: Vec<&str> = listed.filter_map(|line| line.rsplit('`').nth(1)).collect();
     assert_eq!(listed.len(), 10);
     for reason in listed {
         let is_tested = faults.iter().any(|(.., tested)| *tested == reason);
