@@ -63,6 +63,10 @@ fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
             message: format!("expected one of {}", clip(options.to_string().trim_matches(['[', ']']))),
             pointer: at,
         }],
+        ValidationErrorKind::FalseSchema => vec![Violation {
+            pointer: at,
+            message: "is not allowed here".to_owned(),
+        }],
         _ => vec![Violation {
             pointer: at,
             message: clip(&error.masked().to_string()),

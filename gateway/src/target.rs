@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_actors::domain::file::FileKind;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -54,6 +55,8 @@ pub struct Target {
     pub schema: bool,
     /// Whether it continues an answer whose beginning is the last message.
     pub prefill: bool,
+    /// The kinds of attached files that it reads, beside text.
+    pub reads: Vec<FileKind>,
     /// Whether it reasons before it answers, so that its first token is late.
     pub reasoning: bool,
     /// Health of the target.

@@ -61,11 +61,12 @@ use crate::jobs;
 use crate::jobs::Jobs;
 use crate::private_files;
 use crate::revocations::Revocations;
+use crate::surfaces::file_access::FileAccess;
 use crate::surfaces::state::{AppState, Services, Shutdown};
 use crate::telemetry::content::{ContentLogger, ContentTenants};
 use crate::telemetry::{self, HttpUse, StoredTraces};
 use crate::tenants::TenantRegistry;
-use copilotd_actors::ports::{JobStore, TenantEraser};
+use copilotd_actors::ports::{FileStore, JobStore, TenantEraser};
 use standby::HandOver;
 
 pub use knowledge::{KnowledgeParts, PdfReader};
@@ -84,6 +85,8 @@ pub struct Records {
     pub eraser: Arc<dyn TenantEraser>,
     /// Facts about users.
     pub facts: Arc<dyn FactStore>,
+    /// Attached files.
+    pub files: Arc<dyn FileStore>,
     /// What the knowledge is made of.
     pub knowledge: KnowledgeParts,
     /// Writes usage records; none in tests without one.
@@ -158,6 +161,7 @@ impl App {
             knowledge: None,
             recollection: None,
             facts: None,
+            files: None,
         })
     }
 
@@ -177,6 +181,7 @@ impl App {
             jobs,
             eraser,
             facts,
+            files,
             knowledge,
             ledger,
         } = records;
@@ -195,6 +200,7 @@ impl App {
         }
         let facts = FactMemory::new(facts, Arc::clone(&ports.log), Arc::clone(&ports.model));
         ports.facts.get_or_insert_with(|| Arc::new(facts.clone()));
+        ports.files.get_or_insert_with(|| Arc::clone(&files));
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
@@ -228,6 +234,7 @@ impl App {
             ids: Arc::clone(&shared.ports.ids),
             index: Arc::clone(&library.index),
             recollection: shared.ports.recollection.clone(),
+            files: Arc::clone(&files),
             ledger,
             is_busy: Box::new(move |scope| {
                 let tenant = scope.tenant();
@@ -305,6 +312,7 @@ impl App {
             library,
             sources: book,
             facts,
+            files: FileAccess::new(files),
             pdf,
             pdf_reader,
             document_search,

@@ -51,6 +51,7 @@ pub fn gateway(
                 tools: target.tools,
                 schema: target.schema,
                 prefill: target.prefill,
+                reads: target.reads.clone(),
                 reasoning: target.reasoning,
             }));
         }

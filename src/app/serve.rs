@@ -94,6 +94,7 @@ pub async fn run_with(
         jobs,
         eraser,
         facts,
+        files,
         lost,
         has_standby,
         close,
@@ -187,6 +188,7 @@ pub async fn run_with(
         jobs,
         eraser,
         facts,
+        files,
         knowledge,
         ledger: Some(Arc::clone(&ledger)),
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use copilotd_actors::ports::EventLog;
+use copilotd_actors::ports::{EventLog, FileStore};
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_knowledge::facts::store::FactStore;
 use futures::FutureExt as _;
@@ -34,6 +34,8 @@ pub struct OpenStore {
     pub jobs: Arc<dyn JobStore>,
     /// Facts about users.
     pub facts: Arc<dyn FactStore>,
+    /// Attached files.
+    pub files: Arc<dyn FileStore>,
     /// Erases tenants.
     pub eraser: Arc<dyn TenantEraser>,
     /// Completes when this process no longer owns the store; never for a file on disk.
@@ -85,6 +87,7 @@ pub async fn open(config: &Config, if_in_use: IfInUse) -> anyhow::Result<OpenSto
                 revocations: Arc::clone(&log) as _,
                 jobs: Arc::clone(&log) as _,
                 facts: Arc::clone(&log) as _,
+                files: Arc::clone(&log) as _,
                 eraser: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
@@ -112,6 +115,7 @@ pub async fn open(config: &Config, if_in_use: IfInUse) -> anyhow::Result<OpenSto
                 revocations: Arc::clone(&log) as _,
                 jobs: Arc::clone(&log) as _,
                 facts: Arc::clone(&log) as _,
+                files: Arc::clone(&log) as _,
                 eraser: Arc::clone(&log) as _,
                 log,
                 lost,

@@ -54,6 +54,7 @@ macro_rules! actions {
                     | Self::PromptsRead
                     | Self::ApprovalDecided
                     | Self::FactsRead
+                    | Self::FileRead
                     | Self::FactCorrected
                     | Self::CacheCleared => false,
                 }
@@ -95,6 +96,8 @@ actions! {
     ConversationErased "conversation.erased";
     /// An administrator read what is remembered about another user.
     FactsRead "facts.read";
+    /// An administrator read a file that another user attached.
+    FileRead "file.read";
     /// A fact about a user was corrected.
     FactCorrected "fact.corrected";
     /// A fact about a user was deleted.

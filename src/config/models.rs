@@ -1,8 +1,9 @@
 //! Providers, routes and prices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use copilotd_actors::domain::file::FileKind;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::usage::{NanoUsd, Price};
 use jiff::Timestamp;
@@ -182,6 +183,12 @@ impl Route {
             .unwrap_or(0)
     }
 
+    /// Returns the kinds of attached files that one of its targets reads, beside text.
+    pub fn reads(&self) -> Vec<FileKind> {
+        let kinds: BTreeSet<FileKind> = self.targets.iter().flat_map(|target| &target.reads).copied().collect();
+        kinds.into_iter().collect()
+    }
+
     /// Returns the name of the preferred model.
     pub fn model(&self) -> &str {
         self.targets.first().map_or("", |target| &target.model)
@@ -209,6 +216,9 @@ pub struct Target {
     /// Whether it continues an answer whose beginning is given.
     #[serde(default)]
     pub prefill: bool,
+    /// The kinds of attached files that it reads, beside text: `image`, `pdf`.
+    #[serde(default)]
+    pub reads: Vec<FileKind>,
     /// Whether it reasons before it answers.
     #[serde(default)]
     pub reasoning: bool,

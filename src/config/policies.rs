@@ -137,6 +137,7 @@ impl Config {
                 .memory(route.context_tokens(), small_route.context_tokens()),
             rules,
             knowledge: copilot.knowledge(),
+            reads: route.reads(),
             fixed: FixedParts::default(),
         })
     }

@@ -3,6 +3,7 @@
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
+use copilotd_actors::domain::file::{self, FilePolicy, MediaType};
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::ServingState;
@@ -54,6 +55,9 @@ pub struct Tenant {
     /// How long its conversations are stored.
     #[serde(default)]
     pub retention: Retention,
+    /// Files that its users attach to their prompts.
+    #[serde(default)]
+    pub files: TenantFiles,
     /// The models that it may use.
     #[serde(default)]
     pub models: TenantModels,
@@ -99,6 +103,7 @@ impl Tenant {
             copilots: Vec::new(),
             limits: TenantLimits::default(),
             retention: Retention::default(),
+            files: TenantFiles::default(),
             models: TenantModels::default(),
             provider_keys: Vec::new(),
             deny_input: Vec::new(),
@@ -204,6 +209,29 @@ pub struct ApiKey {
 pub struct Retention {
     /// Days after its last change at which a conversation is erased; never if missing.
     pub conversations_days: Option<u32>,
+}
+
+/// Files that a tenant's users attach to their prompts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantFiles {
+    /// Accepted types; all that we know if missing.
+    pub types: Option<Vec<MediaType>>,
+    /// Largest file, in bytes.
+    pub max_bytes: Option<u64>,
+    /// Bytes of all files together; 0: no limit.
+    pub quota_bytes: Option<u64>,
+}
+
+impl TenantFiles {
+    /// Returns what the tenant accepts.
+    pub fn policy(&self) -> FilePolicy {
+        FilePolicy {
+            types: self.types.clone().unwrap_or_else(|| MediaType::ALL.to_vec()),
+            max_bytes: self.max_bytes.map_or(file::MAX_BYTES, |max| max.min(file::MAX_BYTES)),
+            quota_bytes: limit_or(self.quota_bytes, FILE_QUOTA).unwrap_or(UNLIMITED),
+        }
+    }
 }
 
 /// The models that a tenant may use. A missing list allows all.
@@ -336,6 +364,8 @@ const USER_QUOTA: (u64, u64) = (10_000, 1 << 30);
 const UNLIMITED: u64 = i64::MAX.unsigned_abs();
 /// Documents of a tenant, their bytes, and their chunks, unless it has others.
 const DOCUMENT_QUOTA: (u64, u64, u64) = (100_000, 10 << 30, 1_000_000);
+/// Default bytes of a tenant's attached files.
+const FILE_QUOTA: u64 = 10 << 30;
 /// Default quota of a tenant: conversations, and bytes of their logs.
 const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
 

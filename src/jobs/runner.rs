@@ -9,13 +9,15 @@ use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId, UserId};
 use copilotd_actors::domain::tenant::Requester;
 use copilotd_actors::ports::{
-    Clock, EventLog, Ids, Job, JobStatus, JobStore, LogError, Piece, Recollection, TenantEraser, Work,
+    Clock, EventLog, FileStore, Ids, Job, JobStatus, JobStore, LogError, Piece, Recollection, ServingState,
+    TenantEraser, Work,
 };
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::Ledger;
 use copilotd_knowledge::index::KnowledgeIndex;
 use jiff::{SignedDuration, Timestamp};
+use metrics::counter;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -43,7 +45,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Interval of the sweep for expired jobs and conversations.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Most expired jobs that one sweep deletes.
+/// Age at which a file to which no prompt refers is deleted.
+const UNREFERENCED: SignedDuration = SignedDuration::from_hours(24);
+/// Most expired jobs, and most files of a tenant, that one sweep deletes.
 const SWEPT_AT_ONCE: usize = 100;
 
 /// What jobs need.
@@ -72,6 +76,8 @@ pub struct Dependencies {
     pub index: Arc<dyn KnowledgeIndex>,
     /// What is kept of conversations beside their logs, if anything is.
     pub recollection: Option<Arc<dyn Recollection>>,
+    /// Attached files.
+    pub files: Arc<dyn FileStore>,
     /// Writes usage records, if there is one.
     pub ledger: Option<Arc<Ledger>>,
     /// Whether requests or model calls of a tenant are in flight.
@@ -342,6 +348,30 @@ impl Jobs {
         Ok(())
     }
 
+    /// Deletes the files to which no prompt referred within a day, and uploads that never ended.
+    pub async fn sweep_files(&self) {
+        let Ok(before) = self.parts.clock.now().checked_sub(UNREFERENCED) else {
+            return;
+        };
+        for tenant in &self.parts.registry.config().tenants {
+            // Nothing of a suspended tenant is deleted.
+            if tenant.standing() == ServingState::Suspended {
+                continue;
+            }
+            let scope = retention::scope(&tenant.id);
+            match self.parts.files.sweep_files(&scope, before, SWEPT_AT_ONCE).await {
+                Ok(0) => {}
+                Ok(swept) => {
+                    counter!("copilotd_reconciled_total", "what" => "file").increment(swept);
+                    tracing::info!(tenant = %tenant.id, files = swept, "unreferenced files and unfinished uploads deleted");
+                }
+                Err(error) => {
+                    tracing::warn!(tenant = %tenant.id, %error, "could not delete unreferenced files; trying again in a minute");
+                }
+            }
+        }
+    }
+
     fn spawn(self: &Arc<Self>, job: Job) {
         let jobs = Arc::clone(self);
         let mut tasks = self.tasks();
@@ -396,6 +426,7 @@ async fn sweep(jobs: Weak<Jobs>) {
             tracing::warn!(%error, "could not delete expired jobs; trying again in a minute");
         }
         jobs.retain().await;
+        jobs.sweep_files().await;
     }
 }
 

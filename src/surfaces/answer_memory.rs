@@ -48,6 +48,8 @@ impl RouteMemory {
             (_, "/v1/admin/knowledge/sources") => Self::Deferred,
             // One fact, which is short.
             ("PATCH" | "DELETE", "/v1/memory/facts/{id}") => Self::Deferred,
+            // A few names and numbers. The content is streamed: each piece is reserved as a frame.
+            (_, "/v1/files" | "/v1/files/{id}") => Self::Deferred,
             // A job is a few names and numbers. A result is streamed: each chunk is reserved as a frame.
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")

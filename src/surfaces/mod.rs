@@ -8,6 +8,7 @@ mod conversation_access;
 mod cross_origin;
 pub mod error_documents;
 pub mod fair_share;
+pub mod file_access;
 pub(crate) mod hand_over;
 pub mod openai;
 pub mod openapi;

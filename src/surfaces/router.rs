@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocations, tenant_usage as admin, usage};
-use super::api::{approvals, client_tools, conversations, events, facts, knowledge, messages, tickets, turns};
+use super::api::{approvals, client_tools, conversations, events, facts, files, knowledge, messages, tickets, turns};
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, cross_origin, error_documents, fair_share, hand_over, openai};
@@ -76,6 +76,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(client_tools::run))
         .routes(routes!(turns::feedback, turns::given_feedback))
         .routes(routes!(tickets::create))
+        .routes(routes!(files::upload))
+        .routes(routes!(files::delete))
         .routes(routes!(
             knowledge::documents::get,
             knowledge::documents::put,
@@ -109,7 +111,9 @@ fn routes() -> OpenApiRouter<AppState> {
     let reports = OpenApiRouter::default()
         .routes(routes!(admin::usage))
         .routes(routes!(usage::of_tenants))
-        .routes(routes!(jobs::result));
+        .routes(routes!(jobs::result))
+        // The content, of whatever type.
+        .routes(routes!(files::get));
     let streams = OpenApiRouter::default()
         .routes(routes!(events::of_conversation))
         .routes(routes!(events::of_turn))

@@ -24,6 +24,7 @@ use crate::http::probe::StoreProbe;
 use crate::jobs::Jobs;
 use crate::revocations::Revocations;
 use crate::surfaces::conversation_access::ConversationAccess;
+use crate::surfaces::file_access::FileAccess;
 use crate::telemetry::Render;
 use crate::tenants::TenantRegistry;
 
@@ -53,6 +54,8 @@ pub struct Services {
     pub sources: SourceBook,
     /// What is remembered about users.
     pub facts: FactMemory,
+    /// Attached files.
+    pub files: FileAccess,
     /// Whether PDF documents can be read; none if the configuration names no library for it.
     pub pdf: Option<bool>,
     /// Name of what reads PDF documents.
@@ -144,6 +147,7 @@ parts! {
     Arc<Jobs>: |state| &state.jobs;
     Arc<Library>: |state| &state.library;
     FactMemory: |state| &state.facts;
+    FileAccess: |state| &state.files;
     Arc<Revocations>: |state| &state.revocations;
     Arc<Shared>: |state| &state.shared;
     Arc<dyn Clock>: |state| &state.shared.ports.clock;

@@ -111,6 +111,10 @@ fn role_and_text(message: &PromptMessage) -> (&'static str, String) {
     match message {
         PromptMessage::System { text } => ("system", text.clone()),
         PromptMessage::User { text } => ("user", text.clone()),
+        PromptMessage::Files { files } => {
+            let mentions: Vec<String> = files.iter().map(|file| file.info.mention()).collect();
+            ("user", mentions.join("\n"))
+        }
         PromptMessage::Assistant { text, calls } => {
             let calls = calls
                 .iter()

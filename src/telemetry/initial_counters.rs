@@ -141,7 +141,7 @@ const WITH_KNOWN_LABELS: &[(&str, &[Labels])] = &[
     ("copilotd_recoveries_total", &[]),
     (
         "copilotd_reconciled_total",
-        &[("what", &["open_turn", "erased", "retention"])],
+        &[("what", &["open_turn", "erased", "retention", "file"])],
     ),
     (
         "copilotd_compressions_total",

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::domain::file::FilePolicy;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tenant::StoredTenant;
 use copilotd_actors::ports::{Clock, TenantStore};
@@ -52,6 +53,20 @@ impl TenantRegistry {
     /// Returns the live configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.live.current().config)
+    }
+
+    /// Returns what a tenant accepts of attached files; nothing, if it is unknown.
+    pub fn file_policy(&self, tenant: &TenantId) -> FilePolicy {
+        let config = self.config();
+        let known = config.tenants.iter().find(|known| known.id == *tenant);
+        known.map_or_else(
+            || FilePolicy {
+                types: Vec::new(),
+                max_bytes: 0,
+                quota_bytes: 0,
+            },
+            |tenant| tenant.files.policy(),
+        )
     }
 
     /// Returns whether pages of an origin may read responses to requests of a tenant; to requests without one, if the

@@ -10,6 +10,7 @@ mod answer;
 mod cite;
 mod client_calls;
 mod facts;
+mod files;
 mod knowledge;
 mod prompt;
 mod recall;
@@ -57,6 +58,7 @@ use crate::ports::{Content, ModelError, ModelEvent, ModelRequest, SchemaError, S
 use crate::tenancy::TenantScope;
 use crate::{compute, crash};
 use answer::Answer;
+use files::TurnFiles;
 use knowledge::Asked;
 pub(crate) use prompt::count_entries;
 use report::UNCHECKED_TEXT;
@@ -175,8 +177,13 @@ impl Agent {
             accepted_at,
             is_json: response_schema.is_some(),
         };
-        let knowledge = Box::pin(self.retrieved(asked)).await;
-        let passages = knowledge.passages.clone();
+        let (knowledge, files) = Box::pin(async { tokio::join!(self.retrieved(asked), self.files(&asked)) }).await;
+        let TurnFiles {
+            passages: attached,
+            omitted,
+            guardrails: of_files,
+        } = files;
+        let passages = knowledge.passages.iter().cloned().chain(attached).collect();
         let assembled = prompt::assemble(
             tenant,
             memory,
@@ -209,6 +216,7 @@ impl Agent {
             return;
         }
         knowledge.complete(&mut assembled.record);
+        omitted.into_iter().for_each(|item| assembled.record.omit(item));
         // Cost and triggered rules are recorded once, with the first prompt that used what was retrieved.
         let is_new = self.retrieved.report(at);
         // Reported beside the model call, not before it: the record is committed while the provider works.
@@ -219,7 +227,7 @@ impl Agent {
             retrieved: knowledge.listed(&assembled.record),
             retrieval: knowledge.record.clone().filter(|_| is_new),
             guardrails: if is_new {
-                knowledge.guardrails.clone()
+                [knowledge.guardrails.clone(), of_files].concat()
             } else {
                 Vec::new()
             },

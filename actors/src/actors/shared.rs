@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use metrics::gauge;
 use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use super::admission::{Admission, OpenTurns, TurnCounts, TurnLimit};
 use super::connector::Connectors;
@@ -19,6 +19,9 @@ use crate::guardrails::Guardrails;
 use crate::live::Hub;
 use crate::ports::{LogError, Ports, ServingState};
 use crate::tenancy::TenantScope;
+
+/// Memory for attached images and PDFs in the prompts of one process, copies for the wire included, in KiB.
+const FILE_MEMORY_KIB: usize = 256 * 1024;
 
 /// Limits of the actors. All have usable defaults.
 #[derive(Debug, Clone)]
@@ -90,6 +93,8 @@ pub struct Shared {
     pub admission: Admission,
     /// Open turns by user.
     pub user_turns: UserTurns,
+    /// Memory for attached files in prompts, in KiB.
+    pub(crate) file_memory: Arc<Semaphore>,
     /// Each tenant's share of the serving threads.
     pub shares: Arc<Shares>,
     /// Whether this process is handing its conversations over to another one: none is started any more.
@@ -113,6 +118,7 @@ impl Shared {
             hub: Hub::default(),
             admission: Admission::default(),
             user_turns: UserTurns::default(),
+            file_memory: Arc::new(Semaphore::new(FILE_MEMORY_KIB)),
             shares: Arc::default(),
             handing_over: AtomicBool::new(false),
             standing_changed: Notify::new(),

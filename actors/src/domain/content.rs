@@ -1,9 +1,12 @@
 //! The content of conversations: prompts, messages, tool calls.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ids::CallId;
+use super::file::FileInfo;
+use super::ids::{CallId, FileId};
 
 /// A JSON object of the caller; the only place where unknown fields are accepted.
 pub type Metadata = serde_json::Map<String, Value>;
@@ -25,22 +28,55 @@ pub enum Input {
 }
 
 impl Input {
-    /// Returns the text of all parts, in order.
+    /// Returns the text of all parts, in order. A file is mentioned by its name and type.
     pub fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
             Self::Parts(parts) => {
-                let texts: Vec<&str> = parts.iter().map(|Part::Text { text }| text.as_str()).collect();
+                let texts: Vec<Cow<'_, str>> = parts.iter().map(Part::text).collect();
                 texts.join("\n\n")
             }
         }
     }
 
-    /// Returns the length of all text in bytes.
+    /// Returns the length of all text in bytes, mentions of files included.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Parts(parts) => parts.iter().map(|Part::Text { text }| text.len()).sum(),
+            Self::Parts(parts) => parts.iter().map(|part| part.text().len()).sum(),
+        }
+    }
+
+    /// Returns the ids of the files, in order.
+    pub fn files(&self) -> impl Iterator<Item = FileId> {
+        let parts: &[Part] = match self {
+            Self::Text(_) => &[],
+            Self::Parts(parts) => parts.as_slice(),
+        };
+        parts.iter().filter_map(|part| match part {
+            Part::Text { .. } => None,
+            Part::File { file_id, .. } => Some(*file_id),
+        })
+    }
+
+    /// Returns whether a part has text of its own; a file is a prompt too.
+    pub fn is_blank(&self) -> bool {
+        self.files().next().is_none() && self.text().trim().is_empty()
+    }
+
+    /// Returns the prompt as the caller gave it, without what is known of its files.
+    #[must_use]
+    pub fn as_given(&self) -> Self {
+        let given = |part: &Part| match part {
+            Part::Text { .. } => part.clone(),
+            Part::File { file_id, .. } => Part::File {
+                file_id: *file_id,
+                info: None,
+            },
+        };
+        match self {
+            Self::Text(_) => self.clone(),
+            Self::Parts(parts) => Self::Parts(parts.iter().map(given).collect()),
         }
     }
 
@@ -62,6 +98,27 @@ pub enum Part {
         /// The text itself.
         text: String,
     },
+    /// A file that the user uploaded to the conversation.
+    File {
+        /// Its id.
+        file_id: FileId,
+        /// What is known of it: set when the prompt is accepted, never by a caller.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        info: Option<FileInfo>,
+    },
+}
+
+impl Part {
+    /// Returns the text, or what stands for a file where only text can be.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text { text } => Cow::Borrowed(text),
+            Self::File { info, .. } => match info {
+                Some(info) => Cow::Owned(info.mention()),
+                None => Cow::Borrowed("[Attached file]"),
+            },
+        }
+    }
 }
 
 /// A tool call requested by a model.

@@ -28,7 +28,7 @@ pub struct ContextRecord {
 pub struct ContextItem<R: Default + PartialEq> {
     /// What it is.
     pub kind: ItemKind,
-    /// ID of the fact or chunk; sequence number of an earlier message that was put back into the prompt; none for other
+    /// ID of the fact, chunk or file; sequence number of an earlier message that was put back into the prompt; none for other
     /// kinds and for items that stand for several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -70,6 +70,8 @@ pub enum ItemKind {
     Fact,
     /// A retrieved chunk of a document.
     Chunk,
+    /// A file that the user attached.
+    File,
 }
 
 /// Why a part was included.
@@ -94,6 +96,8 @@ pub enum Omitted {
     Budget,
     /// A guardrail does not let it pass, or could not check it.
     Guardrail,
+    /// It was deleted, or could not be read.
+    Unavailable,
     /// A summary in the prompt stands for it.
     Compressed,
     /// A new summary that takes effect with the next turn; this prompt still has the messages that it stands for.

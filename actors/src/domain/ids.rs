@@ -121,6 +121,10 @@ id! {
     /// The id of a fact about a user.
     FactId, "fact_"
 }
+id! {
+    /// The id of a file that a user attached.
+    FileId, "file_"
+}
 
 impl DocumentId {
     /// Returns the id of the document that is stored under this key.
@@ -149,6 +153,20 @@ impl FactId {
     /// fact.
     pub fn derived(turn: TurnId, text: &str) -> Self {
         Self(Uuid::new_v5(&turn.0, format!("fact/{text}").as_bytes()))
+    }
+}
+
+impl FileId {
+    /// Derives the id of a file that is uploaded with an idempotency key, so that copies of one request are one file. `round`
+    /// increases when a key is used again after its day.
+    pub fn derived(tenant: &TenantId, user: &UserId, key: &str, round: u32) -> Self {
+        let name = format!(
+            "file{}:{tenant}{}:{user}{}:{key}{round}",
+            tenant.0.len(),
+            user.0.len(),
+            key.len()
+        );
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod context_record;
 pub mod conversation;
 pub mod event;
 pub mod failure;
+pub mod file;
 pub mod guardrail;
 pub mod hash;
 pub mod ids;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::file::FileKind;
 use super::guardrail::Rules;
 use super::ids::{CollectionName, CopilotName};
 use super::prices::PriceHistory;
@@ -42,6 +43,8 @@ pub struct Policy {
     pub rules: Rules,
     /// The documents that its turns draw on.
     pub knowledge: KnowledgePolicy,
+    /// The kinds of files beside text that a target of `route` reads: no others are loaded for a prompt.
+    pub reads: Vec<FileKind>,
     /// System message and tools of its prompts, once they were needed.
     pub fixed: FixedParts,
 }
@@ -107,6 +110,7 @@ impl Policy {
             memory: MemoryPolicy::for_context(8_192, 8_192),
             rules: Rules::default(),
             knowledge: KnowledgePolicy::default(),
+            reads: Vec::new(),
             fixed: FixedParts::default(),
         }
     }

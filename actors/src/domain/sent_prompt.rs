@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::context_record::ItemKind;
+use super::file::PromptFile;
 use super::ids::Seq;
 use super::weight;
 
@@ -71,6 +72,9 @@ pub struct SentPassage {
     /// this conversation stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The file, if it is one; its content is not kept here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PromptFile>,
 }
 
 /// The fixed parts of a policy's prompts, with their tokens: made at their first use, because every step needs them.
@@ -100,7 +104,12 @@ impl SentPrompt {
             Fixed::At(_) => 0,
             Fixed::Parts(parts) => parts.weight(),
         };
-        let passage = |passage: &SentPassage| passage.id.len() + passage.text.as_ref().map_or(0, String::len);
+        let passage = |passage: &SentPassage| {
+            /// Of a file: hash, type, numbers and names of members.
+            const FILE: usize = 256;
+            let file = passage.file.as_ref().map_or(0, |file| FILE + file.info.name.len());
+            passage.id.len() + passage.text.as_ref().map_or(0, String::len) + file
+        };
         fixed + self.passages.iter().map(passage).sum::<usize>()
     }
 }

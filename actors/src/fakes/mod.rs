@@ -3,6 +3,7 @@
 pub mod detector;
 pub mod embedder;
 pub mod facts;
+pub mod files;
 pub mod knowledge;
 pub mod log;
 pub mod model;

@@ -80,13 +80,15 @@ pub enum TenantData {
     Jobs,
     /// Facts about its users, and which turns were learned from.
     Facts,
+    /// Files that its users attached, piece by piece.
+    Files,
     /// The audit log, with head and anchor.
     Audit,
 }
 
 impl TenantData {
     /// All kinds, in the order in which they are erased.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Records,
         Self::Snapshots,
         Self::Projections,
@@ -95,6 +97,7 @@ impl TenantData {
         Self::ApiKeys,
         Self::Jobs,
         Self::Facts,
+        Self::Files,
         Self::Audit,
     ];
 
@@ -109,6 +112,7 @@ impl TenantData {
             Self::ApiKeys => "api_keys",
             Self::Jobs => "jobs",
             Self::Facts => "facts",
+            Self::Files => "files",
             Self::Audit => "audit",
         }
     }

@@ -6,6 +6,7 @@ mod detector;
 mod embedder;
 mod event_log;
 mod facts;
+mod file_store;
 mod ids;
 mod job;
 mod job_store;
@@ -30,6 +31,7 @@ pub use event_log::{
     Append, DISK_FULL, ErasureReceipt, EventLog, ListQuery, LogError, Order, PendingConversation, Snapshot, TurnRecords,
 };
 pub use facts::{Facts, FactsError, FactsQuery, KnownFact, KnownFacts, LearnRequest, WithdrawnTurn};
+pub use file_store::{FileStore, FileUpload, Finished, PIECE_BYTES, StoredFile, UploadStep, content};
 pub use ids::Ids;
 pub use job::{Job, JobState, JobStatus, Progress, Receipt, Work};
 pub use job_store::{JobStore, Piece, PieceOutcome, TenantData, TenantEraser};
@@ -64,4 +66,6 @@ pub struct Ports {
     pub recollection: Option<Arc<dyn Recollection>>,
     /// None in a process that remembers nothing about users: copilots with `memory.facts` run without.
     pub facts: Option<Arc<dyn Facts>>,
+    /// None in a process without attachments: prompts mention files and have none.
+    pub files: Option<Arc<dyn FileStore>>,
 }

@@ -245,6 +245,7 @@ fn conversation_tokens(messages: &[PromptMessage]) -> u64 {
         PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
             tokens::count(text) + tokens::PER_MESSAGE
         }
+        PromptMessage::Files { .. } => panic!("nothing is attached"),
         PromptMessage::Tool { content, .. } => tokens::count(content) + tokens::PER_MESSAGE,
     };
     between.iter().map(text).sum()

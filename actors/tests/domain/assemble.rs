@@ -417,6 +417,7 @@ fn text(message: &PromptMessage) -> String {
         PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
             format!("{text}\n")
         }
+        PromptMessage::Files { files } => files.iter().map(|file| format!("{}\n", file.text)).collect(),
         PromptMessage::Tool { content, .. } => format!("{content}\n"),
     }
 }

@@ -15,13 +15,15 @@ use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
 use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::event::CompressionMethod;
 use copilotd_actors::domain::failure::FailureClass;
-use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::domain::file::{FileContent, FileInfo, MediaType, PromptFile};
+use copilotd_actors::domain::ids::{CallId, FileId};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::tool::client::{Claim, ClientTools};
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::acts::{USAGE, key, page_tools, present, reply, schema, sealed};
 use crate::support::{Scenario, UNLIMITED, policy, turn};
@@ -385,6 +387,15 @@ fn assemble_prompt(scenario: &Scenario, at: At) -> Command {
         let text = line(said.speaker, said.at, &said.text);
         Passage::count(PassageKind::Recalled, said.seq.to_string(), text, 9, None)
     }));
+    let info = FileInfo {
+        name: "a.png".to_owned(),
+        media_type: MediaType::Png,
+        bytes: 3,
+        sha256: "00".repeat(32),
+    };
+    let content = FileContent::new(b"abc".to_vec());
+    let file = PromptFile::of_bytes(FileId::new(Uuid::from_u128(7)), info, content, nonce.as_deref());
+    gathered.passages.push(Passage::of_file(file, 3));
     let seq = scenario.conversation.seq;
     let budget = Budget {
         retrieved_tokens: seq % 60,

@@ -119,6 +119,10 @@ fn openai(messages: &[PromptMessage]) {
                 open.remove(0);
                 assert!(!content.trim().is_empty());
             }
+            PromptMessage::Files { files } => {
+                assert!(open.is_empty(), "{messages:#?}");
+                assert!(!files.is_empty());
+            }
             PromptMessage::System { text } | PromptMessage::User { text } => {
                 assert!(open.is_empty(), "{messages:#?}");
                 assert!(!text.trim().is_empty());
@@ -157,7 +161,7 @@ fn anthropic(messages: &[PromptMessage]) {
             turns.push(match message {
                 PromptMessage::System { .. } => panic!("a second system text"),
                 PromptMessage::Assistant { .. } => "assistant",
-                PromptMessage::User { .. } | PromptMessage::Tool { .. } => "user",
+                PromptMessage::User { .. } | PromptMessage::Files { .. } | PromptMessage::Tool { .. } => "user",
             });
         }
         results_open = tool;

@@ -61,6 +61,7 @@ pub fn policy() -> Policy {
         model: "m".into(),
         small_route: "small".into(),
         titles: true,
+        reads: Vec::new(),
         prices: PriceHistory::default(),
         tools: tools.into_iter().map(tool).collect(),
         client_tools: true,
@@ -246,6 +247,7 @@ impl Scenario {
             .map(|message| match message {
                 M::System { text } => format!("system {text}"),
                 M::User { text } => format!("user {text}"),
+                M::Files { files } => format!("user {} files", files.len()),
                 M::Assistant { text, calls } => {
                     let calls: Vec<String> = calls.iter().map(|c| format!(" {}{}", c.name, c.arguments)).collect();
                     format!("assistant {text}{}", calls.concat())

@@ -15,6 +15,7 @@ use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::tool::client::ClientTools;
 use copilotd_actors::fakes::facts::FakeFacts;
+use copilotd_actors::fakes::files::MemoryFiles;
 use copilotd_actors::fakes::knowledge::FakeKnowledge;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -51,6 +52,7 @@ pub struct World {
     pub schemas: FakeChecker,
     pub knowledge: FakeKnowledge,
     pub facts: FakeFacts,
+    pub files: MemoryFiles,
     /// Used from the next start on.
     pub recollection: Option<FakeRecollection>,
     /// Used from the next start on.
@@ -89,6 +91,7 @@ impl World {
             knowledge: FakeKnowledge::default(),
             recollection: None,
             facts: FakeFacts::default(),
+            files: MemoryFiles::default(),
             detectors: Vec::new(),
             clock: Arc::default(),
             ids: Arc::default(),
@@ -116,6 +119,7 @@ impl World {
             knowledge: Some(Arc::new(self.knowledge.clone())),
             recollection: self.recollection.clone().map(|port| Arc::new(port) as _),
             facts: Some(Arc::new(self.facts.clone())),
+            files: Some(Arc::new(self.files.clone())),
         };
         let shared = Shared::new(ports, self.bounds.clone());
         let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
+use copilotd_actors::domain::file::FileKind;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::jitter::jitter;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::StreamExt;
@@ -21,6 +23,7 @@ use super::attempt::{AttemptGuard, CallContext, watch};
 use crate::provider::{CallProgress, Piece, PieceStream, Timeouts, UpstreamCall, WholeAnswer};
 use crate::request::body::ChatBody;
 use crate::request::embed::{EmbedAnswer, EmbedBody};
+use crate::request::files;
 use crate::routing::{Candidate, FailoverPlan, HedgeBudget, Next, rule};
 use crate::target::{Kind, Target};
 
@@ -264,12 +267,15 @@ impl Execution {
         // Counts as not sent until the future is polled.
         progress.refused();
         let (context, number) = (self.context.clone(), self.plan.attempts());
+        let reads = target.reads.clone();
         let mut running = AttemptGuard::begin(context, target, Arc::clone(&key), kind, number, Arc::clone(&progress));
         let conversation = self.context.caller.conversation;
         let tenant = Some(self.context.caller.scope.tenant().clone());
         let request = self.request.clone();
         let begun = Instant::now();
         Box::pin(async move {
+            // Before it counts as sent.
+            let request = running.settle_if_failed(request.for_target(&reads, tenant.as_ref()).await)?;
             progress.sending();
             let told = Arc::clone(&progress);
             let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
@@ -342,6 +348,16 @@ impl Execution {
 }
 
 impl ExecutionRequest {
+    /// Returns the request with the attached files that a target reads; the others are named in it already.
+    async fn for_target(self, reads: &[FileKind], tenant: Option<&TenantId>) -> Result<Self, ModelError> {
+        Ok(match self {
+            Self::Whole(body) => Self::Whole(files::for_target(body, reads, tenant).await?),
+            Self::Live(body, chunks) => Self::Live(files::for_target(body, reads, tenant).await?, chunks),
+            Self::Buffered(body) => Self::Buffered(files::for_target(body, reads, tenant).await?),
+            Self::Embed(body) => Self::Embed(body),
+        })
+    }
+
     /// Whether the request asks the model to reason before it answers.
     fn reasons(&self) -> bool {
         match self {

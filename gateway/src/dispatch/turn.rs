@@ -112,6 +112,7 @@ impl Model for Gateway {
 async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelError> {
     let text = |message: &PromptMessage| match message {
         PromptMessage::System { text } | PromptMessage::User { text } => text.len(),
+        PromptMessage::Files { .. } => message.bytes(),
         PromptMessage::Assistant { text, calls } => {
             let calls = calls.iter().map(|call| weight::of(&call.arguments));
             text.len() + calls.sum::<usize>()

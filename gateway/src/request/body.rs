@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::files::FilesMessage;
+
 /// Most answers to one request (`n`).
 pub const MAX_CHOICES: u64 = 128;
 /// Most members of a body. Protocols know some forty, and every lookup of one scans them all.
@@ -35,6 +37,8 @@ pub struct InvalidBody {
 pub struct ChatBody {
     members: Members,
     fields: ParsedFields,
+    /// Files of its messages, which are not in the members: each target gets what it reads (`super::files`).
+    files: Arc<[FilesMessage]>,
 }
 
 /// The members that the gateway reads.
@@ -72,7 +76,34 @@ impl ChatBody {
 
     fn of(members: Members) -> Result<Self, InvalidBody> {
         let fields = ParsedFields::read(&members)?;
-        Ok(Self { members, fields })
+        Ok(Self {
+            members,
+            fields,
+            files: Arc::default(),
+        })
+    }
+
+    /// Attaches the files of its messages.
+    #[must_use]
+    pub(super) fn with_files(self, files: Vec<FilesMessage>) -> Self {
+        Self {
+            files: files.into(),
+            ..self
+        }
+    }
+
+    /// Returns the messages that have files.
+    pub(super) fn files(&self) -> &[FilesMessage] {
+        &self.files
+    }
+
+    fn replace(&mut self, members: Members) -> Result<(), InvalidBody> {
+        let changed = Self::of(members)?;
+        *self = Self {
+            files: Arc::clone(&self.files),
+            ..changed
+        };
+        Ok(())
     }
 
     /// Returns the requested model.
@@ -173,16 +204,14 @@ impl ChatBody {
             Some(member) => member.1 = value,
             None => members.push((name.to_owned(), value)),
         }
-        *self = Self::of(Members(Arc::new(members)))?;
-        Ok(())
+        self.replace(Members(Arc::new(members)))
     }
 
     /// Removes a member.
     pub fn remove(&mut self, name: &str) -> Result<(), InvalidBody> {
         let mut members = Vec::clone(&self.members.0);
         members.retain(|(known, _)| known != name);
-        *self = Self::of(Members(Arc::new(members)))?;
-        Ok(())
+        self.replace(Members(Arc::new(members)))
     }
 
     /// Returns the approximate size in bytes.

@@ -4,6 +4,7 @@ pub mod body;
 pub mod call;
 pub mod embed;
 pub mod embed_input;
+pub mod files;
 pub mod model_request;
 pub mod prompt_tokens;
 pub mod report;

@@ -17,6 +17,7 @@ use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;
 
 use super::body::{ChatBody, InvalidBody};
+use super::files::{self, FilesMessage};
 use super::strict::allows_strict;
 
 /// Builds the body of a turn's step or a summary. The same request always gives the same bytes, and a longer
@@ -41,7 +42,18 @@ pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
         user: Some(user(&request.scope, &request.user)),
         ..CreateChatCompletionRequest::default()
     };
-    ChatBody::from_value(&body)
+    let files = request
+        .messages
+        .iter()
+        .enumerate()
+        .filter_map(|(index, message)| match message {
+            PromptMessage::Files { files } => Some(FilesMessage {
+                index,
+                files: files.clone(),
+            }),
+            _ => None,
+        });
+    Ok(ChatBody::from_value(&body)?.with_files(files.collect()))
 }
 
 /// A pseudonym of the user for the provider, which may want to tell users apart when one misbehaves.
@@ -58,6 +70,11 @@ fn message(message: &PromptMessage) -> ChatCompletionRequestMessage {
         }),
         PromptMessage::User { text } => ChatCompletionRequestMessage::User(ChatCompletionRequestUserMessage {
             content: ChatCompletionRequestUserMessageContent::Text(text.clone()),
+            name: None,
+        }),
+        // As a target reads it that reads text only; the others get more when they are asked.
+        PromptMessage::Files { files } => ChatCompletionRequestMessage::User(ChatCompletionRequestUserMessage {
+            content: ChatCompletionRequestUserMessageContent::Text(files::text(files, &[])),
             name: None,
         }),
         PromptMessage::Assistant { text, calls } => {

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::body::ChatBody;
 use super::embed::{EmbedBody, Inputs};
+use super::files;
 
 /// Largest body whose messages are parsed; a larger one is counted as raw JSON, which needs no memory beside it.
 const PARSED: usize = 1024 * 1024;
@@ -87,7 +88,8 @@ impl Prompt {
         match &self.text {
             Text::Chat(body) => {
                 let raw = [Some(body.messages()), body.get("tools")];
-                raw.into_iter().flatten().map(|raw| by_beginning(raw.get())).sum()
+                let text: u64 = raw.into_iter().flatten().map(|raw| by_beginning(raw.get())).sum();
+                text + files::tokens(body)
             }
             Text::Embed(body) => match body.inputs() {
                 Inputs::Texts(_) => body.get("input").map_or(0, |raw| by_beginning(raw.get())),
@@ -146,14 +148,15 @@ fn prompt_texts(body: &ChatBody) -> (u64, Vec<String>) {
     if body.size() > PARSED {
         let raw = [Some(body.messages()), body.get("tools")];
         let texts = raw.into_iter().flatten().map(|raw| raw.get().to_owned());
-        return (PER_PROMPT, texts.collect());
+        return (PER_PROMPT + files::tokens(body), texts.collect());
     }
     let messages: Vec<&RawValue> = serde_json::from_str(body.messages().get()).unwrap_or_default();
     let tools: Vec<&RawValue> = body
         .get("tools")
         .and_then(|tools| serde_json::from_str(tools.get()).ok())
         .unwrap_or_default();
-    let overhead = PER_PROMPT + PER_MESSAGE * messages.len() as u64 + PER_TOOL * tools.len() as u64;
+    let overhead =
+        files::tokens(body) + PER_PROMPT + PER_MESSAGE * messages.len() as u64 + PER_TOOL * tools.len() as u64;
     let mut texts = Vec::new();
     messages
         .into_iter()

@@ -109,9 +109,10 @@ pub async fn submit(
         None => None,
     };
     let client_tools = accepted_tools(state.shared.ports.schemas.as_ref(), &caller, body.client_tools).await?;
+    let input = state.files.referenced(&caller, conversation, body.input).await?;
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
-        input: body.input,
+        input,
         metadata: body.metadata,
         response_schema,
         when_busy: match body.when_busy {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use copilotd_actors::domain::ids::{
-    CallId, ChunkId, CollectionName, ConversationId, ExternalId, FactId, JobId, PathId as _, TenantId, TurnId,
+    CallId, ChunkId, CollectionName, ConversationId, ExternalId, FactId, FileId, JobId, PathId as _, TenantId, TurnId,
 };
 use serde_json::{Map, Value, json};
 
@@ -42,6 +42,7 @@ pub(super) fn complete(mut document: Value) -> Value {
     document["tags"] = json!([
         { "name": "conversations", "description": "Conversations and their messages" },
         { "name": "turns", "description": "Prompts and everything done to answer them" },
+        { "name": "files", "description": "Files attached to prompts" },
         { "name": "streams", "description": "Live events over SSE" },
         { "name": "knowledge", "description": "Documents that copilots search and cite" },
         { "name": "memory", "description": "Facts that users stated about themselves" },
@@ -145,6 +146,7 @@ fn id(segment: &str) -> Option<(&'static str, &'static str)> {
             "The id of the document in the tenant's own system.",
         ),
         "facts" => (FactId::PATTERN, "The fact."),
+        "files" => (FileId::PATTERN, "The file."),
         "chunks" => (ChunkId::PATTERN, "The chunk."),
         "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
         "revocations" => (RevocationId::PATTERN, "The revocation."),

@@ -18,9 +18,9 @@ macro_rules! files {
 
 files! {
     "api": "api_key" "api_key_page" "audit_entry" "audit_page" "audit_verification" "chunk" "chunk_page" "citation" "claimed_call" "conversation" "conversation_page" "create_api_key" "create_conversation"
-        "create_export" "create_revocation" "create_stream_ticket" "decide_approval" "document" "document_page" "export_line" "fact" "fact_page" "feedback" "forgotten_answers" "give_feedback" "health" "job" "knowledge_results" "knowledge_sources" "message" "message_page" "new_api_key" "openai_error"
+        "create_export" "create_revocation" "create_stream_ticket" "decide_approval" "document" "document_page" "export_line" "fact" "fact_page" "feedback" "file" "forgotten_answers" "give_feedback" "health" "job" "knowledge_results" "knowledge_sources" "message" "message_page" "new_api_key" "openai_error"
         "problem" "prompt_page" "put_document" "put_tenant" "readiness" "revocation" "revocation_page" "run_client_tool" "search_knowledge" "stream_ticket" "submit_turn" "tenant" "tenant_page" "tenants_usage_report" "tool_call" "turn"
-        "update_conversation" "update_document" "update_fact" "update_tenant" "usage" "usage_report";
+        "update_conversation" "update_document" "update_fact" "update_tenant" "upload_file" "usage" "usage_report";
     "events": "approval.decided" "approval.requested" "client_tool.requested" "context.assembled" "conversation.erased" "conversation.titled"
         "guardrail.triggered" "memory.compressed" "message.completed" "message.delta" "message.reset"
         "model.fallback" "tool.called" "tool.finished" "turn.cancelled" "turn.completed" "turn.failed" "turn.queued"

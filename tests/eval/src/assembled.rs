@@ -270,6 +270,6 @@ fn text_of(message: &PromptMessage) -> Option<&str> {
         PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
             Some(text)
         }
-        PromptMessage::Tool { .. } => None,
+        PromptMessage::Tool { .. } | PromptMessage::Files { .. } => None,
     }
 }

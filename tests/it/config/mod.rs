@@ -16,6 +16,7 @@ use copilotd::config::{
     CacheAudience, CacheMode, Config, DocumentEmbeddings, Env, Faults, IndexStore, Mode, ProviderAuth, ProviderKind,
     RouteCache, Store,
 };
+use copilotd_actors::domain::file::{FileKind, FilePolicy, MediaType};
 use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::policy::CitationPolicy;
@@ -108,6 +109,9 @@ fn every_key_is_read() {
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
     assert!(route.hedge && !route.targets[0].tools && !route.targets[0].schema && route.targets[1].tools);
     assert!(route.targets[0].prefill && !route.targets[1].prefill);
+    assert_eq!(route.targets[0].reads, [FileKind::Image, FileKind::Pdf]);
+    assert_eq!(route.reads(), [FileKind::Image, FileKind::Pdf]);
+    assert!(route.targets[1].reads.is_empty());
     assert!(route.targets[0].reasoning && !route.targets[1].reasoning);
     let millis = Duration::from_millis;
     assert_eq!(
@@ -158,6 +162,9 @@ fn every_key_is_read() {
     );
     assert_eq!((price.output, price.reasoning), (8_000_000_000, 6_000_000_000));
     assert_eq!(config.tenant("acme").unwrap().knowledge_version, "2026-11");
+    let files = config.tenant("acme").unwrap().files.policy();
+    assert_eq!(files.types, [MediaType::Png, MediaType::Text]);
+    assert_eq!((files.max_bytes, files.quota_bytes), (1_000, 2_000));
     assert_eq!(
         config.tenant("acme").unwrap().limits.limits().tenant.usd_per_month,
         Some(500_000_000_000)
@@ -180,6 +187,13 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.max_body_bytes, 1024 * 1024);
     assert!(config.policies(|_| ToolDefinitions::new()).unwrap().is_empty());
+    let files = config.tenants[0].files.policy();
+    let expected = FilePolicy {
+        types: MediaType::ALL.to_vec(),
+        max_bytes: 20 << 20,
+        quota_bytes: 10 << 30,
+    };
+    assert_eq!(files, expected);
 }
 
 #[test]

@@ -57,6 +57,7 @@ async fn a_fallback_stays_within_the_tenants_model_access() {
             tools: true,
             schema: true,
             prefill: false,
+            reads: Vec::new(),
             reasoning: false,
             state: Arc::new(TargetState::default()),
         })

@@ -11,6 +11,7 @@ mod contract;
 mod documents;
 mod embeddings;
 mod faults;
+mod files;
 mod guardrails;
 mod hedging;
 mod loose;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use copilotd::adapters::llm::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::llm::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::llm::provider::ConnectionPool;
+use copilotd_actors::domain::file::FileKind;
 use copilotd_actors::ports::ModelEvent;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::Gateway;
@@ -209,6 +211,7 @@ pub struct TestTarget<'a> {
     pub context_tokens: u64,
     pub weight: Option<u32>,
     pub prefill: bool,
+    pub reads: Vec<FileKind>,
     pub reasoning: bool,
 }
 
@@ -222,6 +225,7 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> TestTarget<'a> {
         context_tokens: 1_000,
         weight: None,
         prefill: false,
+        reads: Vec::new(),
         reasoning: false,
     }
 }
@@ -295,6 +299,7 @@ fn made(
             tools: true,
             schema: true,
             prefill: place.prefill,
+            reads: place.reads,
             reasoning: place.reasoning,
             state: Arc::new(TargetState::default()),
         }));

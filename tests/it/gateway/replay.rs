@@ -64,6 +64,7 @@ impl BadDay {
             knowledge: None,
             recollection: None,
             facts: None,
+            files: None,
         };
         let shared = Shared::new(ports, Bounds::default());
         let (directory, _) = Conversations::start(Arc::clone(&shared)).await.unwrap();

@@ -242,6 +242,7 @@ proptest! {
             tools: true,
             schema: true,
             prefill: false,
+            reads: Vec::new(),
             reasoning: false,
             state: Arc::new(TargetState::default()),
         }));

@@ -239,6 +239,7 @@ fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<u
             tools: true,
             schema: true,
             prefill: false,
+            reads: Vec::new(),
             reasoning: thinker == Some(at),
             state: Arc::new(TargetState::default()),
         }));

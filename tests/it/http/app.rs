@@ -14,6 +14,7 @@ use copilotd::surfaces::router::router;
 use copilotd::tenants::{Cipher, TenantRegistry};
 use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::access::key_hash::KeyHash;
+use copilotd_actors::fakes::files::MemoryFiles;
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::schema::FakeChecker;
@@ -112,6 +113,7 @@ pub struct TestApp {
     pub model: FakeModel,
     pub clock: Arc<PausedClock>,
     pub systems: FakeSystems,
+    pub files: MemoryFiles,
     pub schemas: FakeChecker,
     pub usage: Arc<MemoryUsage>,
     pub tenants: Arc<MemoryTenants>,
@@ -196,6 +198,7 @@ impl TestApp {
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
         let facts = Arc::new(MemoryFacts::default());
+        let files = MemoryFiles::default();
         let jobs = Arc::new(MemoryJobs::new(log.clone(), Arc::clone(&tenants)));
         let opened = Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _);
         let records = Records {
@@ -205,6 +208,7 @@ impl TestApp {
             jobs: Arc::clone(&jobs) as _,
             eraser: jobs,
             facts: Arc::clone(&facts) as _,
+            files: Arc::new(files.clone()),
             knowledge: documents(),
             ledger: None,
         };
@@ -218,6 +222,7 @@ impl TestApp {
             model,
             clock,
             systems,
+            files,
             schemas,
             usage,
             tenants,

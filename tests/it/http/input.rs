@@ -138,6 +138,24 @@ async fn bodies_that_break_their_schema() {
             (
                 "POST",
                 &turns,
+                json!({ "input": [{ "type": "file" }] }),
+                vec!["/input/0/file_id"],
+            ),
+            (
+                "POST",
+                &turns,
+                json!({ "input": [{ "type": "file", "file_id": "turn_1" }] }),
+                vec!["/input/0/file_id"],
+            ),
+            (
+                "POST",
+                &turns,
+                json!({ "input": [{ "type": "text", "text": "", "file_id": "file_00000000000000000000000000000001" }] }),
+                vec!["/input/0/file_id"],
+            ),
+            (
+                "POST",
+                &turns,
                 json!({ "input": [{ "type": "text" }] }),
                 vec!["/input/0/text"],
             ),

@@ -15,6 +15,7 @@ mod cross_origin;
 mod damage;
 mod facts;
 mod fair_share;
+mod files;
 mod floods;
 mod hand_over;
 mod input;

@@ -21,11 +21,12 @@ use tower::ServiceExt as _;
 use super::app::{TestApp, with_app};
 
 /// Operations whose responses are small or built from the request, or that reserve memory later: see `surfaces::answer_memory`.
-const OWN: [&str; 27] = [
+const OWN: [&str; 30] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
     "DELETE /v1/admin/revocations/{id}",
     "DELETE /v1/conversations/{id}",
+    "DELETE /v1/files/{id}",
     "DELETE /v1/knowledge/{collection}/documents/{external_id}",
     "DELETE /v1/memory/facts/{id}",
     "DELETE /v1/operator/tenants/{id}",
@@ -34,6 +35,7 @@ const OWN: [&str; 27] = [
     "GET /readyz",
     "GET /v1/admin/knowledge/sources",
     "GET /v1/conversations/{id}/events",
+    "GET /v1/files/{id}",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/result",
     "GET /v1/models",
@@ -48,6 +50,7 @@ const OWN: [&str; 27] = [
     "POST /v1/stream-tickets",
     "POST /v1/conversations/{id}/turns",
     "POST /v1/embeddings",
+    "POST /v1/files",
     // No credential needed: charged to the address, as the next test shows.
     "GET /metrics",
 ];

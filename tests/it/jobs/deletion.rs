@@ -100,6 +100,7 @@ async fn verify(world: &World, place: &Place, job: &Value) {
         "api_keys",
         "jobs",
         "facts",
+        "files",
         "audit",
         "knowledge",
         "turn_vectors",

@@ -25,7 +25,7 @@ use copilotd_actors::ports::AuditStore;
 use copilotd_actors::ports::RevocationStore;
 use copilotd_actors::ports::TenantStore;
 use copilotd_actors::ports::{Clock, EventLog, Ids};
-use copilotd_actors::ports::{JobStore, TenantEraser};
+use copilotd_actors::ports::{FileStore, JobStore, TenantEraser};
 use copilotd_gateway::ledger::UsageStore;
 use copilotd_knowledge::facts::store::FactStore;
 use jiff::SignedDuration;
@@ -83,6 +83,7 @@ pub struct Stores {
     pub jobs: Arc<dyn JobStore>,
     pub eraser: Arc<dyn TenantEraser>,
     pub facts: Arc<dyn FactStore>,
+    pub files: Arc<dyn FileStore>,
     /// The store with a lease to release, if it has one.
     leased: Option<Arc<MongoLog>>,
 }
@@ -98,6 +99,7 @@ macro_rules! stores {
             jobs: Arc::clone(&$store) as _,
             eraser: Arc::clone(&$store) as _,
             facts: Arc::clone(&$store) as _,
+            files: Arc::clone(&$store) as _,
             leased: $leased,
         }
     };
@@ -226,6 +228,7 @@ impl World {
             jobs: Arc::clone(&stores.jobs),
             eraser: Arc::clone(&stores.eraser),
             facts: Arc::clone(&stores.facts),
+            files: Arc::clone(&stores.files),
             knowledge: documents(),
             ledger: None,
         };

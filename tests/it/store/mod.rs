@@ -7,6 +7,7 @@ mod damaged;
 mod erased_text;
 mod erasing;
 mod facts;
+mod files;
 mod full_disk;
 mod history;
 mod jobs;

@@ -66,6 +66,7 @@ pub(super) struct TurnKnowledge {
 }
 
 /// What a turn asks for.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub at: Step,
     pub memory: &'a Memory,

@@ -15,6 +15,7 @@ use super::recalled;
 use super::recent::Recent;
 use super::sent;
 use crate::domain::context_record::{ContextItem, ContextRecord, Included, ItemKind, Omitted};
+use crate::domain::file::{FILE_NOTICE_TOKENS, PromptFile};
 use crate::domain::ids::Seq;
 use crate::domain::policy::MemoryPolicy;
 use crate::domain::sent_prompt::{Fixed, FixedPrompt, SentPassage, SentPrompt};
@@ -84,6 +85,11 @@ impl Budget {
         Recent::of(view, self.conversation_tokens, self.recalled_tokens)
     }
 
+    /// Returns the most tokens that attached files have: half of the context, so that they never crowd out the answer.
+    fn file_tokens(self) -> u64 {
+        self.context_tokens / 2
+    }
+
     /// Returns the number of tokens that the messages may have.
     pub fn available(self) -> u64 {
         self.context_tokens.saturating_sub(self.reserved_tokens)
@@ -135,7 +141,7 @@ fn required(view: &MemoryView, recent: Recent) -> u64 {
 /// the whole prompt. A passage that does not fit leaves its place to smaller ones.
 fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) -> (Vec<bool>, u64) {
     let available = budget.available().saturating_sub(budget.answer_tokens);
-    let (mut of_chunks, mut of_messages, mut of_facts) = (0_u64, 0_u64, 0_u64);
+    let (mut of_chunks, mut of_messages, mut of_facts, mut of_files) = (0_u64, 0_u64, 0_u64, 0_u64);
     let passages = &gathered.passages;
     let mut order: Vec<usize> = (0..passages.len()).collect();
     // Stable: passages of the same priority stay in the order in which they were gathered.
@@ -149,6 +155,7 @@ fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) ->
             _ if !is_first => 0,
             PassageKind::Recalled => gathered.recalled_frame_tokens,
             PassageKind::Fact | PassageKind::Chunk => gathered.frame_tokens,
+            PassageKind::File => gathered.frame_tokens + FILE_NOTICE_TOKENS,
         };
         let more = passage.tokens.saturating_add(frame);
         let total = tokens.saturating_add(more);
@@ -156,6 +163,7 @@ fn choose(gathered: &Gathered, required: u64, recent: Recent, budget: Budget) ->
             PassageKind::Chunk => (&mut of_chunks, budget.retrieved_tokens),
             PassageKind::Recalled => (&mut of_messages, recent.left),
             PassageKind::Fact => (&mut of_facts, budget.fact_tokens),
+            PassageKind::File => (&mut of_files, budget.file_tokens()),
         };
         if total > available || sum.saturating_add(more) > most {
             continue;
@@ -181,6 +189,8 @@ pub(super) struct Written<'a> {
     pub recalled: Vec<&'a str>,
     /// Texts of the retrieved chunks.
     pub chunks: Vec<&'a str>,
+    /// The attached files.
+    pub files: Vec<&'a PromptFile>,
     /// The turns, oldest first.
     pub blocks: Vec<&'a Block>,
 }
@@ -201,6 +211,9 @@ impl<'a> Written<'a> {
             facts: texts(PassageKind::Fact),
             recalled: texts(PassageKind::Recalled),
             chunks: texts(PassageKind::Chunk),
+            files: included(gathered, chosen)
+                .filter_map(|passage| passage.file.as_ref())
+                .collect(),
             blocks: view.blocks.iter().skip(recent.first).collect(),
         }
     }
@@ -219,6 +232,7 @@ impl<'a> Written<'a> {
         let nonce = self.blocks.last().and_then(|block| block.nonce.as_deref());
         push_recalled(&mut messages, &self.recalled, nonce);
         push_passages(&mut messages, &self.chunks);
+        push_files(&mut messages, &self.files);
         running.into_iter().for_each(|block| push_block(&mut messages, block));
         messages
     }
@@ -238,8 +252,10 @@ fn sent(gathered: &Gathered, view: &MemoryView, chosen: &[bool], messages: &[Pro
             PassageKind::Chunk => Some(passage.text.clone()),
             // A fact was learned in another conversation perhaps, whose erasure must find no copy of it here. The log has the
             // messages.
-            PassageKind::Fact | PassageKind::Recalled => None,
+            // A file is erased when somebody deletes it, whatever became of the conversation.
+            PassageKind::Fact | PassageKind::Recalled | PassageKind::File => None,
         },
+        file: passage.file.as_ref().map(PromptFile::reference),
     };
     SentPrompt {
         hash: sent::hash(messages, &view.fixed),
@@ -256,16 +272,29 @@ fn split<'a>(blocks: impl Iterator<Item = &'a Block>) -> (Vec<&'a Block>, Vec<&'
 /// Adds a message with data and the assistant's reply to it, because providers require alternating roles.
 fn push_data(messages: &mut Vec<PromptMessage>, text: String) {
     messages.push(PromptMessage::User { text });
-    messages.push(PromptMessage::Assistant {
-        text: READ_AS_DATA.to_owned(),
-        calls: Vec::new(),
-    });
+    messages.push(read_as_data());
 }
 
 /// Adds the recalled messages, all between one pair of delimiters: one around each would cost more than most messages.
 fn push_recalled(messages: &mut Vec<PromptMessage>, lines: &[&str], nonce: Option<&str>) {
     if !lines.is_empty() {
         push_data(messages, recalled::delimited(nonce, lines));
+    }
+}
+
+/// Adds the attached files, all in one message.
+fn push_files(messages: &mut Vec<PromptMessage>, files: &[&PromptFile]) {
+    if !files.is_empty() {
+        let files = files.iter().map(|file| PromptFile::clone(file)).collect();
+        messages.push(PromptMessage::Files { files });
+        messages.push(read_as_data());
+    }
+}
+
+fn read_as_data() -> PromptMessage {
+    PromptMessage::Assistant {
+        text: READ_AS_DATA.to_owned(),
+        calls: Vec::new(),
     }
 }
 
@@ -306,6 +335,7 @@ fn record(gathered: &Gathered, compressed: Option<&MemoryView>, recent: Recent, 
     }
     included(&mut record, PassageKind::Recalled);
     included(&mut record, PassageKind::Chunk);
+    included(&mut record, PassageKind::File);
     if !recent.has_summary {
         record.omitted.extend(summary(view, Omitted::Budget));
     }

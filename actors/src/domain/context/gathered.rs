@@ -9,6 +9,7 @@ use super::memory::{Block, Memory, Summary};
 use super::project::{READ_AS_DATA, summary_text};
 use super::{recalled, tokens};
 use crate::domain::context_record::{Included, ItemKind};
+use crate::domain::file::PromptFile;
 use crate::domain::ids::Seq;
 use crate::domain::policy::{Policy, ToolDefinition};
 use crate::domain::sent_prompt::{FixedPrompt, ToolOffer};
@@ -73,6 +74,8 @@ pub enum PassageKind {
     Chunk,
     /// An earlier message that bears on the question: stands before the running turn, too.
     Recalled,
+    /// A file that the user attached to this turn or to one shortly before: stands before the running turn, too.
+    File,
 }
 
 /// An optional part of a prompt.
@@ -92,6 +95,8 @@ pub struct Passage {
     pub score: Option<f64>,
     /// Why it is in the prompt, if it is.
     pub reason: Included,
+    /// The file, if it is one.
+    pub file: Option<PromptFile>,
 }
 
 impl PassageKind {
@@ -101,6 +106,7 @@ impl PassageKind {
             Self::Fact => ItemKind::Fact,
             Self::Chunk => ItemKind::Chunk,
             Self::Recalled => ItemKind::Message,
+            Self::File => ItemKind::File,
         }
     }
 }
@@ -191,7 +197,22 @@ impl Passage {
             priority,
             score,
             reason: Included::Fitted,
+            file: None,
         }
+    }
+
+    /// Returns a file with its tokens: those of its text, and what its content counts as.
+    pub fn of_file(file: PromptFile, priority: u8) -> Self {
+        // A target that cannot read it gets the other text, which is longer by a few tokens.
+        let text = if file.text.len() < file.unreadable.len() {
+            &file.unreadable
+        } else {
+            &file.text
+        };
+        let mut passage = Self::count(PassageKind::File, file.id.to_string(), text.to_string(), priority, None);
+        passage.tokens += file.content_tokens();
+        passage.file = Some(file);
+        passage
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::domain::file::PromptFile;
 use crate::domain::ids::CallId;
 use crate::domain::weight;
 
@@ -23,6 +24,11 @@ pub enum PromptMessage {
     User {
         text: String,
     },
+    /// A message of the user that shows files.
+    #[serde(rename = "user")]
+    Files {
+        files: Vec<PromptFile>,
+    },
     Assistant {
         text: String,
         #[serde(rename = "tool_calls", skip_serializing_if = "Vec::is_empty")]
@@ -41,6 +47,7 @@ impl PromptMessage {
     pub fn bytes(&self) -> usize {
         match self {
             Self::System { text } | Self::User { text } | Self::Tool { content: text, .. } => text.len(),
+            Self::Files { files } => files.iter().map(|file| file.text.len() + file.info.name.len()).sum(),
             Self::Assistant { text, calls } => {
                 let arguments = calls.iter().map(|call| weight::of(&call.arguments));
                 text.len() + arguments.sum::<usize>()
@@ -52,7 +59,7 @@ impl PromptMessage {
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::System { text } | Self::User { text } => Some(text),
-            Self::Assistant { .. } | Self::Tool { .. } => None,
+            Self::Assistant { .. } | Self::Tool { .. } | Self::Files { .. } => None,
         }
     }
 }

@@ -335,6 +335,12 @@ impl Replay {
                     .map(|seq| self.recalled.get(&seq).map(String::as_str))
                     .collect::<Option<_>>()?,
                 chunks: passages(ItemKind::Chunk)?,
+                files: sent
+                    .passages
+                    .iter()
+                    .filter(|passage| passage.kind == ItemKind::File)
+                    .map(|passage| passage.file.as_ref())
+                    .collect::<Option<_>>()?,
                 blocks: blocks.clone(),
             };
             let messages = written.messages();

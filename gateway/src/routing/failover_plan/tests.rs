@@ -38,6 +38,7 @@ fn plan(targets: &[(&str, usize, u64)], now: Instant) -> FailoverPlan {
             tools: true,
             schema: true,
             prefill: false,
+            reads: Vec::new(),
             reasoning: false,
             state: Arc::new(TargetState::default()),
         };

@@ -50,6 +50,9 @@ pub(super) struct Collections {
     /// Facts about users, and the turns that were learned from.
     pub(super) facts: Collection<Document>,
     pub(super) fact_lessons: Collection<Document>,
+    /// Attached files, and the pieces of their content.
+    pub(super) files: Collection<Document>,
+    pub(super) file_pieces: Collection<Document>,
     /// Copies of the owner's epoch: each append's transaction changes one of them.
     pub(super) fences: Collection<Document>,
     /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
@@ -79,6 +82,8 @@ impl Collections {
             job_pieces: database.collection("job_pieces"),
             facts: database.collection("facts"),
             fact_lessons: database.collection("fact_lessons"),
+            files: database.collection("files"),
+            file_pieces: database.collection("file_pieces"),
             fences: database.collection("fences"),
             meta: database.collection("meta"),
             call_timeout,
@@ -164,6 +169,22 @@ impl Collections {
             of_conversation(),
         ];
         self.fact_lessons.create_indexes(lessons).await?;
+        let mut own = named("id");
+        own.unique = Some(true);
+        let files = [
+            index(doc! { "tenant": 1, "id": 1 }, own),
+            index(
+                doc! { "tenant": 1, "state": 1, "created_at": 1, "bytes": 1 },
+                named("state"),
+            ),
+            of_conversation(),
+        ];
+        self.files.create_indexes(files).await?;
+        let pieces = [
+            index(doc! { "content": 1 }, named("content")),
+            index(doc! { "tenant": 1 }, named("tenant")),
+        ];
+        self.file_pieces.create_indexes(pieces).await?;
         let of_tenant = index(doc! { "tenant": 1 }, named("tenant"));
         self.stored.create_index(of_tenant).await?;
         self.appends.create_indexes(appends).await?;

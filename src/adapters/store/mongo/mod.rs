@@ -13,6 +13,7 @@ mod erase;
 mod facts;
 mod failure;
 mod fence;
+mod files;
 mod fold;
 mod jobs;
 mod lease;
@@ -128,6 +129,8 @@ pub struct MongoLog {
     /// Tenants that are being deleted.
     tenant_fence: TenantFence,
     append_deadline: Duration,
+    /// Held while an uploaded file is counted and becomes visible.
+    finishing_files: tokio::sync::Mutex<()>,
     lease_renewal: Task,
     worker: Task,
 }
@@ -183,6 +186,7 @@ impl MongoLog {
             projector,
             tenant_fence: TenantFence::default(),
             append_deadline: options.append_deadline,
+            finishing_files: tokio::sync::Mutex::default(),
             lease_renewal,
             worker,
         })
@@ -373,9 +377,11 @@ impl EventLog for MongoLog {
         // that nothing is left.
         let exports = self.erase_pieces(&key).await?;
         let facts = self.erase_facts(&key).await?;
+        let files = self.erase_files(&key).await?;
         let mut receipt = erase::erase(&self.collections, &self.heads, &key, tombstone).await?;
         receipt.stores.push(("mongodb.exports".to_owned(), exports));
         receipt.stores.push(("mongodb.facts".to_owned(), facts));
+        receipt.stores.push(("mongodb.files".to_owned(), files));
         Ok(receipt)
     }
 

@@ -102,6 +102,10 @@ impl MongoLog {
                 let marks = self.delete_all(&all.fact_lessons, of_tenant(), AT_ONCE).await?;
                 Ok(marks + self.delete_all(&all.facts, of_tenant(), AT_ONCE).await?)
             }
+            TenantData::Files => {
+                let pieces = self.delete_all(&all.file_pieces, of_tenant(), LONG_AT_ONCE).await?;
+                Ok(pieces + self.delete_all(&all.files, of_tenant(), AT_ONCE).await?)
+            }
             TenantData::Audit => {
                 let deleted = self.delete_all(&all.audit, of_tenant(), AT_ONCE).await?;
                 // The anchor first: a head without an anchor is not a fault, an anchor without a head is.
@@ -154,7 +158,12 @@ impl MongoLog {
         }
     }
 
-    async fn ids(&self, of: &Collection<Document>, which: Document, limit: i64) -> Result<Vec<Bson>, Failure> {
+    pub(super) async fn ids(
+        &self,
+        of: &Collection<Document>,
+        which: Document,
+        limit: i64,
+    ) -> Result<Vec<Bson>, Failure> {
         // 0 means no limit.
         let limit = if limit == i64::MAX { 0 } else { limit };
         let find = of.find(which).projection(doc! { "_id": 1 }).limit(limit);

@@ -10,6 +10,7 @@ mod append;
 mod audit;
 mod erase;
 mod facts;
+mod files;
 mod jobs;
 mod probe;
 mod quota;
@@ -291,7 +292,7 @@ impl EventLog for SqliteLog {
         conversation: ConversationId,
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError> {
-        let (mut records, mut snapshots, mut exports, mut facts) = (0, 0, 0, 0);
+        let (mut records, mut snapshots, mut exports, mut facts, mut files) = (0, 0, 0, 0, 0);
         loop {
             let tenant = scope.tenant().clone();
             let work = move |c: &_| jobs::erase_pieces(c, &tenant, conversation);
@@ -306,6 +307,14 @@ impl EventLog for SqliteLog {
             let work = move |c: &_| facts::erase_facts(c, &tenant, conversation);
             match self.database.writer.write_as(Priority::Erasing, work).await? {
                 ControlFlow::Continue(some) => facts += some,
+                ControlFlow::Break(_) => break,
+            }
+        }
+        loop {
+            let tenant = scope.tenant().clone();
+            let work = move |c: &_| files::erase_files(c, &tenant, conversation);
+            match self.database.writer.write_as(Priority::Erasing, work).await? {
+                ControlFlow::Continue(some) => files += some,
                 ControlFlow::Break(_) => break,
             }
         }
@@ -333,6 +342,7 @@ impl EventLog for SqliteLog {
                 ("sqlite.snapshots".to_owned(), snapshots),
                 ("sqlite.exports".to_owned(), exports),
                 ("sqlite.facts".to_owned(), facts),
+                ("sqlite.files".to_owned(), files),
             ],
         })
     }

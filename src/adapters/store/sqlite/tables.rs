@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     USAGE_BY_KEY,
     super::facts::SCHEMA,
     ONE_INDEX_OF_APPENDS,
+    super::files::SCHEMA,
 ];
 
 const VERSION_1: &str = "

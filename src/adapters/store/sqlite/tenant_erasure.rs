@@ -149,6 +149,16 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
                 ROWS_AT_ONCE,
             ),
         ]),
+        TenantData::Files => {
+            let pieces = delete_long(connection, tenant, "file_pieces", "bytes", "1")?;
+            if pieces > 0 {
+                return Ok(pieces);
+            }
+            delete(
+                "DELETE FROM files WHERE rowid IN (SELECT rowid FROM files WHERE tenant = ?1 LIMIT ?2)",
+                ROWS_AT_ONCE,
+            )
+        }
         TenantData::Audit => first(&[
             (
                 "DELETE FROM audit WHERE (tenant, n) IN (SELECT tenant, n FROM audit WHERE tenant = ?1 LIMIT ?2)",

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Rejection;
 use crate::domain::content::{Input, MAX_ARGUMENTS, Metadata};
 use crate::domain::conversation::command::Decision;
+use crate::domain::file::MAX_FILES;
 use crate::domain::json::{MAX_NESTING, is_value_too_deep};
 use crate::domain::policy::{Limits, Policy};
 use crate::domain::schema::Violation;
@@ -31,9 +32,15 @@ pub(super) fn prompt_fault(input: &Input, metadata: &Metadata, limits: &Limits) 
     if input.bytes() > max {
         return Some(Rejection::TooLarge { what, max });
     }
-    let is_empty = || input.text().trim().is_empty();
-    let empty = || is_empty().then(|| invalid("/input", "must not be empty".into()));
-    metadata_fault(metadata, limits).or_else(empty)
+    let empty = || {
+        let is_empty = input.is_blank();
+        is_empty.then(|| invalid("/input", "must not be empty".into()))
+    };
+    let crowded = || {
+        let is_crowded = input.files().count() > MAX_FILES;
+        is_crowded.then(|| invalid("/input", format!("must have at most {MAX_FILES} files")))
+    };
+    metadata_fault(metadata, limits).or_else(empty).or_else(crowded)
 }
 
 pub(super) fn decision_fault(policy: &Policy, decision: &Decision, tool: Option<&str>) -> Option<Rejection> {

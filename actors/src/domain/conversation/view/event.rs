@@ -81,7 +81,7 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
             replaces,
             ..
         } => {
-            let fields = json!({ "input": input, "metadata": metadata });
+            let fields = json!({ "input": input.as_given(), "metadata": metadata });
             ("turn.queued", with(fields, "replaces", replaces.as_ref()))
         }
         Event::TurnStarted { attempt, model } => ("turn.started", json!({ "attempt": attempt, "model": model })),

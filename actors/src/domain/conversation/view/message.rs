@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::event::tool_text;
 use crate::domain::content::{Citation, Part};
 use crate::domain::event::{Event, Record};
-use crate::domain::ids::{MessageId, Seq, TurnId};
+use crate::domain::file::MediaType;
+use crate::domain::ids::{FileId, MessageId, Seq, TurnId};
 
 /// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -18,6 +19,36 @@ pub enum Role {
     Tool,
 }
 
+/// A part of a message as clients see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PartView {
+    Text {
+        text: String,
+    },
+    File {
+        file_id: FileId,
+        name: String,
+        media_type: MediaType,
+        bytes: u64,
+    },
+}
+
+impl PartView {
+    /// Returns a part; none for a file of which nothing is known, which no accepted prompt has.
+    fn of(part: Part) -> Option<Self> {
+        match part {
+            Part::Text { text } => Some(Self::Text { text }),
+            Part::File { file_id, info } => info.map(|info| Self::File {
+                file_id,
+                name: info.name,
+                media_type: info.media_type,
+                bytes: info.bytes,
+            }),
+        }
+    }
+}
+
 /// A message as clients see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md's message object")]
@@ -25,7 +56,7 @@ pub struct MessageView {
     pub id: MessageId,
     pub turn_id: TurnId,
     pub role: Role,
-    pub content: Vec<Part>,
+    pub content: Vec<PartView>,
     /// What an answer cites; omitted if it cites nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub citations: Vec<Citation>,
@@ -37,12 +68,15 @@ pub struct MessageView {
 pub fn message(record: &Record) -> Option<MessageView> {
     let turn_id = record.turn?;
     let (id, role, content) = match &record.event {
-        Event::TurnQueued { input, .. } => (MessageId::of_input(turn_id), Role::User, input.parts()),
+        Event::TurnQueued { input, .. } => {
+            let parts = input.parts().into_iter().filter_map(PartView::of);
+            (MessageId::of_input(turn_id), Role::User, parts.collect())
+        }
         Event::MessageCompleted { message_id, text, .. } => {
             let content = if text.is_empty() {
                 Vec::new()
             } else {
-                vec![Part::Text { text: text.clone() }]
+                vec![PartView::Text { text: text.clone() }]
             };
             (*message_id, Role::Assistant, content)
         }
@@ -50,7 +84,11 @@ pub fn message(record: &Record) -> Option<MessageView> {
             call_id, result, error, ..
         } => {
             let text = tool_text(result.as_ref(), error.as_deref());
-            (MessageId::of_result(*call_id), Role::Tool, vec![Part::Text { text }])
+            (
+                MessageId::of_result(*call_id),
+                Role::Tool,
+                vec![PartView::Text { text }],
+            )
         }
         _ => return None,
     };

@@ -223,7 +223,7 @@ impl TurnView {
             attempt: 0,
             queue_position: None,
             waiting: None,
-            input: input.clone(),
+            input: input.as_given(),
             metadata: metadata.clone(),
             output: None,
             tool_calls: Vec::new(),

@@ -238,6 +238,7 @@ impl Day {
                 tools: true,
                 schema: true,
                 prefill: false,
+                reads: Vec::new(),
                 reasoning: false,
                 state: Arc::new(TargetState::default()),
             }));

@@ -1,0 +1,340 @@
+//! Attached files in SQLite: a row for each, and one for each piece of its content.
+//!
+//! Invariants: a piece belongs to a file's row, so that whatever deletes the row finds it; a row belongs to a conversation that
+//! has no tombstone when it is written, in the transaction that writes it.
+
+use std::ops::ControlFlow;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use copilotd_actors::domain::file::FileInfo;
+use copilotd_actors::domain::ids::{ConversationId, FileId, TenantId, UserId};
+use copilotd_actors::ports::{FileStore, FileUpload, Finished, LogError, StoredFile, UploadStep};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::append::{Head, head};
+use super::{SqliteLog, rows};
+use crate::adapters::sqlite::failure::Failure;
+use crate::adapters::sqlite::reserve::Priority;
+
+/// The tables. Times are milliseconds since 1970. `content` is the id under which the pieces were uploaded, which no other file
+/// ever has; `id` is the file's own from the end of the upload until it is deleted. `state` is 0 for what is being uploaded or
+/// deleted, 1 for a file and 2 for one to which a prompt refers.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE files (
+    tenant       TEXT    NOT NULL,
+    id           BLOB    NOT NULL,
+    content      BLOB    NOT NULL,
+    conversation BLOB    NOT NULL,
+    user         TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    state        INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL,
+    name         TEXT    NOT NULL,
+    media_type   TEXT    NOT NULL,
+    sha256       TEXT    NOT NULL,
+    PRIMARY KEY (tenant, id)
+) STRICT;
+CREATE INDEX files_by_conversation ON files (tenant, conversation);
+CREATE INDEX files_by_state ON files (tenant, state, created_at, bytes);
+CREATE TABLE file_pieces (
+    tenant  TEXT    NOT NULL,
+    content BLOB    NOT NULL,
+    n       INTEGER NOT NULL,
+    bytes   BLOB    NOT NULL,
+    PRIMARY KEY (tenant, content, n)
+) STRICT;
+";
+
+/// Pieces that one transaction deletes: deleted rows are overwritten, which takes as much of the write-ahead log.
+const PIECES_AT_ONCE: i64 = 4;
+
+const COLUMNS: &str = "id, conversation, user, created_at, bytes, name, media_type, sha256";
+
+#[async_trait]
+impl FileStore for SqliteLog {
+    async fn begin_file(&self, scope: &TenantScope, upload: &FileUpload) -> Result<UploadStep, LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, upload) = (scope.tenant().clone(), upload.clone());
+        let work = move |connection: &Connection| {
+            if !is_readable(connection, &tenant, upload.conversation)? {
+                return Ok(UploadStep::Erased);
+            }
+            connection
+                .prepare_cached(
+                    "INSERT INTO files (tenant, id, content, conversation, user, created_at, state, bytes, name, media_type,
+                         sha256) VALUES (?1, ?2, ?2, ?3, ?4, ?5, 0, 0, '', '', '') ON CONFLICT (tenant, id) DO NOTHING",
+                )?
+                .execute(params![
+                    tenant.as_str(),
+                    upload.id.uuid(),
+                    rows::key(upload.conversation),
+                    upload.user.as_str(),
+                    upload.begun_at.as_millisecond(),
+                ])?;
+            Ok(UploadStep::Stored)
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
+    async fn put_file_piece(
+        &self,
+        scope: &TenantScope,
+        upload: &FileUpload,
+        number: u32,
+        bytes: Bytes,
+    ) -> Result<UploadStep, LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, upload) = (scope.tenant().clone(), upload.clone());
+        let work = move |connection: &Connection| {
+            if !is_readable(connection, &tenant, upload.conversation)? {
+                return Ok(UploadStep::Erased);
+            }
+            // Without its row, it was swept or erased meanwhile.
+            let stored = connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO file_pieces (tenant, content, n, bytes)
+                     SELECT ?1, ?2, ?3, ?4 FROM files WHERE tenant = ?1 AND id = ?2 AND state = 0",
+                )?
+                .execute(params![tenant.as_str(), upload.id.uuid(), number, &bytes[..]])?;
+            Ok(if stored == 0 {
+                UploadStep::Erased
+            } else {
+                UploadStep::Stored
+            })
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
+    async fn finish_file(
+        &self,
+        scope: &TenantScope,
+        upload: &FileUpload,
+        file: &StoredFile,
+        quota: u64,
+    ) -> Result<Finished, LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, upload, file) = (scope.tenant().clone(), upload.clone(), file.clone());
+        let work = move |connection: &Connection| {
+            if let Some(known) = find(connection, &tenant, file.id)? {
+                return Ok(Finished::Exists(Box::new(known)));
+            }
+            if !is_readable(connection, &tenant, upload.conversation)? {
+                return Ok(Finished::Erased);
+            }
+            let used: i64 = connection
+                .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM files WHERE tenant = ?1 AND state > 0")?
+                .query_row([tenant.as_str()], |row| row.get(0))?;
+            if used.unsigned_abs().saturating_add(file.info.bytes) > quota {
+                return Ok(Finished::Full);
+            }
+            let FileInfo {
+                name,
+                media_type,
+                bytes,
+                sha256,
+            } = &file.info;
+            let finished = connection
+                .prepare_cached(
+                    "UPDATE files SET id = ?3, state = 1, bytes = ?4, name = ?5, media_type = ?6, sha256 = ?7
+                     WHERE tenant = ?1 AND id = ?2 AND state = 0",
+                )?
+                .execute(params![
+                    tenant.as_str(),
+                    upload.id.uuid(),
+                    file.id.uuid(),
+                    bytes,
+                    name,
+                    media_type.as_str(),
+                    sha256,
+                ])?;
+            Ok(if finished == 0 {
+                Finished::Erased
+            } else {
+                Finished::Stored
+            })
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
+    async fn abort_file(&self, scope: &TenantScope, upload: FileId) -> Result<(), LogError> {
+        let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state = 0";
+        self.erase_row(scope, upload, sql).await?;
+        Ok(())
+    }
+
+    async fn file(&self, scope: &TenantScope, id: FileId) -> Result<Option<StoredFile>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |connection: &Connection| find(connection, &tenant, id);
+        Ok(self.database.readers.run(query).await?)
+    }
+
+    async fn file_piece(&self, scope: &TenantScope, id: FileId, number: u32) -> Result<Option<Bytes>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |connection: &Connection| {
+            let piece: Option<Vec<u8>> = connection
+                .prepare_cached(
+                    "SELECT file_pieces.bytes FROM files JOIN file_pieces USING (tenant, content)
+                     WHERE files.tenant = ?1 AND files.id = ?2 AND files.state > 0 AND n = ?3",
+                )?
+                .query_row(params![tenant.as_str(), id.uuid(), number], |row| row.get(0))
+                .optional()?;
+            Ok(piece.map(Bytes::from))
+        };
+        Ok(self.database.readers.run(query).await?)
+    }
+
+    async fn reference_files(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        user: &UserId,
+        ids: &[FileId],
+    ) -> Result<Result<Vec<StoredFile>, FileId>, LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, user, ids) = (scope.tenant().clone(), user.clone(), ids.to_vec());
+        let work = move |connection: &Connection| {
+            let mut files = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let own = |file: &StoredFile| file.conversation == conversation && file.user == user;
+                let Some(file) = find(connection, &tenant, *id)?.filter(own) else {
+                    return Ok(Err(*id));
+                };
+                connection
+                    .prepare_cached("UPDATE files SET state = 2 WHERE tenant = ?1 AND id = ?2 AND state > 0")?
+                    .execute(params![tenant.as_str(), id.uuid()])?;
+                files.push(file);
+            }
+            Ok(Ok(files))
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
+    async fn delete_file(&self, scope: &TenantScope, id: FileId) -> Result<bool, LogError> {
+        let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state > 0";
+        self.erase_row(scope, id, sql).await
+    }
+
+    async fn sweep_files(&self, scope: &TenantScope, before: Timestamp, limit: usize) -> Result<u64, LogError> {
+        let (tenant, before) = (scope.tenant().clone(), before.as_millisecond());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let query = move |connection: &Connection| {
+            let ids: Result<Vec<Uuid>, _> = connection
+                .prepare_cached(
+                    "SELECT id FROM files WHERE tenant = ?1 AND state IN (0, 1) AND created_at < ?2 LIMIT ?3",
+                )?
+                .query_map(params![tenant.as_str(), before, limit], |row| row.get(0))?
+                .collect();
+            Ok(ids?)
+        };
+        let due = self.database.readers.run(query).await?;
+        let mut swept = 0;
+        for id in due {
+            // Checked again by the writer: a prompt may refer to it by now. Its age cannot change.
+            let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state < 2";
+            swept += u64::from(self.erase_row(scope, FileId::new(id), sql).await?);
+        }
+        Ok(swept)
+    }
+}
+
+impl SqliteLog {
+    /// Deletes the file that a query finds: first from view, then piece by piece. Returns whether there was one.
+    async fn erase_row(&self, scope: &TenantScope, id: FileId, find: &'static str) -> Result<bool, LogError> {
+        let tenant = scope.tenant().clone();
+        let hide = move |connection: &Connection| {
+            let found: Option<i64> = connection
+                .prepare_cached(find)?
+                .query_row(params![tenant.as_str(), id.uuid()], |row| row.get(0))
+                .optional()?;
+            let Some(row) = found else { return Ok(None) };
+            // If the process dies now, the sweep finds it.
+            connection
+                .prepare_cached(
+                    "UPDATE files SET id = content, state = 0, created_at = 0, name = '', sha256 = '' WHERE rowid = ?1",
+                )?
+                .execute([row])?;
+            Ok(Some(row))
+        };
+        let hidden = self.database.writer.write_as(Priority::Erasing, hide).await?;
+        let Some(row) = hidden else { return Ok(false) };
+        let step = move |connection: &Connection| erase_pieces(connection, row);
+        while self.database.writer.write_as(Priority::Erasing, step).await? {}
+        // No copy of it stays in the files.
+        self.database.clear_slack(self.append_deadline).await?;
+        Ok(true)
+    }
+}
+
+/// Deletes some pieces of a file, and its row once there are none; returns whether there are more.
+fn erase_pieces(connection: &Connection, row: i64) -> Result<bool, Failure> {
+    let deleted = connection
+        .prepare_cached(
+            "DELETE FROM file_pieces WHERE rowid IN (SELECT file_pieces.rowid FROM files JOIN file_pieces
+             USING (tenant, content) WHERE files.rowid = ?1 LIMIT ?2)",
+        )?
+        .execute([row, PIECES_AT_ONCE])?;
+    if deleted > 0 {
+        return Ok(true);
+    }
+    connection
+        .prepare_cached("DELETE FROM files WHERE rowid = ?1")?
+        .execute([row])?;
+    Ok(false)
+}
+
+/// Deletes some of the files of an erased conversation, unfinished uploads included; breaks when none is left.
+pub(super) fn erase_files(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+) -> Result<ControlFlow<u64, u64>, Failure> {
+    let found: Option<i64> = connection
+        .prepare_cached("SELECT rowid FROM files WHERE tenant = ?1 AND conversation = ?2 LIMIT 1")?
+        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| row.get(0))
+        .optional()?;
+    let Some(row) = found else {
+        return Ok(ControlFlow::Break(0));
+    };
+    // Out of view at once, and its pieces piece by piece.
+    connection
+        .prepare_cached("UPDATE files SET id = content, state = 0 WHERE rowid = ?1 AND state > 0")?
+        .execute([row])?;
+    let is_more = erase_pieces(connection, row)?;
+    Ok(ControlFlow::Continue(u64::from(!is_more)))
+}
+
+/// Returns whether the log exists and has no tombstone.
+fn is_readable(connection: &Connection, tenant: &TenantId, conversation: ConversationId) -> Result<bool, Failure> {
+    let head = head(connection, tenant, conversation)?;
+    Ok(matches!(head, Some(Head { tombstone: None, .. })))
+}
+
+fn find(connection: &Connection, tenant: &TenantId, id: FileId) -> Result<Option<StoredFile>, Failure> {
+    let sql = format!("SELECT {COLUMNS} FROM files WHERE tenant = ?1 AND id = ?2 AND state > 0");
+    connection
+        .prepare_cached(&sql)?
+        .query_row(params![tenant.as_str(), id.uuid()], |row| Ok(file(row)))
+        .optional()?
+        .transpose()
+}
+
+fn file(row: &Row<'_>) -> Result<StoredFile, Failure> {
+    let corrupt = |error: &dyn std::fmt::Display| LogError::Corrupt(format!("a file: {error}"));
+    let (user, media_type): (String, String) = (row.get(2)?, row.get(6)?);
+    Ok(StoredFile {
+        id: FileId::new(row.get(0)?),
+        conversation: rows::conversation(row.get(1)?),
+        user: user.parse().map_err(|error| corrupt(&error))?,
+        created_at: Timestamp::from_millisecond(row.get(3)?).map_err(|error| corrupt(&error))?,
+        info: FileInfo {
+            bytes: row.get(4)?,
+            name: row.get(5)?,
+            media_type: media_type.parse().map_err(|error| corrupt(&error))?,
+            sha256: row.get(7)?,
+        },
+    })
+}
