@@ -23,6 +23,7 @@ const BODIES = {
   create_conversation: "CreateConversation",
   decide_approval: "DecideApproval",
   feedback: "Feedback",
+  file: "StoredFile",
   give_feedback: "GiveFeedback",
   message: "Message",
   message_page: "MessagePage",
@@ -52,7 +53,7 @@ function embed(value, key) {
   const result = {};
   for (const [name, member] of Object.entries(value)) {
     const isKeyword = key !== "properties";
-    if (isKeyword && ["$schema", "$id", "title", "examples", "minItems", "maxItems"].includes(name)) continue;
+    if (isKeyword && ["$schema", "$id", "title", "examples", "minItems", "maxItems", "if", "then", "else"].includes(name)) continue;
     if (isKeyword && name === "$ref") {
       const file = member.split("/").pop().replace(/\.json$/, "");
       if (!BODIES[file]) throw new Error(`${member}: not among the bodies`);

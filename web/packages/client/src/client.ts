@@ -3,6 +3,7 @@
 import { randomId, type Backoff } from "./environment.js";
 import { NotFoundError, TurnFailedError } from "./errors.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
+import { Files } from "./files.js";
 import type {
   ClaimedCall,
   Conversation,
@@ -74,6 +75,7 @@ export function createClient(options: ClientOptions): Client {
 /** One user's conversations. */
 export class Client {
   readonly conversations: Conversations;
+  readonly files: Files;
   readonly #transport: Transport;
   readonly #outboxOptions: OutboxOptions | undefined;
   #outbox: Outbox | undefined;
@@ -82,6 +84,7 @@ export class Client {
     this.#transport = new Transport(options);
     this.#outboxOptions = options.outbox;
     this.conversations = new Conversations(this.#transport);
+    this.files = new Files(this.#transport);
     // What an earlier page has left is sent without being asked for.
     if (options.outbox) void this.outbox;
   }

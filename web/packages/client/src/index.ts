@@ -3,6 +3,7 @@
 export * from "./client.js";
 export type { Backoff } from "./environment.js";
 export * from "./errors.js";
+export { Files, type UploadOptions } from "./files.js";
 export * from "./outbox.js";
 export type * from "./schema.js";
 export * from "./state.js";

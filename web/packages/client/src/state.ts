@@ -101,9 +101,9 @@ export function textOf(turn: TurnState): string {
   return last?.text ?? "";
 }
 
-/** The words of an input or of a message. */
+/** The words of an input or of a message; its files have none. */
 export const wordsOf = (content: Turn["input"]): string =>
-  typeof content === "string" ? content : content.map((part) => part.text).join("\n");
+  typeof content === "string" ? content : content.flatMap((part) => (part.type === "text" ? [part.text] : [])).join("\n");
 
 /**
  * Adds a page of messages, read with `order=desc`: the newest page first, then what came before it. A turn is added

@@ -25,6 +25,7 @@ export interface TransportOptions {
 }
 
 export interface RequestOptions {
+  /** Sent as JSON; a `FormData` as it is. */
   body?: unknown;
   /** `Idempotency-Key`. */
   key?: string;
@@ -32,6 +33,8 @@ export interface RequestOptions {
   signal?: AbortSignal | undefined;
   /** How often to send it again, if not as often as usual. */
   retries?: number;
+  /** Milliseconds that one attempt may take, if not as long as usual. */
+  timeout?: number;
 }
 
 /** A caller who waits for an answer should rather be told than wait for longer than this, in milliseconds. */
@@ -92,12 +95,14 @@ export class Transport {
    * Sends a request once, and once more with a new token if the server refuses the present one. Returns the answer
    * with its body unread; `signal` ends the reading too.
    */
-  async open(method: string, path: string, { body, key, headers, signal }: RequestOptions = {}): Promise<Opened> {
+  async open(method: string, path: string, options: RequestOptions = {}): Promise<Opened> {
+    const { body, key, headers, signal } = options;
+    const isForm = body instanceof FormData;
     const controller = new AbortController();
     const unlink = linkSignals(controller, signal);
     const timer = setTimeout(
       () => controller.abort(new ConnectionError("no answer in time")),
-      this.#options.timeout ?? 30_000,
+      options.timeout ?? this.#options.timeout ?? 30_000,
     );
     const arrived = () => clearTimeout(timer);
     const done = () => {
@@ -111,10 +116,10 @@ export class Transport {
           ...this.#options.headers,
           ...headers,
           authorization: `Bearer ${token}`,
-          ...(body !== undefined && { "content-type": "application/json" }),
+          ...(body !== undefined && !isForm && { "content-type": "application/json" }),
           ...(key !== undefined && { "idempotency-key": key }),
         },
-        ...(body !== undefined && { body: JSON.stringify(body) }),
+        ...(body !== undefined && { body: isForm ? body : JSON.stringify(body) }),
         // The token alone says who is calling.
         credentials: "omit",
         cache: "no-store",
