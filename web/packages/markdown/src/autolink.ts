@@ -61,8 +61,9 @@ export interface BareLink {
 }
 
 const ANGLE = /<(?:([A-Za-z][A-Za-z\d+.-]{1,31}:[^\s<>]{0,2048})|([\w.+-]{1,64}@[A-Za-z\d.-]{1,253}))>/y;
-// Ideographic punctuation ends an address: in Japanese and Chinese no space follows it.
-const WEB = /(?:https?:\/\/|www\.)[^\s<>"`[\]\\。，、；：！？（）「」『』【】〈〉《》]{1,2048}/y;
+// Ideographic punctuation ends an address: in Japanese and Chinese no space follows it. So do characters for private
+// use, with which a page may mark places in a text.
+const WEB = /(?:https?:\/\/|www\.)[^\s<>"`[\]\\。，、；：！？（）「」『』【】〈〉《》\ue000-\uf8ff]{1,2048}/y;
 const TRAIL = /[?!.,:;*_~'|\]}]$/;
 
 /** Reads `<address>` or a web address at a position. One at the end may be unfinished, and then it is text. */

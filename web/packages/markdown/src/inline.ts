@@ -46,7 +46,8 @@ export function itemsOf(text: string, unfinished: boolean): Item[] {
 }
 
 const SPECIAL = /[\\`*_~[\]!<&\n@hw]/g;
-const PUNCTUATION = /[\p{P}\p{S}]/u;
+// Characters for private use too: a page may mark places with them, and `**so.**` must be bold in front of one.
+const PUNCTUATION = /[\p{P}\p{S}\p{Co}]/u;
 
 class Scanner {
   #items: Item[] = [];

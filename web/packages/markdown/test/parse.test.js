@@ -86,6 +86,10 @@ const TABLES = {
     ["[a](https://acme.example/", '<p>[a](<a href="https://acme.example/">https://acme.example/</a></p>'],
     ["[a][b]\n\n[b]: https://acme.example/", '<p>[a][b]</p><p>[b]: <a href="https://acme.example/">https://acme.example/</a></p>'],
   ],
+  "characters for private use mark places": [
+    ["**Bold.**\ue100 next \ue101**bold**", "<p><strong>Bold.</strong>\ue100 next \ue101<strong>bold</strong></p>"],
+    ["https://acme.example/a\ue100", '<p><a href="https://acme.example/a">https://acme.example/a</a>\ue100</p>'],
+  ],
   "images by the policy": [
     ["![a **b**](https://img.example/x.png)", '<p><img src="https://img.example/x.png" alt="a b"></p>'],
     ["![a](https://evil.example/x.png?q=secret)", "<p>a (https://evil.example/x.png?q=secret)</p>"],
