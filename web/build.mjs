@@ -7,10 +7,10 @@
 
 import { createHash } from "node:crypto";
 import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { dirname, join, relative, resolve, sep } from "node:path";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { build } from "esbuild";
+import { build, transform } from "esbuild";
 
 const root = dirname(fileURLToPath(import.meta.url));
 const out = resolve(process.argv[2] ?? join(root, "dist"));
@@ -39,6 +39,63 @@ async function buildPackage(name, { bundle, copy }) {
   for (const file of copy) await copyFile(join(sources, file), join(into, file));
 }
 
+/** The text of a style sheet in place of its import, for sheets that a script makes. */
+const styles = {
+  name: "styles",
+  setup({ onLoad }) {
+    onLoad({ filter: /\.css$/ }, async ({ path }) => {
+      const { code } = await transform(await readFile(path, "utf8"), { loader: "css", minify: true, charset: "utf8" });
+      return { contents: code.trim(), loader: "text" };
+    });
+  },
+};
+
+/**
+ * Builds the widget: a loader, which knows the name of the app, the app, and a file for each language. Minified: every
+ * page of a host loads it.
+ */
+async function buildWidget() {
+  const sources = join(root, "packages", "widget", "src");
+  const into = join(out, "widget");
+  const common = {
+    absWorkingDir: root,
+    outdir: into,
+    bundle: true,
+    write: false,
+    target: "es2022",
+    charset: "utf8",
+    minify: true,
+    legalComments: "none",
+    jsx: "automatic",
+    jsxImportSource: "preact",
+    // The sources of the other packages: their dist/ may not be there yet.
+    alias: Object.fromEntries(
+      ["client", "markdown"].map((name) => [`@copilotd/${name}`, join(root, "packages", name, "src", "index.ts")]),
+    ),
+    plugins: [styles],
+    logLevel: "warning",
+  };
+  const app = await build({
+    ...common,
+    entryPoints: [join(sources, "app.tsx")],
+    format: "esm",
+    splitting: true,
+    entryNames: "[name]-[hash]",
+    chunkNames: "[name]-[hash]",
+  });
+  const name = basename(app.outputFiles.find(({ path }) => basename(path).startsWith("app-")).path);
+  const loader = await build({
+    ...common,
+    entryPoints: { widget: join(sources, "loader.ts") },
+    format: "iife",
+    define: { APP_PATH: JSON.stringify(`/widget/${name}`) },
+  });
+  await mkdir(into, { recursive: true });
+  for (const { path, contents } of [...app.outputFiles, ...loader.outputFiles]) await writeFile(path, contents);
+  const licence = await readFile(join(root, "node_modules", "preact", "LICENSE"), "utf8");
+  await writeFile(join(into, "licenses.txt"), `Preact (https://preactjs.com)\n\n${licence}`);
+}
+
 /** Lists the files below a directory, sorted by path. */
 async function files(directory) {
   const entries = await readdir(directory, { recursive: true, withFileTypes: true });
@@ -62,4 +119,5 @@ async function writeHashes() {
 await rm(out, { recursive: true, force: true });
 await mkdir(out, { recursive: true });
 for (const [name, parts] of Object.entries(PACKAGES)) await buildPackage(name, parts);
+await buildWidget();
 await writeHashes();

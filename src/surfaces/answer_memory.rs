@@ -56,6 +56,8 @@ impl RouteMemory {
             | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Deferred,
             // Pages of a few KiB, written by us.
             (_, "/problems/{code}") => Self::Deferred,
+            // Embedded in the program: no memory of their own.
+            (_, "/widget.js" | "/widget/{file}") => Self::Deferred,
             (_, "/healthz" | "/readyz") => Self::Deferred,
             (_, "/metrics") => Self::Bytes(METRICS_BYTES),
             (_, "/openapi.json") => Self::Bytes(openapi::size()),

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::admin::{api_keys, audit, jobs, knowledge_sources, prompts, revocations, tenant_usage as admin, usage};
 use super::api::{approvals, client_tools, conversations, events, facts, files, knowledge, messages, tickets, turns};
+use super::assets::widget;
 use super::operator::{operations, problem_pages, tenants};
 use super::state::AppState;
 use super::{answer_memory, cross_origin, error_documents, fair_share, hand_over, openai};
@@ -135,6 +136,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(streams)
         .merge(gateway)
         .routes(routes!(operations::metrics))
+        .routes(routes!(widget::loader))
+        .routes(routes!(widget::file))
         .routes(routes!(problem_pages::problem_page))
 }
 

@@ -1,27 +1,33 @@
 //! Pages that are built in `web/` and embedded from `web/dist`, which is committed: compiling needs no Node.
 //!
-//! Every file has its media type, a strong entity tag, and the Content-Security-Policy of its page. A browser asks each
-//! time whether it still has the file, so that a page never runs with scripts of another version.
+//! Every file has its media type and a strong entity tag. A page's files also have its Content-Security-Policy, and a
+//! browser asks each time whether it still has them, so that a page never runs with scripts of another version.
 
 #[cfg(test)]
-#[cfg(feature = "demo")]
 mod checks;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod widget;
 
 use std::borrow::Cow;
 
+#[cfg(feature = "demo")]
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
+#[cfg(feature = "demo")]
 use axum::routing::get;
 use bytes::Bytes;
-use rust_embed::{EmbeddedFile, RustEmbed};
+use rust_embed::EmbeddedFile;
+#[cfg(feature = "demo")]
+use rust_embed::RustEmbed;
 
 /// The file served at the page's own path. All others are served below its prefix.
+#[cfg(feature = "demo")]
 const INDEX: &str = "index.html";
 
 /// Where a page is served, and what its files may do.
+#[cfg(feature = "demo")]
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
     /// Path of `index.html`.
@@ -32,17 +38,26 @@ pub struct Page {
     pub policy: &'static str,
 }
 
+#[cfg(feature = "demo")]
 impl Page {
     /// Returns the routes of the files of `E`.
     pub fn routes<E: RustEmbed>(&self) -> Router {
         E::iter()
-            .filter_map(|name| Some((self.path_of(&name), ServedFile::new(&name, E::get(&name)?, self.policy))))
+            .filter_map(|name| Some((self.path_of(&name), ServedFile::new(&name, E::get(&name)?, self.headers()))))
             .fold(Router::new(), |router, (path, file)| {
                 router.route(
                     &path,
                     get(move |request: HeaderMap| async move { file.answer(&request) }),
                 )
             })
+    }
+
+    fn headers(&self) -> Vec<(HeaderName, &'static str)> {
+        vec![
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::CONTENT_SECURITY_POLICY, self.policy),
+            (header::REFERRER_POLICY, "no-referrer"),
+        ]
     }
 
     /// Returns the URL path of a file.
@@ -63,6 +78,7 @@ fn media_type(name: &str) -> Option<&'static str> {
         "css" => "text/css; charset=utf-8",
         "js" => "text/javascript; charset=utf-8",
         "svg" => "image/svg+xml",
+        "txt" => "text/plain; charset=utf-8",
         _ => return None,
     })
 }
@@ -70,7 +86,8 @@ fn media_type(name: &str) -> Option<&'static str> {
 /// A file and its response headers.
 #[derive(Clone)]
 struct ServedFile {
-    policy: &'static str,
+    /// How long it may be kept, and what else its page or its readers need.
+    headers: Vec<(HeaderName, &'static str)>,
     media_type: &'static str,
     /// A strong entity tag: the SHA-256 of the content, in double quotes.
     etag: String,
@@ -78,9 +95,9 @@ struct ServedFile {
 }
 
 impl ServedFile {
-    fn new(name: &str, file: EmbeddedFile, policy: &'static str) -> Self {
+    fn new(name: &str, file: EmbeddedFile, headers: Vec<(HeaderName, &'static str)>) -> Self {
         Self {
-            policy,
+            headers,
             media_type: media_type(name).unwrap_or("application/octet-stream"),
             etag: format!("\"{}\"", hex::encode(file.metadata.sha256_hash())),
             content: match file.data {
@@ -93,18 +110,20 @@ impl ServedFile {
     /// Returns the content, or 304 if the browser already has it.
     fn answer(&self, request: &HeaderMap) -> Response {
         // Also on a 304: the browser replaces the headers it stored with these.
-        let headers = [
+        let own = [
             (header::ETAG, self.etag.as_str()),
-            (header::CACHE_CONTROL, "no-cache"),
-            (header::CONTENT_SECURITY_POLICY, self.policy),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "no-referrer"),
         ];
+        let headers = own.into_iter().chain(self.headers.iter().cloned());
+        let headers = AppendHeaders(headers);
         if self.is_known(request) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
-        let media_type: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, self.media_type)];
-        (headers, media_type, self.content.clone()).into_response()
+        let content = (headers, self.content.clone());
+        let mut response = content.into_response();
+        let media_type = HeaderValue::from_static(self.media_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
     }
 
     /// Whether `If-None-Match` matches this content (RFC 9110, section 13.1.2: weak comparison).

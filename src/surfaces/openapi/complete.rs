@@ -150,6 +150,7 @@ fn id(segment: &str) -> Option<(&'static str, &'static str)> {
         "chunks" => (ChunkId::PATTERN, "The chunk."),
         "problems" => ("^[a-z_]{1,64}$", "The `code` of a problem."),
         "revocations" => (RevocationId::PATTERN, "The revocation."),
+        "widget" => ("^[A-Za-z0-9.-]{1,64}$", "The name of the file."),
         // Any text: models have no id of ours.
         "models" => (".", "A route name or `provider/model`."),
         _ => return None,

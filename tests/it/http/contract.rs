@@ -10,7 +10,15 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// Paths that need no credential.
-const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}"];
+const OPEN: [&str; 7] = [
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/problems/{code}",
+    "/widget.js",
+    "/widget/{file}",
+];
 
 /// Compiled schemas by the pointer to the response's media type.
 static SCHEMAS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);

@@ -38,5 +38,6 @@ mod tenants;
 mod tickets;
 mod turns;
 mod unread;
+mod widget;
 mod wire;
 mod writes;

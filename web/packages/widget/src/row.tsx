@@ -1,0 +1,174 @@
+// One row of the list. A row is drawn again only when what it shows has changed.
+
+import { isEnded, textOf, wordsOf, type TurnState } from "@copilotd/client";
+import { Component } from "preact";
+import { useRef, useState } from "preact/hooks";
+
+import { Approval } from "./approval.js";
+import { useAction, useChat, type Chat } from "./chat.js";
+import { mark } from "./citations.js";
+import { FeedbackButtons, FeedbackComment } from "./feedback.js";
+import { Markdown } from "./markdown.js";
+import { CopyButton, ProblemText } from "./parts.js";
+import { failureOf, sentenceOf } from "./problems.js";
+import type { Row } from "./rows.js";
+import type { Feedback } from "./session.js";
+import { Sources } from "./sources.js";
+import { Tool } from "./tool.js";
+
+interface Props {
+  row: Row;
+  chat: Chat;
+  rating: Feedback | null;
+}
+
+export class RowView extends Component<Props> {
+  override shouldComponentUpdate(next: Props): boolean {
+    return next.chat !== this.props.chat || next.rating !== this.props.rating || differs(next.row, this.props.row);
+  }
+
+  override render({ row, rating }: Props) {
+    switch (row.kind) {
+      case "user":
+        return <UserText text={wordsOf(row.turn.input)} />;
+      case "outgoing":
+        return <Outgoing row={row} />;
+      case "text":
+        return <Answer row={row} />;
+      case "tool":
+        return row.item.status === "awaiting_approval" && !isEnded(row.turn) ? (
+          <Approval turn={row.turn.id} item={row.item} />
+        ) : (
+          <Tool item={row.item} />
+        );
+      case "notice":
+        return <Note row={row} />;
+      case "status":
+        return <Status turn={row.turn} isLast={row.isLast} rating={rating} />;
+    }
+  }
+}
+
+/** Whether two rows of one key look different. A turn is a new object with each piece of text. */
+function differs(a: Row, b: Row): boolean {
+  if (a.kind === "outgoing" || b.kind === "outgoing") {
+    return a.kind !== b.kind || (a as typeof b & { entry: unknown }).entry !== (b as { entry: unknown }).entry;
+  }
+  if (a.kind === "status" && b.kind === "status") {
+    const [x, y] = [a.turn, b.turn];
+    return a.isLast !== b.isLast || x.status !== y.status || x.waiting !== y.waiting || isEnded(x) !== isEnded(y);
+  }
+  if (a.kind === "user") return false;
+  return (a as { item: unknown }).item !== (b as { item?: unknown }).item || isEnded(a.turn) !== isEnded(b.turn);
+}
+
+const UserText = ({ text }: { text: string }) => {
+  const chat = useChat();
+  return (
+    <article class="message user" aria-label={chat.text("you")}>
+      <p class="plain" dir="auto">
+        {text}
+      </p>
+    </article>
+  );
+};
+
+function Answer({ row: { item } }: { row: Extract<Row, { kind: "text" }> }) {
+  const chat = useChat();
+  const sources = useRef<HTMLOListElement>(null);
+  const show = (index: number) => {
+    const details = sources.current?.children[index]?.querySelector("details");
+    if (!details) return;
+    details.open = true;
+    details.querySelector("summary")?.focus();
+  };
+  return (
+    <article class="message assistant" aria-label={chat.text("assistant")} data-message={item.id}>
+      <Markdown text={mark(item.text, item.citations)} isOpen={item.isOpen} onCite={show} />
+      <Sources citations={item.citations} list={sources} />
+    </article>
+  );
+}
+
+function Outgoing({ row: { entry } }: { row: Extract<Row, { kind: "outgoing" }> }) {
+  const chat = useChat();
+  const retry = useAction(() => chat.session.retry(entry));
+  const discard = useAction(() => chat.session.discard(entry));
+  const isOffline = entry.status === "queued" && entry.failures > 0;
+  return (
+    <>
+      <UserText text={wordsOf(entry.body.input as TurnState["input"])} />
+      {entry.status === "failed" ? (
+        <ProblemText problem={sentenceOf(entry.error)}>
+          <span class="buttons">
+            <button type="button" onClick={() => void retry.run()}>
+              {chat.text("tryAgain")}
+            </button>
+            <button type="button" onClick={() => void discard.run()}>
+              {chat.text("discard")}
+            </button>
+          </span>
+        </ProblemText>
+      ) : (
+        <p class="status">{chat.text(isOffline ? "notSent" : "sending")}</p>
+      )}
+    </>
+  );
+}
+
+function Note({ row: { item } }: { row: Extract<Row, { kind: "notice" }> }) {
+  const { text } = useChat();
+  return <p class="note">{text(item.event.type === "message.reset" ? "interrupted" : "guarded")}</p>;
+}
+
+function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; rating: Feedback | null }) {
+  const chat = useChat();
+  const again = useAction(() => chat.session.send(wordsOf(turn.input)));
+  const [isCommenting, setCommenting] = useState(false);
+  if (!isEnded(turn)) {
+    return (
+      <p class="status" data-turn={turn.id} data-status={turn.status}>
+        {turn.waiting ? (
+          chat.text("waiting")
+        ) : turn.status === "queued" ? (
+          chat.text("queued")
+        ) : turn.status === "awaiting_approval" ? (
+          chat.text("needsApproval")
+        ) : (
+          <span class="dots" role="img" aria-label={chat.text("answering")}>
+            <i />
+            <i />
+            <i />
+          </span>
+        )}
+      </p>
+    );
+  }
+  const answer = textOf(turn);
+  const failure = turn.status === "failed" ? failureOf(turn.error?.code ?? "", turn.id) : null;
+  const askAgain = (
+    <button type="button" class="small" aria-disabled={again.isRunning || undefined} onClick={() => void again.run()}>
+      {chat.text("tryAgain")}
+    </button>
+  );
+  return (
+    <div class="end" data-turn={turn.id} data-status={turn.status}>
+      {failure && (
+        <p class="problem">
+          {chat.text(failure.text)}
+          {failure.id && <span class="reference"> {chat.text("errorId", { id: failure.id })}</span>}
+        </p>
+      )}
+      <div class="bar">
+        {turn.status === "cancelled" && <span class="muted">{chat.text("stopped")}</span>}
+        {answer && <CopyButton text={answer} label="copy" />}
+        {turn.status === "completed" && (
+          <FeedbackButtons turn={turn.id} rating={rating} onRate={() => setCommenting(true)} />
+        )}
+        {isLast && turn.status !== "completed" && askAgain}
+      </div>
+      {isCommenting && rating && <FeedbackComment turn={turn.id} rating={rating} onDone={() => setCommenting(false)} />}
+      <ProblemText problem={again.problem} />
+    </div>
+  );
+}

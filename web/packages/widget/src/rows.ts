@@ -1,0 +1,70 @@
+// What the list shows, as a list of rows: a pure function of the conversation and of the messages on their way.
+
+import {
+  isEnded,
+  type ConversationState,
+  type NoticeItem,
+  type OutboxEntry,
+  type TextItem,
+  type ToolItem,
+  type TurnState,
+} from "@copilotd/client";
+
+export type Row =
+  | { readonly kind: "user"; readonly key: string; readonly turn: TurnState }
+  | { readonly kind: "outgoing"; readonly key: string; readonly entry: OutboxEntry }
+  | { readonly kind: "text"; readonly key: string; readonly turn: TurnState; readonly item: TextItem }
+  | { readonly kind: "tool"; readonly key: string; readonly turn: TurnState; readonly item: ToolItem }
+  | { readonly kind: "notice"; readonly key: string; readonly turn: TurnState; readonly item: NoticeItem }
+  /** How the turn stands: answering, waiting, failed, or its buttons. */
+  | { readonly kind: "status"; readonly key: string; readonly turn: TurnState; readonly isLast: boolean };
+
+/** Name in a turn's metadata under which the widget finds the message that it sent. */
+export const REF = "widget_message";
+
+export const refOf = (metadata: Record<string, unknown> | undefined): string | undefined => {
+  const ref = metadata?.[REF];
+  return typeof ref === "string" ? ref : undefined;
+};
+
+/** Messages of this conversation that are not turns of it yet, each shown once. */
+export function outgoingOf(
+  state: Pick<ConversationState, "turns">,
+  entries: readonly OutboxEntry[],
+  isOurs: (entry: OutboxEntry) => boolean,
+): OutboxEntry[] {
+  const turns = new Set(state.turns.map(({ id }) => id));
+  // The stream may tell of a turn before the request that submitted it is answered.
+  const refs = new Set(state.turns.map(({ metadata }) => refOf(metadata)));
+  return entries.filter((entry) => {
+    if (!isOurs(entry) || (entry.turnId !== null && turns.has(entry.turnId))) return false;
+    const ref = refOf(entry.body.metadata);
+    return ref === undefined || !refs.has(ref);
+  });
+}
+
+/** Whether the composer is locked: an answer is on its way, or will be. */
+export const isBusy = (state: Pick<ConversationState, "turns">, outgoing: readonly OutboxEntry[]): boolean =>
+  state.turns.some((turn) => !isEnded(turn)) || outgoing.some(({ status }) => status !== "failed");
+
+export function rowsOf(state: Pick<ConversationState, "turns">, outgoing: readonly OutboxEntry[]): Row[] {
+  const rows: Row[] = [];
+  const last = state.turns.at(-1);
+  for (const turn of state.turns) {
+    rows.push({ kind: "user", key: `user:${turn.id}`, turn });
+    for (const item of turn.items) {
+      const key = `${item.kind}:${item.id}`;
+      if (item.kind === "tool") rows.push({ kind: "tool", key, turn, item });
+      else if (item.kind === "text") {
+        if (item.text !== "") rows.push({ kind: "text", key, turn, item });
+      } else if (isTold(item)) rows.push({ kind: "notice", key, turn, item });
+    }
+    rows.push({ kind: "status", key: `status:${turn.id}`, turn, isLast: turn === last });
+  }
+  for (const entry of outgoing) rows.push({ kind: "outgoing", key: `out:${entry.key}`, entry });
+  return rows;
+}
+
+/** Notices that concern a user. Another model or a summary does not. */
+const isTold = ({ event }: NoticeItem): boolean =>
+  event.type === "message.reset" || (event.type === "guardrail.triggered" && event.action !== "allow");

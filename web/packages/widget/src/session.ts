@@ -1,0 +1,291 @@
+// One user's chat: the conversation that is shown, the messages on their way, and what the user can do. It knows
+// nothing of how it looks.
+
+import {
+  createClient,
+  isEnded,
+  openView,
+  webStorage,
+  type Client,
+  type Conversation,
+  type ConversationView,
+  type Item,
+  type OutboxEntry,
+  type Snapshot,
+  type TurnState,
+} from "@copilotd/client";
+
+import { Announcer, type Announcement } from "./announce.js";
+import type { TokenSource } from "./contract.js";
+import type { Current, Keep } from "./keep.js";
+import { isBusy, outgoingOf, REF, refOf, rowsOf, type Row } from "./rows.js";
+
+export interface SessionOptions {
+  baseUrl: string;
+  token: TokenSource;
+  /** Which copilot answers; the tenant's first one if null. */
+  copilot: string | null;
+  /** Facts of the page, kept with each turn. Read when a message is sent. */
+  metadata: () => Record<string, unknown> | null;
+  keep: Keep;
+  /** Under which name messages wait in `localStorage`; null where nothing may be kept. */
+  user: string | null;
+  onAnnounce: (announcement: Announcement) => void;
+  onMessage: (detail: { role: "user" | "assistant"; conversationId: string; turnId: string; text: string }) => void;
+  onApproval: (detail: { turnId: string; callId: string; name: string; arguments: unknown }) => void;
+}
+
+/** What is shown. A new object with each change. */
+export interface Shown {
+  /** Null while a conversation is new. */
+  readonly snapshot: Snapshot | null;
+  readonly outgoing: readonly OutboxEntry[];
+  readonly rows: readonly Row[];
+  readonly isBusy: boolean;
+  /** Tells conversations apart, also before one has an id. */
+  readonly name: string;
+  /** Counts the conversations that were opened. A new one that gets its id stays the same one. */
+  readonly opening: number;
+}
+
+export type Feedback = NonNullable<TurnState["feedback"]>;
+
+export class Session {
+  readonly client: Client;
+  readonly #options: SessionOptions;
+  readonly #listeners = new Set<() => void>();
+  #current: Current;
+  #view: ConversationView | undefined;
+  #leave: (() => void) | undefined;
+  #shown!: Shown;
+  #announcer = new Announcer();
+  /** Messages that were stopped before they became turns. */
+  readonly #stopped = new Set<string>();
+  /** What this page has rated; the stream does not tell. */
+  readonly #ratings = new Map<string, Feedback>();
+  /** Turns, texts and calls that the host page has heard of, or that were there when the conversation was opened. */
+  #told: Set<string> | undefined;
+  /** What has a lower number was there before, and is read only when the reader scrolls up. */
+  #oldest = 0;
+  /** Key of the draft that the conversation began with here. */
+  #draftKey: string | undefined;
+  /** Whether the outbox may lack the draft's message because it is still being stored, or still being read. */
+  #unsettled = 1;
+  #resolving = false;
+  #opening = 0;
+  #isEnded = false;
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    const { baseUrl, token, user } = options;
+    const outbox = user === null ? {} : { storage: webStorage(localStorage), user };
+    this.client = createClient({ baseUrl, token, outbox });
+    this.#current = options.keep.current;
+    if (this.#current && "draft" in this.#current) this.#draftKey = this.#current.draft.key;
+    this.#follow();
+    const stop = this.client.outbox.subscribe(() => {
+      stop();
+      this.#unsettled--;
+      this.client.outbox.subscribe(this.#update);
+      this.#update();
+    });
+  }
+
+  readonly getShown = (): Shown => this.#shown;
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  };
+
+  /** Sends a message exactly once. Resolves when it is stored in the browser. */
+  async send(text: string): Promise<void> {
+    const metadata = { ...this.#options.metadata(), [REF]: crypto.getRandomValues(new Uint32Array(3)).join("") };
+    const { copilot } = this.#options;
+    if (!this.#current) {
+      this.#draftKey = metadata[REF];
+      this.#current = { draft: { key: metadata[REF], body: { ...(copilot !== null && { copilot }) } } };
+      this.#options.keep.current = this.#current;
+    }
+    const to = "id" in this.#current ? this.#current.id : this.#current.draft;
+    this.#unsettled++;
+    try {
+      await this.client.outbox.add(to, { input: text, metadata });
+    } finally {
+      this.#unsettled--;
+      this.#update();
+    }
+  }
+
+  /** Stops every answer of the conversation, also those that have not begun. */
+  async stop(): Promise<void> {
+    const { snapshot, outgoing } = this.#shown;
+    for (const { key, body } of outgoing) {
+      const ref = refOf(body.metadata);
+      if (ref !== undefined) this.#stopped.add(ref);
+      await this.client.outbox.discard(key);
+    }
+    const open = snapshot?.turns.filter((turn) => !isEnded(turn)) ?? [];
+    // The one that is queued last first, so that none begins meanwhile.
+    for (const { id } of open.toReversed()) await this.client.turn(id).cancel();
+  }
+
+  retry(entry: OutboxEntry): Promise<void> {
+    return this.client.outbox.retry(entry.key);
+  }
+  discard(entry: OutboxEntry): Promise<void> {
+    return this.client.outbox.discard(entry.key);
+  }
+
+  decide(turn: string, call: string, isApproved: boolean, edited?: Record<string, unknown>, reason?: string) {
+    const handle = this.client.turn(turn);
+    const more = reason ? { reason } : {};
+    return isApproved
+      ? handle.approve(call, { ...more, ...(edited && { arguments: edited }) })
+      : handle.reject(call, more);
+  }
+
+  ratingOf(turn: TurnState): TurnState["feedback"] {
+    return this.#ratings.get(turn.id) ?? turn.feedback;
+  }
+  async rate(turn: string, rating: Feedback["rating"], comment: string | null): Promise<void> {
+    await this.client.turn(turn).feedback(rating, comment ? { comment } : {});
+    this.#ratings.set(turn, { rating, comment });
+    this.#update();
+  }
+
+  loadEarlier(): void {
+    if (!this.#shown.snapshot?.cursor) return;
+    // A failure shows as the connection's state; scrolling asks again.
+    this.#view?.loadEarlier().catch(() => {});
+  }
+
+  /** Shows a conversation, or a new one. */
+  show(current: Current): void {
+    this.#current = current;
+    this.#draftKey = undefined;
+    this.#opening++;
+    this.#options.keep.current = current;
+    this.#follow();
+  }
+
+  async rename(conversation: Conversation, title: string): Promise<Conversation> {
+    return this.client.conversation(conversation.id).rename(title);
+  }
+  async delete(conversation: Conversation): Promise<void> {
+    await this.client.conversation(conversation.id).delete();
+    if (this.#current && "id" in this.#current && this.#current.id === conversation.id) this.show(null);
+  }
+
+  end(): void {
+    this.#isEnded = true;
+    this.#leave?.();
+    this.client.close();
+    this.#listeners.clear();
+  }
+
+  #follow(): void {
+    this.#leave?.();
+    this.#view = this.#leave = undefined;
+    this.#announcer = new Announcer();
+    this.#told = this.#draftKey === undefined ? undefined : new Set();
+    this.#oldest = 0;
+    if (this.#current && "id" in this.#current) {
+      const view = openView(this.client.conversation(this.#current.id), { gather: 33 });
+      const unsubscribe = view.subscribe(this.#update);
+      this.#view = view;
+      this.#leave = () => {
+        unsubscribe();
+        view.close();
+      };
+    }
+    this.#update();
+  }
+
+  readonly #update = (): void => {
+    if (this.#isEnded) return;
+    this.#resolve();
+    const snapshot = this.#view?.getSnapshot() ?? null;
+    const turns = snapshot?.turns ?? [];
+    const entries = this.client.outbox.entries();
+    const outgoing = outgoingOf({ turns }, entries, this.#isOurs);
+    this.client.outbox.settle(new Set(turns.map(({ id }) => id)));
+    const name = !this.#current ? "new" : "id" in this.#current ? this.#current.id : this.#current.draft.key;
+    const rows = rowsOf({ turns }, outgoing);
+    this.#shown = { snapshot, outgoing, rows, isBusy: isBusy({ turns }, outgoing), name, opening: this.#opening };
+    if (snapshot?.position != null) this.#tell(turns);
+    for (const listener of [...this.#listeners]) listener();
+    if (snapshot && (snapshot.isErased || snapshot.error?.code === "not_found")) this.show(null);
+  };
+
+  readonly #isOurs = ({ draft, conversationId }: OutboxEntry): boolean => {
+    if (!this.#current) return false;
+    if (draft !== null && draft.key === this.#draftKey) return true;
+    return "id" in this.#current && conversationId === this.#current.id;
+  };
+
+  /** Goes on to the conversation that a first message has created. */
+  #resolve(): void {
+    const current = this.#current;
+    if (!current || "id" in current || this.#resolving) return;
+    const { key, body } = current.draft;
+    const entry = this.client.outbox.entries().find(({ draft }) => draft?.key === key);
+    if (entry?.conversationId) {
+      this.#current = this.#options.keep.current = { id: entry.conversationId };
+      this.#resolving = true;
+      this.#follow();
+      this.#resolving = false;
+    } else if (!entry && !this.#unsettled) {
+      // Another tab has sent it, or it was discarded: the key tells which conversation it is.
+      this.#create(key, body);
+    }
+  }
+
+  #create(key: string, body: Parameters<Client["conversations"]["create"]>[0]): void {
+    this.#resolving = true;
+    this.client.conversations
+      .create(body, { idempotencyKey: key })
+      .then(
+        ({ id }) => {
+          if (!this.#current || "id" in this.#current || this.#current.draft.key !== key) return;
+          this.#current = this.#options.keep.current = { id };
+          this.#follow();
+        },
+        () => this.show(null),
+      )
+      .finally(() => (this.#resolving = false));
+  }
+
+  /** Tells the host page and the screen reader what is new, and stops what was stopped before it was a turn. */
+  #tell(turns: readonly TurnState[]): void {
+    if (!this.#told) {
+      this.#oldest = turns[0]?.seq ?? 0;
+      this.#told = new Set(turns.flatMap(({ id, items }) => [id, ...items.flatMap(finished)]));
+      this.#announcer.skip(turns);
+    }
+    const told = this.#told;
+    const isNew = (name: string) => !told.has(name) && Boolean(told.add(name));
+    const conversationId = (this.#current as { id: string }).id;
+    const recent = turns.filter(({ seq }) => seq >= this.#oldest);
+    for (const turn of recent) {
+      const text = typeof turn.input === "string" ? turn.input : turn.input.map((part) => part.text).join("\n");
+      if (isNew(turn.id)) this.#options.onMessage({ role: "user", conversationId, turnId: turn.id, text });
+      for (const item of turn.items) {
+        if (item.kind === "text" && !item.isOpen && item.text && isNew(item.id)) {
+          this.#options.onMessage({ role: "assistant", conversationId, turnId: turn.id, text: item.text });
+        } else if (item.kind === "tool" && item.status === "awaiting_approval" && isNew(item.id)) {
+          this.#options.onApproval({ turnId: turn.id, callId: item.id, name: item.name, arguments: item.arguments });
+        }
+      }
+      const ref = refOf(turn.metadata);
+      if (ref !== undefined && this.#stopped.delete(ref) && !isEnded(turn)) {
+        void this.client.turn(turn.id).cancel().catch(() => {});
+      }
+    }
+    for (const announcement of this.#announcer.next(recent)) this.#options.onAnnounce(announcement);
+  }
+}
+
+/** Names of what an opened conversation already had. A text that is open, and a call that waits, are told later. */
+const finished = (item: Item): string[] =>
+  item.kind === "text" && !item.isOpen ? [item.id] : [];

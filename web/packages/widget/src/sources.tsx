@@ -1,0 +1,43 @@
+// The sources of an answer, each with the passage that it quotes.
+
+import type { Citation } from "@copilotd/client";
+import type { RefObject } from "preact";
+
+import { useChat } from "./chat.js";
+
+export function Sources({ citations, list }: { citations: readonly Citation[]; list: RefObject<HTMLOListElement | null> }) {
+  const { text, policy } = useChat();
+  if (!citations.length) return null;
+  return (
+    <ol class="sources" aria-label={text("sources")} ref={list}>
+      {citations.map((citation, index) => {
+        const url = addressOf(citation.uri);
+        const title = citation.title || citation.external_id || text("source", { n: index + 1 });
+        return (
+          <li key={index}>
+            <details>
+              <summary dir="auto">
+                {title}
+                {citation.page !== undefined && <span class="muted"> · {text("page", { n: citation.page })}</span>}
+              </summary>
+              <q dir="auto">{citation.quote}</q>
+              {url && policy.links(url) && (
+                <a href={url.href} target="_blank" rel="noopener noreferrer nofollow" dir="ltr">
+                  {url.host + (url.pathname === "/" ? "" : url.pathname)}
+                </a>
+              )}
+            </details>
+          </li>
+        );
+      })}
+    </ol>
+  );
+}
+
+function addressOf(uri: string | undefined): URL | null {
+  try {
+    return uri ? new URL(uri) : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,104 @@
+// What a user reads: sentences in every language, whatever the server says.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+
+import { argumentsOf, fieldsOf, wrongFields } from "../dist/edits.js";
+import { available, languageOf, load } from "../dist/language.js";
+import { policyOf } from "../dist/policy.js";
+import { failureOf, sentenceOf } from "../dist/problems.js";
+
+const LANGUAGES = ["ar", "de", "en", "ja"];
+const schema = readFileSync(new URL("../../client/src/schema.ts", import.meta.url), "utf8");
+
+test("every language has every text, with the same variables", async () => {
+  const en = await load("en");
+  const variables = (text) => (text.match(/\{\w+\}/g) ?? []).sort();
+  for (const language of LANGUAGES) {
+    const texts = await load(language);
+    assert.deepEqual(Object.keys(texts), Object.keys(en), language);
+    for (const [name, text] of Object.entries(texts)) {
+      assert.ok(text.trim(), `${language} ${name}`);
+      assert.deepEqual(variables(text), variables(en[name]), `${language} ${name}`);
+    }
+  }
+});
+
+test("every code of a failed turn has its own sentence, but internal errors", () => {
+  const declared = schema.slice(schema.indexOf("export interface TurnFailedEvent"));
+  const codes = declared.slice(0, declared.indexOf(";\n  /**\n   * Description")).match(/"[a-z_]+"/g);
+  assert.ok(codes.length >= 13);
+  for (const code of codes.map((quoted) => quoted.slice(1, -1))) {
+    const { text } = failureOf(code, "turn_1");
+    assert.equal(text === "errorGeneral", code === "internal", code);
+  }
+});
+
+test("an unknown error is told with its reference", () => {
+  assert.deepEqual(sentenceOf({ code: "teapot", requestId: "req_1" }), { text: "errorGeneral", id: "req_1" });
+  assert.deepEqual(sentenceOf({ code: "constructor" }), { text: "errorGeneral", id: undefined });
+  assert.deepEqual(sentenceOf(new Error("no")), { text: "errorGeneral", id: undefined });
+  assert.deepEqual(sentenceOf(undefined), { text: "errorGeneral", id: undefined });
+  assert.deepEqual(sentenceOf({ code: "not_found" }), { text: "errorGone" });
+  assert.deepEqual(failureOf("internal", "turn_1"), { text: "errorGeneral", id: "turn_1" });
+});
+
+test("languages, directions and the host's own words", async () => {
+  const texts = await load("en");
+  for (const [wanted, dir, own, lang, expected] of [
+    ["de-AT", null, null, "de-AT", "ltr"],
+    ["ar", null, null, "ar", "rtl"],
+    ["ar-EG", "ltr", null, "ar-EG", "ltr"],
+    ["en", "rtl", null, "en", "rtl"],
+    // Not ours: English, from left to right.
+    ["he", null, null, "en", "ltr"],
+    ["he", null, { title: "עוזר" }, "he", "rtl"],
+    ["", null, null, "en", "ltr"],
+    ["constructor", null, null, "en", "ltr"],
+  ]) {
+    const language = languageOf(wanted, dir, own, texts);
+    assert.deepEqual([language.lang, language.dir], [lang, expected], wanted);
+    assert.ok(LANGUAGES.includes(available(wanted)));
+  }
+  const own = languageOf("en", null, { title: "Ask Acme", "tool:crm_find": "Looking at customers" }, texts);
+  assert.equal(own.text("title"), "Ask Acme");
+  assert.equal(own.tool("crm_find"), "Looking at customers");
+  assert.equal(own.tool("zendesk_create_ticket"), "Zendesk: create ticket");
+  assert.equal(own.tool("constructor"), "Constructor");
+  assert.equal(own.text("source", { n: 3 }), "Source 3");
+  assert.equal(own.date("nonsense"), "");
+});
+
+test("edited arguments keep their types, and say which of them is wrong", () => {
+  const fields = fieldsOf({ subject: "a", count: 3, tags: ["x"] });
+  assert.deepEqual(argumentsOf(fields), { values: { subject: "a", count: 3, tags: ["x"] } });
+  const edit = (name, text) => fields.map((field) => (field.name === name ? { ...field, text } : field));
+  assert.deepEqual(argumentsOf(edit("subject", "7")), { values: { subject: "7", count: 3, tags: ["x"] } });
+  assert.deepEqual(argumentsOf(edit("count", "4")), { values: { subject: "a", count: 4, tags: ["x"] } });
+  assert.deepEqual(argumentsOf(edit("count", "many")), { wrong: "count" });
+  assert.deepEqual(fieldsOf("not an object"), []);
+  assert.deepEqual(wrongFields([{ pointer: "/arguments/count" }, { pointer: "/other" }, {}], fields), ["count"]);
+  // A name that every object has is an argument like others.
+  const { values } = argumentsOf([{ name: "__proto__", text: "x", isText: true }]);
+  assert.deepEqual(Object.keys(values), ["__proto__"]);
+});
+
+test("links and images follow the policy", () => {
+  const own = "https://app.acme.example";
+  const [open, strict] = [policyOf(null, null, own), policyOf(["https://help.acme.example"], ["https://img.acme.example"], own)];
+  for (const [address, byDefault, listed, image] of [
+    ["https://app.acme.example/a", true, true, true],
+    ["https://help.acme.example/a", true, true, false],
+    ["https://img.acme.example/a.png", true, false, true],
+    ["https://evil.example/", true, false, false],
+    ["http://help.acme.example/", false, false, false],
+    ["mailto:a@acme.example", true, true, false],
+    ["javascript:alert(1)", false, false, false],
+    ["data:text/html,x", false, false, false],
+  ]) {
+    const url = new URL(address);
+    assert.deepEqual([open.links(url), strict.links(url), strict.images(url)], [byDefault, listed, image], address);
+    assert.equal(open.images(url), url.origin === own, address);
+  }
+});
