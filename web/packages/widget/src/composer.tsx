@@ -13,9 +13,10 @@ interface Props {
   keep: Keep;
   /** Counts the times that the field should take the focus. */
   focus: number;
+  onSent: () => void;
 }
 
-export function Composer({ name, isBusy, keep, focus }: Props) {
+export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
   const { session, text } = useChat();
   const field = useRef<HTMLTextAreaElement>(null);
   const [value, setValue] = useState("");
@@ -41,7 +42,10 @@ export function Composer({ name, isBusy, keep, focus }: Props) {
     const message = value.trim();
     if (!message || isBusy || send.isRunning) return;
     // The draft is kept until the message is stored.
-    if (await send.run(message)) change("");
+    if (await send.run(message)) {
+      change("");
+      onSent();
+    }
     field.current?.focus();
   };
   const onKey = (event: KeyboardEvent) => {
@@ -64,7 +68,8 @@ export function Composer({ name, isBusy, keep, focus }: Props) {
         <textarea
           ref={field}
           rows={1}
-          dir="auto"
+          // An empty field would run from left to right, with the placeholder in it.
+          dir={value ? "auto" : undefined}
           aria-label={text("message")}
           placeholder={text("placeholder")}
           value={value}

@@ -9,6 +9,8 @@ interface Props {
   keys: readonly string[];
   render: (index: number) => VNode;
   label: string;
+  /** Where the list puts itself; Preact gives `ref` to elements only. */
+  handle: { current: List | null };
   /** Called when the first rows come into view. */
   onTop: () => void;
   /** Called when the reader comes to the end or leaves it. */
@@ -39,6 +41,7 @@ export class List extends Component<Props, { tick: number }> {
   override state = { tick: 0 };
 
   override componentDidMount(): void {
+    this.props.handle.current = this;
     // Before the first frame is painted, and then whenever a row or the list changes its size.
     this.#observer = new ResizeObserver(() => this.#settle());
     this.#observer.observe(this.#box.current!);
@@ -51,6 +54,7 @@ export class List extends Component<Props, { tick: number }> {
   }
 
   override componentWillUnmount(): void {
+    if (this.props.handle.current === this) this.props.handle.current = null;
     this.#observer?.disconnect();
     cancelAnimationFrame(this.#frame);
   }

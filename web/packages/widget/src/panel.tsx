@@ -62,7 +62,7 @@ export function Panel({ chat, keep, focus }: Props) {
           {rows.length || snapshot ? (
             <List
               key={shown.opening}
-              ref={list}
+              handle={list}
               keys={rows.map(({ key }) => key)}
               label={text("conversation")}
               onTop={() => session.loadEarlier()}
@@ -80,7 +80,7 @@ export function Panel({ chat, keep, focus }: Props) {
           {!isAtEnd && rows.length > 0 && (
             <IconButton icon="down" class="to-end" label={text("toEnd")} onClick={() => list.current?.toEnd()} />
           )}
-          <Composer name={name} isBusy={isBusy} keep={keep} focus={focus + own} />
+          <Composer name={name} isBusy={isBusy} keep={keep} focus={focus + own} onSent={() => list.current?.toEnd()} />
         </>
       )}
     </ChatContext.Provider>

@@ -59,10 +59,18 @@ export function rowsOf(state: Pick<ConversationState, "turns">, outgoing: readon
         if (item.text !== "") rows.push({ kind: "text", key, turn, item });
       } else if (isTold(item)) rows.push({ kind: "notice", key, turn, item });
     }
-    rows.push({ kind: "status", key: `status:${turn.id}`, turn, isLast: turn === last });
+    const at = isEnded(turn) ? "" : `:${turn.items.length}`;
+    // A text that grows shows by itself that something happens. What stood below it would be pushed down by each line,
+    // and for the same reason a new item brings a new status.
+    if (isEnded(turn) || !isGrowing(turn)) rows.push({ kind: "status", key: `status:${turn.id}${at}`, turn, isLast: turn === last });
   }
   for (const entry of outgoing) rows.push({ kind: "outgoing", key: `out:${entry.key}`, entry });
   return rows;
+}
+
+function isGrowing(turn: TurnState): boolean {
+  const item = turn.items.at(-1);
+  return item?.kind === "text" && item.isOpen && item.text !== "";
 }
 
 /** Notices that concern a user. Another model or a summary does not. */

@@ -77,3 +77,12 @@ test("rows have unique keys, in the order of what happened", () => {
     [false, true],
   );
 });
+
+test("nothing stands below a text that grows, or is pushed down by what comes", () => {
+  const text = (isOpen) => ({ kind: "text", id: "m1", text: "words", isOpen, citations: [] });
+  const keys = (items, status) => rowsOf({ turns: [turn("t1", { items, status })] }, []).map(({ key }) => key);
+  assert.deepEqual(keys([], "running"), ["user:t1", "status:t1:0"]);
+  assert.deepEqual(keys([text(true)], "running"), ["user:t1", "text:m1"]);
+  assert.deepEqual(keys([text(false)], "running"), ["user:t1", "text:m1", "status:t1:1"]);
+  assert.deepEqual(keys([text(false)], "completed"), ["user:t1", "text:m1", "status:t1"]);
+});
