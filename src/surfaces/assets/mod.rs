@@ -10,6 +10,7 @@ pub mod demo;
 pub mod widget;
 
 use std::borrow::Cow;
+use std::io::{self, Write as _};
 
 #[cfg(feature = "demo")]
 use axum::Router;
@@ -18,6 +19,8 @@ use axum::response::{AppendHeaders, IntoResponse as _, Response};
 #[cfg(feature = "demo")]
 use axum::routing::get;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rust_embed::EmbeddedFile;
 #[cfg(feature = "demo")]
 use rust_embed::RustEmbed;
@@ -43,7 +46,12 @@ impl Page {
     /// Returns the routes of the files of `E`.
     pub fn routes<E: RustEmbed>(&self) -> Router {
         E::iter()
-            .filter_map(|name| Some((self.path_of(&name), ServedFile::new(&name, E::get(&name)?, self.headers()))))
+            .filter_map(|name| {
+                Some((
+                    self.path_of(&name),
+                    ServedFile::new(&name, E::get(&name)?, self.headers()),
+                ))
+            })
             .fold(Router::new(), |router, (path, file)| {
                 router.route(
                     &path,
@@ -105,6 +113,20 @@ impl ServedFile {
                 Cow::Owned(content) => content.into(),
             },
         }
+    }
+
+    /// Compresses the content. It is another representation, with an entity tag of its own.
+    fn gzipped(&self) -> io::Result<Self> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&self.content)?;
+        let mut headers = self.headers.clone();
+        headers.push((header::CONTENT_ENCODING, "gzip"));
+        Ok(Self {
+            headers,
+            media_type: self.media_type,
+            etag: format!("{}-gzip\"", self.etag.trim_end_matches('"')),
+            content: encoder.finish()?.into(),
+        })
     }
 
     /// Returns the content, or 304 if the browser already has it.

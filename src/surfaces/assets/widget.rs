@@ -4,6 +4,8 @@
 //! The loader imports the app, and the app its language, by names that hold a hash of the content, which caches may keep
 //! forever. While a deployment runs, a browser may ask a server that has another version: it then asks for the name
 //! without the hash, such as `app.js`, and gets that server's own.
+//!
+//! They are compressed once, and sent so to whoever accepts it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -26,23 +28,29 @@ problems!(FileProblems: &[Code::NotFound, Code::RateLimited]);
 struct Files;
 
 const LOADER: &str = "widget.js";
-const PUBLIC: [(HeaderName, &str); 2] = [
+const PUBLIC: [(HeaderName, &str); 3] = [
+    (header::VARY, "accept-encoding"),
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "cross-origin",
-    ),
+    (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
 ];
 const FOR_MINUTES: &str = "public, max-age=300";
 const FOREVER: &str = "public, max-age=31536000, immutable";
 
-static FILES: LazyLock<HashMap<String, ServedFile>> = LazyLock::new(files);
+/// A file as it is, and compressed.
+struct PublicFile {
+    plain: ServedFile,
+    gzipped: ServedFile,
+}
 
-fn files() -> HashMap<String, ServedFile> {
+static FILES: LazyLock<HashMap<String, PublicFile>> = LazyLock::new(files);
+
+fn files() -> HashMap<String, PublicFile> {
     let serve = |name: &str, cache| {
         let content = Files::get(name)?;
         let headers = [(header::CACHE_CONTROL, cache)].into_iter().chain(PUBLIC).collect();
-        Some(ServedFile::new(name, content, headers))
+        let plain = ServedFile::new(name, content, headers);
+        let gzipped = plain.gzipped().expect("writing to a Vec never fails");
+        Some(PublicFile { plain, gzipped })
     };
     let mut files = HashMap::new();
     for name in Files::iter() {
@@ -104,15 +112,33 @@ pub async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
 
 fn answer(name: &str, headers: &HeaderMap) -> Response {
     match FILES.get(name) {
-        Some(file) => file.answer(headers),
+        Some(file) if accepts_gzip(headers) => file.gzipped.answer(headers),
+        Some(file) => file.plain.answer(headers),
         None => Problem::new(Code::NotFound)
             .detail("the chat widget has no file of this name")
             .into_response(),
     }
 }
 
+/// Whether `Accept-Encoding` names gzip, and not with a quality of zero (RFC 9110, section 12.5.3). A wildcard alone
+/// gets the file as it is.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| {
+            let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+            let quality = parameters.trim().strip_prefix("q=").unwrap_or("1");
+            name.trim().eq_ignore_ascii_case("gzip") && quality.parse::<f32>().is_ok_and(|quality| quality > 0.0)
+        })
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::super::checks::match_sha256sums;
     use super::*;
 
@@ -131,6 +157,39 @@ mod tests {
             assert!(FILES.contains_key(name), "{name}");
             assert!(loader.contains(&format!("/widget/{name}")), "{name}");
         }
+    }
+
+    #[test]
+    fn only_clients_that_ask_for_it_get_gzip() {
+        for (value, expected) in [
+            ("gzip, deflate, br, zstd", true),
+            ("GZIP", true),
+            ("br;q=1.0, gzip;q=0.5", true),
+            ("gzip; q=0.001", true),
+            ("gzip;q=0", false),
+            ("gzip;q=0.0", false),
+            ("gzip;q=", false),
+            ("br", false),
+            ("x-gzip", false),
+            ("*", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepts_gzip(&headers), expected, "{value}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn what_a_page_loads_is_small() {
+        let size = |prefix: &str| {
+            let files = FILES.iter().filter(|(name, _)| name.starts_with(prefix));
+            files.map(|(_, file)| file.gzipped.content.len()).max().unwrap()
+        };
+        let (loader, app) = (size("widget.js"), size("app-"));
+        let language = ["ar-", "de-", "en-", "ja-"].into_iter().map(size).max().unwrap();
+        assert!(loader <= 4 * 1024, "{loader}");
+        assert!(loader + app + language <= 40 * 1024, "{}", loader + app + language);
     }
 
     #[test]

@@ -34,6 +34,16 @@ async fn pages_of_any_origin_load_the_widget_without_a_credential() {
                 .await
                 .expect(304);
             assert!(again.body.is_empty(), "{path}");
+            let compressed = app
+                .call("GET", path)
+                .header("accept-encoding", "br, gzip")
+                .send()
+                .await
+                .expect(200);
+            assert_eq!(compressed.headers["content-encoding"], "gzip", "{path}");
+            assert_ne!(compressed.headers["etag"], file.headers["etag"], "{path}");
+            assert_eq!(compressed.headers["vary"], "accept-encoding", "{path}");
+            assert!(compressed.body.len() < file.body.len() / 2, "{path}");
         }
         for unknown in ["app-000000000000.js", "SHA256SUMS", "..%2FSHA256SUMS", "index.html"] {
             let path = format!("/widget/{unknown}");

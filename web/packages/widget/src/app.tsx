@@ -119,6 +119,8 @@ class ChatApp implements App {
       return this.#render();
     }
     let first: string | undefined = await source();
+    // Some pages answer nothing, rather than fail, when nobody is signed in.
+    if (typeof first !== "string" || !first) throw new TypeError("not a token");
     const name = identityOf(first);
     const user = name === null ? null : await hashOf(`${host.baseUrl} ${host.copilot ?? ""} ${name}`);
     if (number !== this.#starting) return;
@@ -133,8 +135,8 @@ class ChatApp implements App {
       token: async () => {
         const token = first ?? (await source());
         first = undefined;
-        // Somebody else has signed in: nothing of the first user may be sent as the second.
-        if (identityOf(token) !== name) {
+        // Somebody else has signed in, or nobody is: nothing of the first user may be sent as another.
+        if (typeof token !== "string" || identityOf(token) !== name) {
           queueMicrotask(() => number === this.#starting && this.#start());
           throw new Error("the user has changed");
         }

@@ -29,6 +29,7 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
     setWrong([result.wrong]);
     return undefined;
   };
+  const Label = fields ? "label" : "div";
   const shown = fields ?? fieldsOf(item.arguments);
   const set = (name: string, value: string) =>
     setFields(shown.map((field) => (field.name === name ? { ...field, text: value } : field)));
@@ -42,7 +43,7 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
       <div class="fields" ref={form}>
         {shown.map(({ name, text: value }) => (
           <div class="field" key={name}>
-            <label>
+            <Label>
               <span class="field-name" dir="auto">
                 {name.replaceAll("_", " ")}
               </span>
@@ -59,7 +60,7 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
                   {value}
                 </span>
               )}
-            </label>
+            </Label>
             {wrong.includes(name) && <p class="wrong">{text("notJson")}</p>}
           </div>
         ))}

@@ -29,9 +29,9 @@ export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
   }, [focus]);
   // As high as its text.
   useLayoutEffect(() => {
-    const { style, scrollHeight } = field.current!;
-    if (value === "") style.height = "";
-    else if (scrollHeight > field.current!.clientHeight) style.height = `${scrollHeight + 2}px`;
+    const { style } = field.current!;
+    style.height = "";
+    if (field.current!.scrollHeight > field.current!.clientHeight) style.height = `${field.current!.scrollHeight}px`;
   }, [value]);
 
   const change = (next: string) => {

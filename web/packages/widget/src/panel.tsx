@@ -7,7 +7,8 @@ import { Composer } from "./composer.js";
 import { History } from "./history.js";
 import type { Keep } from "./keep.js";
 import { List } from "./list.js";
-import { IconButton } from "./parts.js";
+import { IconButton, ProblemText } from "./parts.js";
+import { sentenceOf } from "./problems.js";
 import { RowView } from "./row.js";
 
 interface Props {
@@ -77,6 +78,15 @@ export function Panel({ chat, keep, focus }: Props) {
             <Welcome chat={chat} onSend={() => setOwn(own + 1)} />
           )}
           {isLoading && !rows.length && <p class="muted loading">{text("loading")}</p>}
+          {snapshot?.status === "failed" && (
+            <ProblemText problem={sentenceOf(snapshot.error)}>
+              <span class="buttons">
+                <button type="button" onClick={() => session.reopen()}>
+                  {text("tryAgain")}
+                </button>
+              </span>
+            </ProblemText>
+          )}
           {!isAtEnd && rows.length > 0 && (
             <IconButton icon="down" class="to-end" label={text("toEnd")} onClick={() => list.current?.toEnd()} />
           )}

@@ -169,6 +169,11 @@ export class Session {
     this.#follow();
   }
 
+  /** Opens the conversation again that could not be followed any more. */
+  reopen(): void {
+    this.#follow();
+  }
+
   async rename(conversation: Conversation, title: string): Promise<Conversation> {
     return this.client.conversation(conversation.id).rename(title);
   }
@@ -215,7 +220,10 @@ export class Session {
     this.#shown = { snapshot, outgoing, rows, isBusy: isBusy({ turns }, outgoing), name, opening: this.#opening };
     if (snapshot?.position != null) this.#tell(turns);
     for (const listener of [...this.#listeners]) listener();
-    if (snapshot && (snapshot.isErased || snapshot.error?.code === "not_found")) this.show(null);
+    if (!snapshot || (!snapshot.isErased && snapshot.error?.code !== "not_found")) return;
+    // The conversation is gone, and with it what could not be sent to it.
+    for (const { key } of outgoing) void this.client.outbox.discard(key).catch(() => {});
+    this.show(null);
   };
 
   readonly #isOurs = ({ draft, conversationId }: OutboxEntry): boolean => {

@@ -31,11 +31,11 @@ export function Tool({ item }: { item: ToolItem }) {
         </span>
         <span class="state">{text(STATES[item.status])}</span>
       </summary>
-      <h4>{text("arguments")}</h4>
+      <h3>{text("arguments")}</h3>
       <Value value={item.arguments} />
       {item.result !== undefined && (
         <>
-          <h4>{text("result")}</h4>
+          <h3>{text("result")}</h3>
           <Value value={item.result} />
         </>
       )}
