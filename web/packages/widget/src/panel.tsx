@@ -50,7 +50,11 @@ export function Panel({ chat, keep, focus }: Props) {
         <IconButton icon="plus" label={text("newConversation")} onClick={begin} />
         {!host.inline && <IconButton icon="close" label={text("close")} onClick={() => host.close()} />}
       </header>
-      {isLost && <p class="banner">{text("reconnecting")}</p>}
+      {isLost && (
+        <div class="banner">
+          <p>{text("reconnecting")}</p>
+        </div>
+      )}
       {isHistory ? (
         <History
           onOpen={(id) => {
