@@ -13,7 +13,7 @@ import type { Texts } from "./messages/en.js";
 import { Panel } from "./panel.js";
 import { ProblemText } from "./parts.js";
 import { policyOf } from "./policy.js";
-import { sentenceOf, type Sentence } from "./problems.js";
+import { sentenceFor, type Sentence } from "./problems.js";
 import { Session } from "./session.js";
 import style from "./widget.css";
 
@@ -106,7 +106,7 @@ class ChatApp implements App {
     this.#ready = this.#begin(number).catch((error: unknown) => {
       if (number !== this.#starting) return;
       console.error("copilotd: the page gave no user token", error);
-      this.#problem = sentenceOf({ code: "unauthenticated" });
+      this.#problem = sentenceFor("unauthenticated");
       this.#render();
     });
   }
@@ -115,7 +115,7 @@ class ChatApp implements App {
     const host = this.#host;
     const source = host.token;
     if (!source) {
-      this.#problem = { text: "errorNoToken" };
+      this.#problem = sentenceFor("no_token");
       return this.#render();
     }
     let first: string | undefined = await source();

@@ -49,7 +49,7 @@ export function languageOf(
     lang,
     dir: dir === "rtl" || dir === "ltr" ? dir : RIGHT_TO_LEFT.has(baseOf(lang)) ? "rtl" : "ltr",
     text: (name, variables = {}) =>
-      (own(name) ?? texts[name] ?? "").replace(/\{(\w+)\}/g, (all, key: string) => String(variables[key] ?? all)),
+      (own(name) ?? (Object.hasOwn(texts, name) ? texts[name]! : "")).replace(/\{(\w+)\}/g, (all, key: string) => String(variables[key] ?? all)),
     tool: (name) => own(`tool:${name}`) ?? sentence(name),
     date: format(lang, { dateStyle: "medium", timeStyle: "short" }),
     time: format(lang, { timeStyle: "short" }),

@@ -5,7 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import { useChat } from "./chat.js";
 import type { Text } from "./messages/en.js";
-import type { Sentence } from "./problems.js";
+import { wordsOf, type Sentence } from "./problems.js";
 
 /** Outlines on a field of 24 by 24. */
 const ICONS = {
@@ -74,14 +74,22 @@ export function CopyButton({ text, label }: { text: string; label: Text }) {
   return <IconButton icon={isCopied ? "done" : "copy"} label={chat.text(isCopied ? "copied" : label)} onClick={copy} />;
 }
 
+interface ProblemProps {
+  problem: Sentence | null;
+  /** Not to be announced, because something else is. */
+  isQuiet?: boolean;
+  children?: ComponentChildren;
+}
+
 /** A sentence about what went wrong. */
-export function ProblemText({ problem, children }: { problem: Sentence | null; children?: ComponentChildren }) {
+export function ProblemText({ problem, isQuiet, children }: ProblemProps) {
   const { text } = useChat();
   if (!problem) return null;
+  const { words, id } = wordsOf(problem, text);
   return (
-    <p class="problem" role="alert">
-      {text(problem.text)}
-      {problem.id && <span class="reference"> {text("errorId", { id: problem.id })}</span>}
+    <p class="problem" role={isQuiet ? undefined : "alert"}>
+      {words}
+      {id && <span class="reference"> {text("reference", { id })}</span>}
       {children}
     </p>
   );

@@ -10,7 +10,7 @@ import { mark } from "./citations.js";
 import { FeedbackButtons, FeedbackComment } from "./feedback.js";
 import { Markdown } from "./markdown.js";
 import { CopyButton, ProblemText } from "./parts.js";
-import { failureOf, sentenceOf } from "./problems.js";
+import { sentenceFor, sentenceOf } from "./problems.js";
 import type { Row } from "./rows.js";
 import type { Feedback } from "./session.js";
 import { Sources } from "./sources.js";
@@ -145,7 +145,7 @@ function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; ra
     );
   }
   const answer = textOf(turn);
-  const failure = turn.status === "failed" ? failureOf(turn.error?.code ?? "", turn.id) : null;
+  const failure = turn.status === "failed" ? sentenceFor(turn.error?.code ?? "internal", turn.id) : null;
   const askAgain = (
     <button type="button" class="small" aria-disabled={again.isRunning || undefined} onClick={() => void again.run()}>
       {chat.text("tryAgain")}
@@ -153,12 +153,7 @@ function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; ra
   );
   return (
     <div class="end" data-turn={turn.id} data-status={turn.status}>
-      {failure && (
-        <p class="problem">
-          {chat.text(failure.text)}
-          {failure.id && <span class="reference"> {chat.text("errorId", { id: failure.id })}</span>}
-        </p>
-      )}
+      <ProblemText problem={failure} isQuiet />
       <div class="bar">
         {turn.status === "cancelled" && <span class="muted">{chat.text("stopped")}</span>}
         {answer && <CopyButton text={answer} label="copy" />}

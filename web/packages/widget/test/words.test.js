@@ -7,7 +7,7 @@ import test from "node:test";
 import { argumentsOf, fieldsOf, wrongFields } from "../dist/edits.js";
 import { available, languageOf, load } from "../dist/language.js";
 import { policyOf } from "../dist/policy.js";
-import { failureOf, sentenceOf } from "../dist/problems.js";
+import { sentenceFor, sentenceOf, wordsOf } from "../dist/problems.js";
 
 const LANGUAGES = ["ar", "de", "en", "ja"];
 const schema = readFileSync(new URL("../../client/src/schema.ts", import.meta.url), "utf8");
@@ -25,23 +25,33 @@ test("every language has every text, with the same variables", async () => {
   }
 });
 
-test("every code of a failed turn has its own sentence, but internal errors", () => {
-  const declared = schema.slice(schema.indexOf("export interface TurnFailedEvent"));
-  const codes = declared.slice(0, declared.indexOf(";\n  /**\n   * Description")).match(/"[a-z_]+"/g);
-  assert.ok(codes.length >= 13);
-  for (const code of codes.map((quoted) => quoted.slice(1, -1))) {
-    const { text } = failureOf(code, "turn_1");
-    assert.equal(text === "errorGeneral", code === "internal", code);
+test("every code has its own sentence", async () => {
+  const texts = await load("en");
+  const { text } = languageOf("en", null, null, texts);
+  const failed = schema.slice(schema.indexOf("export interface TurnFailedEvent"));
+  const problem = schema.slice(schema.indexOf("export interface Problem {"));
+  const codesOf = (declared) => declared.slice(0, declared.indexOf(";\n", declared.indexOf(" code:"))).match(/"[a-z_]+"/g);
+  const codes = [...codesOf(failed), ...codesOf(problem)].map((quoted) => quoted.slice(1, -1));
+  assert.ok(codes.length >= 35, `${codes.length}`);
+  // Mistakes of a program, which no user can make or mend.
+  const general = new Set(["internal", "idempotency_key_reused", "method_not_allowed", "not_acceptable", "not_resumable"]);
+  general.add("unsupported_media_type");
+  for (const code of codes) {
+    const { words } = wordsOf(sentenceFor(code), text);
+    assert.equal(words === texts.error_internal, general.has(code), code);
   }
 });
 
-test("an unknown error is told with its reference", () => {
-  assert.deepEqual(sentenceOf({ code: "teapot", requestId: "req_1" }), { text: "errorGeneral", id: "req_1" });
-  assert.deepEqual(sentenceOf({ code: "constructor" }), { text: "errorGeneral", id: undefined });
-  assert.deepEqual(sentenceOf(new Error("no")), { text: "errorGeneral", id: undefined });
-  assert.deepEqual(sentenceOf(undefined), { text: "errorGeneral", id: undefined });
-  assert.deepEqual(sentenceOf({ code: "not_found" }), { text: "errorGone" });
-  assert.deepEqual(failureOf("internal", "turn_1"), { text: "errorGeneral", id: "turn_1" });
+test("an unknown error is told with its reference, a known one without", async () => {
+  const { text } = languageOf("en", null, null, await load("en"));
+  const said = (error) => wordsOf(sentenceOf(error), text);
+  const general = text("error_internal");
+  assert.deepEqual(said({ code: "teapot", requestId: "req_1" }), { words: general, id: "req_1" });
+  for (const error of [{ code: "constructor" }, { code: 7 }, new Error("no"), undefined, null, "no"]) {
+    assert.deepEqual(said(error), { words: general, id: undefined });
+  }
+  assert.deepEqual(said({ code: "not_found", requestId: "req_1" }), { words: "This is not there any more." });
+  assert.deepEqual(wordsOf(sentenceFor("internal", "turn_1"), text), { words: general, id: "turn_1" });
 });
 
 test("languages, directions and the host's own words", async () => {
