@@ -23,6 +23,8 @@ import { isBusy, outgoingOf, REF, refOf, rowsOf, type Row } from "./rows.js";
 export interface SessionOptions {
   baseUrl: string;
   token: TokenSource;
+  /** Used in place of the global `fetch`. */
+  fetch?: typeof fetch;
   /** Which copilot answers; the tenant's first one if null. */
   copilot: string | null;
   /** Facts of the page, kept with each turn. Read when a message is sent. */
@@ -77,9 +79,9 @@ export class Session {
 
   constructor(options: SessionOptions) {
     this.#options = options;
-    const { baseUrl, token, user } = options;
+    const { baseUrl, token, fetch, user } = options;
     const outbox = user === null ? {} : { storage: webStorage(localStorage), user };
-    this.client = createClient({ baseUrl, token, outbox });
+    this.client = createClient({ baseUrl, token, outbox, ...(fetch && { fetch }) });
     this.#current = options.keep.current;
     if (this.#current && "draft" in this.#current) this.#draftKey = this.#current.draft.key;
     this.#follow();
