@@ -38,7 +38,8 @@ mod tests {
     use axum::http::header;
 
     use super::*;
-    use crate::surfaces::assets::checks::{ask, match_sha256sums, serve_each_file};
+    use crate::surfaces::assets::checks::{ask, serve_each_file};
+    use crate::surfaces::assets::sums::match_sha256sums;
 
     #[test]
     fn embedded_files_match_sha256sums() {

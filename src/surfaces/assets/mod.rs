@@ -4,9 +4,12 @@
 //! browser asks each time whether it still has them, so that a page never runs with scripts of another version.
 
 #[cfg(test)]
+#[cfg(feature = "demo")]
 mod checks;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(test)]
+mod sums;
 pub mod widget;
 
 use std::borrow::Cow;

@@ -139,8 +139,8 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 mod tests {
     use axum::http::HeaderValue;
 
-    use super::super::checks::match_sha256sums;
     use super::*;
+    use crate::surfaces::assets::sums::match_sha256sums;
 
     #[test]
     fn embedded_files_match_sha256sums() {
