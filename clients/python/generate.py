@@ -96,7 +96,13 @@ class Generator:
         if options := schema.get("anyOf") or schema.get("oneOf"):
             objects = [option for option in options if "properties" in option]
             parts = [self.type_of(option, name + (variant(option) if len(objects) > 1 else "")) for option in options]
-            return " | ".join(dict.fromkeys(parts))
+            union = " | ".join(dict.fromkeys(parts))
+            if len(objects) < 2:
+                return union
+            # The name stays when what had one form gets another.
+            self.claim(name)
+            self.blocks.append(f"{name} = {union}\n")
+            return name
         kinds = schema.get("type")
         if isinstance(kinds, list):
             parts = [self.type_of({**schema, "type": kind}, name) for kind in kinds]
@@ -110,11 +116,14 @@ class Generator:
             return "dict[str, Any]"
         return PRIMITIVES.get(kinds or "", "Any")
 
-    def define(self, schema: dict[str, Any], name: str, first: str = "") -> str:
-        """Writes the class of an object. `first` is what stands before its fields."""
+    def claim(self, name: str) -> None:
         if name in self.names:
             raise SystemExit(f"error: two types would be called {name}")
         self.names.add(name)
+
+    def define(self, schema: dict[str, Any], name: str, first: str = "") -> str:
+        """Writes the class of an object. `first` is what stands before its fields."""
+        self.claim(name)
         required = set(schema.get("required", []))
         fields = {
             field: (self.type_of(member, name + pascal(field)), member.get("description", ""))

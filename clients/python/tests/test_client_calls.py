@@ -1,6 +1,8 @@
 """Requests: what is sent, what is sent again, tokens, errors; sync and async."""
 
 import asyncio
+import email
+import email.policy
 import inspect
 import json
 import pathlib
@@ -85,7 +87,7 @@ def test_every_call_is_sent_as_the_api_says(make, run):
         body = json.loads(request.content) if request.content else None
         path = request.url.raw_path.decode()
         seen.append((request.method, path, body, request.headers.get("x-copilotd-reason")))
-        if request.method == "DELETE" or path.endswith("/feedback"):
+        if request.method == "DELETE" or (request.method, path) == ("POST", "/v1/turns/turn_1/feedback"):
             return 204, {}, b""
         return answer({"id": "x", "ticket": "cpt_1", "data": [], "next_cursor": None})
 
@@ -110,6 +112,7 @@ def test_every_call_is_sent_as_the_api_says(make, run):
         await turn.approve("call_1", arguments={"a": 1})
         await turn.reject("call_1", reason="no")
         await turn.feedback(-1, comment="bad")
+        await turn.given_feedback()
         await c.facts.list(user="bob", reason="asked to")
         await c.facts.update("fact_1", "User lives in Oslo")
         await c.facts.delete("fact_1", user="bob")
@@ -136,10 +139,72 @@ def test_every_call_is_sent_as_the_api_says(make, run):
         ("POST", "/v1/turns/turn_1/approvals/call_1", {"decision": "approve", "arguments": {"a": 1}}, None),
         ("POST", "/v1/turns/turn_1/approvals/call_1", {"decision": "reject", "reason": "no"}, None),
         ("POST", "/v1/turns/turn_1/feedback", {"rating": -1, "comment": "bad"}, None),
+        ("GET", "/v1/turns/turn_1/feedback", None, None),
         ("GET", "/v1/memory/facts?user=bob", None, "asked to"),
         ("PATCH", "/v1/memory/facts/fact_1", {"text": "User lives in Oslo"}, None),
         ("DELETE", "/v1/memory/facts/fact_1?user=bob", None, None),
     ]
+
+
+def test_a_turn_is_replaced_in_its_own_conversation(make, run):
+    seen = []
+
+    def handle(request):
+        seen.append((request.method, request.url.path, json.loads(request.content or b"null")))
+        return answer({"id": "turn_2", "conversation_id": "conv_1"})
+
+    async def scenario():
+        second = await make(handle, token="t").turn("turn_1").replace("Again", metadata={"a": 1})
+        await second.replace("Once more")
+
+    run(scenario())
+    path = "/v1/conversations/conv_1/turns"
+    assert seen == [
+        ("GET", "/v1/turns/turn_1", None),
+        ("POST", path, {"input": "Again", "metadata": {"a": 1}, "replaces": "turn_1"}),
+        ("POST", path, {"input": "Once more", "replaces": "turn_2"}),
+    ]
+
+
+def test_a_turn_without_feedback_has_none(make, run):
+    assert run(make(lambda _: problem(404, "not_found"), token="t").turn("turn_1").given_feedback()) is None
+
+
+def test_files_are_uploaded_read_and_deleted(make, run):
+    content = bytes(range(256)) + b"--not the end\r\n\r\n"
+    stored = {"id": "file_1", "name": "a.png", "media_type": "image/png", "bytes": 1, "conversation_id": "conv_1"}
+    seen = []
+
+    def handle(request):
+        seen.append((request.method, request.url.path))
+        if request.method == "GET":
+            return 200, {"content-type": "image/png"}, content
+        if request.method == "DELETE":
+            return problem(404, "not_found")
+        # The first answer is lost; the repetition is the same.
+        uploads.append((request.headers["idempotency-key"], request.headers["content-type"], request.content))
+        return problem(503, "unavailable") if len(uploads) == 1 else answer(stored, 201)
+
+    async def scenario():
+        files = make(handle, token="t").files
+        assert await files.upload("conv_1", content, name='a"ä\r\n.png', idempotency_key="upload-1") == stored
+        assert await files.read("file_1") == content
+        await files.delete("file_1")
+
+    uploads = []
+    run(scenario())
+    assert seen == [("POST", "/v1/files")] * 2 + [("GET", "/v1/files/file_1"), ("DELETE", "/v1/files/file_1")]
+    assert uploads[0] == uploads[1]
+    key, content_type, body = uploads[0]
+    assert key == "upload-1"
+    head = f"content-type: {content_type}\r\n\r\n".encode()
+    first, second = email.message_from_bytes(head + body, policy=email.policy.HTTP).iter_parts()
+    assert (first.get_param("name", header="content-disposition"), first.get_content().strip()) == (
+        "conversation_id",
+        "conv_1",
+    )
+    assert second.get_filename() == "a%22ä%0D%0A.png"
+    assert body.split(b"octet-stream\r\n\r\n", 1)[1].startswith(content + b"\r\n--")
 
 
 def test_lists_are_read_page_by_page(make, run):
@@ -388,6 +453,8 @@ def test_an_api_key_acts_for_a_user_and_the_authorization_cannot_be_overridden(m
         lambda: Copilotd("http://copilotd.test?a=b", "t"),
         lambda: Copilotd("http://copilotd.test", "t", timeout=0),
         lambda: Copilotd("http://copilotd.test", "t", user="a\r\nb: c"),
+        lambda: Copilotd("http://copilotd.test", "t", headers={"a b": "c"}),
+        lambda: Copilotd("http://copilotd.test", "t").facts.list(user="ada", reason="because\n"),
         lambda: Copilotd("http://copilotd.test", "t").conversation("").delete(),
         lambda: Copilotd("http://copilotd.test", "t").turn("..").get(),
         lambda: Copilotd("http://copilotd.test", "t").conversation("c").send("x", idempotency_key=""),
@@ -420,7 +487,7 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters():
             same = [(p.name, p.kind, p.default) for p in ours.parameters.values()]
             assert [(p.name, p.kind, p.default) for p in theirs.parameters.values()] == same, f"{name}.{method}"
             assert (function.__doc__ or "").split("\n")[0] == (getattr(twin, method).__doc__ or "").split("\n")[0]
-    assert pairs == 35, "a new method is counted here"
+    assert pairs == 41, "a new method is counted here"
 
 
 def test_the_types_are_those_of_the_schemas():

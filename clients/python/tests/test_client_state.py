@@ -93,6 +93,13 @@ def test_an_approval_makes_the_turn_wait_until_it_is_decided():
     assert again.turns == state.turns
 
 
+def test_a_turn_that_was_replaced_says_so():
+    state = fold(events_of(timeline_of([{"steps": [{"pieces": ["a"]}]}])))
+    queued = {**event("turn.queued", input="again", metadata={}, replaces="turn_0"), "turn_id": "turn_1"}
+    state = apply(state, queued)
+    assert [(turn.id, turn.replaced_by) for turn in state.turns] == [("turn_0", "turn_1"), ("turn_1", None)]
+
+
 def test_an_unknown_event_changes_the_position_only():
     state = fold(events_of(timeline_of([{"steps": [{"pieces": ["a", "b"]}]}])))
     after = apply(state, event("thought.shared", thought="hm"))

@@ -13,7 +13,7 @@ import httpx
 
 from . import calls
 from .backoff import Backoff, delay_before_retry
-from .calls import Call, Input, Order, WhenBusy
+from .calls import Call, Input, Order, StoredFile, WhenBusy
 from .errors import CopilotdError, NotFoundError, UnexpectedAnswerError, UnreachableError, error_of
 from .schema import (
     Conversation,
@@ -22,6 +22,7 @@ from .schema import (
     Fact,
     FactPage,
     MessagePage,
+    MessagePageTurnFeedback,
     StreamTicket,
     Turn,
     UpdateConversation,
@@ -58,6 +59,7 @@ class AsyncCopilotd:
         self._transport = AsyncTransport(Settings(base_url, user, headers, timeout, retries, backoff), token, http)
         self.conversations = AsyncConversations(self._transport)
         self.facts = AsyncFacts(self._transport)
+        self.files = AsyncFiles(self._transport)
 
     def conversation(self, id: str) -> AsyncConversationHandle:
         """A conversation that exists. Nothing is sent yet."""
@@ -101,15 +103,17 @@ class AsyncConversations:
     async def get(self, id: str) -> Conversation:
         return await self._transport.send(calls.get_conversation(id))
 
-    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> ConversationPage:
-        """Returns a page, newest first."""
-        return await self._transport.send(calls.list_conversations(limit, cursor))
+    async def list(
+        self, *, limit: int | None = None, cursor: str | None = None, q: str | None = None
+    ) -> ConversationPage:
+        """Returns a page, newest first; with `q`, of those whose title or messages have these words."""
+        return await self._transport.send(calls.list_conversations(limit, cursor, q))
 
-    async def all(self, *, limit: int = 100) -> AsyncIterator[Conversation]:
+    async def all(self, *, limit: int = 100, q: str | None = None) -> AsyncIterator[Conversation]:
         """Every conversation, newest first, read page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            page = await self.list(limit=limit, cursor=cursor)
+            page = await self.list(limit=limit, cursor=cursor, q=q)
             for entry in page["data"]:
                 yield entry
             cursor = page["next_cursor"]
@@ -156,6 +160,33 @@ class AsyncFacts:
             await self._transport.send(calls.delete_fact(id, user, reason))
 
 
+class AsyncFiles:
+    """Files that a user attaches to prompts."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def upload(
+        self, conversation_id: str, content: bytes, *, name: str = "file", idempotency_key: str | None = None
+    ) -> StoredFile:
+        """Uploads a file to a conversation.
+
+        A prompt refers to it by a part `{"type": "file", "file_id": id}`; one to which no prompt refers is erased after
+        a day.
+        """
+        return await self._transport.send(calls.upload_file(conversation_id, content, name, idempotency_key))
+
+    async def read(self, id: str) -> bytes:
+        """Returns the content."""
+        return await self._transport.send(calls.read_file(id))
+
+    async def delete(self, id: str) -> None:
+        """Deletes a file. One that is gone already counts as deleted."""
+        # It may be a repetition whose first answer was lost.
+        with suppress(NotFoundError):
+            await self._transport.send(calls.delete_file(id))
+
+
 class AsyncConversationHandle:
     """One conversation."""
 
@@ -193,14 +224,16 @@ class AsyncConversationHandle:
         when_busy: WhenBusy | None = None,
         metadata: dict[str, Any] | None = None,
         response_schema: dict[str, Any] | None = None,
+        replaces: str | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncTurnHandle:
         """Submits a turn. When it returns, the server has stored the turn and will end it, whatever happens.
 
         Sent again under one idempotency key until there is an answer or the retries are used up. Give a key if the
-        same message may be sent again later, such as after a restart of your program.
+        same message may be sent again later, such as after a restart of your program. `replaces` is the id of the
+        conversation's last turn, which has ended: this one takes its place.
         """
-        call = calls.submit_turn(self.id, input, when_busy, metadata, response_schema, idempotency_key)
+        call = calls.submit_turn(self.id, input, when_busy, metadata, response_schema, replaces, idempotency_key)
         turn = await self._transport.send(call)
         return AsyncTurnHandle(self._transport, turn["id"], turn)
 
@@ -268,6 +301,26 @@ class AsyncTurnHandle:
         """Stops the turn. Stopping one that has ended changes nothing."""
         return await self._transport.send(calls.cancel_turn(self.id))
 
+    async def replace(
+        self,
+        input: Input,
+        *,
+        when_busy: WhenBusy | None = None,
+        metadata: dict[str, Any] | None = None,
+        response_schema: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncTurnHandle:
+        """Submits a turn in place of this one, which must be the conversation's last and have ended."""
+        turn = self.accepted or await self.get()
+        return await AsyncConversationHandle(self._transport, turn["conversation_id"]).send(
+            input,
+            when_busy=when_busy,
+            metadata=metadata,
+            response_schema=response_schema,
+            replaces=self.id,
+            idempotency_key=idempotency_key,
+        )
+
     async def approve(
         self, call_id: str, *, arguments: dict[str, Any] | None = None, reason: str | None = None
     ) -> Turn:
@@ -281,6 +334,13 @@ class AsyncTurnHandle:
     async def feedback(self, rating: Literal[1, -1], *, comment: str | None = None) -> None:
         """Stores what the user thinks of the answer."""
         await self._transport.send(calls.give_feedback(self.id, rating, comment))
+
+    async def given_feedback(self) -> MessagePageTurnFeedback | None:
+        """Returns the feedback that this user gave last; None if there is none."""
+        try:
+            return await self._transport.send(calls.get_feedback(self.id))
+        except NotFoundError:
+            return None
 
 
 class AsyncEventStream(AsyncIterator[Event]):
@@ -390,7 +450,7 @@ class AsyncTransport:
         while True:
             try:
                 async with self.open(call) as response:
-                    answer: T = parse(response, await self._read(response, Body(self.settings.timeout)))
+                    answer: T = parse(call, response, await self._read(response, Body(self.settings.timeout)))
                     return answer
             except CopilotdError as error:
                 delay = delay_before_retry(error, failures, self.settings.retries, self.settings.backoff)

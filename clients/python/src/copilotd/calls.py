@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from .errors import TurnFailedError
@@ -17,6 +17,7 @@ from .schema import (
     Fact,
     FactPage,
     MessagePage,
+    MessagePageTurnFeedback,
     StreamTicket,
     SubmitTurnInputItem,
     Turn,
@@ -39,6 +40,27 @@ class Call(Generic[T]):
     path: str
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    """Of the body."""
+    is_raw: bool = False
+    """The answer is bytes, not JSON."""
+
+
+class StoredFile(TypedDict):
+    """A file that a user uploaded to a conversation."""
+
+    id: str
+    name: str
+    media_type: str
+    bytes: int
+    conversation_id: str
+
+
+def header_value(what: str, value: str) -> str:
+    """Returns a value that may stand in a header. Raises `ValueError` for any other."""
+    if value != value.strip() or any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError(f"{what} has control characters, or white space at an end: {value[:80]!r}")
+    return value
 
 
 def _segment(id: str) -> str:
@@ -76,8 +98,8 @@ def create_conversation(
     return Call("POST", "/v1/conversations", _json(body), _once(key))
 
 
-def list_conversations(limit: int | None, cursor: str | None) -> Call[ConversationPage]:
-    return Call("GET", _query("/v1/conversations", limit=limit, cursor=cursor))
+def list_conversations(limit: int | None, cursor: str | None, q: str | None) -> Call[ConversationPage]:
+    return Call("GET", _query("/v1/conversations", limit=limit, cursor=cursor, q=q))
 
 
 def conversation_path(id: str) -> str:
@@ -106,9 +128,11 @@ def submit_turn(
     when_busy: WhenBusy | None,
     metadata: dict[str, Any] | None,
     response_schema: dict[str, Any] | None,
+    replaces: str | None,
     key: str | None,
 ) -> Call[Turn]:
     body = _given(input=input, when_busy=when_busy, metadata=metadata, response_schema=response_schema)
+    body |= _given(replaces=replaces)
     return Call("POST", f"{conversation_path(id)}/turns", _json(body), _once(key))
 
 
@@ -154,8 +178,35 @@ def give_feedback(id: str, rating: Literal[1, -1], comment: str | None) -> Call[
     return Call("POST", f"{turn_path(id)}/feedback", _json(_given(rating=rating, comment=comment)))
 
 
+def get_feedback(id: str) -> Call[MessagePageTurnFeedback]:
+    return Call("GET", f"{turn_path(id)}/feedback")
+
+
+def upload_file(conversation_id: str, content: bytes, name: str, key: str | None) -> Call[StoredFile]:
+    boundary = uuid.uuid4().hex
+    # As browsers write it.
+    quoted = name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+
+    def part(disposition: str, content: bytes) -> bytes:
+        return f"--{boundary}\r\ncontent-disposition: form-data; {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+    # In this order: the server knows where the file belongs before it arrives.
+    body = part('name="conversation_id"', conversation_id.encode())
+    body += part(f'name="file"; filename="{quoted}"\r\ncontent-type: application/octet-stream', content)
+    content_type = f"multipart/form-data; boundary={boundary}"
+    return Call("POST", "/v1/files", body + f"--{boundary}--\r\n".encode(), _once(key), content_type)
+
+
+def read_file(id: str) -> Call[bytes]:
+    return Call("GET", f"/v1/files/{_segment(id)}", is_raw=True)
+
+
+def delete_file(id: str) -> Call[None]:
+    return Call("DELETE", f"/v1/files/{_segment(id)}")
+
+
 def _because(reason: str | None) -> dict[str, str]:
-    return {} if reason is None else {"x-copilotd-reason": reason}
+    return {} if reason is None else {"x-copilotd-reason": header_value("reason", reason)}
 
 
 def list_facts(limit: int | None, cursor: str | None, user: str | None, reason: str | None) -> Call[FactPage]:

@@ -13,7 +13,7 @@ import httpx
 
 from . import calls
 from .backoff import Backoff, delay_before_retry
-from .calls import Call, Input, Order, WhenBusy
+from .calls import Call, Input, Order, StoredFile, WhenBusy
 from .errors import CopilotdError, NotFoundError, UnexpectedAnswerError, UnreachableError, error_of
 from .schema import (
     Conversation,
@@ -22,6 +22,7 @@ from .schema import (
     Fact,
     FactPage,
     MessagePage,
+    MessagePageTurnFeedback,
     StreamTicket,
     Turn,
     UpdateConversation,
@@ -58,6 +59,7 @@ class Copilotd:
         self._transport = Transport(Settings(base_url, user, headers, timeout, retries, backoff), token, http)
         self.conversations = Conversations(self._transport)
         self.facts = Facts(self._transport)
+        self.files = Files(self._transport)
 
     def conversation(self, id: str) -> ConversationHandle:
         """A conversation that exists. Nothing is sent yet."""
@@ -101,15 +103,15 @@ class Conversations:
     def get(self, id: str) -> Conversation:
         return self._transport.send(calls.get_conversation(id))
 
-    def list(self, *, limit: int | None = None, cursor: str | None = None) -> ConversationPage:
-        """Returns a page, newest first."""
-        return self._transport.send(calls.list_conversations(limit, cursor))
+    def list(self, *, limit: int | None = None, cursor: str | None = None, q: str | None = None) -> ConversationPage:
+        """Returns a page, newest first; with `q`, of those whose title or messages have these words."""
+        return self._transport.send(calls.list_conversations(limit, cursor, q))
 
-    def all(self, *, limit: int = 100) -> Iterator[Conversation]:
+    def all(self, *, limit: int = 100, q: str | None = None) -> Iterator[Conversation]:
         """Every conversation, newest first, read page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            page = self.list(limit=limit, cursor=cursor)
+            page = self.list(limit=limit, cursor=cursor, q=q)
             yield from page["data"]
             cursor = page["next_cursor"]
             if not cursor:
@@ -154,6 +156,33 @@ class Facts:
             self._transport.send(calls.delete_fact(id, user, reason))
 
 
+class Files:
+    """Files that a user attaches to prompts."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def upload(
+        self, conversation_id: str, content: bytes, *, name: str = "file", idempotency_key: str | None = None
+    ) -> StoredFile:
+        """Uploads a file to a conversation.
+
+        A prompt refers to it by a part `{"type": "file", "file_id": id}`; one to which no prompt refers is erased after
+        a day.
+        """
+        return self._transport.send(calls.upload_file(conversation_id, content, name, idempotency_key))
+
+    def read(self, id: str) -> bytes:
+        """Returns the content."""
+        return self._transport.send(calls.read_file(id))
+
+    def delete(self, id: str) -> None:
+        """Deletes a file. One that is gone already counts as deleted."""
+        # It may be a repetition whose first answer was lost.
+        with suppress(NotFoundError):
+            self._transport.send(calls.delete_file(id))
+
+
 class ConversationHandle:
     """One conversation."""
 
@@ -191,14 +220,16 @@ class ConversationHandle:
         when_busy: WhenBusy | None = None,
         metadata: dict[str, Any] | None = None,
         response_schema: dict[str, Any] | None = None,
+        replaces: str | None = None,
         idempotency_key: str | None = None,
     ) -> TurnHandle:
         """Submits a turn. When it returns, the server has stored the turn and will end it, whatever happens.
 
         Sent again under one idempotency key until there is an answer or the retries are used up. Give a key if the
-        same message may be sent again later, such as after a restart of your program.
+        same message may be sent again later, such as after a restart of your program. `replaces` is the id of the
+        conversation's last turn, which has ended: this one takes its place.
         """
-        call = calls.submit_turn(self.id, input, when_busy, metadata, response_schema, idempotency_key)
+        call = calls.submit_turn(self.id, input, when_busy, metadata, response_schema, replaces, idempotency_key)
         turn = self._transport.send(call)
         return TurnHandle(self._transport, turn["id"], turn)
 
@@ -263,6 +294,26 @@ class TurnHandle:
         """Stops the turn. Stopping one that has ended changes nothing."""
         return self._transport.send(calls.cancel_turn(self.id))
 
+    def replace(
+        self,
+        input: Input,
+        *,
+        when_busy: WhenBusy | None = None,
+        metadata: dict[str, Any] | None = None,
+        response_schema: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> TurnHandle:
+        """Submits a turn in place of this one, which must be the conversation's last and have ended."""
+        turn = self.accepted or self.get()
+        return ConversationHandle(self._transport, turn["conversation_id"]).send(
+            input,
+            when_busy=when_busy,
+            metadata=metadata,
+            response_schema=response_schema,
+            replaces=self.id,
+            idempotency_key=idempotency_key,
+        )
+
     def approve(self, call_id: str, *, arguments: dict[str, Any] | None = None, reason: str | None = None) -> Turn:
         """Lets a tool call run, with other arguments if some are given."""
         return self._transport.send(calls.approve(self.id, call_id, arguments, reason))
@@ -274,6 +325,13 @@ class TurnHandle:
     def feedback(self, rating: Literal[1, -1], *, comment: str | None = None) -> None:
         """Stores what the user thinks of the answer."""
         self._transport.send(calls.give_feedback(self.id, rating, comment))
+
+    def given_feedback(self) -> MessagePageTurnFeedback | None:
+        """Returns the feedback that this user gave last; None if there is none."""
+        try:
+            return self._transport.send(calls.get_feedback(self.id))
+        except NotFoundError:
+            return None
 
 
 class EventStream(Iterator[Event]):
@@ -382,7 +440,7 @@ class Transport:
         while True:
             try:
                 with self.open(call) as response:
-                    answer: T = parse(response, self._read(response, Body(self.settings.timeout)))
+                    answer: T = parse(call, response, self._read(response, Body(self.settings.timeout)))
                     return answer
             except CopilotdError as error:
                 delay = delay_before_retry(error, failures, self.settings.retries, self.settings.backoff)

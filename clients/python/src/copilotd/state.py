@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .schema import Citation, Event, Message, MessageCompletedEvent, MessagePage, MessagePageTurn, ToolCall, Usage
 
@@ -73,6 +73,8 @@ class TurnState:
     feedback: Mapping[str, Any] | None = None
     first_token_ms: int | None = None
     finished_at: str | None = None
+    replaced_by: str | None = None
+    """The turn that took its place: prompts no longer hold this one."""
 
     @property
     def is_ended(self) -> bool:
@@ -110,10 +112,10 @@ def add_page(state: ConversationState, page: MessagePage) -> ConversationState:
 
     A turn is added once its first message is known.
     """
-    groups: dict[str, list[Message]] = {}
+    groups: dict[str | None, list[Message]] = {}
     for message in sorted([*page["data"], *state.pending], key=lambda message: message["seq"]):
         groups.setdefault(message["turn_id"], []).append(message)
-    views = {turn["id"]: turn for turn in page["turns"]}
+    views: dict[str | None, MessagePageTurn] = {turn["id"]: turn for turn in page["turns"]}
     known = {turn.id for turn in state.turns}
     added: list[TurnState] = []
     pending: list[Message] = []
@@ -155,6 +157,7 @@ def _from_messages(messages: list[Message], view: MessagePageTurn) -> TurnState:
         feedback=view["feedback"],
         first_token_ms=view["first_token_ms"],
         finished_at=view["finished_at"],
+        replaced_by=cast("dict[str, Any]", view).get("replaced_by"),
     )
 
 
@@ -189,8 +192,10 @@ def apply(state: ConversationState, event: Event) -> ConversationState:
         turn = _apply_to_turn(state.turns[at], event)
         return replace(state, turns=(*state.turns[:at], turn, *state.turns[at + 1 :]))
     if event["type"] == "turn.queued":
+        replaced = cast("dict[str, Any]", event).get("replaces")
+        others = (replace(t, replaced_by=event["turn_id"]) if t.id == replaced else t for t in state.turns)
         turn = TurnState(event["turn_id"], event["seq"], event["input"], event["metadata"])
-        return replace(state, turns=(*state.turns, turn))
+        return replace(state, turns=(*others, turn))
     return state
 
 

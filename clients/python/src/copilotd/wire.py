@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 
 from .backoff import Backoff
-from .calls import Call
+from .calls import Call, header_value
 from .errors import CopilotdError, UnexpectedAnswerError, UnreachableError, WaitTimeoutError
 
 # Bytes that an answer may have. copilotd's are smaller; another server must not fill the memory.
@@ -20,6 +21,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 MAX_ERROR = 1024 * 1024
 # Streams hold one connection each.
 LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Settings:
@@ -46,8 +49,9 @@ class Settings:
         if user is not None:
             self.headers["x-copilotd-user"] = user
         for name, value in self.headers.items():
-            if not name.isascii() or any(ord(character) < 32 for character in name + value):
-                raise ValueError(f"the header {name!r} has characters that no header may have")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a header")
+            header_value(f"the header {name}", value)
         self.timeout = timeout
         self.retries = retries
         self.backoff = backoff or Backoff()
@@ -61,7 +65,7 @@ class Settings:
         """Builds one attempt. `read` is how long a silence may last, in seconds, if not as long as usual."""
         every = {**self.headers, **call.headers, **(headers or {}), "authorization": f"Bearer {token}"}
         if call.body is not None:
-            every["content-type"] = "application/json"
+            every["content-type"] = call.content_type
         timeout = httpx.Timeout(self.timeout, read=self.timeout if read is None else read)
         return httpx.Request(
             call.method,
@@ -111,8 +115,10 @@ class Body:
         return b"".join(self._pieces)
 
 
-def parse(response: httpx.Response, body: bytes) -> Any:
+def parse(call: Call[Any], response: httpx.Response, body: bytes) -> Any:
     """Returns what a successful answer says."""
+    if call.is_raw:
+        return body
     if response.status_code == 204:
         return None
     try:
