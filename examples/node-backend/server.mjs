@@ -22,7 +22,7 @@ const signer = {
   tenant: COPILOTD_TENANT,
   secret: readFileSync(COPILOTD_SECRET_FILE, "utf8").trim(),
 };
-const here = import.meta.dirname ?? dirname(fileURLToPath(import.meta.url));
+const here = import.meta.dirname;
 const client = dirname(fileURLToPath(import.meta.resolve("@copilotd/client")));
 
 /** Who is signed in, by session id. Your product has something better already. */

@@ -19,6 +19,14 @@ def decide(turn: TurnHandle, call_id: str, is_approved: bool) -> None:
         turn.reject(call_id, reason="rejected at the terminal")
 
 
+def is_wanted() -> bool:
+    try:
+        return input("Approve? [y/N] ").strip().lower() == "y"
+    except EOFError:
+        # Nobody is there to answer.
+        return False
+
+
 def ask(copilotd: Copilotd, question: str, yes: bool) -> None:
     conversation = copilotd.conversations.create(title=question[:80])
     turn = conversation.send(question)
@@ -32,7 +40,7 @@ def ask(copilotd: Copilotd, question: str, yes: bool) -> None:
             print()
         elif event["type"] == "approval.requested":
             print(f"[{event['name']} {event['arguments']}]")
-            decide(turn, event["call_id"], yes or input("Approve? [y/N] ").strip().lower() == "y")
+            decide(turn, event["call_id"], yes or is_wanted())
         elif event["type"] == "tool.finished":
             print(f"[{event['status']}]")
     # Raises if the turn failed or was cancelled.
