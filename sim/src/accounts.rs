@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::http::{Reply, Request};
 use crate::knobs::Knobs;
-use crate::service::{self, Vendor};
+use crate::service::{self, NotWritten, Vendor};
 use crate::{Running, kept};
 
 /// One customer of a vendor.
@@ -105,6 +105,15 @@ impl<V: MultiAccount> Vendor for Accounts<V> {
 
     fn account(&self, name: &str) -> Option<&dyn AccountView> {
         self.vendors.get(name).map(|vendor| vendor as &dyn AccountView)
+    }
+
+    fn write(&mut self, account: Option<&str>, message: &Value) -> Result<Value, NotWritten> {
+        let name = account.unwrap_or_default();
+        let Some(vendor) = self.vendors.get_mut(name) else {
+            let error = format!("no account {name:?} at the simulated {}", Self::NAME);
+            return Err(NotWritten::NotFound(error));
+        };
+        vendor.write(None, message)
     }
 
     fn reset(&mut self) {

@@ -11,9 +11,11 @@
 //! - `POST /_sim/reset`: restores the initial state, knobs included;
 //! - `POST /_sim/knobs`: changes the knobs named in the body, leaves the others;
 //! - `POST /_sim/release`: releases everything that a `hold` knob holds;
-//! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
+//! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls;
+//! - `POST /_sim/messages` (Slack): posts what a person wrote, `{channel, user, text, thread_ts?}`.
 //!
-//! If a vendor has several accounts, `?account=NAME` shows one of them; without it each entry names its account.
+//! If a vendor has several accounts, `?account=NAME` selects one of them. Without it everything is shown, each entry with
+//! the name of its account, and no message is posted.
 
 mod accounts;
 pub mod anthropic;
@@ -37,12 +39,19 @@ pub struct Running {
     base_url: String,
     shutdown: CancellationToken,
     links: net::Links,
+    person: axum::Router,
 }
 
 impl Running {
     /// Returns the base URL, `http://127.0.0.1:PORT` without a trailing slash.
     pub fn base_url(&self) -> &str {
         &self.base_url
+    }
+
+    /// Returns the routes of a page on which a person uses this vendor: `GET /changes`, and `POST /messages` at Slack, as
+    /// below `/_sim/`. Whoever serves them decides who may call them.
+    pub fn person_routes(&self) -> axum::Router {
+        self.person.clone()
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) async fn serve(listen: SocketAddr, app: Router) -> io::Result<Running
         base_url,
         shutdown,
         links,
+        person: Router::new(),
     })
 }
 

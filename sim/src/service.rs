@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ const JOURNAL_LENGTH: usize = 100_000;
 const MAX_STORED_BODIES: usize = 200;
 const MAX_STORED_BODY_BYTES: usize = 64 * 1024;
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// Largest body with which a person's page posts a message.
+const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 
 /// A vendor as a plain state machine: one request, one answer.
 pub(crate) trait Vendor: Send + 'static {
@@ -56,11 +58,27 @@ pub(crate) trait Vendor: Send + 'static {
     fn account(&self, _name: &str) -> Option<&dyn AccountView> {
         None
     }
+    /// Adds what a person wrote in the vendor's own app; `account` names one of several. Returns the new message.
+    fn write(&mut self, _account: Option<&str>, _message: &Value) -> Result<Value, NotWritten> {
+        Err(NotWritten::NotFound(format!(
+            "nobody writes messages at the simulated {}",
+            Self::NAME
+        )))
+    }
     fn reset(&mut self);
     /// Returns the whole state, to be stored in a file; empty for a vendor without one.
     fn kept(&self) -> serde_json::Result<Vec<u8>> {
         Ok(Vec::new())
     }
+}
+
+/// Why a person's message was not added.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotWritten {
+    /// There is no such account, channel, person or thread.
+    NotFound(String),
+    /// The message cannot be posted as it is.
+    Invalid(String),
 }
 
 struct Served<V> {
@@ -114,6 +132,11 @@ pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V, file: Option
         control: Mutex::new(Control::default()),
         released: watch::Sender::new(0),
     });
+    let person = Router::new()
+        .route("/changes", get(changes::<V>))
+        .route("/messages", post(write::<V>))
+        .layer(DefaultBodyLimit::max(MAX_WRITTEN_BYTES))
+        .with_state(Arc::clone(&served));
     let app = Router::new()
         .route("/_sim/state", get(state::<V>))
         .route("/_sim/requests", get(requests::<V>))
@@ -121,10 +144,13 @@ pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V, file: Option
         .route("/_sim/knobs", post(set_knobs::<V>).get(show_knobs::<V>))
         .route("/_sim/release", post(release::<V>))
         .route("/_sim/changes", get(changes::<V>))
+        .route("/_sim/messages", post(write::<V>))
         .fallback(api::<V>)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(served);
-    net::serve(listen, app).await
+    let mut running = net::serve(listen, app).await?;
+    running.person = person;
+    Ok(running)
 }
 
 async fn api<V: Vendor>(
@@ -377,10 +403,10 @@ fn shown_body(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
 }
 
-/// The header lets a page of another origin, the demo's, read the control plane.
+/// Without headers for other origins: a web page on another site must not read the control plane. The demo's page asks its
+/// own server, which uses [`Running::person_routes`].
 fn control_reply(status: u16, body: Value) -> Response {
     Reply::json(status, body)
-        .with_header("access-control-allow-origin", "*")
         .with_header("cache-control", "no-store")
         .into_response()
 }
@@ -447,6 +473,31 @@ async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> R
     match shown {
         Ok(body) => control_reply(200, body),
         Err(refusal) => *refusal,
+    }
+}
+
+/// Posts a person's message. Only JSON is accepted: a page on another site cannot send it without asking first, and is
+/// never allowed to.
+async fn write<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_json = media_type.is_some_and(|value| value.split(';').next().map(str::trim) == Some("application/json"));
+    if !is_json {
+        return control_reply(415, json!({"error": "the content type must be application/json"}));
+    }
+    let message: Value = match serde_json::from_slice(&body) {
+        Ok(message) => message,
+        Err(error) => return control_reply(400, json!({"error": error.to_string()})),
+    };
+    let account = parameter(&uri, "account");
+    let mut vendor = served.vendor.lock();
+    match vendor.write(account.as_deref(), &message) {
+        Ok(posted) => {
+            served.keep(&vendor);
+            drop(vendor);
+            control_reply(201, posted)
+        }
+        Err(NotWritten::NotFound(error)) => control_reply(404, json!({"error": error})),
+        Err(NotWritten::Invalid(error)) => control_reply(422, json!({"error": error})),
     }
 }
 

@@ -24,11 +24,8 @@ pub(crate) fn router() -> Router<Arc<Provider>> {
         .route("/_sim/script", post(script))
 }
 
-/// The header lets a page of another origin, the demo's, read the control plane.
 fn control(status: u16, body: Value) -> Response {
-    Reply::json(status, body)
-        .with_header("access-control-allow-origin", "*")
-        .into_response()
+    Reply::json(status, body).into_response()
 }
 
 async fn state(State(provider): State<Arc<Provider>>) -> Response {

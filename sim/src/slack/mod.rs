@@ -10,6 +10,7 @@ mod conversations;
 mod fixtures;
 mod model;
 mod people;
+mod person;
 mod streams;
 
 use std::io;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use crate::accounts::{self, Account, MultiAccount};
 use crate::http::{Reply, Request};
 use crate::knobs::Knobs;
-use crate::service::{self, Vendor};
+use crate::service::{self, NotWritten, Vendor};
 use crate::{Running, kept};
 use arguments::Arguments;
 use model::{Channel, Message, User};
@@ -247,12 +248,22 @@ impl Vendor for Slack {
                 let messages = channel.messages.iter().skip(skipped);
                 json!({
                     "id": channel.id,
-                    "name": channel.shown_name(),
+                    "name": self.person_name(channel),
+                    "can_write": !channel.is_archived,
                     "messages": messages.map(|message| self.compact(message)).collect::<Vec<_>>(),
                 })
             })
             .collect();
         json!({"channels": channels})
+    }
+
+    fn write(&mut self, account: Option<&str>, message: &Value) -> Result<Value, NotWritten> {
+        match account {
+            None => self.write_as_person(message),
+            Some(name) => Err(NotWritten::NotFound(format!(
+                "no account {name:?} at the simulated Slack"
+            ))),
+        }
     }
 
     fn reset(&mut self) {
@@ -265,12 +276,20 @@ impl Vendor for Slack {
 }
 
 impl Slack {
+    /// Returns a channel's name as Slack's app shows it: a direct message has the person's.
+    fn person_name(&self, channel: &Channel) -> String {
+        let with = channel.with.as_ref();
+        let person = with.and_then(|id| self.users.iter().find(|user| user.id == *id));
+        person.map_or_else(|| channel.shown_name(), |user| format!("@{}", user.name))
+    }
+
     fn compact(&self, message: &Message) -> Value {
         let author = self.users.iter().find(|user| user.id == message.user);
         json!({
             "ts": message.ts,
             "thread_ts": message.thread_ts,
             "user": author.map_or(&message.user, |user| &user.real_name),
+            "is_bot": author.is_some_and(|user| user.is_bot),
             "text": message.text,
             "blocks": message.blocks,
             "streaming": message.streaming,

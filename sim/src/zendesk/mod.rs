@@ -279,6 +279,7 @@ impl Vendor for Zendesk {
                     "requester": self.user(ticket.requester_id).map(|user| &user.name),
                     "comments": ticket.comments.iter().map(|comment| json!({
                         "author": self.user(comment.author_id).map(|user| &user.name),
+                        "by_agent": comment.author_is_agent,
                         "body": comment.body,
                         "public": comment.public,
                         "created_at": comment.created_at.to_string(),

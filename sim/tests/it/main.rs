@@ -12,6 +12,7 @@ mod exports;
 mod faults;
 mod kept;
 mod openai;
+mod person;
 mod persona;
 mod slack;
 mod specs;
