@@ -20,6 +20,11 @@ const PACKAGES = {
   demo: { bundle: ["demo.js", "demo.css"], copy: ["index.html", "icon.svg"] },
 };
 
+/** Where the packages are that others import: their own dist/ is not committed, and may not be there yet. */
+const SOURCES = Object.fromEntries(
+  ["client", "markdown"].map((name) => [`@copilotd/${name}`, join(root, "packages", name, "src", "index.ts")]),
+);
+
 /** Builds one package into a directory of its name. */
 async function buildPackage(name, { bundle, copy }) {
   const sources = join(root, "packages", name, "src");
@@ -32,6 +37,7 @@ async function buildPackage(name, { bundle, copy }) {
     format: "esm",
     target: "es2022",
     charset: "utf8",
+    alias: SOURCES,
     // Not minified: what is committed can be read in a review, and these pages are served on the machine that shows them.
     minify: false,
     logLevel: "warning",
@@ -68,10 +74,7 @@ async function buildWidget() {
     legalComments: "none",
     jsx: "automatic",
     jsxImportSource: "preact",
-    // The sources of the other packages: their dist/ may not be there yet.
-    alias: Object.fromEntries(
-      ["client", "markdown"].map((name) => [`@copilotd/${name}`, join(root, "packages", name, "src", "index.ts")]),
-    ),
+    alias: SOURCES,
     plugins: [styles],
     logLevel: "warning",
   };

@@ -14,6 +14,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::demo_origin::DemoAddress;
+use super::demo_page::VendorApps;
 use super::store::IfInUse;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
@@ -90,7 +91,11 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let served = std::sync::Arc::clone(&page_about);
     let own_address = DemoAddress::default();
     let guarded = own_address.clone();
-    let routes = move |state| router(state).merge(demo_page::routes(served, guarded));
+    let apps = VendorApps {
+        zendesk: simulators.zendesk.person_routes(),
+        slack: simulators.slack.person_routes(),
+    };
+    let routes = move |state| router(state).merge(demo_page::routes(served, guarded, apps));
     serve::run_with(
         source,
         read,
@@ -283,7 +288,8 @@ fn guide(about: &Value, directory: &Path, real: bool) -> String {
         r#"copilotd demo is ready, with {model}.
 
   Open          {base}/
-  Everything    {directory}/demo.json  (tokens, simulated Zendesk and Slack)
+                a sample product with the copilot in it; its Zendesk and Slack, both simulated, are a click away
+  Everything    {directory}/demo.json  (tokens, and where the simulated systems listen)
 
 Try it:
   TOKEN={token}

@@ -133,7 +133,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::app::demo_page;
+    use crate::app::demo_page::{self, VendorApps};
     use crate::surfaces::assets;
 
     fn address(port: u16) -> DemoAddress {
@@ -238,12 +238,18 @@ mod tests {
         let about = Arc::new(OnceLock::from(serde_json::json!({ "admin": "a token" })));
         let mut paths: Vec<String> = assets::demo::paths().collect();
         paths.push("/demo.json".to_owned());
+        let answer = || axum::routing::get(|| async { "tickets" });
+        let apps = VendorApps {
+            zendesk: axum::Router::new().route("/changes", answer()),
+            slack: axum::Router::new().route("/changes", answer()),
+        };
+        paths.extend(["/demo/zendesk/changes", "/demo/slack/changes"].map(str::to_owned));
         let ask = async |router: &axum::Router, method: &str, path: &str, host: &str| {
             let request = Request::builder().method(method).uri(path).header("host", host);
             let request = request.body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap().status().as_u16()
         };
-        let router = demo_page::routes(Arc::clone(&about), address(8080));
+        let router = demo_page::routes(Arc::clone(&about), address(8080), apps.clone());
         for path in &paths {
             for method in ["GET", "HEAD"] {
                 assert_eq!(ask(&router, method, path, "127.0.0.1:8080").await, 200, "{path}");
@@ -251,13 +257,13 @@ mod tests {
             }
         }
         // Until the port is known the demo has no address of its own: requests are answered 503 with Retry-After.
-        let early = demo_page::routes(about, DemoAddress::default());
+        let early = demo_page::routes(about, DemoAddress::default(), apps);
         for host in ["127.0.0.1:8080", "evil.example:8080"] {
             for path in &paths {
                 assert_eq!(ask(&early, "GET", path, host).await, 503, "{path}");
             }
         }
-        let nothing_known = demo_page::routes(Arc::default(), address(8080));
+        let nothing_known = demo_page::routes(Arc::default(), address(8080), VendorApps::default());
         assert_eq!(ask(&nothing_known, "GET", "/demo.json", "127.0.0.1:8080").await, 503);
     }
 }

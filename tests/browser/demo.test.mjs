@@ -6,7 +6,7 @@ import { after, before, describe, it } from "node:test";
 import { Demo, launch } from "./world.mjs";
 
 /** Slow enough that a reload, a cancel or a kill falls into the middle of it. */
-const SLOW = "[[sim tokens=150 pace_ms=80]] Tell me something long";
+const SLOW = "[[sim tokens=200 pace_ms=100]] Tell me something long";
 
 describe("the demo's page", { timeout: 420_000 }, () => {
   const demo = new Demo();
@@ -42,49 +42,76 @@ describe("the demo's page", { timeout: 420_000 }, () => {
         await tell();
         assert.deepEqual(faults, [], "the browser's console");
       } catch (error) {
-        console.error(
-          `--- at the end of “${name}” (${page.url()})\n${await page.innerText("body").catch(String)}\n---`,
-        );
+        const shown = await page.evaluate(() => [
+          document.body.innerText,
+          document.querySelector("copilotd-chat")?.shadowRoot?.querySelector(".panel")?.innerText,
+        ]).catch(String);
+        console.error(`--- at the end of “${name}” (${page.url()})\n${[shown].flat().join("\n--- chat\n")}\n---`);
         throw error;
       }
     });
 
+  /** The chat. Playwright looks into its shadow root. */
+  const chat = () => page.locator("copilotd-chat");
+  const tab = (name) => page.getByRole("navigation").getByRole("link", { name }).click();
   const begin = async () => {
-    await page.getByRole("button", { name: "New" }).click();
-    await page.getByText("Ask the support copilot").waitFor();
+    await tab("Product");
+    await chat().getByRole("button", { name: "New conversation" }).click();
+    await chat().getByRole("list", { name: "Suggestions" }).waitFor();
   };
-  const send = async (text) => {
-    await page.getByLabel("Message to the copilot").fill(text);
-    await page.keyboard.press("Enter");
+  /** Does what begins a turn, and waits until the activity strip shows that turn: before, it shows the one before. */
+  const asking = async (act) => {
+    const newest = () => page.locator("#turns > .turn").evaluateAll((nodes) => nodes[0]?.dataset.id ?? "");
+    const before = await newest();
+    await act();
+    await page.waitForFunction((before) => {
+      const id = document.querySelector("#turns > .turn")?.dataset.id;
+      return id && id !== before;
+    }, before);
   };
-  const turn = (number = 0) => page.locator("#turns > .turn").nth(number);
+  const send = (text) =>
+    asking(async () => {
+      const field = chat().getByLabel("Message", { exact: true });
+      await field.fill(text);
+      await field.press("Enter");
+    });
+  const starter = (name) => asking(() => chat().getByRole("button", { name }).click());
+  const trial = (name) =>
+    asking(() => page.getByRole("group", { name: "Things to try" }).getByRole("button", { name }).click());
+  /** A turn in the activity strip, which lists the newest first. */
+  const turn = (number = 0) => page.locator(`#turns > .turn:nth-last-child(${number + 1})`);
   const reached = (status, number = 0) =>
-    page.locator(`#turns > .turn:nth-child(${number + 1})[data-status="${status}"]`).waitFor();
+    page.locator(`#turns > .turn:nth-last-child(${number + 1})[data-status="${status}"]`).waitFor();
+  const answer = () => chat().locator(".message.assistant").last();
   /** Asserts that texts are sentences: no code, no JSON, no status, nothing internal. */
   const readable = (texts) => {
     assert.ok(texts.length > 0);
     for (const text of texts) assert.doesNotMatch(text, /[a-z]_[a-z]|[{}\[\]]|\b[45]\d\d\b|untrusted|error:/i, text);
   };
-  const conversation = () => new URL(page.url()).hash.split("/").at(-1);
   const connection = (words) => page.locator("#connection", { hasText: words }).waitFor();
-  /** Waits until the open message has at least so many characters, and returns them. */
+  /** Waits until the answer in the chat has at least so many characters, and returns them. */
   const written = async (length) => {
     const found = await page.waitForFunction((length) => {
-      const text = document.querySelector(".message.open")?.textContent ?? "";
+      const root = document.querySelector("copilotd-chat").shadowRoot;
+      const text = [...root.querySelectorAll(".message.assistant")].at(-1)?.textContent ?? "";
       return text.length >= length && text;
     }, length);
     return found.jsonValue();
   };
-  /** What the server says the conversation's turns are. */
+  /** What the server says the turns are that the strip shows. */
   const turns = async () => {
-    const { data } = await demo.get(`/v1/conversations/${conversation()}/messages?limit=100`);
-    const ids = data.filter((message) => message.role === "user").map((message) => message.turn_id);
-    return Promise.all(ids.map((id) => demo.get(`/v1/turns/${id}`)));
+    const ids = await page.locator("#turns > .turn").evaluateAll((nodes) => nodes.map((node) => node.dataset.id));
+    return Promise.all(ids.reverse().map((id) => demo.get(`/v1/turns/${id}`)));
   };
-  /** Asserts that a turn's answer stands on the page whole and once. */
-  const whole = async (number = 0) => {
-    const shown = await turn(number).locator(".message").allTextContents();
-    assert.deepEqual(shown, [(await turns())[number].output.text]);
+  /** Asserts that the newest turn's answer stands in the chat, whole and once. */
+  const whole = async () => {
+    const { output } = (await turns()).at(-1);
+    await page.waitForFunction((text) => {
+      const root = document.querySelector("copilotd-chat").shadowRoot;
+      return [...root.querySelectorAll(".message.assistant")].at(-1)?.textContent === text;
+    }, output.text);
+    const shown = await chat().locator(".message.assistant").allTextContents();
+    assert.equal(shown.filter((text) => text === output.text).length, 1);
   };
 
   story("text streams in", async () => {
@@ -94,11 +121,13 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     assert.ok((await written(some.length + 20)).startsWith(some));
     await reached("completed");
     await whole();
-    await turn()
-      .getByText(/tokens in.*out/)
-      .waitFor();
-    await turn().getByRole("button", { name: "Good answer" }).click();
-    await turn().locator('.thumb[aria-pressed="true"]').waitFor();
+    const figures = turn().locator(".figures");
+    for (const name of ["tokens in", "tokens out", "cost", "model", "first word", "finished"])
+      await figures.getByText(name, { exact: true }).waitFor();
+    await chat().getByRole("button", { name: "Good answer" }).click();
+    await chat().locator('[aria-pressed="true"]').waitFor();
+    await page.reload();
+    await chat().locator('[aria-pressed="true"]').waitFor();
   });
 
   story("a reload in mid-answer loses nothing and doubles nothing", async () => {
@@ -115,15 +144,18 @@ describe("the demo's page", { timeout: 420_000 }, () => {
 
   story("tickets are read, and Slack is alerted", async () => {
     await begin();
-    await page.getByRole("button", { name: "Summarise the unread tickets and alert #support" }).click();
+    await starter("Summarise the unread tickets and alert #support");
     await reached("completed");
-    await page.locator('.channel[data-name="#support"] li.fresh', { hasText: "unread tickets" }).waitFor();
     const call = turn().locator('.call[data-name="zendesk_search_tickets"][data-status="succeeded"]');
     await call.locator("summary").click();
     await call.getByText('"unread": true').waitFor();
     await call.getByText('"tickets"').waitFor();
     const before = await turn().innerText();
+    await page.locator('.tabs [data-to="slack"] .count', { hasText: /^\d+$/ }).waitFor();
+    await tab("Slack");
+    await page.locator('#messages[data-name="#support"] .message.fresh', { hasText: "unread tickets" }).waitFor();
     await page.reload();
+    await tab("Product");
     await reached("completed");
     await turn().locator(".call summary").first().click();
     assert.equal(await turn().innerText(), before, "the same after a reload");
@@ -131,36 +163,43 @@ describe("the demo's page", { timeout: 420_000 }, () => {
 
   story("an answer from a help article shows its source", async () => {
     await begin();
-    await page.getByRole("button", { name: "How long does a refund take?" }).click();
+    await starter("How long does a refund take?");
     await reached("completed");
-    await whole();
-    const source = turn().getByRole("list", { name: "Sources" }).getByRole("listitem");
-    const link = source.getByRole("link", { name: "Refunds and invoices", exact: true });
     const [{ output }] = await turns();
     const [cited] = output.citations;
+    const source = chat().getByRole("list", { name: "Sources" }).getByRole("listitem");
     for (const load of [() => undefined, () => page.reload()]) {
       await load();
-      assert.equal(await link.getAttribute("href"), "https://help.acme.example/refunds");
-      assert.equal(await source.locator("q").textContent(), cited.quote);
-      assert.ok((await turn().locator(".message").textContent()).startsWith(cited.quote));
+      await source.first().getByText("Refunds and invoices").click();
+      assert.equal(await source.first().getByRole("link").getAttribute("href"), "https://help.acme.example/refunds");
+      assert.equal(await source.first().locator("q").textContent(), cited.quote);
+      assert.ok((await answer().textContent()).startsWith(cited.quote));
     }
     assert.equal(await source.count(), output.citations.length);
+    await turn().getByText(`${output.citations.length} cited`).waitFor();
   });
 
   story("an approved ticket appears in Zendesk, as it was edited", async () => {
     await begin();
     await send("Create a ticket about a broken export");
-    const approval = page.getByRole("group", { name: "Approval: Zendesk: create ticket" });
-    await approval.getByText(/expires in (1:00:00|59:)/).waitFor();
+    const approval = chat().getByRole("group", { name: /^May I do this\?/ });
+    await approval.getByText(/^Answer by/).waitFor();
+    await reached("awaiting_approval");
     await page.reload();
     await approval.getByRole("button", { name: "Edit" }).click();
     await approval.getByLabel("subject").fill("");
     await approval.getByRole("button", { name: "Approve" }).click();
-    await approval.getByRole("alert").getByText("Please fill in “subject”.").waitFor();
+    await approval.getByRole("alert").waitFor();
+    readable(await approval.getByRole("alert").allInnerTexts());
     await approval.getByLabel("subject").fill("The export breaks at 1,000 rows");
     await approval.getByRole("button", { name: "Approve" }).click();
-    await page.locator(".ticket.fresh", { hasText: "The export breaks at 1,000 rows" }).waitFor();
     await reached("completed");
+    await page.locator('.tabs [data-to="zendesk"] .count', { hasText: /^\d+$/ }).waitFor();
+    await tab("Zendesk");
+    const ticket = page.locator(".ticket.fresh", { hasText: "The export breaks at 1,000 rows" });
+    await ticket.getByRole("link").click();
+    await page.locator("#ticket").getByRole("heading", { name: "The export breaks at 1,000 rows" }).waitFor();
+    await page.locator("#ticket .comments li").first().waitFor();
     const { tickets } = await demo.outside("zendesk");
     assert.equal(tickets.filter((ticket) => ticket.subject === "The export breaks at 1,000 rows").length, 1);
   });
@@ -169,17 +208,17 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await begin();
     const before = (await demo.outside("zendesk")).tickets.length;
     await send("Create a ticket about nothing at all");
-    await page.getByRole("button", { name: "Reject" }).click();
+    await chat().getByRole("button", { name: "Reject" }).click();
     await reached("completed");
     await turn().getByText("rejected by ada").waitFor();
     assert.equal((await demo.outside("zendesk")).tickets.length, before);
   });
 
-  story("an answer is cancelled, and keeps what it said", async () => {
+  story("an answer is stopped, and keeps what it said", async () => {
     await begin();
     await send(SLOW);
     await written(40);
-    await page.getByRole("button", { name: "Stop the answer" }).click();
+    await chat().getByRole("button", { name: "Stop the answer" }).click();
     await reached("cancelled");
     await whole();
   });
@@ -188,67 +227,132 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await begin();
     await send(SLOW);
     await written(20);
-    await send("[[sim tokens=5]] second");
-    await turn(1).getByText("Queued, number 1 in line").waitFor();
+    const another = async (text) => {
+      await page.getByLabel("Another message, while the copilot answers").fill(text);
+      await page.keyboard.press("Enter");
+    };
+    await another("[[sim tokens=5]] second");
+    await turn(1).getByText("queued, number 1 in line").waitFor();
+    await page.getByLabel("While it answers, a new message").selectOption("reject");
+    await another("[[sim tokens=5]] refused");
+    await page.locator("#activity-problem", { hasText: /\w/ }).waitFor();
     await page.getByLabel("While it answers, a new message").selectOption("interrupt");
-    await send("[[sim tokens=5]] third");
+    await another("[[sim tokens=5]] third");
     await reached("cancelled", 0);
     await reached("completed", 2);
     await reached("completed", 1);
     await page.getByLabel("While it answers, a new message").waitFor({ state: "hidden" });
+    assert.equal((await turns()).length, 3);
   });
 
   story("a failure says what to do, and can be asked again", async () => {
     await begin();
     await send("[[sim status=400]] Are you there?");
-    const said = "Please put your question in other words and ask again.";
-    await turn().getByText(said).waitFor();
-    await turn().getByRole("button", { name: "Ask again" }).click();
-    await turn(1).getByText(said).waitFor();
-    readable(await page.locator("#turns .failure").allInnerTexts());
+    await reached("failed");
+    const said = chat().locator('.end[data-status="failed"] .problem');
+    await said.first().waitFor();
+    readable([(await said.first().innerText()).replace(/Reference: \S+/, "")]);
+    await chat().getByRole("button", { name: "Try again" }).click();
+    await reached("failed", 1);
+    await turn(1).locator(".problem", { hasText: "provider_rejected" }).waitFor();
   });
 
   story("a tool that fails is told in a sentence", async () => {
     await begin();
-    await page.getByRole("button", { name: "A tool that fails" }).click();
+    await trial("A tool that fails");
     await reached("completed");
-    await turn().getByText("Zendesk could not show this. Please check what you asked for, and ask again.").first().waitFor();
-    await turn().locator(".call summary").first().click();
-    readable(await turn().locator(".call .outcome, .message").allInnerTexts());
+    await turn().locator('.call[data-status="failed"]').first().waitFor();
+    const tool = chat().locator('.tool[data-status="failed"] .state');
+    await tool.first().waitFor();
+    readable([...(await tool.allInnerTexts()), await answer().innerText()]);
   });
 
   story("each tenant has its own Slack and Zendesk", async () => {
     await begin();
     await send('Post "Only Acme may read this" to #support');
     await reached("completed");
-    const posted = page.locator("#slack .channel li", { hasText: "Only Acme may read this" });
+    await tab("Slack");
+    const posted = page.locator("#messages .message", { hasText: "Only Acme may read this" });
     await posted.waitFor();
     await page.getByLabel("Tenant").selectOption("globex");
-    await page.locator('#slack .channel[data-name="#support"] li').first().waitFor();
-    await page.locator("#zendesk .ticket").first().waitFor();
+    await page.locator('#messages[data-name="#support"] .message').first().waitFor();
     assert.equal(await posted.count(), 0);
+    await tab("Zendesk");
+    await page.locator(".ticket").first().waitFor();
+    assert.equal(await page.getByText("The export breaks at 1,000 rows").count(), 0);
+    await page.goBack();
     await page.goBack();
     await posted.waitFor();
+  });
+
+  story("a person writes in Slack, and answers in a thread", async () => {
+    await tab("Slack");
+    await page.getByRole("list", { name: "Channels" }).getByRole("link", { name: "#general" }).click();
+    const field = page.getByLabel("Message to the channel");
+    await field.fill("Is *anyone* there? <b>bold</b>");
+    await field.press("Enter");
+    const thread = page.locator('.thread[data-channel="#general"]', { hasText: "Is anyone there? <b>bold</b>" });
+    await thread.getByText("Ada Colleague").waitFor();
+    assert.equal(await thread.locator("b").count(), 0);
+    assert.equal(await thread.locator("strong", { hasText: "anyone" }).count(), 1);
+    await page.getByLabel("User").selectOption("bob");
+    await page.getByRole("list", { name: "Channels" }).getByRole("link", { name: "#general" }).click();
+    await thread.hover();
+    await thread.getByRole("button", { name: "Reply in thread" }).click();
+    await page.getByText("Replying to Ada Colleague").waitFor();
+    await field.fill("I am");
+    await page.locator("#write").getByRole("button", { name: "Send" }).click();
+    await thread.locator(".replies .message", { hasText: "Bob Colleague" }).getByText("I am").waitFor();
+    assert.equal(await field.inputValue(), "");
+    const { channels } = await demo.outside("slack");
+    const { messages } = channels.find(({ name, account }) => name === "general" && account === "acme");
+    const [asked, replied] = messages.slice(-2);
+    assert.deepEqual([asked.user, replied.user, replied.thread_ts], ["U0SIMADA01", "U0SIMBOB01", asked.ts]);
+    await page.getByLabel("User").selectOption("ada");
+  });
+
+  story("what strangers write in a ticket is never taken for HTML", async () => {
+    await tab("Zendesk");
+    const subject = '<img src=x onerror="alert(1)"> <script>alert(2)</script>';
+    const created = await fetch(`${demo.about.sim.zendesk}/api/v2/tickets.json`, {
+      method: "POST",
+      headers: { authorization: "Bearer acme-zendesk-token", "content-type": "application/json" },
+      body: JSON.stringify({ ticket: { subject, comment: { body: `${subject} in a comment` } } }),
+    });
+    assert.equal(created.status, 201);
+    await page.locator(".ticket.fresh", { hasText: subject }).getByRole("link").click();
+    await page.locator("#ticket").getByText(`${subject} in a comment`).waitFor();
+    assert.equal(await page.locator(".zendesk :is(img, script)").count(), 0);
+  });
+
+  story("the product asks the copilot about an invoice", async () => {
+    await begin();
+    await asking(() => page.getByRole("button", { name: "Ask the copilot about 2026-1042" }).click());
+    await reached("completed");
+    const [{ input }] = await turns();
+    assert.equal(input, "Is there a ticket about invoice 2026-1042?");
   });
 
   story("a broken-off answer begins again", async () => {
     await begin();
     await send("[[sim tokens=40 pace_ms=10 cut_after=100 fail_times=1]] Try this");
-    await turn().getByText("The answer was interrupted").waitFor();
+    await turn().getByText("the answer was interrupted and begins again").waitFor();
     await reached("completed");
     await whole();
   });
 
   story("what a model says is never taken for HTML", async () => {
     await begin();
-    const text = "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) https://example.com/a";
+    const text =
+      "<img src=x onerror=alert(1)> **bold** [link](javascript:alert(1)) https://help.acme.example/a https://evil.example/b";
     await send(`[[sim text=${JSON.stringify(text)}]] Say it`);
     await reached("completed");
-    const message = turn().locator(".message");
-    assert.equal(await message.textContent(), text.replaceAll("**", ""));
-    assert.equal(await message.locator("img").count(), 0);
-    assert.deepEqual(await message.locator("a").evaluateAll((links) => links.map((link) => link.href)), [
-      "https://example.com/a",
+    await answer().getByText("bold").waitFor();
+    assert.ok((await answer().textContent()).startsWith("<img src=x onerror=alert(1)> bold"));
+    assert.equal(await answer().locator("img").count(), 0);
+    // Links lead to the tenant's own help pages only, as the page says to the widget.
+    assert.deepEqual(await answer().locator("a").evaluateAll((links) => links.map((link) => link.href)), [
+      "https://help.acme.example/a",
     ]);
   });
 
@@ -256,18 +360,24 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await begin();
     await send("[[sim tokens=3]] Hello");
     await reached("completed");
-    await page.getByRole("button", { name: "Rename the conversation" }).click();
-    await page.getByLabel("Title of the conversation").fill("My own words");
+    await chat().getByRole("button", { name: "Conversations" }).click();
+    await chat().getByRole("button", { name: /^Rename: / }).first().click();
+    await chat().getByLabel("Rename", { exact: true }).fill("My own words");
     await page.keyboard.press("Enter");
-    const entry = page.locator("#conversations li", { hasText: "My own words" });
+    const entry = chat().getByRole("button", { name: /^My own words/ });
     await entry.waitFor();
+    const listed = page.locator("#conversations li", { hasText: "My own words" });
+    await listed.waitFor();
     await page.getByLabel("User").selectOption("bob");
-    await entry.waitFor({ state: "detached" });
+    await listed.waitFor({ state: "detached" });
+    await chat().getByRole("button", { name: "Conversations" }).click();
+    assert.equal(await entry.count(), 0);
     await page.goBack();
-    await entry.waitFor();
-    await page.getByRole("button", { name: "Delete the conversation" }).click();
-    await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
-    await entry.waitFor({ state: "detached" });
+    await listed.waitFor();
+    await chat().getByRole("button", { name: "Conversations" }).click();
+    await chat().getByRole("button", { name: "Delete: My own words" }).click();
+    await chat().getByRole("button", { name: "Delete", exact: true }).click();
+    await listed.waitFor({ state: "detached" });
   });
 
   story("the server is killed and started again: the page recovers and the answer completes", async () => {
@@ -276,17 +386,15 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await written(60);
     await demo.kill();
     await connection("Reconnecting…");
-    await send("[[sim tokens=5]] Sent while nobody listens");
-    await page.getByText("Not sent yet; trying again…").waitFor();
+    await page.getByRole("button", { name: "Ask the copilot about 2026-1044" }).click();
+    await chat().getByText("Not sent yet. It will be sent when the connection is back.").waitFor();
     await demo.start();
     await connection("Live");
-    await turn().getByText("The server was restarted in mid-answer").waitFor();
+    await turn().getByText("the server was restarted in mid-answer; the answer begins again").waitFor();
     await reached("completed", 0);
     await reached("completed", 1);
-    await whole(0);
-    await whole(1);
+    await whole();
     assert.equal((await turns()).length, 2, "what was sent again is one turn");
-    await page.locator("#outbox > *").waitFor({ state: "detached" });
     await page.locator("#slack-state", { hasText: /^$/ }).waitFor({ state: "attached" });
   });
 

@@ -68,7 +68,9 @@ export class Demo {
   async get(path) {
     const headers = { authorization: `Bearer ${this.about.tenants.acme.users.ada}` };
     const answer = await fetch(this.url + path, { headers });
-    return answer.json();
+    const body = await answer.json();
+    if (!answer.ok) throw new Error(`GET ${path} was answered ${answer.status}: ${JSON.stringify(body)}`);
+    return body;
   }
 
   /** A simulator's state. */

@@ -10,10 +10,9 @@ use super::Page;
 #[folder = "web/dist/demo"]
 struct Files;
 
-/// Allows only the page's own files. The page may connect to any port of this machine, because the simulators get new
-/// ports at a restart and an open page has to find them. Trusted Types make the browser refuse any text used as HTML.
+/// Allows only files and answers of this server. Trusted Types make the browser refuse any text used as HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-    connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 const PAGE: Page = Page {

@@ -15,17 +15,6 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Makes an icon out of the page's symbols. */
-export function icon(name) {
-  const make = (tag) => document.createElementNS("http://www.w3.org/2000/svg", tag);
-  const svg = make("svg");
-  const use = make("use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.setAttribute("aria-hidden", "true");
-  svg.append(use);
-  return svg;
-}
-
 /** Changes a text only if it differs, so that a selection in it survives. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -51,21 +40,4 @@ export function keyed(parent, items, key, create, update) {
     update?.(node, item);
   }
   for (const node of old.values()) node.remove();
-}
-
-/** Says a time of day, with the date unless it is today. */
-export function clock(time) {
-  const date = new Date(time);
-  const today = date.toDateString() === new Date().toDateString();
-  /** @type {Intl.DateTimeFormatOptions} */
-  const hours = { hour: "2-digit", minute: "2-digit" };
-  return date.toLocaleString([], today ? hours : { ...hours, month: "short", day: "numeric" });
-}
-
-/** Says how long it is until a time: `59:12`. */
-export function left(until) {
-  const seconds = Math.max(0, Math.round((new Date(until).getTime() - Date.now()) / 1000));
-  const pad = (number) => String(number).padStart(2, "0");
-  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  return (hours ? `${hours}:${pad(minutes)}` : `${minutes}`) + `:${pad(seconds % 60)}`;
 }
