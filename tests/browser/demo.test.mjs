@@ -6,9 +6,9 @@ import { after, before, describe, it } from "node:test";
 import { Demo, launch } from "./world.mjs";
 
 /** Slow enough that a reload, a cancel or a kill falls into the middle of it. */
-const SLOW = "[[sim tokens=200 pace_ms=100]] Tell me something long";
+const SLOW = "[[sim tokens=150 pace_ms=80]] Tell me something long";
 
-describe("the demo's page", { timeout: 420_000 }, () => {
+describe("the demo's page", { timeout: 720_000 }, () => {
   const demo = new Demo();
   let browser;
   let page;
@@ -69,12 +69,12 @@ describe("the demo's page", { timeout: 420_000 }, () => {
       return id && id !== before;
     }, before);
   };
-  const send = (text) =>
-    asking(async () => {
-      const field = chat().getByLabel("Message", { exact: true });
-      await field.fill(text);
-      await field.press("Enter");
-    });
+  const type = async (text) => {
+    const field = chat().getByLabel("Message", { exact: true });
+    await field.fill(text);
+    await field.press("Enter");
+  };
+  const send = (text) => asking(() => type(text));
   const starter = (name) => asking(() => chat().getByRole("button", { name }).click());
   const trial = (name) =>
     asking(() => page.getByRole("group", { name: "Things to try" }).getByRole("button", { name }).click());
@@ -116,7 +116,7 @@ describe("the demo's page", { timeout: 420_000 }, () => {
 
   story("text streams in", async () => {
     await begin();
-    await send("[[sim tokens=40 pace_ms=30]] Hello");
+    await type("[[sim tokens=60 pace_ms=60]] Hello");
     const some = await written(20);
     assert.ok((await written(some.length + 20)).startsWith(some));
     await reached("completed");
@@ -132,7 +132,7 @@ describe("the demo's page", { timeout: 420_000 }, () => {
 
   story("a reload in mid-answer loses nothing and doubles nothing", async () => {
     await begin();
-    await send(SLOW);
+    await type(SLOW);
     const some = await written(60);
     await page.reload();
     const more = await written(some.length);
