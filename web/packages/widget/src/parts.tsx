@@ -19,6 +19,7 @@ const ICONS = {
   done: "M5 13l4 4L19 7",
   good: "M8 10v10H4V10zl4-6c2 0 3 2 2 6h5c2 0 2 1 2 2l-2 7c0 1-1 1-2 1H8",
   bad: "M8 14V4H4v10zl4 6c2 0 3-2 2-6h5c2 0 2-1 2-2l-2-7c0-1-1-1-2-1H8",
+  again: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",
   down: "M12 5v13M6 12l6 6 6-6",
   edit: "M5 19h3L19 8l-3-3L5 16z",
   bin: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",

@@ -2,14 +2,14 @@
 
 import { isEnded, textOf, wordsOf, type TurnState } from "@copilotd/client";
 import { Component } from "preact";
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { Approval } from "./approval.js";
 import { useAction, useChat, type Chat } from "./chat.js";
 import { mark } from "./citations.js";
 import { FeedbackButtons, FeedbackComment } from "./feedback.js";
 import { Markdown } from "./markdown.js";
-import { CopyButton, ProblemText } from "./parts.js";
+import { CopyButton, IconButton, ProblemText } from "./parts.js";
 import { sentenceFor, sentenceOf } from "./problems.js";
 import type { Row } from "./rows.js";
 import type { Feedback } from "./session.js";
@@ -30,7 +30,7 @@ export class RowView extends Component<Props> {
   override render({ row, rating }: Props) {
     switch (row.kind) {
       case "user":
-        return <UserText text={wordsOf(row.turn.input)} />;
+        return <Said turn={row.turn} canEdit={row.canEdit} />;
       case "outgoing":
         return <Outgoing row={row} />;
       case "text":
@@ -58,7 +58,7 @@ function differs(a: Row, b: Row): boolean {
     const [x, y] = [a.turn, b.turn];
     return a.isLast !== b.isLast || x.status !== y.status || x.waiting !== y.waiting || isEnded(x) !== isEnded(y);
   }
-  if (a.kind === "user") return false;
+  if (a.kind === "user") return a.canEdit !== (b as typeof a).canEdit;
   return (a as { item: unknown }).item !== (b as { item?: unknown }).item || isEnded(a.turn) !== isEnded(b.turn);
 }
 
@@ -72,6 +72,46 @@ const UserText = ({ text }: { text: string }) => {
     </article>
   );
 };
+
+/** A message of a turn, which may be edited as long as nothing follows it. */
+function Said({ turn, canEdit }: { turn: TurnState; canEdit: boolean }) {
+  const chat = useChat();
+  const field = useRef<HTMLTextAreaElement>(null);
+  const [isEditing, setEditing] = useState(false);
+  const send = useAction((text: string) => chat.session.send(text, turn.id));
+  const words = wordsOf(turn.input);
+  useEffect(() => field.current?.focus(), [isEditing]);
+  if (!isEditing || !canEdit) {
+    return (
+      <div class="said">
+        <UserText text={words} />
+        {canEdit && <IconButton icon="edit" label={chat.text("editMessage")} onClick={() => setEditing(true)} />}
+      </div>
+    );
+  }
+  const submit = (event: Event) => {
+    event.preventDefault();
+    const text = field.current!.value.trim();
+    if (text) void send.run(text);
+  };
+  return (
+    <form class="comment" onSubmit={submit}>
+      <label>
+        {chat.text("editMessage")}
+        <textarea ref={field} rows={Math.min(6, words.split("\n").length + 1)} dir="auto" defaultValue={words} />
+      </label>
+      <div class="buttons">
+        <button type="submit" class="primary" aria-disabled={send.isRunning || undefined}>
+          {chat.text("send")}
+        </button>
+        <button type="button" onClick={() => setEditing(false)}>
+          {chat.text("cancel")}
+        </button>
+      </div>
+      <ProblemText problem={send.problem} />
+    </form>
+  );
+}
 
 function Answer({ row: { item } }: { row: Extract<Row, { kind: "text" }> }) {
   const chat = useChat();
@@ -123,7 +163,7 @@ function Note({ row: { item } }: { row: Extract<Row, { kind: "notice" }> }) {
 
 function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; rating: Feedback | null }) {
   const chat = useChat();
-  const again = useAction(() => chat.session.send(wordsOf(turn.input)));
+  const again = useAction(() => chat.session.send(wordsOf(turn.input), turn.id));
   const [isCommenting, setCommenting] = useState(false);
   if (!isEnded(turn)) {
     return (
@@ -160,7 +200,12 @@ function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; ra
         {turn.status === "completed" && (
           <FeedbackButtons turn={turn.id} rating={rating} onRate={() => setCommenting(true)} />
         )}
-        {isLast && turn.status !== "completed" && askAgain}
+        {isLast &&
+          (turn.status === "completed" ? (
+            <IconButton icon="again" label={chat.text("regenerate")} onClick={() => void again.run()} />
+          ) : (
+            askAgain
+          ))}
       </div>
       {isCommenting && rating && <FeedbackComment turn={turn.id} rating={rating} onDone={() => setCommenting(false)} />}
       <ProblemText problem={again.problem} />

@@ -11,7 +11,8 @@ import {
 } from "@copilotd/client";
 
 export type Row =
-  | { readonly kind: "user"; readonly key: string; readonly turn: TurnState }
+  /** `canEdit`: another message may take its place, as that of the conversation's last turn once it has ended. */
+  | { readonly kind: "user"; readonly key: string; readonly turn: TurnState; readonly canEdit: boolean }
   | { readonly kind: "outgoing"; readonly key: string; readonly entry: OutboxEntry }
   | { readonly kind: "text"; readonly key: string; readonly turn: TurnState; readonly item: TextItem }
   | { readonly kind: "tool"; readonly key: string; readonly turn: TurnState; readonly item: ToolItem }
@@ -49,9 +50,13 @@ export const isBusy = (state: Pick<ConversationState, "turns">, outgoing: readon
 
 export function rowsOf(state: Pick<ConversationState, "turns">, outgoing: readonly OutboxEntry[]): Row[] {
   const rows: Row[] = [];
+  // A turn goes away as soon as the message that takes its place is on its way, and comes back if that is refused.
+  const going = new Set(outgoing.flatMap(({ status, body }) => (status === "failed" ? [] : [body.replaces])));
+  const turns = state.turns.filter(({ id, replacedBy }) => replacedBy === null && !going.has(id));
   const last = state.turns.at(-1);
-  for (const turn of state.turns) {
-    rows.push({ kind: "user", key: `user:${turn.id}`, turn });
+  for (const turn of turns) {
+    const canEdit = turn === last && isEnded(turn) && !outgoing.length;
+    rows.push({ kind: "user", key: `user:${turn.id}`, turn, canEdit });
     for (const item of turn.items) {
       const key = `${item.kind}:${item.id}`;
       if (item.kind === "tool") rows.push({ kind: "tool", key, turn, item });
@@ -62,7 +67,7 @@ export function rowsOf(state: Pick<ConversationState, "turns">, outgoing: readon
     const at = isEnded(turn) ? "" : `:${turn.items.length}`;
     // A text that grows shows by itself that something happens. What stood below it would be pushed down by each line,
     // and for the same reason a new item brings a new status.
-    if (isEnded(turn) || !isGrowing(turn)) rows.push({ kind: "status", key: `status:${turn.id}${at}`, turn, isLast: turn === last });
+    if (isEnded(turn) || !isGrowing(turn)) rows.push({ kind: "status", key: `status:${turn.id}${at}`, turn, isLast: turn === last && !outgoing.length });
   }
   for (const entry of outgoing) rows.push({ kind: "outgoing", key: `out:${entry.key}`, entry });
   return rows;

@@ -100,8 +100,11 @@ export class Session {
     return () => void this.#listeners.delete(listener);
   };
 
-  /** Sends a message exactly once. Resolves when it is stored in the browser. */
-  async send(text: string): Promise<void> {
+  /**
+   * Sends a message exactly once, in place of the conversation's last turn if that is named. Resolves when it is stored
+   * in the browser.
+   */
+  async send(text: string, replaces?: string): Promise<void> {
     const metadata = { ...this.#options.metadata(), [REF]: crypto.getRandomValues(new Uint32Array(3)).join("") };
     const { copilot } = this.#options;
     if (!this.#current) {
@@ -112,7 +115,7 @@ export class Session {
     const to = "id" in this.#current ? this.#current.id : this.#current.draft;
     this.#unsettled++;
     try {
-      await this.client.outbox.add(to, { input: text, metadata });
+      await this.client.outbox.add(to, { input: text, metadata, ...(replaces !== undefined && { replaces }) });
     } finally {
       this.#unsettled--;
       this.#update();

@@ -3,7 +3,7 @@ import test from "node:test";
 
 import { isBusy, outgoingOf, REF, rowsOf } from "../dist/rows.js";
 
-const turn = (id, more = {}) => ({ id, seq: 1, input: "hi", metadata: {}, status: "completed", items: [], ...more });
+const turn = (id, more = {}) => ({ id, seq: 1, input: "hi", metadata: {}, status: "completed", items: [], replacedBy: null, ...more });
 const entry = (key, more = {}) => ({
   key,
   status: "sending",
@@ -57,7 +57,8 @@ test("rows have unique keys, in the order of what happened", () => {
     notice("message.reset", {}),
     text("m2", "words"),
   ];
-  const rows = rowsOf({ turns: [turn("t1", { items }), turn("t2")] }, [entry("a")]);
+  const turns = [turn("t1", { items }), turn("t2")];
+  const rows = rowsOf({ turns }, [entry("a")]);
   assert.deepEqual(
     rows.map(({ key }) => key),
     [
@@ -73,7 +74,7 @@ test("rows have unique keys, in the order of what happened", () => {
     ],
   );
   assert.deepEqual(
-    rows.filter(({ kind }) => kind === "status").map(({ isLast }) => isLast),
+    rowsOf({ turns }, []).flatMap((row) => (row.kind === "status" ? [row.isLast] : [])),
     [false, true],
   );
 });
@@ -85,4 +86,19 @@ test("nothing stands below a text that grows, or is pushed down by what comes", 
   assert.deepEqual(keys([text(true)], "running"), ["user:t1", "text:m1"]);
   assert.deepEqual(keys([text(false)], "running"), ["user:t1", "text:m1", "status:t1:1"]);
   assert.deepEqual(keys([text(false)], "completed"), ["user:t1", "text:m1", "status:t1"]);
+});
+
+test("a replaced turn is not shown; a refused replacement brings it back", () => {
+  const keys = (turns, entries) => rowsOf({ turns }, entries).map(({ key }) => key);
+  const replacing = (status) => [entry("a", { status, body: { input: "hi", replaces: "t1" } })];
+  assert.deepEqual(keys([turn("t1", { replacedBy: "t2" }), turn("t2")], []), ["user:t2", "status:t2"]);
+  assert.deepEqual(keys([turn("t1")], replacing("sending")), ["out:a"]);
+  assert.deepEqual(keys([turn("t1")], replacing("failed")), ["user:t1", "status:t1", "out:a"]);
+});
+
+test("only the last turn can be edited, once it has ended and nothing follows", () => {
+  const editable = (turns, entries) => rowsOf({ turns }, entries).filter(({ canEdit }) => canEdit).map(({ key }) => key);
+  assert.deepEqual(editable([turn("t1"), turn("t2")], []), ["user:t2"]);
+  assert.deepEqual(editable([turn("t1"), turn("t2", { status: "running" })], []), []);
+  assert.deepEqual(editable([turn("t1")], [entry("a")]), []);
 });

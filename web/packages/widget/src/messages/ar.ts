@@ -38,6 +38,8 @@ const texts: Texts = {
   loading: "جارٍ التحميل…",
   interrupted: "انقطعت الإجابة وستبدأ من جديد.",
   guarded: "غيّرت إحدى قواعد الأمان هذه الإجابة.",
+  editMessage: "تعديل رسالتك",
+  regenerate: "الإجابة مرة أخرى",
   tryAgain: "إعادة المحاولة",
   discard: "تجاهل",
   copy: "نسخ",

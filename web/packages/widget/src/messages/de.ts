@@ -38,6 +38,8 @@ const texts: Texts = {
   loading: "Wird geladen …",
   interrupted: "Die Antwort wurde unterbrochen und beginnt von vorn.",
   guarded: "Eine Sicherheitsregel hat diese Antwort geändert.",
+  editMessage: "Ihre Nachricht bearbeiten",
+  regenerate: "Noch einmal antworten",
   tryAgain: "Erneut versuchen",
   discard: "Verwerfen",
   copy: "Kopieren",

@@ -36,6 +36,8 @@ const texts = {
   loading: "Loading…",
   interrupted: "The answer was interrupted and begins again.",
   guarded: "A safety rule changed this answer.",
+  editMessage: "Edit your message",
+  regenerate: "Answer again",
   tryAgain: "Try again",
   discard: "Discard",
   copy: "Copy",

@@ -38,6 +38,8 @@ const texts: Texts = {
   loading: "読み込み中…",
   interrupted: "回答が中断されたため、最初からやり直します。",
   guarded: "安全ルールによりこの回答は変更されました。",
+  editMessage: "メッセージを編集",
+  regenerate: "もう一度回答する",
   tryAgain: "再試行",
   discard: "破棄",
   copy: "コピー",
