@@ -92,8 +92,8 @@ describe("the demo's page", { timeout: 720_000 }, () => {
   /** Waits until the answer in the chat has at least so many characters, and returns them. */
   const written = async (length) => {
     const found = await page.waitForFunction((length) => {
-      const root = document.querySelector("copilotd-chat").shadowRoot;
-      const text = [...root.querySelectorAll(".message.assistant")].at(-1)?.textContent ?? "";
+      const root = document.querySelector("copilotd-chat")?.shadowRoot;
+      const text = [...(root?.querySelectorAll(".message.assistant") ?? [])].at(-1)?.textContent ?? "";
       return text.length >= length && text;
     }, length);
     return found.jsonValue();
@@ -107,8 +107,8 @@ describe("the demo's page", { timeout: 720_000 }, () => {
   const whole = async () => {
     const { output } = (await turns()).at(-1);
     await page.waitForFunction((text) => {
-      const root = document.querySelector("copilotd-chat").shadowRoot;
-      return [...root.querySelectorAll(".message.assistant")].at(-1)?.textContent === text;
+      const root = document.querySelector("copilotd-chat")?.shadowRoot;
+      return [...(root?.querySelectorAll(".message.assistant") ?? [])].at(-1)?.textContent === text;
     }, output.text);
     const shown = await chat().locator(".message.assistant").allTextContents();
     assert.equal(shown.filter((text) => text === output.text).length, 1);
@@ -132,7 +132,8 @@ describe("the demo's page", { timeout: 720_000 }, () => {
 
   story("a reload in mid-answer loses nothing and doubles nothing", async () => {
     await begin();
-    await type(SLOW);
+    // Still being written when a slow machine has loaded the page again.
+    await type("[[sim tokens=300 pace_ms=100]] Tell me something long");
     const some = await written(60);
     await page.reload();
     const more = await written(some.length);
