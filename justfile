@@ -41,7 +41,7 @@ clients:
 web *args:
     scripts/web {{args}}
 
-# Tests the demo's page in a real browser.
+# Tests the demo's page and the widget in a real browser.
 browser:
     scripts/test browser
 
