@@ -224,14 +224,14 @@ class ChatApp implements App {
 /** What is shown before the user is known. */
 const Start = ({ chat, problem, onRetry }: { chat: Chat; problem: Sentence | null; onRetry: () => void }) => (
   <ChatContext.Provider value={chat}>
-    <header class="head">
+    <div class="head">
       <h2>{chat.text("title")}</h2>
       {!chat.host.inline && (
         <button type="button" class="small" onClick={() => chat.host.close()}>
           {chat.text("close")}
         </button>
       )}
-    </header>
+    </div>
     <div class="welcome">
       {problem ? (
         <ProblemText problem={problem}>

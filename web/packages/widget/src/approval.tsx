@@ -1,7 +1,7 @@
 // A call that waits for a person: what it would do with which arguments, and what the person decides.
 
 import { InvalidError, type ToolItem } from "@copilotd/client";
-import { useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { useAction, useChat } from "./chat.js";
 import { argumentsOf, fieldsOf, wrongFields, type Field } from "./edits.js";
@@ -20,6 +20,15 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
       throw error;
     }
   });
+  const section = useRef<HTMLElement>(null);
+  // Once it is decided, the buttons go away, and the focus would go with them.
+  useLayoutEffect(() => {
+    const element = section.current!;
+    return () => {
+      const root = element.getRootNode() as ShadowRoot;
+      if (element.contains(root.activeElement)) root.querySelector<HTMLElement>(".composer textarea")?.focus();
+    };
+  }, []);
   const title = text("approvalTitle", { name: tool(item.name) });
   const approve = () => {
     setWrong([]);
@@ -38,7 +47,7 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
     queueMicrotask(() => form.current?.querySelector<HTMLElement>("textarea")?.focus());
   };
   return (
-    <section class="approval" role="group" aria-label={title} data-call={item.id} data-turn={turn}>
+    <section ref={section} class="approval" role="group" aria-label={title} data-call={item.id} data-turn={turn}>
       <h3 dir="auto">{title}</h3>
       <div class="fields" ref={form}>
         {shown.map(({ name, text: value }) => (

@@ -40,7 +40,7 @@ export function Panel({ chat, keep, focus }: Props) {
   };
   return (
     <ChatContext.Provider value={chat}>
-      <header class="head">
+      <div class="head">
         {isHistory ? (
           <IconButton icon="back" label={text("back")} onClick={leave} class="flip" />
         ) : (
@@ -49,7 +49,7 @@ export function Panel({ chat, keep, focus }: Props) {
         <h2>{isHistory ? text("history") : text("title")}</h2>
         <IconButton icon="plus" label={text("newConversation")} onClick={begin} />
         {!host.inline && <IconButton icon="close" label={text("close")} onClick={() => host.close()} />}
-      </header>
+      </div>
       {isLost && (
         <div class="banner">
           <p>{text("reconnecting")}</p>
