@@ -428,6 +428,49 @@ var tooOld = () => new CopilotdError({
   title: "Whether this message of yesterday was sent cannot be determined any more"
 });
 
+// packages/client/src/files.ts
+var Files = class {
+  #transport;
+  constructor(transport) {
+    this.#transport = transport;
+  }
+  /**
+   * Uploads a file to a conversation. A prompt refers to it by a part `{ type: "file", file_id: id }`; one to which no
+   * prompt refers is erased after a day.
+   */
+  upload(conversationId, blob, options2 = {}) {
+    const { name, idempotencyKey, timeout = 6e5, signal } = options2;
+    const body = new FormData();
+    body.append("conversation_id", conversationId);
+    body.append("file", blob, name ?? blob.name ?? "file");
+    const key = idempotencyKey ?? randomId();
+    return this.#transport.json("POST", "/v1/files", { body, key, timeout, signal });
+  }
+  /** The address of the content. It answers with a token only, so a plain link to it does not work: see `read`. */
+  url(id) {
+    return this.#transport.url(pathOf(id));
+  }
+  /** Reads the content. */
+  async read(id, { signal } = {}) {
+    const { response, arrived, done } = await this.#transport.open("GET", pathOf(id), { signal });
+    try {
+      arrived();
+      return await response.blob();
+    } finally {
+      done();
+    }
+  }
+  /** Deletes a file. One that is gone already counts as deleted. */
+  async delete(id, { signal } = {}) {
+    try {
+      await this.#transport.json("DELETE", pathOf(id), { signal });
+    } catch (error) {
+      if (!(error instanceof NotFoundError)) throw error;
+    }
+  }
+};
+var pathOf = (id) => `/v1/files/${encodeURIComponent(id)}`;
+
 // packages/client/src/sse.ts
 var MAX_CHARS = 64 * 1024 * 1024;
 var SseParser = class {
@@ -646,12 +689,14 @@ var Transport = class {
    * Sends a request once, and once more with a new token if the server refuses the present one. Returns the answer
    * with its body unread; `signal` ends the reading too.
    */
-  async open(method, path, { body, key, headers, signal } = {}) {
+  async open(method, path, options2 = {}) {
+    const { body, key, headers, signal } = options2;
+    const isForm = body instanceof FormData;
     const controller = new AbortController();
     const unlink = linkSignals(controller, signal);
     const timer = setTimeout(
       () => controller.abort(new ConnectionError("no answer in time")),
-      this.#options.timeout ?? 3e4
+      options2.timeout ?? this.#options.timeout ?? 3e4
     );
     const arrived = () => clearTimeout(timer);
     const done = () => {
@@ -664,10 +709,10 @@ var Transport = class {
         ...this.#options.headers,
         ...headers,
         authorization: `Bearer ${token}`,
-        ...body !== void 0 && { "content-type": "application/json" },
+        ...body !== void 0 && !isForm && { "content-type": "application/json" },
         ...key !== void 0 && { "idempotency-key": key }
       },
-      ...body !== void 0 && { body: JSON.stringify(body) },
+      ...body !== void 0 && { body: isForm ? body : JSON.stringify(body) },
       // The token alone says who is calling.
       credentials: "omit",
       cache: "no-store",
@@ -720,6 +765,7 @@ function createClient(options2) {
 }
 var Client = class {
   conversations;
+  files;
   #transport;
   #outboxOptions;
   #outbox;
@@ -727,6 +773,7 @@ var Client = class {
     this.#transport = new Transport(options2);
     this.#outboxOptions = options2.outbox;
     this.conversations = new Conversations(this.#transport);
+    this.files = new Files(this.#transport);
     if (options2.outbox) void this.outbox;
   }
   /** A conversation that exists. Nothing is sent yet. */
@@ -757,14 +804,14 @@ var Conversations = class {
     return new ConversationHandle(this.#transport, made.id, made);
   }
   /** A page, newest first. */
-  list({ limit, cursor, signal } = {}) {
-    return this.#transport.json("GET", `/v1/conversations${query({ limit, cursor })}`, { signal });
+  list({ limit, cursor, q, signal } = {}) {
+    return this.#transport.json("GET", `/v1/conversations${query({ limit, cursor, q })}`, { signal });
   }
   /** Every conversation, newest first, read page by page as they are asked for. */
-  async *all({ limit = 100, signal } = {}) {
+  async *all({ limit = 100, q, signal } = {}) {
     let cursor;
     do {
-      const page = await this.list({ limit, cursor, signal });
+      const page = await this.list({ limit, cursor, q, signal });
       yield* page.data;
       cursor = page.next_cursor;
     } while (cursor);
@@ -817,6 +864,10 @@ var ConversationHandle = class {
     const turn = await this.#transport.json("POST", `${this.#path}/turns`, { body, key, signal: options2.signal });
     return new TurnHandle(this.#transport, turn.id, turn);
   }
+  /** A turn of this conversation. Nothing is sent yet. */
+  turn(id) {
+    return new TurnHandle(this.#transport, id);
+  }
   /** The conversation's events, over all turns, until it is erased. Without `after`, from now on. */
   events(options2 = {}) {
     const start2 = async (signal) => (await this.get({ signal })).last_seq;
@@ -866,6 +917,14 @@ var TurnHandle = class {
   cancel({ signal } = {}) {
     return this.#transport.json("POST", `${this.#path}/cancel`, { signal });
   }
+  /**
+   * Submits a turn in place of this one, which must be the conversation's last and have ended: an edited prompt, or the
+   * same again for another answer.
+   */
+  async replace(input, options2 = {}) {
+    const { conversation_id } = this.accepted ?? await this.get({ signal: options2.signal });
+    return new ConversationHandle(this.#transport, conversation_id).send(input, { ...options2, replaces: this.id });
+  }
   /** Lets a tool call run, with other arguments if some are given. */
   approve(callId, { arguments: edited, reason, signal } = {}) {
     return this.#decide(callId, { decision: "approve", arguments: edited, reason }, signal);
@@ -877,14 +936,36 @@ var TurnHandle = class {
   #decide(callId, body, signal) {
     return this.#transport.json("POST", `${this.#path}/approvals/${encodeURIComponent(callId)}`, { body, signal });
   }
+  /** Claims a call of a client tool; `NotWaitingError` if another page has it, or if it is too late. */
+  claim(callId, { idempotencyKey, signal } = {}) {
+    return this.#clientTool(callId, { claim: true }, signal, idempotencyKey ?? randomId());
+  }
+  /** Answers a call that was claimed. The same answer may be sent again. */
+  answer(callId, claim, answer, { signal } = {}) {
+    return this.#clientTool(callId, { claim, ...answer }, signal);
+  }
+  #clientTool(callId, body, signal, key) {
+    const path = `${this.#path}/client-tools/${encodeURIComponent(callId)}`;
+    return this.#transport.json("POST", path, { body, signal, ...key !== void 0 && { key } });
+  }
   async feedback(rating, { comment: comment2, signal } = {}) {
     await this.#transport.json("POST", `${this.#path}/feedback`, { body: { rating, comment: comment2 }, signal });
+  }
+  /** The feedback that this user gave last; null if there is none. */
+  async givenFeedback({ signal } = {}) {
+    try {
+      return await this.#transport.json("GET", `${this.#path}/feedback`, { signal });
+    } catch (error) {
+      if (error instanceof NotFoundError) return null;
+      throw error;
+    }
   }
 };
 var isErased = (event) => event.type === "conversation.erased";
 function submission(input, options2 = {}) {
-  const { whenBusy, metadata, responseSchema } = options2;
-  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema };
+  const { whenBusy, metadata, responseSchema, replaces, clientTools } = options2;
+  const tools = { client_tools: clientTools };
+  return { input, when_busy: whenBusy, metadata, response_schema: responseSchema, replaces, ...tools };
 }
 function query(parameters) {
   const search = new URLSearchParams();
@@ -898,10 +979,11 @@ var emptyState = {
   cursor: null,
   pending: [],
   position: null,
-  isErased: false
+  isErased: false,
+  title: null
 };
 var isEnded = (turn) => turn.status === "completed" || turn.status === "failed" || turn.status === "cancelled";
-var wordsOf = (content) => typeof content === "string" ? content : content.map((part2) => part2.text).join("\n");
+var wordsOf = (content) => typeof content === "string" ? content : content.flatMap((part2) => part2.type === "text" ? [part2.text] : []).join("\n");
 function addPage(state, page) {
   const groups = /* @__PURE__ */ new Map();
   const messages = [...page.data, ...state.pending].sort((a, b) => a.seq - b.seq);
@@ -953,7 +1035,8 @@ function fromMessages(messages, view) {
     usage: isEnded(view) ? view.usage : null,
     feedback,
     firstTokenMs: view.first_token_ms,
-    finishedAt: view.finished_at
+    finishedAt: view.finished_at,
+    replacedBy: view.replaced_by ?? null
   };
 }
 function fromCall({ id, name, arguments: given, status, result, error, expires_at }) {
@@ -966,18 +1049,23 @@ function notice(event) {
 function apply(state, event) {
   const next = { ...state, position: event.position || state.position };
   if (event.type === "conversation.erased") return { ...emptyState, position: next.position, isErased: true };
+  if (event.type === "conversation.titled") return { ...next, title: event.title };
   const id = event.turn_id ?? state.turns.at(-1)?.id;
   const at = state.turns.findLastIndex((turn2) => turn2.id === id);
   const turn = state.turns[at];
   if (!turn) {
     if (event.type !== "turn.queued") return next;
-    return { ...next, turns: [...state.turns, queued(event)] };
+    return { ...next, turns: [...replaced(state.turns, event), queued(event)] };
   }
   const changed = applyToTurn(turn, event);
   if (changed === turn) return next;
   const turns = state.turns.slice();
   turns[at] = changed;
   return { ...next, turns };
+}
+function replaced(turns, { turn_id, replaces }) {
+  const mark2 = (turn) => turn.id === replaces ? { ...turn, replacedBy: turn_id } : turn;
+  return replaces ? turns.map(mark2) : turns;
 }
 function queued({ turn_id, seq, input, metadata }) {
   return { ...blank, id: turn_id, seq, input, metadata };
@@ -991,7 +1079,8 @@ var blank = {
   usage: null,
   feedback: null,
   firstTokenMs: null,
-  finishedAt: null
+  finishedAt: null,
+  replacedBy: null
 };
 function applyToTurn(turn, event) {
   switch (event.type) {
@@ -1023,8 +1112,10 @@ function applyToTurn(turn, event) {
         decidedBy: event.by,
         arguments: event.arguments ?? itemOf(turn, "tool", event.call_id)?.arguments
       });
+    case "client_tool.requested":
+      return call(turn, event.call_id, "proposed", { arguments: event.arguments, expiresAt: event.expires_at });
     case "tool.called":
-      return call(turn, event.call_id, "running", { arguments: event.arguments });
+      return call(turn, event.call_id, "running", { arguments: event.arguments, expiresAt: event.expires_at });
     case "tool.finished":
       return finished(turn, event);
     case "guardrail.triggered":
@@ -1165,7 +1256,7 @@ var ConversationView = class {
       state = addPage(state, await this.#page(state, signal));
     while (!state.turns.length && state.cursor);
     this.#generation++;
-    this.#set(state);
+    this.#set({ ...state, title: this.#snapshot.title });
   }
   async #readEarlier() {
     const { signal } = this.#closed;

@@ -134,13 +134,31 @@ class GiveFeedback(_GiveFeedbackRequired, total=False):
     """Comment on the answer."""
 
 
-class MessageContentItem(TypedDict):
+class MessageContentItemText(TypedDict):
     """A piece of text."""
 
     type: Literal["text"]
     """Type of the part."""
     text: str
     """The text."""
+
+
+class MessageContentItemFile(TypedDict):
+    """A file that the user attached."""
+
+    type: Literal["file"]
+    """Type of the part."""
+    file_id: str
+    """ID of the file. It may have been deleted since."""
+    name: str
+    """Name, without directories and control characters."""
+    media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain", "text/markdown", "text/csv", "application/json"]
+    """Type of the content."""
+    bytes: int
+    """Size of the content."""
+
+
+MessageContentItem = MessageContentItemText | MessageContentItemFile
 
 
 class _MessageRequired(TypedDict):
@@ -208,9 +226,7 @@ class MessagePageTurnError(TypedDict):
     """Description for people."""
 
 
-class MessagePageTurn(TypedDict):
-    """A turn without its prompt and answer: those are messages."""
-
+class _MessagePageTurnRequired(TypedDict):
     id: str
     """ID of the turn."""
     status: Literal["queued", "running", "awaiting_approval", "completed", "failed", "cancelled"]
@@ -235,6 +251,13 @@ class MessagePageTurn(TypedDict):
     """Milliseconds from acceptance to the first text; null before that."""
     finished_at: str | None
     """When it ended; null before that."""
+
+
+class MessagePageTurn(_MessagePageTurnRequired, total=False):
+    """A turn without its prompt and answer: those are messages."""
+
+    replaced_by: str
+    """ID of the turn that replaced it; omitted if none did."""
 
 
 class MessagePage(TypedDict):
@@ -303,18 +326,34 @@ class StreamTicket(TypedDict):
     """
 
 
-class SubmitTurnInputItem(TypedDict):
-    """One part of the prompt."""
-
-    type: Literal["text"]
+class _SubmitTurnInputItemRequired(TypedDict):
+    type: Literal["text", "file"]
     """Type of the part."""
+
+
+class SubmitTurnInputItem(_SubmitTurnInputItemRequired, total=False):
+    """One part of the prompt: a text, or a file that this user uploaded to this conversation."""
+
     text: str
-    """The text."""
+    """The text, of a part of type `text`."""
+    file_id: str
+    """ID of the file, of a part of type `file`."""
+
+
+class SubmitTurnClientTool(TypedDict):
+    """A function of the page."""
+
+    name: str
+    """Name by which the model calls it; none of the copilot's own tools has it."""
+    description: str
+    """What it does and when to call it, for the model."""
+    parameters: dict[str, Any]
+    """JSON Schema (draft 2020-12) of its arguments, with `"type": "object"`."""
 
 
 class _SubmitTurnRequired(TypedDict):
     input: str | list[SubmitTurnInputItem]
-    """The prompt: a string or a list of parts."""
+    """The prompt: a string or a list of parts, at most eight of them files."""
 
 
 class SubmitTurn(_SubmitTurnRequired, total=False):
@@ -328,6 +367,13 @@ class SubmitTurn(_SubmitTurnRequired, total=False):
     """Arbitrary JSON of the caller, returned unchanged."""
     response_schema: dict[str, Any]
     """JSON Schema (draft 2020-12) that the answer must satisfy."""
+    replaces: str
+    """
+    ID of the conversation's last turn, which must have ended (else 409 `conflict`): this one takes its place. Both stay
+    in the conversation; prompts hold the new one, and say which tool calls had been made for the old one.
+    """
+    client_tools: list[SubmitTurnClientTool]
+    """Functions of the user's page that the model may call in this turn; together at most 32 KiB."""
 
 
 class _ToolCallRequired(TypedDict):
@@ -352,7 +398,10 @@ class ToolCall(_ToolCallRequired, total=False):
     error: str
     """Why there is no result."""
     expires_at: str
-    """When the approval expires."""
+    """
+    Until when a person may decide on the call. Of a client tool's call: until when a page may claim it (`proposed`) or
+    answer it (`running`).
+    """
 
 
 class TurnWaiting(TypedDict):
@@ -367,13 +416,25 @@ class TurnWaiting(TypedDict):
     """Earliest time at which the turn continues."""
 
 
-class TurnInputItem(TypedDict):
+class TurnInputItemText(TypedDict):
     """A piece of text."""
 
     type: Literal["text"]
     """Type of the part."""
     text: str
     """The text."""
+
+
+class TurnInputItemFile(TypedDict):
+    """A file that this user uploaded to this conversation."""
+
+    type: Literal["file"]
+    """Type of the part."""
+    file_id: str
+    """ID of the file."""
+
+
+TurnInputItem = TurnInputItemText | TurnInputItemFile
 
 
 class _TurnOutputRequired(TypedDict):
@@ -495,6 +556,8 @@ class Turn(_TurnRequired, total=False):
 
     retrieval: TurnRetrieval
     """The last search of the copilot's documents; missing if there was none."""
+    replaced_by: str
+    """ID of the turn that replaced it; omitted if none did."""
 
 
 class UpdateConversation(TypedDict, total=False):
@@ -580,6 +643,28 @@ class ApprovalRequestedEvent(TypedDict):
     """Arguments of the call."""
     expires_at: str
     """When the approval expires."""
+
+
+class ClientToolRequestedEvent(TypedDict):
+    """A call of a client tool waits for one of the user's pages to claim it."""
+
+    type: Literal["client_tool.requested"]
+    position: str
+    """The reader's whole position: pass it as `after` to go on behind this event."""
+    seq: int
+    """Sequence number of the record."""
+    turn_id: str
+    """ID of the turn."""
+    at: str
+    """When the event was recorded."""
+    call_id: str
+    """ID of the tool call."""
+    name: str
+    """Name of the client tool."""
+    arguments: Any
+    """Arguments of the call; they satisfy the tool's schema."""
+    expires_at: str
+    """Until when it can be claimed; then the call fails."""
 
 
 class _ContextAssembledEventRetrievedItemRequired(TypedDict):
@@ -678,6 +763,22 @@ class ConversationErasedEvent(TypedDict):
     """Always null."""
     at: str
     """When the event was recorded."""
+
+
+class ConversationTitledEvent(TypedDict):
+    """The conversation had no title, and the small model wrote one."""
+
+    type: Literal["conversation.titled"]
+    position: str
+    """The reader's whole position: pass it as `after` to go on behind this event."""
+    seq: int
+    """Sequence number of the record."""
+    turn_id: None
+    """Always null: it belongs to the conversation."""
+    at: str
+    """When the event was recorded."""
+    title: str
+    """The title: one line of at most 60 characters."""
 
 
 class GuardrailTriggeredEvent(TypedDict):
@@ -826,9 +927,7 @@ class ModelFallbackEvent(_ModelFallbackEventWords):
     """Why the model was replaced."""
 
 
-class ToolCalledEvent(TypedDict):
-    """A tool call may run from now on."""
-
+class _ToolCalledEventRequired(TypedDict):
     type: Literal["tool.called"]
     position: str
     """The reader's whole position: pass it as `after` to go on behind this event."""
@@ -844,6 +943,13 @@ class ToolCalledEvent(TypedDict):
     """Name of the tool."""
     arguments: Any
     """Final arguments."""
+
+
+class ToolCalledEvent(_ToolCalledEventRequired, total=False):
+    """A tool call may run from now on."""
+
+    expires_at: str
+    """Until when the page that claimed the call may answer; only for client tools."""
 
 
 class _ToolFinishedEventRequired(TypedDict):
@@ -925,7 +1031,7 @@ class TurnFailedEvent(TypedDict):
     """Whether submitting the same prompt again later may succeed."""
 
 
-class TurnQueuedEventInputItem(TypedDict):
+class TurnQueuedEventInputItemText(TypedDict):
     """A piece of text."""
 
     type: Literal["text"]
@@ -934,9 +1040,19 @@ class TurnQueuedEventInputItem(TypedDict):
     """The text."""
 
 
-class TurnQueuedEvent(TypedDict):
-    """A turn was accepted."""
+class TurnQueuedEventInputItemFile(TypedDict):
+    """A file that this user uploaded to this conversation."""
 
+    type: Literal["file"]
+    """Type of the part."""
+    file_id: str
+    """ID of the file."""
+
+
+TurnQueuedEventInputItem = TurnQueuedEventInputItemText | TurnQueuedEventInputItemFile
+
+
+class _TurnQueuedEventRequired(TypedDict):
     type: Literal["turn.queued"]
     position: str
     """The reader's whole position: pass it as `after` to go on behind this event."""
@@ -950,6 +1066,13 @@ class TurnQueuedEvent(TypedDict):
     """The prompt as submitted."""
     metadata: dict[str, Any]
     """Arbitrary JSON of the caller, returned unchanged."""
+
+
+class TurnQueuedEvent(_TurnQueuedEventRequired, total=False):
+    """A turn was accepted."""
+
+    replaces: str
+    """ID of the turn that this one replaces; omitted if it replaces none."""
 
 
 class TurnStartedEvent(TypedDict):
@@ -1023,8 +1146,10 @@ ProblemCode = Literal[
 Event = (
     ApprovalDecidedEvent
     | ApprovalRequestedEvent
+    | ClientToolRequestedEvent
     | ContextAssembledEvent
     | ConversationErasedEvent
+    | ConversationTitledEvent
     | GuardrailTriggeredEvent
     | MemoryCompressedEvent
     | MessageCompletedEvent

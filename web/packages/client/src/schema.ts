@@ -6,6 +6,7 @@
 export interface EventData {
   "approval.decided": ApprovalDecidedEvent;
   "approval.requested": ApprovalRequestedEvent;
+  "client_tool.requested": ClientToolRequestedEvent;
   "context.assembled": ContextAssembledEvent;
   "conversation.erased": ConversationErasedEvent;
   "conversation.titled": ConversationTitledEvent;
@@ -95,6 +96,41 @@ export interface ApprovalRequestedEvent {
   };
   /**
    * When the approval expires.
+   */
+  expires_at: string;
+}
+/**
+ * A call of a client tool waits for one of the user's pages to claim it.
+ */
+export interface ClientToolRequestedEvent {
+  /**
+   * Sequence number of the record.
+   */
+  seq: number;
+  /**
+   * ID of the turn.
+   */
+  turn_id: string;
+  /**
+   * When the event was recorded.
+   */
+  at: string;
+  /**
+   * ID of the tool call.
+   */
+  call_id: string;
+  /**
+   * Name of the client tool.
+   */
+  name: string;
+  /**
+   * Arguments of the call; they satisfy the tool's schema.
+   */
+  arguments: {
+    [k: string]: unknown;
+  };
+  /**
+   * Until when it can be claimed; then the call fails.
    */
   expires_at: string;
 }
@@ -504,6 +540,10 @@ export interface ToolCalledEvent {
   arguments: {
     [k: string]: unknown;
   };
+  /**
+   * Until when the page that claimed the call may answer; only for client tools.
+   */
+  expires_at?: string;
 }
 /**
  * A tool call ended.
@@ -672,16 +712,28 @@ export interface TurnQueuedEvent {
    */
   input:
     | string
-    | {
-        /**
-         * Type of the part.
-         */
-        type: "text";
-        /**
-         * The text.
-         */
-        text: string;
-      }[];
+    | (
+        | {
+            /**
+             * Type of the part.
+             */
+            type: "text";
+            /**
+             * The text.
+             */
+            text: string;
+          }
+        | {
+            /**
+             * Type of the part.
+             */
+            type: "file";
+            /**
+             * ID of the file.
+             */
+            file_id: string;
+          }
+      )[];
   /**
    * Arbitrary JSON of the caller, returned unchanged.
    */
@@ -742,6 +794,33 @@ export interface TurnWaitingEvent {
    * Earliest time at which the turn continues.
    */
   until: string;
+}
+/**
+ * A call of a client tool that belongs to whoever claimed it.
+ */
+export interface ClaimedCall {
+  /**
+   * ID of the tool call.
+   */
+  call_id: string;
+  /**
+   * Name of the client tool.
+   */
+  name: string;
+  /**
+   * Arguments of the call; they satisfy the tool's schema.
+   */
+  arguments: {
+    [k: string]: unknown;
+  };
+  /**
+   * Until when the answer is accepted.
+   */
+  expires_at: string;
+  /**
+   * Secret token of the claim; send it with the result.
+   */
+  claim: string;
 }
 /**
  * A conversation between a user and a copilot.
@@ -864,6 +943,40 @@ export interface Feedback {
   at: string;
 }
 /**
+ * A file that a user uploaded to a conversation.
+ */
+export interface StoredFile {
+  /**
+   * ID of the file.
+   */
+  id: string;
+  /**
+   * Name, without directories and control characters.
+   */
+  name: string;
+  /**
+   * Type of the content.
+   */
+  media_type:
+    | "image/png"
+    | "image/jpeg"
+    | "image/gif"
+    | "image/webp"
+    | "application/pdf"
+    | "text/plain"
+    | "text/markdown"
+    | "text/csv"
+    | "application/json";
+  /**
+   * Size of the content.
+   */
+  bytes: number;
+  /**
+   * The conversation whose prompts may refer to it.
+   */
+  conversation_id: string;
+}
+/**
  * Submit feedback on an answer.
  */
 export interface GiveFeedback {
@@ -895,18 +1008,51 @@ export interface Message {
   /**
    * Parts of the message; empty if the model only called tools.
    *
-   * Items: A piece of text.
+   * Items: One part of the message.
    */
-  content: {
-    /**
-     * Type of the part.
-     */
-    type: "text";
-    /**
-     * The text.
-     */
-    text: string;
-  }[];
+  content: (
+    | {
+        /**
+         * Type of the part.
+         */
+        type: "text";
+        /**
+         * The text.
+         */
+        text: string;
+      }
+    | {
+        /**
+         * Type of the part.
+         */
+        type: "file";
+        /**
+         * ID of the file. It may have been deleted since.
+         */
+        file_id: string;
+        /**
+         * Name, without directories and control characters.
+         */
+        name: string;
+        /**
+         * Type of the content.
+         */
+        media_type:
+          | "image/png"
+          | "image/jpeg"
+          | "image/gif"
+          | "image/webp"
+          | "application/pdf"
+          | "text/plain"
+          | "text/markdown"
+          | "text/csv"
+          | "application/json";
+        /**
+         * Size of the content.
+         */
+        bytes: number;
+      }
+  )[];
   /**
    * Sources that support an answer; missing if it cites none.
    */
@@ -1087,7 +1233,7 @@ export interface ToolCall {
    */
   error?: string;
   /**
-   * When the approval expires.
+   * Until when a person may decide on the call. Of a client tool's call: until when a page may claim it (`proposed`) or answer it (`running`).
    */
   expires_at?: string;
 }
@@ -1162,6 +1308,25 @@ export interface Problem {
   }[];
 }
 /**
+ * Claim a call of a client tool, or answer one that was claimed.
+ */
+export interface RunClientTool {
+  /**
+   * `true` to claim the call; the token of the claim to answer it, together with `result` or `error`.
+   */
+  claim: boolean | string;
+  /**
+   * What the function returned: any JSON of at most 64 KiB.
+   */
+  result?: {
+    [k: string]: unknown;
+  };
+  /**
+   * Why the function failed; shown to the model.
+   */
+  error?: string;
+}
+/**
  * A ticket for the streams of one conversation.
  */
 export interface StreamTicket {
@@ -1179,7 +1344,7 @@ export interface StreamTicket {
  */
 export interface SubmitTurn {
   /**
-   * The prompt: a string or a list of parts.
+   * The prompt: a string or a list of parts, at most eight of them files.
    */
   input:
     | string
@@ -1187,11 +1352,15 @@ export interface SubmitTurn {
         /**
          * Type of the part.
          */
-        type: "text";
+        type: "text" | "file";
         /**
-         * The text.
+         * The text, of a part of type `text`.
          */
-        text: string;
+        text?: string;
+        /**
+         * ID of the file, of a part of type `file`.
+         */
+        file_id?: string;
       }[];
   /**
    * What to do while another turn of the conversation is running, waiting or awaiting approval. Default: `enqueue`.
@@ -1213,6 +1382,27 @@ export interface SubmitTurn {
    * ID of the conversation's last turn, which must have ended (else 409 `conflict`): this one takes its place. Both stay in the conversation; prompts hold the new one, and say which tool calls had been made for the old one.
    */
   replaces?: string;
+  /**
+   * Functions of the user's page that the model may call in this turn; together at most 32 KiB.
+   *
+   * Items: A function of the page.
+   */
+  client_tools?: {
+    /**
+     * Name by which the model calls it; none of the copilot's own tools has it.
+     */
+    name: string;
+    /**
+     * What it does and when to call it, for the model.
+     */
+    description: string;
+    /**
+     * JSON Schema (draft 2020-12) of its arguments, with `"type": "object"`.
+     */
+    parameters: {
+      [k: string]: unknown;
+    };
+  }[];
 }
 /**
  * One prompt and everything done to answer it.
@@ -1256,16 +1446,28 @@ export interface Turn {
    */
   input:
     | string
-    | {
-        /**
-         * Type of the part.
-         */
-        type: "text";
-        /**
-         * The text.
-         */
-        text: string;
-      }[];
+    | (
+        | {
+            /**
+             * Type of the part.
+             */
+            type: "text";
+            /**
+             * The text.
+             */
+            text: string;
+          }
+        | {
+            /**
+             * Type of the part.
+             */
+            type: "file";
+            /**
+             * ID of the file.
+             */
+            file_id: string;
+          }
+      )[];
   /**
    * Arbitrary JSON of the caller, returned unchanged.
    */

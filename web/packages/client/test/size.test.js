@@ -24,10 +24,10 @@ test("the client is under 8 KB: streams, tokens, tickets, outbox, approvals", as
   assert.ok(size < 8000, `${size} bytes`);
 });
 
-test("with the view, its reducer and every error class it is under 9 KB", async (t) => {
+test("with the view, its reducer and every error class it is under 9.5 KB", async (t) => {
   const size = await sizeOf('export * from "../dist/index.js"');
   t.diagnostic(`${size} bytes`);
-  assert.ok(size < 9000, `${size} bytes`);
+  assert.ok(size < 9500, `${size} bytes`);
 });
 
 test("with the client tools, the client is under 9 KB", async (t) => {

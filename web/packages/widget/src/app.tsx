@@ -178,7 +178,7 @@ class ChatApp implements App {
     this.#panel.ariaLabel = language.text("title");
     this.#language = language;
     if (!this.#isOpen) return;
-    const policy = policyOf(host.links, host.images, location.origin);
+    const policy = policyOf(host.links, host.images, [location.origin, new URL(host.baseUrl, location.href).origin]);
     const chat: Chat = { ...language, host, session: session as Session, policy };
     if (session && this.#keep) {
       render(<Panel key={this.#starting} chat={chat} keep={this.#keep} focus={this.#focus} />, this.#panel);

@@ -7,11 +7,14 @@ export interface Policy {
   images: (url: URL) => boolean;
 }
 
-/** Without a list, links may lead to every mail and `https` address, and images come only from the page's own origin. */
-export function policyOf(links: Origins | null, images: Origins | null, own: string): Policy {
+/**
+ * Links may lead to mail addresses, and links and images to the `own` origins and those of the lists. A model may be
+ * talked into writing any other address, with what it knows of the user in it.
+ */
+export function policyOf(links: Origins | null, images: Origins | null, own: readonly string[]): Policy {
   return {
-    links: (url) => url.protocol === "mailto:" || url.origin === own || allows(links ?? ["*"], url),
-    images: (url) => url.origin === own || allows(images ?? [], url),
+    links: (url) => url.protocol === "mailto:" || own.includes(url.origin) || allows(links ?? [], url),
+    images: (url) => own.includes(url.origin) || allows(images ?? [], url),
   };
 }
 

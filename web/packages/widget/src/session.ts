@@ -6,6 +6,7 @@ import {
   isEnded,
   openView,
   webStorage,
+  wordsOf,
   type Client,
   type Conversation,
   type ConversationView,
@@ -281,7 +282,7 @@ export class Session {
     const conversationId = (this.#current as { id: string }).id;
     const recent = turns.filter(({ seq }) => seq >= this.#oldest);
     for (const turn of recent) {
-      const text = typeof turn.input === "string" ? turn.input : turn.input.map((part) => part.text).join("\n");
+      const text = wordsOf(turn.input);
       if (isNew(turn.id)) this.#options.onMessage({ role: "user", conversationId, turnId: turn.id, text });
       for (const item of turn.items) {
         if (item.kind === "text" && !item.isOpen && item.text && isNew(item.id)) {

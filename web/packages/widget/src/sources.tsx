@@ -6,7 +6,7 @@ import type { RefObject } from "preact";
 import { useChat } from "./chat.js";
 
 export function Sources({ citations, list }: { citations: readonly Citation[]; list: RefObject<HTMLOListElement | null> }) {
-  const { text, policy } = useChat();
+  const { text } = useChat();
   if (!citations.length) return null;
   return (
     <ol class="sources" aria-label={text("sources")} ref={list}>
@@ -21,7 +21,7 @@ export function Sources({ citations, list }: { citations: readonly Citation[]; l
                 {citation.page !== undefined && <span class="muted"> · {text("page", { n: citation.page })}</span>}
               </summary>
               <q dir="auto">{citation.quote}</q>
-              {url && policy.links(url) && (
+              {url && (
                 <a href={url.href} target="_blank" rel="noopener noreferrer nofollow" dir="ltr">
                   {url.host + (url.pathname === "/" ? "" : url.pathname)}
                 </a>
@@ -34,9 +34,11 @@ export function Sources({ citations, list }: { citations: readonly Citation[]; l
   );
 }
 
+/** The tenant chose where its documents are, so a source is linked wherever it leads, if it leads to a page. */
 function addressOf(uri: string | undefined): URL | null {
   try {
-    return uri ? new URL(uri) : null;
+    const url = uri ? new URL(uri) : null;
+    return url && /^https?:$/.test(url.protocol) ? url : null;
   } catch {
     return null;
   }

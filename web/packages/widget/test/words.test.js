@@ -95,20 +95,24 @@ test("edited arguments keep their types, and say which of them is wrong", () => 
 });
 
 test("links and images follow the policy", () => {
-  const own = "https://app.acme.example";
-  const [open, strict] = [policyOf(null, null, own), policyOf(["https://help.acme.example"], ["https://img.acme.example"], own)];
-  for (const [address, byDefault, listed, image] of [
-    ["https://app.acme.example/a", true, true, true],
-    ["https://help.acme.example/a", true, true, false],
-    ["https://img.acme.example/a.png", true, false, true],
-    ["https://evil.example/", true, false, false],
-    ["http://help.acme.example/", false, false, false],
-    ["mailto:a@acme.example", true, true, false],
-    ["javascript:alert(1)", false, false, false],
-    ["data:text/html,x", false, false, false],
+  const own = ["https://app.acme.example", "https://copilot.acme.example"];
+  const unset = policyOf(null, null, own);
+  const listed = policyOf(["https://help.acme.example"], ["https://img.acme.example"], own);
+  const all = policyOf(["*"], null, own);
+  for (const [address, ...expected] of [
+    // A link with nothing set, with the list, with "*"; an image with nothing set, with the list.
+    ["https://app.acme.example/a", true, true, true, true, true],
+    ["https://copilot.acme.example/a", true, true, true, true, true],
+    ["https://help.acme.example/a", false, true, true, false, false],
+    ["https://img.acme.example/a.png", false, false, true, false, true],
+    ["https://evil.example/", false, false, true, false, false],
+    ["http://help.acme.example/", false, false, false, false, false],
+    ["mailto:a@acme.example", true, true, true, false, false],
+    ["javascript:alert(1)", false, false, false, false, false],
+    ["data:text/html,x", false, false, false, false, false],
   ]) {
     const url = new URL(address);
-    assert.deepEqual([open.links(url), strict.links(url), strict.images(url)], [byDefault, listed, image], address);
-    assert.equal(open.images(url), url.origin === own, address);
+    const links = [unset, listed, all].map((policy) => policy.links(url));
+    assert.deepEqual([...links, unset.images(url), listed.images(url)], expected, address);
   }
 });
