@@ -87,7 +87,7 @@ pub async fn accept_client_tools(
     tools: Vec<ToolOffer>,
 ) -> Result<ClientTools, ClientToolsError> {
     if let Some(fault) = client::fault(&tools) {
-        return Err(fault.into());
+        return Err(Rejection::from(fault).into());
     }
     let mut accepted = Vec::with_capacity(tools.len());
     for (index, tool) in tools.into_iter().enumerate() {

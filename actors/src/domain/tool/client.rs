@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::conversation::decide::Rejection;
 use crate::domain::policy::Policy;
 use crate::domain::schema::{AcceptedSchema, Violation, budget};
 use crate::domain::sent_prompt::ToolOffer;
@@ -27,6 +26,20 @@ pub const MAX_ANSWER: usize = 64 * 1024;
 pub const CLAIM_TIME: Duration = Duration::from_secs(60);
 /// How long a page that claimed a call may take to answer.
 pub const RUN_TIME: Duration = Duration::from_secs(300);
+
+/// What is wrong with a turn's client tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientToolsFault {
+    /// They are too large together.
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// They break a rule, each at its place.
+    Invalid(Vec<Violation>),
+}
 
 /// A claim of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +91,7 @@ impl ClientTools {
     }
 
     /// Returns what the copilot has against these tools.
-    pub(crate) fn fault_under(&self, policy: &Policy) -> Option<Rejection> {
+    pub(crate) fn fault_under(&self, policy: &Policy) -> Option<ClientToolsFault> {
         if !self.0.is_empty() && !policy.client_tools {
             let message = "this copilot's configuration does not allow client tools; leave them out".to_owned();
             return Some(invalid(vec![("/client_tools".to_owned(), message)]));
@@ -107,14 +120,14 @@ pub fn callable<'a>(policy: &'a Policy, tools: &'a [ToolOffer]) -> impl Iterator
 }
 
 /// Returns what is wrong with client tools, apart from what only a schema checker can tell.
-pub(crate) fn fault(tools: &[ToolOffer]) -> Option<Rejection> {
+pub(crate) fn fault(tools: &[ToolOffer]) -> Option<ClientToolsFault> {
     if tools.len() > MAX_TOOLS {
         let message = format!("at most {MAX_TOOLS} client tools are allowed");
         return Some(invalid(vec![("/client_tools".to_owned(), message)]));
     }
     if !budget::fits(&tools, MAX_BYTES) {
         let (what, max) = ("client_tools", MAX_BYTES);
-        return Some(Rejection::TooLarge { what, max });
+        return Some(ClientToolsFault::TooLarge { what, max });
     }
     let (mut seen, mut found) = (HashSet::new(), Vec::new());
     for (index, tool) in tools.iter().enumerate() {
@@ -138,9 +151,9 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(fits)
 }
 
-fn invalid(violations: Vec<(String, String)>) -> Rejection {
+fn invalid(violations: Vec<(String, String)>) -> ClientToolsFault {
     let violation = |(pointer, message)| Violation { pointer, message };
-    Rejection::Invalid(violations.into_iter().map(violation).collect())
+    ClientToolsFault::Invalid(violations.into_iter().map(violation).collect())
 }
 
 #[cfg(test)]
@@ -182,8 +195,10 @@ mod tests {
         for (tools, expected) in cases {
             let found = match fault(&tools) {
                 None => Vec::new(),
-                Some(Rejection::Invalid(violations)) => violations.into_iter().map(|found| found.pointer).collect(),
-                Some(other) => panic!("{other}"),
+                Some(ClientToolsFault::Invalid(violations)) => {
+                    violations.into_iter().map(|found| found.pointer).collect()
+                }
+                Some(other) => panic!("{other:?}"),
             };
             assert_eq!(found, expected, "{tools:?}");
         }
@@ -191,6 +206,6 @@ mod tests {
             "a",
             json!({ "type": "object", "description": "x".repeat(MAX_BYTES) }),
         )];
-        assert!(matches!(fault(&big), Some(Rejection::TooLarge { .. })));
+        assert!(matches!(fault(&big), Some(ClientToolsFault::TooLarge { .. })));
     }
 }

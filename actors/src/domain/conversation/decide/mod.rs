@@ -22,6 +22,7 @@ use crate::domain::event::{Event, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::domain::schema::{AcceptedSchema, Violation};
+use crate::domain::tool::client::ClientToolsFault;
 use draft::Draft;
 
 /// The result of a command. Without records, nothing changes (a copy of an earlier request, or a stale report).
@@ -86,6 +87,15 @@ pub enum Rejection {
         /// Where and how.
         Vec<Violation>,
     ),
+}
+
+impl From<ClientToolsFault> for Rejection {
+    fn from(fault: ClientToolsFault) -> Self {
+        match fault {
+            ClientToolsFault::TooLarge { what, max } => Self::TooLarge { what, max },
+            ClientToolsFault::Invalid(violations) => Self::Invalid(violations),
+        }
+    }
 }
 
 impl Conversation {

@@ -173,7 +173,10 @@ impl Command {
                 ..
             } => {
                 result.fault = request::prompt_fault(input, metadata, limits);
-                result.fault = result.fault.take().or_else(|| client_tools.fault_under(policy));
+                result.fault = result
+                    .fault
+                    .take()
+                    .or_else(|| client_tools.fault_under(policy).map(Rejection::from));
                 // Rejected content need not be checked.
                 parts.extend(result.fault.is_none().then_some(Part::Prompt));
             }
