@@ -136,7 +136,7 @@ fn id(segment: &str) -> Option<(&'static str, &'static str)> {
     Some(match segment {
         "conversations" => (ConversationId::PATTERN, "The conversation."),
         "turns" => (TurnId::PATTERN, "The turn."),
-        "approvals" => (CallId::PATTERN, "The call."),
+        "approvals" | "client-tools" => (CallId::PATTERN, "The call."),
         "jobs" => (JobId::PATTERN, "The job."),
         "tenants" => (TenantId::PATTERN, "The tenant."),
         "api-keys" => (KeyId::PATTERN, "The key."),

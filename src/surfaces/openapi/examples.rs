@@ -14,6 +14,7 @@ const CHOSEN: &[(&str, &str, usize)] = &[
     ("submit_turn", "202", 1),
     ("decide_approval", "202", 1),
     ("cancel_turn", "202", 2),
+    ("run_client_tool", "202", 1),
     ("put_document", "202", 1),
     ("create_export", "202", 2),
     ("delete_tenant", "202", 3),
@@ -46,6 +47,10 @@ data: [DONE]
 const MULTIPART: &str = "--boundary\r\nContent-Disposition: form-data; name=\"document\"; filename=\"refunds.md\"\r\n\
     Content-Type: text/markdown\r\n\r\n# Refunds\r\n--boundary\r\nContent-Disposition: form-data; \
     name=\"attributes\"\r\nContent-Type: application/json\r\n\r\n{\"title\":\"Refunds\"}\r\n--boundary--\r\n";
+
+const UPLOAD: &str = "--boundary\r\nContent-Disposition: form-data; name=\"conversation_id\"\r\n\r\n\
+    conv_01a22bbc85f37a3ea1d0c4b2e6f7a889\r\n--boundary\r\nContent-Disposition: form-data; name=\"file\"; \
+    filename=\"notes.txt\"\r\nContent-Type: text/plain\r\n\r\nThe printer is on fire.\r\n--boundary--\r\n";
 
 const TOTALS: &str = "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,\
     reasoning_tokens,cost_usd,estimated_calls\r\nmain/gpt-4o,218,12,301422,24810,90112,0,0,0.889025,0\r\n";
@@ -96,6 +101,10 @@ fn undescribed(operation: &str, status: &str, media: &str) -> Option<Value> {
         ("put_document", "", "text/html") => json!("<h1>Refunds</h1><p>A refund takes up to five working days.</p>"),
         ("put_document", "", "multipart/form-data") => json!(MULTIPART),
         ("put_document", "", media) if media.starts_with("text/") => json!(DOCUMENT),
+        ("upload_file", "", _) => json!(UPLOAD),
+        ("get_file", _, "application/json") => json!("{\"printer\": \"on fire\"}"),
+        ("get_file", _, "text/csv") => json!("printer,state\r\n3,on fire\r\n"),
+        ("get_file", _, media) if media.starts_with("text/") => json!("The printer is on fire.\n"),
         ("stream_conversation" | "stream_turn", ..) => json!(STREAM),
         _ => return None,
     })
