@@ -116,6 +116,7 @@ async fn there_are_two_attempts_and_a_failure_changes_nothing_else() {
             assert_eq!(titles(&world.log.records(id)), vec![None; attempts], "{script:?}");
         }
         // Also in another process.
+        world.crash().await;
         world.restart().await;
         say(&world, id).await;
         world.settle().await;
@@ -162,6 +163,7 @@ async fn an_attempt_that_died_with_its_process_is_made_again_after_the_next_turn
     world.model.wait_for(|seen| seen.calls == 2).await;
     world.crash().await;
     world.model.on("small", &[says(&["Printer on fire"], Duration::ZERO)]);
+    world.restart().await;
     say(&world, id).await;
     world.named(id, "conversation.titled").await;
     assert_eq!(titles(&world.log.records(id)), [Some("Printer on fire")]);

@@ -44,6 +44,7 @@ pub fn routes() -> Vec<Route> {
             Some(json!({ "claim": true })),
         ),
         route("POST", "/v1/turns/{turn}/feedback", Some(json!({ "rating": 1 }))),
+        route("GET", "/v1/turns/{turn}/feedback", None),
         route("GET", "/v1/turns/{turn}/events", None),
         route(
             "POST",

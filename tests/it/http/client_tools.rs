@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use copilotd::http::credentials::Scopes;
+use copilotd_actors::domain::tool::client::CLAIM_TIME;
 use copilotd_actors::fakes::model::{calls, says};
 use serde_json::{Value, json};
 
@@ -131,6 +132,8 @@ async fn only_the_user_claims() {
             .await
             .problem(404, "not_found");
         assert_eq!(call_of(app, &turn).await["status"], "proposed");
+        // Nobody claims it in time.
+        tokio::time::sleep(CLAIM_TIME).await;
         app.turn_is(&turn, "completed").await;
         assert_eq!(call_of(app, &turn).await["status"], "failed");
     })
