@@ -48,10 +48,6 @@ const MULTIPART: &str = "--boundary\r\nContent-Disposition: form-data; name=\"do
     Content-Type: text/markdown\r\n\r\n# Refunds\r\n--boundary\r\nContent-Disposition: form-data; \
     name=\"attributes\"\r\nContent-Type: application/json\r\n\r\n{\"title\":\"Refunds\"}\r\n--boundary--\r\n";
 
-const UPLOAD: &str = "--boundary\r\nContent-Disposition: form-data; name=\"conversation_id\"\r\n\r\n\
-    conv_01a22bbc85f37a3ea1d0c4b2e6f7a889\r\n--boundary\r\nContent-Disposition: form-data; name=\"file\"; \
-    filename=\"notes.txt\"\r\nContent-Type: text/plain\r\n\r\nThe printer is on fire.\r\n--boundary--\r\n";
-
 const TOTALS: &str = "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,\
     reasoning_tokens,cost_usd,estimated_calls\r\nmain/gpt-4o,218,12,301422,24810,90112,0,0,0.889025,0\r\n";
 
@@ -101,7 +97,10 @@ fn undescribed(operation: &str, status: &str, media: &str) -> Option<Value> {
         ("put_document", "", "text/html") => json!("<h1>Refunds</h1><p>A refund takes up to five working days.</p>"),
         ("put_document", "", "multipart/form-data") => json!(MULTIPART),
         ("put_document", "", media) if media.starts_with("text/") => json!(DOCUMENT),
-        ("upload_file", "", _) => json!(UPLOAD),
+        ("upload_file", "", _) => json!({
+            "conversation_id": "conv_01a22bbc85f37a3ea1d0c4b2e6f7a889",
+            "file": "The printer is on fire.\n",
+        }),
         ("get_file", _, "application/json") => json!("{\"printer\": \"on fire\"}"),
         ("get_file", _, "text/csv") => json!("printer,state\r\n3,on fire\r\n"),
         ("get_file", _, media) if media.starts_with("text/") => json!("The printer is on fire.\n"),

@@ -219,8 +219,10 @@ fn a_policy_is_what_the_copilot_says() {
         ("default", "gpt-4o", "small")
     );
     // By default, a small model writes titles, and a large one does not.
-    assert!(policy.titles);
+    assert!(policy.titles && policy.client_tools);
+    let unset = FULL.replacen("  titles = true\n", "", 1);
     for (before, after, expected) in [
+        ("", "", true),
         ("small_route = \"small\"\n", "", false),
         ("small_route = \"small\"\n", "titles = true\n", true),
         (
@@ -229,7 +231,7 @@ fn a_policy_is_what_the_copilot_says() {
             false,
         ),
     ] {
-        let changed = parse(&FULL.replacen(before, after, 1))
+        let changed = parse(&unset.replacen(before, after, 1))
             .unwrap()
             .policies(tools)
             .unwrap();

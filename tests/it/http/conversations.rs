@@ -87,7 +87,7 @@ async fn own_conversations_are_searched_by_title_and_messages() {
         let first = app.conversation().await;
         app.answered(&first, "My printer is on fire").await;
         let second = app
-            .post("/v1/conversations", json!({ "title": "Kaffee f\u{fc}r alle" }))
+            .post("/v1/conversations", json!({ "title": "Kaffee f\u{fc}r morgen" }))
             .await
             .expect(201);
         let second = second.headers["location"].to_str().unwrap().to_owned();

@@ -269,9 +269,9 @@ async fn an_erasure_takes_what_rests_on_it_in_either_order(stores: &Stores) {
 }
 
 async fn a_withdrawn_turn_is_not_learned_from(stores: &Stores) {
-    let talk = open_talk(stores, "acme", "wil").await;
+    let talk = open_talk(stores, "acme", "will").await;
     let (facts, scope) = (&stores.facts, &talk.scope);
-    let [kept, learned, running, unknown] = [1, 2, 3, 4].map(|second| lesson(&talk, "wil", turn(), second));
+    let [kept, learned, running, unknown] = [1, 2, 3, 4].map(|second| lesson(&talk, "will", turn(), second));
     for lesson in [&kept, &learned, &running] {
         assert_eq!(facts.open_lesson(scope, lesson).await.unwrap(), LessonState::Open);
     }
@@ -296,12 +296,12 @@ async fn a_withdrawn_turn_is_not_learned_from(stores: &Stores) {
         let late = puts(&[fact(lesson, "User is short")]);
         assert!(!facts.close_lesson(scope, lesson, &late).await.unwrap());
     }
-    assert_eq!(stores.texts(&talk, "wil").await, ["User lives in Oslo"]);
-    assert_eq!(facts.open_lessons(scope, &user("wil"), 9).await.unwrap(), []);
+    assert_eq!(stores.texts(&talk, "will").await, ["User lives in Oslo"]);
+    assert_eq!(facts.open_lessons(scope, &user("will"), 9).await.unwrap(), []);
     // A turn of another tenant with the same id is another one.
-    let other = open_talk(stores, "globex", "wil").await;
+    let other = open_talk(stores, "globex", "will").await;
     facts.withdraw(&other.scope, &kept).await.unwrap();
-    assert_eq!(stores.texts(&talk, "wil").await, ["User lives in Oslo"]);
+    assert_eq!(stores.texts(&talk, "will").await, ["User lives in Oslo"]);
 }
 
 async fn contract(stores: &Stores) {

@@ -99,7 +99,7 @@ function trimmed(address: string): string {
   return address.slice(0, end);
 }
 
-const DOMAIN = /[a-z\d][a-z\d-]{0,62}(?:\.[a-z\d-]{0,61}[a-z\d]){1,6}/iy;
+const DOMAIN = /[a-z\d][a-z\d-]{0,62}(?:\.[a-z\d-]{0,61}[a-z\d]){1,6}/yi;
 
 /** Finds a mail address around an `@`. */
 export function mailAround(text: string, at: number): { local: string; after: number } | undefined {
