@@ -163,7 +163,11 @@ impl Search<'_> {
             let is_last = headers.len() < LISTED;
             for header in headers {
                 let (created_at, conversation) = (header.created_at, header.id);
-                if let Some(done) = position.filter(|_| found.len() >= self.query.limit || self.is_spent()) {
+                // Each page looks at something: otherwise one that takes too long would be asked for again for ever.
+                let has_looked = self.conversations > 0 || position.is_some_and(|position| position.before.is_some());
+                if let Some(done) =
+                    position.filter(|_| has_looked && (found.len() >= self.query.limit || self.is_spent()))
+                {
                     return Ok(page(found, done.created_at, done.conversation, None));
                 }
                 self.conversations += 1;
