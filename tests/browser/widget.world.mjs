@@ -100,18 +100,20 @@ bot_token = { value = "xoxb-acme" }
   /** The conversation's log as people see it: who said what, turn by turn. A message that waited in line is of its turn. */
   async log(conversation, user = "ada") {
     const messages = [];
+    const replaced = new Set();
     for (let cursor = ""; cursor !== null;) {
       const page = await this.call("GET", `/v1/conversations/${conversation}/messages?limit=100${cursor}`, undefined, {
         user,
       });
       messages.push(...page.data);
+      for (const { id, replaced_by } of page.turns) if (replaced_by) replaced.add(id);
       cursor = page.next_cursor === null ? null : `&cursor=${encodeURIComponent(page.next_cursor)}`;
     }
-    const turns = [...new Set(messages.map(({ turn_id }) => turn_id))];
+    const turns = [...new Set(messages.map(({ turn_id }) => turn_id))].filter((turn) => !replaced.has(turn));
     return turns
       .flatMap((turn) => messages.filter(({ turn_id }) => turn_id === turn))
       .filter(({ role }) => role !== "tool")
-      .map(({ role, content }) => ({ role, text: plain(content.map(({ text }) => text).join("")) }))
+      .map(({ role, content }) => ({ role, text: plain(unlisted(content.map(({ text }) => text).join(""))) }))
       .filter(({ text }) => text !== "");
   }
 
@@ -161,6 +163,12 @@ bot_token = { value = "xoxb-acme" }
 }
 
 /** White space as a page shows it. */
+/** A text without the marks of its lists, which the page draws. */
+const unlisted = (text) => text.replaceAll(/^[ \t]*[-*+] +/gm, "");
+
+/** What texts have in common whatever becomes of the white space between blocks. */
+const solid = (messages) => JSON.stringify(messages).replaceAll(" ", "");
+
 export const plain = (text) => text.replaceAll(/\s+/g, " ").trim();
 
 /** The customer's site: pages of its own origin, with a policy that allows nothing but the widget. */
@@ -453,7 +461,7 @@ export class Chat {
       // The server may be away just now.
       log = await this.world.server.log(conversation, this.user).catch(String);
       shown = await this.shown();
-      if (JSON.stringify(shown) === JSON.stringify(log)) return log;
+      if (solid(shown) === solid(log)) return log;
       await this.page.waitForTimeout(100);
     }
     assert.deepEqual(shown, log, "the page and the log");

@@ -68,6 +68,7 @@ async fn facts_of_a_replaced_turn_are_withdrawn_before_it_is_replaced() {
     assert_eq!(known(&world).await, ["I live in Bergen", "I live in Oslo"]);
     // After a crash it is the same conversation.
     world.crash().await;
+    world.restart().await;
     said(&world, id, "Where do I live?").await;
     let requests = world.model.requests();
     let last = requests.last().unwrap();
