@@ -279,7 +279,7 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
     let last = scenario.conversation.book.as_ref().and_then(|book| book.last_turn);
     let replaced = match when / 32 {
         0..4 => None,
-        7 if when % 8 == 0 => Some(turn(n / 2)),
+        7 if when.is_multiple_of(8) => Some(turn(n / 2)),
         _ => last.map(|last| last.id),
     };
     let keys = [None, None, key("a", "1"), key("b", "1"), key("a", "2")];
@@ -303,7 +303,7 @@ fn submission(scenario: &Scenario, n: u128, when: u8, kind: u8) -> Command {
         roles: Vec::new(),
         nonce: None,
         replaces: replaced,
-        client_tools: if kind % 3 == 0 {
+        client_tools: if kind.is_multiple_of(3) {
             ClientTools::default()
         } else {
             page_tools()

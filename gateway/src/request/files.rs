@@ -164,7 +164,7 @@ mod tests {
             "file": { "filename": "b.pdf", "file_data": "data:application/pdf;base64,YWJj" },
         });
         let seen = content(&[FileKind::Image]).await;
-        assert_eq!(seen.as_array().unwrap()[1..], [image.clone()]);
+        assert_eq!(seen.as_array().unwrap()[1..], *std::slice::from_ref(&image));
         assert_eq!(seen[0]["text"].as_str().unwrap().matches(UNREADABLE).count(), 1);
 
         let read = content(&[FileKind::Pdf, FileKind::Image]).await;

@@ -285,7 +285,7 @@ fn push_recalled(messages: &mut Vec<PromptMessage>, lines: &[&str], nonce: Optio
 /// Adds the attached files, all in one message.
 fn push_files(messages: &mut Vec<PromptMessage>, files: &[&PromptFile]) {
     if !files.is_empty() {
-        let files = files.iter().map(|file| PromptFile::clone(file)).collect();
+        let files = files.iter().copied().cloned().collect();
         messages.push(PromptMessage::Files { files });
         messages.push(read_as_data());
     }
