@@ -42,8 +42,21 @@ async function buildPackage(name, { bundle, copy }) {
     // Not minified: what is committed can be read in a review, and these pages are served on the machine that shows them.
     minify: false,
     logLevel: "warning",
-  });
+    metafile: true,
+  }).then(note);
   for (const file of copy) await copyFile(join(sources, file), join(into, file));
+}
+
+/** Packages of others whose code is in what is built, by name. */
+const bundled = new Set();
+
+/** Notes the packages that a build took files from; returns the build. */
+function note(built) {
+  for (const path of Object.keys(built.metafile.inputs)) {
+    const name = /(?:^|\/)node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
+    if (name) bundled.add(name);
+  }
+  return built;
 }
 
 /** The text of a style sheet in place of its import, for sheets that a script makes. */
@@ -85,8 +98,9 @@ async function buildWidget() {
     alias: SOURCES,
     plugins: [styles],
     logLevel: "warning",
+    metafile: true,
   };
-  const app = await build({
+  const app = note(await build({
     ...common,
     entryPoints: [join(sources, "app.tsx")],
     format: "esm",
@@ -94,25 +108,41 @@ async function buildWidget() {
     entryNames: "[name]-[hash]",
     chunkNames: "[name]-[hash]",
     // Part of what is hashed: other versions write other bytes, which must not have the same name.
-    banner: { js: `// ${await versionOf("terser")}` },
-  });
+    banner: { js: `// ${(await manifestOf("terser")).version}` },
+  }));
   const name = basename(app.outputFiles.find(({ path }) => basename(path).startsWith("app-")).path);
-  const loader = await build({
+  const loader = note(await build({
     ...common,
     entryPoints: { widget: join(sources, "loader.ts") },
     format: "iife",
     define: { APP_PATH: JSON.stringify(`/widget/${name}`) },
-  });
+  }));
   await mkdir(into, { recursive: true });
   for (const { path, text } of app.outputFiles) await writeFile(path, await smaller(text, true));
   for (const { path, text } of loader.outputFiles) await writeFile(path, await smaller(text, false));
-  const licence = await readFile(join(root, "node_modules", "preact", "LICENSE"), "utf8");
-  await writeFile(join(into, "licenses.txt"), `Preact (https://preactjs.com)\n\n${licence}`);
 }
 
-/** The version of an installed package. */
-async function versionOf(name) {
-  return JSON.parse(await readFile(join(root, "node_modules", name, "package.json"), "utf8")).version;
+/** The `package.json` of an installed package. */
+async function manifestOf(name) {
+  return JSON.parse(await readFile(join(root, "node_modules", name, "package.json"), "utf8"));
+}
+
+/**
+ * Writes what others wrote of all this: their licences, which the widget serves, and a list in the form of the bill of
+ * materials (CycloneDX), for what is shipped.
+ */
+async function writeBundled() {
+  const components = [];
+  const licences = [];
+  for (const name of [...bundled].sort()) {
+    const { version, license, homepage } = await manifestOf(name);
+    const licence = await readFile(join(root, "node_modules", name, "LICENSE"), "utf8");
+    const purl = `pkg:npm/${name.replace("@", "%40")}@${version}`;
+    components.push({ type: "library", "bom-ref": purl, name, version, licenses: [{ license: { id: license } }], purl });
+    licences.push(`${name} ${version}${homepage ? ` (${homepage})` : ""}\n\n${licence}`);
+  }
+  await writeFile(join(out, "components.json"), `${JSON.stringify(components, null, 2)}\n`);
+  await writeFile(join(out, "widget", "licenses.txt"), licences.join("\n\n"));
 }
 
 /** Lists the files below a directory, sorted by path. */
@@ -139,4 +169,5 @@ await rm(out, { recursive: true, force: true });
 await mkdir(out, { recursive: true });
 for (const [name, parts] of Object.entries(PACKAGES)) await buildPackage(name, parts);
 await buildWidget();
+await writeBundled();
 await writeHashes();
