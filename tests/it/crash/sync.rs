@@ -119,7 +119,7 @@ async fn a_sync_continues_where_its_position_is() {
         // Nobody reads while this happens.
         let answered = json!({ "ticket": { "comment": { "body": "We found the umbrella.", "public": true } } });
         zendesk.call("PUT", "/api/v2/tickets/102.json", answered).await;
-        zendesk.call("DELETE", "/api/v2/tickets/103.json", Value::Null).await;
+        zendesk.delete_ticket(103).await;
 
         let life = Life::start(directory.path(), None).await.expect("it serves again");
         let documents = settled(&life, "tickets").await;
@@ -162,8 +162,8 @@ async fn deletions_and_moves_continue_after_a_crash() {
     assert_eq!(settled(&life, "tickets").await.len(), TICKETS.len());
     life.child.kill().await;
 
-    zendesk.call("DELETE", "/api/v2/tickets/103.json", Value::Null).await;
-    zendesk.call("DELETE", "/api/v2/tickets/106.json", Value::Null).await;
+    zendesk.delete_ticket(103).await;
+    zendesk.delete_ticket(106).await;
     if let Some(mut life) = Life::start(directory.path(), Some("sync.after:delete")).await {
         assert_eq!(life.child.wait().await, ABORTED, "{}", life.child.output());
     }

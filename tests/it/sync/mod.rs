@@ -83,6 +83,25 @@ impl Zendesk {
         self.call("PUT", &path, json!({ "translation": changes })).await;
     }
 
+    /// Deletes a ticket, and waits until the export says so: it leaves out the present second.
+    pub async fn delete_ticket(&self, id: u64) {
+        self.call("DELETE", &format!("/api/v2/tickets/{id}.json"), Value::Null)
+            .await;
+        let mut query = "start_time=0".to_owned();
+        loop {
+            let path = format!("/api/v2/incremental/tickets/cursor.json?{query}");
+            let page = self.call("GET", &path, Value::Null).await;
+            let is_deleted = |ticket: &Value| ticket["id"] == id && ticket["status"] == "deleted";
+            if page["tickets"].as_array().unwrap().iter().any(is_deleted) {
+                return;
+            }
+            query = format!("cursor={}", page["after_cursor"].as_str().unwrap());
+            if page["end_of_stream"] == true {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
     /// Requests so far whose path contains `part`, with their queries.
     pub async fn requests(&self, part: &str) -> Vec<String> {
         let state = self.call("GET", "/_sim/state", Value::Null).await;
