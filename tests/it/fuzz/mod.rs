@@ -1,6 +1,6 @@
 //! Fuzz tests of every parser of outside input.
 //!
-//! In a plain test run each target tries a few hundred inputs. `scripts/test fuzz` runs each for ten seconds,
+//! In a plain test run each target tries a few hundred inputs. `scripts/test fuzz` runs each for five seconds,
 //! `scripts/fuzz` for as long as you like. A failure prints `BOLERO_RANDOM_SEED=…`; with that variable set, the same
 //! input is tried first. A target asserts what holds for every input (bounds, agreement with a second parser, no forged
 //! value accepted), and implicitly that nothing panics.

@@ -50,7 +50,7 @@ async fn rounds(store: Store, rounds: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite() {
-    rounds(Store::Sqlite, setting("COPILOTD_KILL_ROUNDS", 6)).await;
+    rounds(Store::Sqlite, setting("COPILOTD_KILL_ROUNDS", 4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,5 +63,6 @@ async fn mongodb() {
         database: database.name.clone(),
         lease_s: LEASE_S,
     };
-    rounds(store, setting("COPILOTD_KILL_ROUNDS", 6)).await;
+    // A restart waits for the lease.
+    rounds(store, setting("COPILOTD_KILL_ROUNDS", 3)).await;
 }
