@@ -27,7 +27,7 @@ struct State {
 struct Entry {
     file: StoredFile,
     pieces: Vec<Bytes>,
-    is_referenced: bool,
+    references: u32,
 }
 
 impl State {
@@ -121,7 +121,7 @@ impl FileStore for MemoryFiles {
         let entry = Entry {
             file: file.clone(),
             pieces,
-            is_referenced: false,
+            references: 0,
         };
         state.files.insert(key(scope, file.id), entry);
         Ok(Finished::Stored)
@@ -157,10 +157,20 @@ impl FileStore for MemoryFiles {
             let Some(entry) = own else {
                 return Ok(Err(*id));
             };
-            entry.is_referenced = true;
+            entry.references += 1;
             found.push(entry.file.clone());
         }
         Ok(Ok(found))
+    }
+
+    async fn release_files(&self, scope: &TenantScope, ids: &[FileId]) -> Result<(), LogError> {
+        let mut state = self.0.lock();
+        for id in ids {
+            if let Some(entry) = state.files.get_mut(&key(scope, *id)) {
+                entry.references = entry.references.saturating_sub(1);
+            }
+        }
+        Ok(())
     }
 
     async fn delete_file(&self, scope: &TenantScope, id: FileId) -> Result<bool, LogError> {
@@ -170,7 +180,7 @@ impl FileStore for MemoryFiles {
     async fn sweep_files(&self, scope: &TenantScope, before: Timestamp, limit: usize) -> Result<u64, LogError> {
         let mut state = self.0.lock();
         let is_due = |((tenant, _), entry): &(&(TenantId, FileId), &Entry)| {
-            tenant == scope.tenant() && !entry.is_referenced && entry.file.created_at < before
+            tenant == scope.tenant() && entry.references == 0 && entry.file.created_at < before
         };
         let due: Vec<_> = state.files.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
         let begun = state

@@ -22,7 +22,7 @@ pub const PIECE_BYTES: usize = 256 * 1024;
 /// - *Whole or absent*: a file is found only once [`FileStore::finish_file`] has returned, with all its pieces.
 /// - *Erased*: nothing is added to an erased conversation, and its erasure deletes its files and unfinished uploads.
 /// - *Kept while referenced*: [`FileStore::sweep_files`] never deletes a file for which [`FileStore::reference_files`] has
-///   returned it.
+///   returned it, unless it was released.
 /// - *Repeatable*: a deletion that was cut off is completed by the next one, or by the sweep.
 #[async_trait]
 pub trait FileStore: Send + Sync + fmt::Debug {
@@ -57,7 +57,7 @@ pub trait FileStore: Send + Sync + fmt::Debug {
     /// Reads a piece of a file; none after the last one.
     async fn file_piece(&self, scope: &TenantScope, id: FileId, number: u32) -> Result<Option<Bytes>, LogError>;
 
-    /// Marks files of one user and conversation as referenced by a prompt, and returns them in the order of `ids`. Returns the
+    /// Marks files of one user and conversation as referenced by one more prompt, and returns them in the order of `ids`. Returns the
     /// first id that is no such file instead, if there is one; others may be marked then.
     async fn reference_files(
         &self,
@@ -66,6 +66,9 @@ pub trait FileStore: Send + Sync + fmt::Debug {
         user: &UserId,
         ids: &[FileId],
     ) -> Result<Result<Vec<StoredFile>, FileId>, LogError>;
+
+    /// Takes one mark off each of these files: their prompt was refused. Without it they are kept for too long.
+    async fn release_files(&self, scope: &TenantScope, ids: &[FileId]) -> Result<(), LogError>;
 
     /// Deletes a file, in bounded steps. Returns whether there was one.
     async fn delete_file(&self, scope: &TenantScope, id: FileId) -> Result<bool, LogError>;

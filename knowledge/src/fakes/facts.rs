@@ -127,8 +127,18 @@ impl FactStore for MemoryFacts {
     async fn withdraw(&self, scope: &TenantScope, lesson: &Lesson) -> Result<(), LogError> {
         let mut state = self.0.lock();
         let tenant = scope.tenant().clone();
-        for ((of, _), facts) in &mut state.facts {
-            facts.retain(|fact| *of != tenant || fact.turn != lesson.turn);
+        for ((of, user), facts) in &mut state.facts {
+            if *of != tenant || *user != lesson.user {
+                continue;
+            }
+            let before = facts.len();
+            facts.retain(|fact| fact.turn != lesson.turn);
+            if facts.len() < before {
+                // What they had superseded holds again.
+                let superseded = facts.iter_mut();
+                let superseded = superseded.filter(|fact| fact.fact.valid_to == Some(lesson.said_at));
+                superseded.for_each(|fact| fact.fact.valid_to = None);
+            }
         }
         if !state.erased.contains(&(tenant.clone(), lesson.conversation)) {
             let known = state.lessons.entry((tenant, lesson.turn));

@@ -15,10 +15,13 @@ pub(crate) mod writer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
 use rusqlite::Connection;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use self::failure::Failure;
 use self::history::History;
@@ -91,6 +94,15 @@ pub(crate) struct Database {
     pub(crate) max_pages: Option<MaxPages>,
     // Dropped last: it keeps the database file open, and closing that file would release SQLite's locks on it.
     pub(crate) slack: Arc<PageSlack>,
+    clearing: Clearing,
+}
+
+/// Calls of [`Database::clear_slack`], numbered in the order in which they came.
+#[derive(Debug, Default)]
+struct Clearing {
+    asked: AtomicU64,
+    /// The last one of those that are served. Locked while copies are overwritten.
+    served: Mutex<u64>,
 }
 
 /// A database whose writing connection is open, and whose threads are not started yet.
@@ -163,6 +175,7 @@ impl Opening {
             reserve: self.reserve,
             max_pages: self.max_pages,
             slack: self.slack,
+            clearing: Clearing::default(),
         })
     }
 }
@@ -182,8 +195,24 @@ impl Database {
     }
 
     /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write meanwhile.
-    /// Readers that prevent the last step are waited for until `deadline` has passed.
+    /// Readers that prevent the last step are waited for until `deadline` has passed. Those who ask while others are served
+    /// are served together: each time the writer flushes the whole write-ahead log.
     pub(crate) async fn clear_slack(&self, deadline: Duration) -> Result<(), Failure> {
+        let ticket = self.clearing.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let Ok(mut served) = timeout(deadline, self.clearing.served.lock()).await else {
+            let busy = "copies of deleted data are still being overwritten for others";
+            return Err(LogError::Unavailable(busy.to_owned()).into());
+        };
+        if *served >= ticket {
+            return Ok(());
+        }
+        let asked = self.clearing.asked.load(Ordering::SeqCst);
+        self.clear_now(deadline).await?;
+        *served = asked;
+        Ok(())
+    }
+
+    async fn clear_now(&self, deadline: Duration) -> Result<(), Failure> {
         for _ in 0..MAX_ROUNDS {
             let mut taken = self
                 .slack

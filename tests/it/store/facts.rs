@@ -298,6 +298,22 @@ async fn a_withdrawn_turn_is_not_learned_from(stores: &Stores) {
     }
     assert_eq!(stores.texts(&talk, "will").await, ["User lives in Oslo"]);
     assert_eq!(facts.open_lessons(scope, &user("will"), 9).await.unwrap(), []);
+    // What a withdrawn fact had superseded holds again.
+    let moved = lesson(&talk, "will", turn(), 5);
+    assert_eq!(facts.open_lesson(scope, &moved).await.unwrap(), LessonState::Open);
+    let mut ended = fact(&kept, "User lives in Oslo");
+    ended.fact.valid_to = Some(moved.said_at);
+    let change = puts(&[ended, fact(&moved, "User lives in Bergen")]);
+    assert!(facts.close_lesson(scope, &moved, &change).await.unwrap());
+    for _ in 0..2 {
+        facts.withdraw(scope, &moved).await.unwrap();
+    }
+    let left = facts.facts(scope, &user("will")).await.unwrap();
+    let left: Vec<_> = left
+        .iter()
+        .map(|fact| (fact.fact.text.as_str(), fact.fact.valid_to))
+        .collect();
+    assert_eq!(left, [("User lives in Oslo", None)]);
     // A turn of another tenant with the same id is another one.
     let other = open_talk(stores, "globex", "will").await;
     facts.withdraw(&other.scope, &kept).await.unwrap();

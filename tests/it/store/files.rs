@@ -14,7 +14,8 @@ use copilotd_actors::ports::{
     content,
 };
 use futures::TryStreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -211,6 +212,46 @@ async fn what_no_prompt_refers_to_is_swept(stores: &Stores) {
     assert_eq!(finished, Finished::Erased);
 }
 
+async fn a_refused_prompt_releases_its_files(stores: &Stores) {
+    let talk = stores.talk("initech", "dot").await;
+    let store = stores.files.as_ref();
+    let file = stores.put(&talk, &[b"asked"], 1).await;
+    for _ in 0..2 {
+        let found = store
+            .reference_files(&talk.scope, talk.id, &talk.user, &[file.id])
+            .await;
+        assert!(found.unwrap().is_ok());
+    }
+    // Another prompt still refers to it.
+    store.release_files(&talk.scope, &[file.id]).await.unwrap();
+    store.sweep_files(&talk.scope, at(50), 10).await.unwrap();
+    assert!(stores.is_there(&talk, &file).await);
+    for _ in 0..3 {
+        store.release_files(&talk.scope, &[file.id]).await.unwrap();
+    }
+    assert!(stores.is_there(&talk, &file).await);
+    assert_eq!(store.sweep_files(&talk.scope, at(50), 10).await.unwrap(), 1);
+    assert!(!stores.is_there(&talk, &file).await);
+}
+
+/// Two deletions of one upload and another tenant's upload at once: the database may give the second the number of the first.
+async fn deletions_harm_no_other_upload(stores: &Stores) {
+    let (mine, theirs) = (stores.talk("hooli", "ann").await, stores.talk("globex", "ann").await);
+    let pieces: [&[u8]; 9] = [b"mine"; 9];
+    for round in 0..20 {
+        let open = stores.begin(&mine, &pieces, 1).await;
+        let store = stores.files.as_ref();
+        let (aborted, swept, kept) = tokio::join!(
+            store.abort_file(&mine.scope, open.id),
+            store.sweep_files(&mine.scope, at(50), 10),
+            stores.put(&theirs, &[b"theirs, ", b"whole"], 100),
+        );
+        aborted.unwrap();
+        swept.unwrap();
+        assert_eq!(stores.read(&theirs, kept.id).await, b"theirs, whole", "round {round}");
+    }
+}
+
 async fn the_quota_counts_what_is_there(stores: &Stores) {
     let talk = stores.talk("hooli", "dee").await;
     let store = stores.files.as_ref();
@@ -250,6 +291,8 @@ async fn contract(stores: &Stores) {
     a_file_is_whole_or_absent(stores).await;
     tenants_users_and_conversations_are_apart(stores).await;
     what_no_prompt_refers_to_is_swept(stores).await;
+    a_refused_prompt_releases_its_files(stores).await;
+    deletions_harm_no_other_upload(stores).await;
     the_quota_counts_what_is_there(stores).await;
     an_erasure_takes_files_and_uploads(stores).await;
 }
@@ -321,6 +364,36 @@ async fn on_mongodb() {
     contract(&stores).await;
     deletion(&stores, store.as_ref()).await;
     a_conversation_has_to_be_known(&stores).await;
+    a_piece_that_comes_late_is_swept(&stores, &database).await;
+}
+
+/// A write whose answer was lost may be executed after its upload was deleted.
+async fn a_piece_that_comes_late_is_swept(stores: &Stores, database: &TestDatabase) {
+    let talk = stores.talk("hooli", "eve").await;
+    let aborted = stores.begin(&talk, &[b"first"], 1).await;
+    stores.files.abort_file(&talk.scope, aborted.id).await.unwrap();
+    let mut erased = stores.talk("hooli", "eve").await;
+    let open = stores.begin(&erased, &[b"first"], 1).await;
+    stores.erase(&mut erased).await;
+    let client = mongodb::Client::with_uri_str(&database.url).await.unwrap();
+    let pieces = client.database(&database.name).collection::<Document>("file_pieces");
+    let of_tenant = doc! { "tenant": "hooli" };
+    let before = pieces.count_documents(of_tenant.clone()).await.unwrap();
+    for upload in [aborted.id, open.id] {
+        let content = format!("hooli/{upload}");
+        let late = doc! { "_id": format!("{content}/1"), "tenant": "hooli", "content": content, "n": 1_i64 };
+        pieces.insert_one(late).await.unwrap();
+    }
+    let tomorrow = Timestamp::now() + SignedDuration::from_hours(25);
+    stores.files.sweep_files(&talk.scope, tomorrow, 100).await.unwrap();
+    let left = pieces.count_documents(of_tenant).await.unwrap();
+    assert!(left <= before, "{left} of {before}");
+    let files = client.database(&database.name).collection::<Document>("files");
+    let deleted = files
+        .count_documents(doc! { "tenant": "hooli", "state": { "$lt": 1 } })
+        .await
+        .unwrap();
+    assert_eq!(deleted, 0);
 }
 
 async fn a_conversation_has_to_be_known(stores: &Stores) {

@@ -151,7 +151,18 @@ impl FactStore for MongoLog {
             "conversation": lesson.conversation.to_string(),
             "turn": lesson.turn.to_string(),
         };
-        self.collections.call(self.collections.facts.delete_many(which)).await?;
+        let facts = &self.collections.facts;
+        if self.collections.call(facts.find_one(which.clone())).await?.is_some() {
+            // What they had superseded holds again. First: if the process dies in between, the next call does both.
+            let superseded = doc! {
+                "tenant": scope.tenant().as_str(),
+                "user": lesson.user.as_str(),
+                "valid_to": date(lesson.said_at),
+            };
+            let restore = doc! { "$set": { "valid_to": null } };
+            self.collections.call(facts.update_many(superseded, restore)).await?;
+            self.collections.call(facts.delete_many(which)).await?;
+        }
         Ok(())
     }
 

@@ -3,6 +3,9 @@
 //! A file's `_id` is that of its upload, under which its pieces are stored; `id` is the file's own from the end of the upload
 //! until it is deleted. An erasure may come between the check of a conversation and a write: the check is repeated afterwards,
 //! and what was written is deleted.
+//!
+//! A write whose outcome is unknown may reach the server after its upload was deleted. So the document of a deleted upload
+//! stays, without content or owner, until the sweep of a day later has deleted such pieces too.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,12 +27,14 @@ use super::usage::{as_future, date};
 /// Pieces that one call of a deletion deletes.
 const PIECES_AT_ONCE: i64 = 16;
 
-/// It is being uploaded or deleted.
+/// It was an upload, and is deleted but for pieces that come late.
+const DELETED: i32 = -2;
+/// It is being deleted.
+const DELETING: i32 = -1;
+/// It is being uploaded.
 const PARTIAL: i32 = 0;
-/// It is a file.
+/// It is a file. Each prompt that refers to it adds one.
 const WHOLE: i32 = 1;
-/// It is a file to which a prompt refers.
-const REFERENCED: i32 = 2;
 
 #[async_trait]
 impl FileStore for MongoLog {
@@ -107,6 +112,10 @@ impl FileStore for MongoLog {
         if let Some(known) = self.file(scope, file.id).await? {
             return Ok(Finished::Exists(Box::new(known)));
         }
+        let key = Key::new(scope, upload.conversation);
+        if !self.is_readable(&key).await? {
+            return Ok(Finished::Erased);
+        }
         if self.file_bytes(scope).await?.saturating_add(file.info.bytes) > quota {
             return Ok(Finished::Full);
         }
@@ -123,7 +132,6 @@ impl FileStore for MongoLog {
             .collections
             .call(self.collections.files.update_one(open, whole))
             .await?;
-        let key = Key::new(scope, upload.conversation);
         if finished.matched_count == 0 {
             return Ok(Finished::Erased);
         }
@@ -186,7 +194,7 @@ impl FileStore for MongoLog {
             let referenced = self
                 .collections
                 .files
-                .find_one_and_update(own, doc! { "$set": { "state": REFERENCED } })
+                .find_one_and_update(own, doc! { "$inc": { "state": 1 } })
                 .return_document(ReturnDocument::After);
             match self.collections.call(referenced).await? {
                 Some(found) => files.push(file(&found)?),
@@ -194,6 +202,19 @@ impl FileStore for MongoLog {
             }
         }
         Ok(Ok(files))
+    }
+
+    async fn release_files(&self, scope: &TenantScope, ids: &[FileId]) -> Result<(), LogError> {
+        self.lease.check()?;
+        let _pass = self.tenant_fence.enter(scope.tenant())?;
+        for id in ids {
+            let mut referenced = whole(scope, *id);
+            referenced.insert("state", doc! { "$gt": WHOLE });
+            let release = doc! { "$inc": { "state": -1 } };
+            let files = &self.collections.files;
+            self.collections.call(files.update_one(referenced, release)).await?;
+        }
+        Ok(())
     }
 
     async fn delete_file(&self, scope: &TenantScope, id: FileId) -> Result<bool, LogError> {
@@ -206,13 +227,13 @@ impl FileStore for MongoLog {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let due = doc! {
             "tenant": scope.tenant().as_str(),
-            "state": { "$lt": REFERENCED },
+            "state": { "$lte": WHOLE },
             "created_at": { "$lt": date(before) },
         };
         let mut swept = 0;
         for id in self.ids(&self.collections.files, due, limit).await? {
             // Checked again: a prompt may refer to it by now.
-            let which = doc! { "_id": id, "state": { "$lt": REFERENCED } };
+            let which = doc! { "_id": id, "state": { "$lte": WHOLE } };
             swept += u64::from(self.erase_file(which).await?);
         }
         Ok(swept)
@@ -235,7 +256,7 @@ impl MongoLog {
         }
     }
 
-    /// Deletes a file: first from view, then its pieces, then its document. Returns whether there was one.
+    /// Deletes a file: first from view, then its pieces, then its document. Returns whether there was one, or an upload.
     async fn erase_file(&self, which: Document) -> Result<bool, Failure> {
         let files = &self.collections.files;
         let Some(found) = self.collections.call(files.find_one(which.clone())).await? else {
@@ -243,9 +264,11 @@ impl MongoLog {
         };
         let content = found.get_str("_id").map_err(|error| corrupt(&error))?;
         let upload = content.rsplit('/').next().unwrap_or_default();
+        let state = found.get_i32("state").map_err(|error| corrupt(&error))?;
         // If the process dies now, the sweep finds it.
+        let hiding = if state == DELETED { DELETED } else { DELETING };
         let hidden = doc! {
-            "$set": { "id": upload, "state": PARTIAL, "created_at": DateTime::from_millis(0) },
+            "$set": { "id": upload, "state": hiding, "created_at": DateTime::from_millis(0) },
             "$unset": { "name": "", "sha256": "" },
         };
         let mut same = which;
@@ -262,8 +285,18 @@ impl MongoLog {
         let pieces = doc! { "content": content };
         self.delete_all(&self.collections.file_pieces, pieces, PIECES_AT_ONCE)
             .await?;
-        self.collections.call(files.delete_one(doc! { "_id": content })).await?;
-        Ok(true)
+        let own = doc! { "_id": content };
+        // All pieces of a file were acknowledged before it was one; those of an upload that was cut off may come late.
+        if state >= WHOLE || state == DELETED {
+            self.collections.call(files.delete_one(own)).await?;
+        } else {
+            let deleted = doc! {
+                "$set": { "state": DELETED, "created_at": DateTime::now() },
+                "$unset": { "conversation": "", "user": "" },
+            };
+            self.collections.call(files.update_one(own, deleted)).await?;
+        }
+        Ok(state != DELETED)
     }
 
     /// Returns the bytes of all files of a tenant.

@@ -200,6 +200,16 @@ pub(super) fn head(
     Ok(head)
 }
 
+/// Returns whether the log exists and has no tombstone.
+pub(super) fn is_readable(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+) -> Result<bool, Failure> {
+    let head = head(connection, tenant, conversation)?;
+    Ok(matches!(head, Some(Head { tombstone: None, .. })))
+}
+
 /// Stores a snapshot unless a newer one exists or the conversation is erased: a snapshot stored after the tombstone
 /// would bring back what was erased.
 pub(super) fn save_snapshot(
@@ -208,9 +218,9 @@ pub(super) fn save_snapshot(
     conversation: ConversationId,
     snapshot: &Snapshot,
 ) -> Result<(), Failure> {
-    let Some(Head { tombstone: None, .. }) = head(connection, tenant, conversation)? else {
+    if !is_readable(connection, tenant, conversation)? {
         return Ok(());
-    };
+    }
     connection
         .prepare_cached(
             "INSERT INTO snapshots (tenant, conversation, seq, version, state) VALUES (?1, ?2, ?3, ?4, ?5)

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::append::{Head, head};
+use super::append::is_readable;
 use super::{SqliteLog, rows};
 use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::sqlite::reserve::Priority;
@@ -155,13 +155,25 @@ impl FactStore for SqliteLog {
         let _pass = self.fence.enter(scope.tenant())?;
         let (tenant, lesson) = (scope.tenant().clone(), lesson.clone());
         let work = move |connection: &Connection| {
-            connection
+            let deleted = connection
                 .prepare_cached("DELETE FROM facts WHERE tenant = ?1 AND conversation = ?2 AND turn = ?3")?
                 .execute(params![
                     tenant.as_str(),
                     rows::key(lesson.conversation),
                     lesson.turn.uuid()
                 ])?;
+            if deleted > 0 {
+                // What they had superseded holds again.
+                connection
+                    .prepare_cached(
+                        "UPDATE facts SET valid_to = NULL WHERE tenant = ?1 AND user = ?2 AND valid_to = ?3",
+                    )?
+                    .execute(params![
+                        tenant.as_str(),
+                        lesson.user.as_str(),
+                        lesson.said_at.as_millisecond(),
+                    ])?;
+            }
             if !is_readable(connection, &tenant, lesson.conversation)? {
                 return Ok(());
             }
@@ -196,12 +208,6 @@ impl FactStore for SqliteLog {
         // A person replaced or deleted a text: no copy of it stays in the files.
         Ok(self.database.clear_slack(self.append_deadline).await?)
     }
-}
-
-/// Returns whether the log exists and has no tombstone.
-fn is_readable(connection: &Connection, tenant: &TenantId, conversation: ConversationId) -> Result<bool, Failure> {
-    let head = head(connection, tenant, conversation)?;
-    Ok(matches!(head, Some(Head { tombstone: None, .. })))
 }
 
 fn is_closed(connection: &Connection, tenant: &TenantId, turn: TurnId) -> Result<Option<bool>, Failure> {

@@ -15,14 +15,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::append::{Head, head};
+use super::append::is_readable;
 use super::{SqliteLog, rows};
 use crate::adapters::sqlite::failure::Failure;
 use crate::adapters::sqlite::reserve::Priority;
 
 /// The tables. Times are milliseconds since 1970. `content` is the id under which the pieces were uploaded, which no other file
-/// ever has; `id` is the file's own from the end of the upload until it is deleted. `state` is 0 for what is being uploaded or
-/// deleted, 1 for a file and 2 for one to which a prompt refers.
+/// ever has; `id` is the file's own from the end of the upload until it is deleted. `state` is -1 for what is being deleted, 0
+/// for what is being uploaded, and 1 for a file; each prompt that refers to it adds one.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE files (
     tenant       TEXT    NOT NULL,
@@ -161,8 +161,11 @@ impl FileStore for SqliteLog {
     }
 
     async fn abort_file(&self, scope: &TenantScope, upload: FileId) -> Result<(), LogError> {
-        let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state = 0";
-        self.erase_row(scope, upload, sql).await?;
+        let sql = "SELECT content FROM files WHERE tenant = ?1 AND id = ?2 AND state = 0";
+        // No copy of it stays in the files.
+        if self.erase_file(scope, upload, sql).await? == Some(Erased::WithContent) {
+            self.database.clear_slack(self.append_deadline).await?;
+        }
         Ok(())
     }
 
@@ -204,7 +207,7 @@ impl FileStore for SqliteLog {
                     return Ok(Err(*id));
                 };
                 connection
-                    .prepare_cached("UPDATE files SET state = 2 WHERE tenant = ?1 AND id = ?2 AND state > 0")?
+                    .prepare_cached("UPDATE files SET state = state + 1 WHERE tenant = ?1 AND id = ?2 AND state > 0")?
                     .execute(params![tenant.as_str(), id.uuid()])?;
                 files.push(file);
             }
@@ -213,9 +216,30 @@ impl FileStore for SqliteLog {
         Ok(self.database.writer.write(work).await?)
     }
 
+    async fn release_files(&self, scope: &TenantScope, ids: &[FileId]) -> Result<(), LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
+        let (tenant, ids) = (scope.tenant().clone(), ids.to_vec());
+        let work = move |connection: &Connection| {
+            for id in &ids {
+                connection
+                    .prepare_cached("UPDATE files SET state = state - 1 WHERE tenant = ?1 AND id = ?2 AND state > 1")?
+                    .execute(params![tenant.as_str(), id.uuid()])?;
+            }
+            Ok(())
+        };
+        Ok(self.database.writer.write(work).await?)
+    }
+
     async fn delete_file(&self, scope: &TenantScope, id: FileId) -> Result<bool, LogError> {
-        let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state > 0";
-        self.erase_row(scope, id, sql).await
+        let sql = "SELECT content FROM files WHERE tenant = ?1 AND id = ?2 AND state > 0";
+        if self.erase_file(scope, id, sql).await?.is_none() {
+            return Ok(false);
+        }
+        if let Err(error) = self.database.clear_slack(self.append_deadline).await {
+            let error = LogError::from(error);
+            tracing::warn!(tenant = %scope.tenant(), file = %id, %error, "a file was deleted; copies of it stay in the database file until the next deletion overwrites them");
+        }
+        Ok(true)
     }
 
     async fn sweep_files(&self, scope: &TenantScope, before: Timestamp, limit: usize) -> Result<u64, LogError> {
@@ -223,9 +247,7 @@ impl FileStore for SqliteLog {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let query = move |connection: &Connection| {
             let ids: Result<Vec<Uuid>, _> = connection
-                .prepare_cached(
-                    "SELECT id FROM files WHERE tenant = ?1 AND state IN (0, 1) AND created_at < ?2 LIMIT ?3",
-                )?
+                .prepare_cached("SELECT id FROM files WHERE tenant = ?1 AND state < 2 AND created_at < ?2 LIMIT ?3")?
                 .query_map(params![tenant.as_str(), before, limit], |row| row.get(0))?
                 .collect();
             Ok(ids?)
@@ -234,55 +256,86 @@ impl FileStore for SqliteLog {
         let mut swept = 0;
         for id in due {
             // Checked again by the writer: a prompt may refer to it by now. Its age cannot change.
-            let sql = "SELECT rowid FROM files WHERE tenant = ?1 AND id = ?2 AND state < 2";
-            swept += u64::from(self.erase_row(scope, FileId::new(id), sql).await?);
+            let sql = "SELECT content FROM files WHERE tenant = ?1 AND id = ?2 AND state < 2";
+            swept += u64::from(self.erase_file(scope, FileId::new(id), sql).await?.is_some());
+        }
+        if swept > 0 {
+            self.database.clear_slack(self.append_deadline).await?;
         }
         Ok(swept)
     }
 }
 
+/// What a deletion found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Erased {
+    /// An upload of which nothing was stored yet.
+    Empty,
+    /// Pieces, whose bytes may still be in free parts of the database's files.
+    WithContent,
+}
+
 impl SqliteLog {
-    /// Deletes the file that a query finds: first from view, then piece by piece. Returns whether there was one.
-    async fn erase_row(&self, scope: &TenantScope, id: FileId, find: &'static str) -> Result<bool, LogError> {
+    /// Deletes the file whose content a query finds: first from view, then piece by piece.
+    async fn erase_file(
+        &self,
+        scope: &TenantScope,
+        id: FileId,
+        find: &'static str,
+    ) -> Result<Option<Erased>, LogError> {
         let tenant = scope.tenant().clone();
         let hide = move |connection: &Connection| {
-            let found: Option<i64> = connection
+            let found: Option<Uuid> = connection
                 .prepare_cached(find)?
                 .query_row(params![tenant.as_str(), id.uuid()], |row| row.get(0))
                 .optional()?;
-            let Some(row) = found else { return Ok(None) };
             // If the process dies now, the sweep finds it.
-            connection
-                .prepare_cached(
-                    "UPDATE files SET id = content, state = 0, created_at = 0, name = '', sha256 = '' WHERE rowid = ?1",
-                )?
-                .execute([row])?;
-            Ok(Some(row))
+            if found.is_some() {
+                hide(connection, &tenant, id.uuid())?;
+            }
+            Ok(found)
         };
         let hidden = self.database.writer.write_as(Priority::Erasing, hide).await?;
-        let Some(row) = hidden else { return Ok(false) };
-        let step = move |connection: &Connection| erase_pieces(connection, row);
-        while self.database.writer.write_as(Priority::Erasing, step).await? {}
-        // No copy of it stays in the files.
-        self.database.clear_slack(self.append_deadline).await?;
-        Ok(true)
+        let Some(content) = hidden else { return Ok(None) };
+        let mut erased = Erased::Empty;
+        loop {
+            let tenant = scope.tenant().clone();
+            let step = move |connection: &Connection| erase_pieces(connection, &tenant, content);
+            if !self.database.writer.write_as(Priority::Erasing, step).await? {
+                return Ok(Some(erased));
+            }
+            erased = Erased::WithContent;
+        }
     }
 }
 
-/// Deletes some pieces of a file, and its row once there are none; returns whether there are more.
-fn erase_pieces(connection: &Connection, row: i64) -> Result<bool, Failure> {
+/// Takes a file, or an upload, out of view.
+fn hide(connection: &Connection, tenant: &TenantId, id: Uuid) -> Result<(), Failure> {
+    connection
+        .prepare_cached(
+            "UPDATE files SET id = content, state = -1, created_at = 0, name = '', sha256 = ''
+             WHERE tenant = ?1 AND id = ?2 AND state >= 0",
+        )?
+        .execute(params![tenant.as_str(), id])?;
+    Ok(())
+}
+
+/// Deletes some pieces of a hidden file, and its row once there are none; returns whether there are more. Several deletions of
+/// one file do not harm each other or anybody else: no other file ever has this content, while the number of a row is used
+/// again.
+fn erase_pieces(connection: &Connection, tenant: &TenantId, content: Uuid) -> Result<bool, Failure> {
     let deleted = connection
         .prepare_cached(
-            "DELETE FROM file_pieces WHERE rowid IN (SELECT file_pieces.rowid FROM files JOIN file_pieces
-             USING (tenant, content) WHERE files.rowid = ?1 LIMIT ?2)",
+            "DELETE FROM file_pieces WHERE tenant = ?1 AND content = ?2 AND n IN (SELECT n FROM file_pieces
+             WHERE tenant = ?1 AND content = ?2 LIMIT ?3)",
         )?
-        .execute([row, PIECES_AT_ONCE])?;
+        .execute(params![tenant.as_str(), content, PIECES_AT_ONCE])?;
     if deleted > 0 {
         return Ok(true);
     }
     connection
-        .prepare_cached("DELETE FROM files WHERE rowid = ?1")?
-        .execute([row])?;
+        .prepare_cached("DELETE FROM files WHERE tenant = ?1 AND id = ?2 AND state = -1")?
+        .execute(params![tenant.as_str(), content])?;
     Ok(false)
 }
 
@@ -292,25 +345,19 @@ pub(super) fn erase_files(
     tenant: &TenantId,
     conversation: ConversationId,
 ) -> Result<ControlFlow<u64, u64>, Failure> {
-    let found: Option<i64> = connection
-        .prepare_cached("SELECT rowid FROM files WHERE tenant = ?1 AND conversation = ?2 LIMIT 1")?
-        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| row.get(0))
+    let found: Option<(Uuid, Uuid)> = connection
+        .prepare_cached("SELECT id, content FROM files WHERE tenant = ?1 AND conversation = ?2 LIMIT 1")?
+        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
-    let Some(row) = found else {
+    let Some((id, content)) = found else {
         return Ok(ControlFlow::Break(0));
     };
     // Out of view at once, and its pieces piece by piece.
-    connection
-        .prepare_cached("UPDATE files SET id = content, state = 0 WHERE rowid = ?1 AND state > 0")?
-        .execute([row])?;
-    let is_more = erase_pieces(connection, row)?;
+    hide(connection, tenant, id)?;
+    let is_more = erase_pieces(connection, tenant, content)?;
     Ok(ControlFlow::Continue(u64::from(!is_more)))
-}
-
-/// Returns whether the log exists and has no tombstone.
-fn is_readable(connection: &Connection, tenant: &TenantId, conversation: ConversationId) -> Result<bool, Failure> {
-    let head = head(connection, tenant, conversation)?;
-    Ok(matches!(head, Some(Head { tombstone: None, .. })))
 }
 
 fn find(connection: &Connection, tenant: &TenantId, id: FileId) -> Result<Option<StoredFile>, Failure> {
