@@ -25,6 +25,8 @@ use crate::tenancy::TenantScope;
 const LISTED: usize = 32;
 /// Messages that are read at a time.
 const MESSAGES: usize = 32;
+/// Bytes of messages that one job compares, unless a single message is longer: a few milliseconds.
+const JOB_BYTES: usize = 128 * 1024;
 
 /// What is searched for, and where the search goes on.
 #[derive(Debug, Clone)]
@@ -161,7 +163,8 @@ impl Search<'_> {
             };
             let headers = self.log.list(self.scope, &listed).await?;
             let is_last = headers.len() < LISTED;
-            for header in headers {
+            let titled = self.titled(&headers).await?;
+            for (header, is_titled) in headers.into_iter().zip(titled) {
                 let (created_at, conversation) = (header.created_at, header.id);
                 // Each page looks at something: otherwise one that takes too long would be asked for again for ever.
                 let has_looked = self.conversations > 0 || position.is_some_and(|position| position.before.is_some());
@@ -171,10 +174,6 @@ impl Search<'_> {
                     return Ok(page(found, done.created_at, done.conversation, None));
                 }
                 self.conversations += 1;
-                let is_titled = header
-                    .title
-                    .as_deref()
-                    .is_some_and(|title| self.query.words.are_in(title));
                 let outcome = match is_titled {
                     true => Outcome::Found,
                     false => self.look(&header, None).await?,
@@ -194,6 +193,40 @@ impl Search<'_> {
                 return Ok(SearchPage { found, next: None });
             }
         }
+    }
+
+    /// Returns of each conversation whether its title has the words.
+    async fn titled(&self, headers: &[Header]) -> Result<Vec<bool>, SearchError> {
+        let titles: Vec<Option<String>> = headers.iter().map(|header| header.title.clone()).collect();
+        let bytes: usize = titles.iter().flatten().map(String::len).sum();
+        let words = self.query.words.clone();
+        let look = move || -> Vec<bool> {
+            let has = |title: &Option<String>| title.as_ref().is_some_and(|title| words.are_in(title));
+            titles.iter().map(has).collect()
+        };
+        Ok(compute::run(Some(self.scope.tenant()), bytes * COST_PER_BYTE, look).await?)
+    }
+
+    /// Returns whether one of these messages has the words: in several jobs, because one cannot be interrupted.
+    async fn is_in_one(&self, mut records: Vec<Record>) -> Result<bool, SearchError> {
+        while !records.is_empty() {
+            let mut bytes = 0;
+            let fits = |record: &&Record| {
+                let is_first = bytes == 0;
+                bytes += record.weight();
+                is_first || bytes <= JOB_BYTES
+            };
+            let count = records.iter().take_while(fits).count();
+            let rest = records.split_off(count);
+            let job = std::mem::replace(&mut records, rest);
+            let cost = job.iter().map(Record::weight).sum::<usize>() * COST_PER_BYTE;
+            let words = self.query.words.clone();
+            let look = move || job.iter().any(|record| is_in(&words, record));
+            if compute::run(Some(self.scope.tenant()), cost, look).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn is_spent(&self) -> bool {
@@ -217,13 +250,9 @@ impl Search<'_> {
             };
             let is_last = records.len() < MESSAGES;
             before = records.last().map(|last| last.seq);
-            let bytes: usize = records.iter().map(Record::weight).sum();
-            self.bytes += bytes;
-            let words = self.query.words.clone();
-            let look = move || records.iter().any(|record| is_in(&words, record));
-            let is_found = compute::run(Some(self.scope.tenant()), bytes * COST_PER_BYTE, look).await?;
+            self.bytes += records.iter().map(Record::weight).sum::<usize>();
             match before {
-                _ if is_found => return Ok(Outcome::Found),
+                _ if self.is_in_one(records).await? => return Ok(Outcome::Found),
                 Some(before) if !is_last && self.is_spent() => return Ok(Outcome::Paused(before)),
                 Some(_) if !is_last => {}
                 _ => return Ok(Outcome::Absent),

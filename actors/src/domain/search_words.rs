@@ -6,6 +6,9 @@ use icu_properties::{CodePointMapData, CodePointMapDataBorrowed};
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::is_combining_mark;
 
+/// Most words of a search.
+pub const MAX_WORDS: usize = 16;
+
 /// Cost of comparing a byte of text, in the unit of [`compute`](crate::compute).
 pub const COST_PER_BYTE: usize = 8;
 
@@ -15,34 +18,53 @@ static SCRIPTS: CodePointMapDataBorrowed<'static, Script> = CodePointMapData::<S
 /// The words that a text must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchWords {
+    /// Sorted, and none twice.
     words: Vec<String>,
+    /// Those of a script that is written without spaces.
+    unspaced: Vec<String>,
     /// What the last word begins with: a user is still typing it, perhaps.
     beginning: String,
 }
 
 impl SearchWords {
-    /// Reads what a user searches for; none if it has no word.
+    /// Reads what a user searches for; none if it has no word, or more than [`MAX_WORDS`].
     pub fn parse(text: &str) -> Option<Self> {
         let folded = folded(text);
         let mut words: Vec<String> = split(&folded).map(str::to_owned).collect();
         let beginning = words.pop()?;
         words.sort_unstable();
         words.dedup();
-        Some(Self { words, beginning })
+        let (unspaced, words): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| is_unspaced(word));
+        let is_short = words.len() + unspaced.len() < MAX_WORDS;
+        is_short.then_some(Self {
+            words,
+            unspaced,
+            beginning,
+        })
     }
 
     /// Returns whether a text has all words. A word of a script that is written without spaces may stand anywhere.
     pub fn are_in(&self, text: &str) -> bool {
         let folded = folded(text);
-        let has = |word: &String| match is_unspaced(word) {
-            true => folded.contains(word.as_str()),
-            false => split(&folded).any(|other| other == word),
-        };
-        let begins = match is_unspaced(&self.beginning) {
-            true => folded.contains(&self.beginning),
-            false => split(&folded).any(|other| other.starts_with(&self.beginning)),
-        };
-        begins && self.words.iter().all(has)
+        if !self.unspaced.iter().all(|word| folded.contains(word.as_str())) {
+            return false;
+        }
+        let mut begins = is_unspaced(&self.beginning) && folded.contains(&self.beginning);
+        let mut is_missing = vec![true; self.words.len()];
+        let mut missing = self.words.len();
+        // One pass, however many words there are.
+        for word in split(&folded) {
+            begins = begins || word.starts_with(&self.beginning);
+            if let Ok(found) = self.words.binary_search_by(|wanted| wanted.as_str().cmp(word))
+                && std::mem::take(&mut is_missing[found])
+            {
+                missing -= 1;
+            }
+            if begins && missing == 0 {
+                return true;
+            }
+        }
+        begins && missing == 0
     }
 }
 
@@ -107,6 +129,14 @@ mod tests {
             let found = SearchWords::parse(words).is_some_and(|words| words.are_in(text));
             assert_eq!(found, expected, "{words:?} in {text:?}");
         }
+    }
+
+    #[test]
+    fn a_search_has_few_words() {
+        let words = |count: usize| (0..count).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+        assert!(SearchWords::parse(&words(MAX_WORDS)).is_some_and(|found| found.are_in(&words(MAX_WORDS))));
+        assert!(SearchWords::parse(&words(MAX_WORDS)).is_some_and(|found| !found.are_in(&words(MAX_WORDS - 1))));
+        assert_eq!(SearchWords::parse(&words(MAX_WORDS + 1)), None);
     }
 
     #[test]

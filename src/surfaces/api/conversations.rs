@@ -13,7 +13,7 @@ use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::conversation::view::ConversationView;
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
-use copilotd_actors::domain::search_words::SearchWords;
+use copilotd_actors::domain::search_words::{MAX_WORDS, SearchWords};
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{ListQuery, Ports};
 use copilotd_actors::search::{SearchBounds, SearchError, SearchPage, SearchPosition, SearchQuery, search};
@@ -182,7 +182,7 @@ pub struct List {
     limit: Limit,
     /// The `next_cursor` of the previous page, which must have the same `q`
     cursor: Option<String>,
-    /// Only conversations whose title, or one of whose messages, has all these words, in any order. Case and accents do
+    /// Only conversations whose title, or one of whose messages, has all these words (at most 16), in any order. Case and accents do
     /// not matter; the last word may be the beginning of one. A page may have fewer entries than `limit`, even none: go on
     /// while there is a `next_cursor`
     #[param(min_length = 1, max_length = 200)]
@@ -255,7 +255,12 @@ async fn found(
     text: &str,
 ) -> Result<Response, Problem> {
     let words = SearchWords::parse(text).filter(|_| text.chars().count() <= MAX_SEARCH);
-    let words = words.ok_or_else(|| invalid("/q", format!("must have a word, and at most {MAX_SEARCH} characters")))?;
+    let words = words.ok_or_else(|| {
+        invalid(
+            "/q",
+            format!("must have 1 to {MAX_WORDS} words, and at most {MAX_SEARCH} characters"),
+        )
+    })?;
     let name = format!("search/{}/{}/{text}", caller.scope.tenant(), caller.user);
     let from = match &query.cursor {
         Some(cursor) => Some(page::position(&name, cursor)?),
