@@ -6,6 +6,7 @@
 
 mod admission;
 mod compression;
+pub mod copies;
 mod damaged;
 mod effects;
 mod hand_over;
@@ -488,7 +489,8 @@ impl Conversation {
                     self.compress(me, state, &policy);
                 }
             }
-            Msg::TitleEnded(command) => {
+            Msg::TitleEnded(None) => state.titling = None,
+            Msg::TitleEnded(Some(command)) => {
                 state.titling = None;
                 let policy = self.policy(state, &command);
                 let command = state.core.screen(&policy, *command);

@@ -4,12 +4,13 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::conversation::copies::{self, KeyUse};
 use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::conversation::command::{Command, StoppedWork, WhenBusy};
 use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::conversation::view::{TurnStatus, TurnView};
-use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::event::{Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::sent_prompt::ToolOffer;
@@ -109,7 +110,16 @@ pub async fn submit(
         None => None,
     };
     let client_tools = accepted_tools(state.shared.ports.schemas.as_ref(), &caller, body.client_tools).await?;
-    let input = state.files.referenced(&caller, conversation, body.input).await?;
+    let conversations = state.conversations();
+    if body.input.files().next().is_some() {
+        conversations.find(Asker::owner(&caller), conversation).await?;
+        // A copy of an earlier request is answered whatever became of its files.
+        if let Some(turn) = earlier(&state, &caller, conversation, idempotency.as_ref()).await? {
+            let turn_response = view(&conversations, &caller, turn, &room.page().await?).await?;
+            return accepted_turn(&caller, turn, turn_response).await;
+        }
+    }
+    let (input, marked) = state.files.referenced(&caller, conversation, body.input).await?;
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
         input,
@@ -129,10 +139,18 @@ pub async fn submit(
         client_tools,
         stop: StoppedWork::default(),
     };
-    let conversations = state.conversations();
     let accepted = conversations
         .execute(Asker::owner(&caller), conversation, command)
-        .await?;
+        .await
+        .map_err(Problem::from);
+    // After a server error the turn may have been stored.
+    if accepted
+        .as_ref()
+        .is_err_and(|problem| problem.code().status().is_client_error())
+    {
+        state.files.release(&caller.scope, &marked).await;
+    }
+    let accepted = accepted?;
     let turn = accepted.turn.ok_or_else(|| Problem::new(Code::Internal))?;
     let of_turn: Vec<Record> = accepted
         .records
@@ -144,10 +162,37 @@ pub async fn submit(
         // A repeat of an earlier request: return the turn's current state.
         None => view(&conversations, &caller, turn, &room.page().await?).await?,
     };
-    let mut answer = turn_response.answer(&caller, StatusCode::ACCEPTED).await?;
+    accepted_turn(&caller, turn, turn_response).await
+}
+
+async fn accepted_turn(caller: &Caller, turn: TurnId, shown: TurnResponse) -> Result<Response, Problem> {
+    let mut answer = shown.answer(caller, StatusCode::ACCEPTED).await?;
     let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
     answer.headers_mut().insert(header::LOCATION, location);
     Ok(answer)
+}
+
+/// Returns the turn of an earlier request with this key and body.
+async fn earlier(
+    state: &AppState,
+    caller: &Caller,
+    conversation: ConversationId,
+    asked: Option<&Idempotency>,
+) -> Result<Option<TurnId>, Problem> {
+    let Some(asked) = asked else { return Ok(None) };
+    let ports = &state.shared.ports;
+    let found = copies::find(
+        ports.log.as_ref(),
+        &caller.scope,
+        conversation,
+        asked,
+        ports.clock.now(),
+    )
+    .await?;
+    Ok(match found {
+        KeyUse::Copy(turn) => Some(turn),
+        KeyUse::Free(_) | KeyUse::Taken => None,
+    })
 }
 
 /// Accepts a turn's response schema if validation against it is affordable.

@@ -317,6 +317,67 @@ async fn what_no_prompt_refers_to_is_erased_after_a_day() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_prompt_keeps_no_file_and_a_repeated_one_needs_none() {
+    with_app(async |app| {
+        let conversation = app.conversation().await;
+        let upload = async |name: &str| {
+            let answer = upload(app, &conversation, name, "text/plain", b"content").await;
+            answer.expect(201).json()
+        };
+        let (asked, refused) = (upload("a.txt").await, upload("b.txt").await);
+        let turns = format!("{conversation}/turns");
+        let submit = async |file: &Value, key: &str| {
+            let call = app.ada("POST", &turns).header("idempotency-key", key);
+            call.json(&with_file("x", file)).send().await
+        };
+        let turn = submit(&asked, "k").await.expect(202).text("/id");
+        app.turn_is(&format!("/v1/turns/{turn}"), "completed").await;
+        // Another body with the key, too many files, and a conversation of somebody else.
+        submit(&refused, "k").await.problem(409, "idempotency_key_reused");
+        let mut many = with_file("x", &refused);
+        let part = many["input"][1].clone();
+        many["input"].as_array_mut().unwrap().extend(vec![part; 8]);
+        app.post(&turns, many).await.problem(422, "invalid");
+        let bob = app.token("bob");
+        let call = app.call("POST", &turns).by(&bob).json(&with_file("x", &refused));
+        call.send().await.problem(404, "not_found");
+        app.clock.step(HOUR);
+        app.ada("DELETE", &path(&asked)).send().await.expect(204);
+        assert_eq!(submit(&asked, "k").await.expect(202).text("/id"), turn);
+        submit(&asked, "k2").await.problem(422, "invalid");
+        app.clock.step(24 * HOUR);
+        app.app.state.jobs.sweep_files().await;
+        app.get(&path(&refused)).await.problem(404, "not_found");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_content_under_a_used_key_is_not_what_a_prompt_referred_to() {
+    with_app(async |app| {
+        let conversation = app.conversation().await;
+        let send = async |content: &[u8]| {
+            let body = body(&conversation, "a.txt", "text/plain", content);
+            let call = app.ada("POST", FILES).header("idempotency-key", "k").multipart(body);
+            call.send().await.expect(201).json()
+        };
+        let first = send(b"one").await;
+        let turns = format!("{conversation}/turns");
+        let turn = app.post(&turns, with_file("x", &first)).await.expect(202);
+        app.turn_is(&format!("/v1/turns/{}", turn.text("/id")), "completed")
+            .await;
+        app.ada("DELETE", &path(&first)).send().await.expect(204);
+        assert_eq!(send(b"two").await["id"], first["id"]);
+        let turn = app.post(&turns, json!({ "input": "And now?" })).await.expect(202);
+        app.turn_is(&format!("/v1/turns/{}", turn.text("/id")), "completed")
+            .await;
+        let shown = format!("{:?}", shown(app));
+        assert!(shown.contains("deleted") && !shown.contains("two"), "{shown}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_model_that_reads_images_gets_them_and_the_record_has_no_content() {
     let reading = text("").replace(
         "context_tokens = 128000",

@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ use crate::domain::event::GuardAction;
 use crate::domain::file::{FileContent, FileInfo, FileKind, MAX_FILES, MAX_TEXT, PromptFile, UNREADABLE};
 use crate::domain::guardrail::{self as guard, ContentKind, Finding, Stage, Verdict, judge};
 use crate::domain::ids::FileId;
-use crate::ports::{Content, FileStore, LogError};
+use crate::ports::{self, Content, FileStore, LogError, StoredFile};
 
 /// Turns whose files a prompt has: the running one and those before it.
 const TURNS: usize = 3;
@@ -124,7 +124,8 @@ impl Agent {
         }
         let found = store.file(&self.scope, id).await?;
         // The store answers for this tenant alone; conversation and user are checked once more, because a file is only theirs.
-        let is_own = |file: &crate::ports::StoredFile| file.conversation == self.id && file.user == self.user;
+        // Another content under the id was uploaded with the same key after this one had been deleted.
+        let is_own = |file: &StoredFile| file.conversation == self.id && file.user == self.user && file.info == *info;
         if !found.as_ref().is_some_and(is_own) {
             return Ok(deleted);
         }
@@ -150,17 +151,13 @@ impl Agent {
 
     /// Reads at most so many bytes of a file.
     async fn read(&self, store: &dyn FileStore, id: FileId, limit: usize) -> Result<Vec<u8>, LogError> {
-        let mut bytes = Vec::new();
-        for number in 0.. {
-            let Some(piece) = store.file_piece(&self.scope, id, number).await? else {
-                break;
-            };
+        let (mut bytes, mut pieces) = (Vec::new(), ports::content(store, &self.scope, id));
+        while bytes.len() < limit
+            && let Some(piece) = pieces.try_next().await?
+        {
             bytes.extend_from_slice(&piece);
-            if bytes.len() >= limit {
-                bytes.truncate(limit);
-                break;
-            }
         }
+        bytes.truncate(limit);
         Ok(bytes)
     }
 

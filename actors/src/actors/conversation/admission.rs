@@ -10,17 +10,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::timeout;
 
+use super::copies::{self, KeyUse};
 use super::{Conversation, Principal, Refusal, State};
-use crate::domain::conversation::KEY_LIFETIME;
 use crate::domain::conversation::command::Command;
 use crate::domain::conversation::decide::Rejection;
 use crate::domain::conversation::screen::ScreenedCommand;
-use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
 use crate::ports::{FactsError, LogError, WithdrawnTurn};
-
-/// Uses of one key after its expiry that are told apart; beyond that the client must choose another key.
-const MAX_ROUNDS: u32 = 64;
 
 /// What is known about a command before it is decided.
 pub(super) enum KeyLookup {
@@ -46,20 +42,18 @@ impl Conversation {
         if state.core.live().is_none() || state.core.keys.find(&asked.key, now).is_some() {
             return Ok(KeyLookup::New(Box::new(command)));
         }
-        for round in 0..MAX_ROUNDS {
-            let id = TurnId::derived(state.core.id, &asked.key, round);
-            let found = self.shared.ports.log.read_turn(&state.scope, id).await;
-            let Some(found) = found.map_err(unavailable)? else {
-                command.set_turn(id);
-                return Ok(KeyLookup::New(Box::new(command)));
-            };
-            match found.records.first() {
-                Some(first) if now.duration_since(first.at) >= KEY_LIFETIME => {}
-                Some(first) if used_for(first) == Some(asked) => return Ok(KeyLookup::Copy(id)),
-                _ => break,
+        let log = self.shared.ports.log.as_ref();
+        match copies::find(log, &state.scope, state.core.id, asked, now)
+            .await
+            .map_err(unavailable)?
+        {
+            KeyUse::Copy(turn) => Ok(KeyLookup::Copy(turn)),
+            KeyUse::Free(turn) => {
+                command.set_turn(turn);
+                Ok(KeyLookup::New(Box::new(command)))
             }
+            KeyUse::Taken => Err(Rejection::KeyReused.into()),
         }
-        Err(Rejection::KeyReused.into())
     }
 
     /// Refuses what would add to a log whose tenant or user has reached a storage quota. Never refuses what ends or
@@ -118,14 +112,6 @@ impl Conversation {
         };
         tracing::warn!(tenant = %state.scope.tenant(), conversation = %state.core.id, %turn, %error, "facts learned from a turn could not be withdrawn; refusing the request that replaces it, nothing was stored");
         Err(Refusal::NotStored)
-    }
-}
-
-/// Returns the idempotency key recorded in a turn's first record.
-fn used_for(first: &Record) -> Option<&Idempotency> {
-    match &first.event {
-        Event::TurnQueued { idempotency, .. } => idempotency.as_ref(),
-        _ => None,
     }
 }
 

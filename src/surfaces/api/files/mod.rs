@@ -104,33 +104,30 @@ pub async fn upload(
     request: Request,
 ) -> Result<Response, Problem> {
     ensure_accepting_work(&shutdown)?;
-    let Ok(_slot) = Arc::clone(&files.uploads).try_acquire_owned() else {
-        return Err(Problem::new(Code::Overloaded).detail("too many files are being uploaded to this server"));
-    };
+    let slot = files.slot(&caller)?;
     if let Some(Extension(account)) = &account {
         account.reserve_body(UPLOAD_MEMORY).await?;
     }
     let now = shared.ports.clock.now();
     let new = FileId::new(shared.ports.ids.uuid());
-    let received = async {
-        let policy = tenants.file_policy(caller.scope.tenant());
-        let parts = Parts::open(request, &policy).await?;
-        let conversation = conversations.find(Asker::owner(&caller), parts.conversation).await?;
-        let (id, earlier) = match &key {
-            Some(key) => keyed(&files, &caller, key, now).await?,
-            None => (new, None),
-        };
-        if let Some(earlier) = earlier {
-            let Received { info } = parts.receive(&policy, None).await?;
-            return same(earlier, conversation.id, &info);
-        }
+    let policy = tenants.file_policy(caller.scope.tenant());
+    let parts = Parts::open(request, &policy).await?;
+    let conversation = conversations.find(Asker::owner(&caller), parts.conversation).await?;
+    let (id, earlier) = match &key {
+        Some(key) => keyed(&files, &caller, key, now).await?,
+        None => (new, None),
+    };
+    let file = if let Some(earlier) = earlier {
+        let Received { info } = parts.receive(&policy, None).await?;
+        same(earlier, conversation.id, &info)?
+    } else {
         let upload = FileUpload {
             id: new,
             conversation: conversation.id,
             user: caller.user.clone(),
             begun_at: now,
         };
-        let mut sink = Sink::open(Arc::clone(&files.store), caller.scope.clone(), upload.clone()).await?;
+        let mut sink = Sink::new(Arc::clone(&files.store), caller.scope.clone(), upload.clone(), slot);
         let Received { info } = parts.receive(&policy, Some(&mut sink)).await?;
         let file = StoredFile {
             id,
@@ -145,20 +142,19 @@ pub async fn upload(
         match finished.await? {
             Finished::Stored => {
                 sink.keep();
-                Ok(file)
+                file
             }
             // A copy of the request was faster.
-            Finished::Exists(known) => same(*known, conversation.id, &file.info),
-            Finished::Erased => Err(Problem::new(Code::NotFound)),
-            Finished::Full => Err(Problem::new(Code::QuotaExceeded).detail(format!(
-                "the files of this tenant would have more than {} bytes",
-                policy.quota_bytes
-            ))),
+            Finished::Exists(known) => same(*known, conversation.id, &file.info)?,
+            Finished::Erased => return Err(Problem::new(Code::NotFound)),
+            Finished::Full => {
+                return Err(Problem::new(Code::QuotaExceeded).detail(format!(
+                    "the files of this tenant would have more than {} bytes",
+                    policy.quota_bytes
+                )));
+            }
         }
     };
-    let file = tokio::time::timeout(upload::TOTAL, received)
-        .await
-        .map_err(|_elapsed| Problem::new(Code::Timeout).detail("the request body was not received in time"))??;
     let location = [(header::LOCATION, format!("/v1/files/{}", file.id))];
     Ok((StatusCode::CREATED, location, axum::Json(FileView::from(file))).into_response())
 }

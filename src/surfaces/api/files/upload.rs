@@ -17,6 +17,7 @@ use multer::{Constraints, Field, Multipart, SizeLimit};
 use sha2::{Digest as _, Sha256};
 
 use super::sniff::Sniffer;
+use crate::http::budget::Reservation;
 use crate::http::extract::invalid;
 use crate::http::problems::{Code, Problem};
 
@@ -24,8 +25,8 @@ use crate::http::problems::{Code, Problem};
 const ENVELOPE_BYTES: u64 = 16 * 1024;
 /// Longest time without a byte of the body.
 const IDLE: Duration = Duration::from_secs(20);
-/// Longest time of a whole upload.
-pub(super) const TOTAL: Duration = Duration::from_secs(600);
+/// Longest time of a whole body.
+const TOTAL: Duration = Duration::from_secs(600);
 
 /// The parts of a body, of which `conversation_id` has been read.
 pub(super) struct Parts {
@@ -40,13 +41,14 @@ pub(super) struct Received {
     pub(super) info: FileInfo,
 }
 
-/// Where the pieces go. Dropping it deletes an upload that became no file.
+/// Where the pieces go. Dropping it deletes an upload that became no file, and keeps the slot until that is done.
 pub(super) struct Sink {
     pub(super) store: Arc<dyn FileStore>,
     pub(super) scope: TenantScope,
     pub(super) upload: FileUpload,
     pieces: u32,
     is_open: bool,
+    slot: Option<Reservation>,
 }
 
 impl Parts {
@@ -67,7 +69,7 @@ impl Parts {
         let first = first.filter(|part| part.name() == Some("conversation_id"));
         let first = first.ok_or_else(|| invalid("/conversation_id", "has to be the first part of the body"))?;
         let id = within(first.text(), max_bytes).await?;
-        // An id that is none finds nothing.
+        // A malformed id is answered like an unknown one.
         let conversation = id.parse::<ConversationId>().map_err(|_| Problem::new(Code::NotFound))?;
         Ok(Self {
             multipart,
@@ -77,11 +79,14 @@ impl Parts {
     }
 
     /// Receives the file, into a sink if there is one.
-    pub(super) async fn receive(
-        mut self,
-        policy: &FilePolicy,
-        mut sink: Option<&mut Sink>,
-    ) -> Result<Received, Problem> {
+    pub(super) async fn receive(self, policy: &FilePolicy, sink: Option<&mut Sink>) -> Result<Received, Problem> {
+        match tokio::time::timeout(TOTAL, self.receive_all(policy, sink)).await {
+            Ok(received) => received,
+            Err(_elapsed) => Err(Problem::new(Code::Timeout).detail("the request body was not received in time")),
+        }
+    }
+
+    async fn receive_all(mut self, policy: &FilePolicy, mut sink: Option<&mut Sink>) -> Result<Received, Problem> {
         let part = next(&mut self.multipart, self.max_bytes).await?;
         let part = part.filter(|part| part.name() == Some("file"));
         let mut part: Field<'static> = part.ok_or_else(|| invalid("/file", "has to be the second part of the body"))?;
@@ -129,22 +134,27 @@ impl Parts {
 }
 
 impl Sink {
-    /// Begins an upload.
-    pub(super) async fn open(
-        store: Arc<dyn FileStore>,
-        scope: TenantScope,
-        upload: FileUpload,
-    ) -> Result<Self, Problem> {
-        let step = store.begin_file(&scope, &upload).await?;
-        let sink = Self {
+    /// Prepares an upload. Nothing is stored before its first piece.
+    pub(super) fn new(store: Arc<dyn FileStore>, scope: TenantScope, upload: FileUpload, slot: Reservation) -> Self {
+        Self {
             store,
             scope,
             upload,
             pieces: 0,
-            is_open: true,
-        };
-        stored(step)?;
-        Ok(sink)
+            is_open: false,
+            slot: Some(slot),
+        }
+    }
+
+    async fn put(&mut self, piece: Bytes) -> Result<(), Problem> {
+        if !self.is_open {
+            self.is_open = true;
+            stored(self.store.begin_file(&self.scope, &self.upload).await?)?;
+        }
+        let number = self.pieces;
+        self.pieces += 1;
+        let put = self.store.put_file_piece(&self.scope, &self.upload, number, piece);
+        stored(put.await?)
     }
 
     /// Keeps the upload: it is a file now.
@@ -160,7 +170,9 @@ impl Drop for Sink {
         };
         if self.is_open {
             let (store, scope, upload): (_, _, FileId) = (Arc::clone(&self.store), self.scope.clone(), self.upload.id);
+            let slot = self.slot.take();
             drop(runtime.spawn(async move {
+                let _slot = slot;
                 if let Err(error) = store.abort_file(&scope, upload).await {
                     tracing::warn!(tenant = %scope.tenant(), %upload, %error, "an unfinished upload could not be deleted; the sweep deletes it within a day");
                 }
@@ -170,11 +182,10 @@ impl Drop for Sink {
 }
 
 async fn put(sink: &mut Option<&mut Sink>, piece: Bytes) -> Result<(), Problem> {
-    let Some(sink) = sink else { return Ok(()) };
-    let number = sink.pieces;
-    sink.pieces += 1;
-    let put = sink.store.put_file_piece(&sink.scope, &sink.upload, number, piece);
-    stored(put.await?)
+    match sink {
+        Some(sink) => sink.put(piece).await,
+        None => Ok(()),
+    }
 }
 
 /// An erased conversation is answered like one that never was.
