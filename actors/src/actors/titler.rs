@@ -48,8 +48,9 @@ struct Written {
     usage: Usage,
 }
 
-/// Makes one attempt; the command records it. Never fails, never panics, always ends.
-pub async fn title(work: Work) -> Command {
+/// Makes one attempt; the command records it. None if no model answered: that says nothing of the conversation. Never fails,
+/// never panics, always ends.
+pub async fn title(work: Work) -> Option<Command> {
     let mut written = Written {
         model: work.policy.small_route.clone(),
         ..Written::default()
@@ -60,14 +61,19 @@ pub async fn title(work: Work) -> Command {
     crash::point("effect.after:title_request");
     let outcome = if title.is_some() { "written" } else { "failed" };
     counter!("copilotd_titles_total", "outcome" => outcome).increment(1);
+    let has_answered = !written.text.is_empty() || written.usage != Usage::default();
     if title.is_none() {
-        tracing::warn!(tenant = %work.scope.tenant(), conversation = %work.conversation, model = written.model, "no title could be written for the conversation; a later turn may try once more");
+        let next = match has_answered {
+            true => "a title is asked for at most twice",
+            false => "the next turn's end tries again",
+        };
+        tracing::warn!(tenant = %work.scope.tenant(), conversation = %work.conversation, model = written.model, has_answered, "no title could be written for the conversation; {next}");
     }
-    Command::Titled {
+    (title.is_some() || has_answered).then_some(Command::Titled {
         title,
         model: written.model,
         usage: written.usage,
-    }
+    })
 }
 
 async fn attempt(work: &Work, written: &mut Written) -> Option<String> {

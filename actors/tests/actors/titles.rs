@@ -89,10 +89,7 @@ async fn the_first_completed_turn_gives_a_title_off_its_path() {
 #[tokio::test(start_paused = true)]
 async fn there_are_two_attempts_and_a_failure_changes_nothing_else() {
     for script in [
-        vec![Act::Fail(FailureClass::Overload, None)],
         vec![Act::Text("cut".into())],
-        vec![Act::Stall],
-        vec![Act::Panic],
         says(&["***\n\n"], Duration::ZERO),
         says(&["word ".repeat(2_000).as_str()], Duration::ZERO),
         says(&["A FORBIDDEN title"], Duration::ZERO),
@@ -123,6 +120,41 @@ async fn there_are_two_attempts_and_a_failure_changes_nothing_else() {
         assert_eq!(asked_for_titles(&world), 2, "{script:?}");
         assert_eq!(title_of(&world, id).await, None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_no_model_answered_is_not_counted() {
+    for act in [Act::Fail(FailureClass::Overload, None), Act::Stall, Act::Panic] {
+        let world = World::with(titling()).await;
+        world.model.on("small", &[vec![act.clone()]]);
+        let id = world.create().await;
+        for _ in 0..3 {
+            say(&world, id).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        assert_eq!(titles(&world.log.records(id)), Vec::<Option<&str>>::new(), "{act:?}");
+        world.model.on("small", &[says(&["Printer on fire"], Duration::ZERO)]);
+        say(&world, id).await;
+        world.named(id, "conversation.titled").await;
+        assert_eq!(titles(&world.log.records(id)), [Some("Printer on fire")], "{act:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_title_is_written_for_a_tenant_that_was_suspended_meanwhile() {
+    let world = World::with(titling()).await;
+    world
+        .model
+        .on("small", &[says(&["Printer on fire"], Duration::from_secs(5))]);
+    let id = world.create().await;
+    say(&world, id).await;
+    world.model.wait_for(|seen| seen.calls == 2).await;
+    let tenant = world.scope.tenant();
+    world.policies.suspend(tenant, true);
+    world.directory().notify_standing_changed(|known| known == tenant);
+    world.settle().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!world.names(id).contains(&"conversation.titled"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,3 +7,4 @@ mod points;
 mod scenario;
 mod sync;
 mod tenants;
+mod titles;

@@ -11,7 +11,7 @@ use crate::support::live::verdict::{Summary, verdict};
 use crate::support::live::world::World;
 
 /// Exit code of a process that a crash point aborted, as a shell reports it.
-const ABORTED: i32 = 128 + 6;
+pub const ABORTED: i32 = 128 + 6;
 /// How long to wait for a point that comes after the last thing a client sees.
 const AFTERMATH: Duration = Duration::from_secs(30);
 

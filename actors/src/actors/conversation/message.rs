@@ -89,8 +89,8 @@ pub enum Msg {
         /// Its outcome.
         outcome: CompressionOutcome,
     },
-    /// An attempt to write a title has ended: the command that records it.
-    TitleEnded(Box<Command>),
+    /// An attempt to write a title has ended: the command that records it, if a model answered.
+    TitleEnded(Option<Box<Command>>),
     /// Last sequence number found by a scan of the store. An actor that knows fewer records is out of date.
     Stored(Seq),
     /// The process hands over to another one: no new work starts, and running calls may finish until this time.

@@ -39,7 +39,7 @@ impl Conversation {
 
     /// Cancels what is open for a suspended tenant: its work stops at once, and nothing more is sent.
     pub(super) async fn suspend(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.compression = None;
+        (state.compression, state.titling) = (None, None);
         (state.paused, state.lost) = (false, false);
         if state.core.book.as_ref().is_none_or(|book| book.turns.is_empty()) {
             return Ok(());
@@ -56,8 +56,8 @@ impl Conversation {
 
     /// Pauses what has not started for a tenant that is left out, and records it.
     async fn pause(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        // A summary in progress is made again after the next turn.
-        state.compression = None;
+        // A summary or a title in progress is written again after the next turn.
+        (state.compression, state.titling) = (None, None);
         if let Some(room) = state.room.take() {
             // The model was not called; the step starts again when the tenant is served.
             forget_step(state, room.at);

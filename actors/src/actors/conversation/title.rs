@@ -43,7 +43,7 @@ impl Conversation {
         let me = me.clone();
         let task = async move {
             let titled = titler::title(work).await;
-            let _ = me.cast(Msg::TitleEnded(Box::new(titled)));
+            let _ = me.cast(Msg::TitleEnded(titled.map(Box::new)));
         };
         let span = tracing::info_span!("title", gen_ai.conversation.id = %state.core.id);
         state.titling = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));

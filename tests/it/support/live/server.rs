@@ -210,7 +210,8 @@ fn address_in(log: &str, words: &str) -> Option<SocketAddr> {
     Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
 }
 
-/// One tenant with three copilots: one for everything, one whose tickets need approval, one with a small memory. Tool
+/// One tenant with four copilots: one for everything, one whose tickets need approval, one with a small memory, and one
+/// whose conversations get titles. Tool
 /// timeouts are short, because calls whose answers are delayed have to wait for them.
 fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
     let (kind, provider) = if settings.anthropic {
@@ -224,14 +225,14 @@ fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
             "[store]\nkind = \"mongodb\"\nurl = {{ value = \"{url}\" }}\ndatabase = \"{database}\"\nlease_s = {lease_s}\n"
         ),
     };
-    let copilot = |name: &str, more: &str| {
+    let copilot = |name: &str, titles: bool, more: &str| {
         format!(
             r#"
   [[tenants.copilots]]
   name = "{name}"
   route = "default"
   small_route = "default"
-  titles = false
+  titles = {titles}
   tools = ["zendesk_search_tickets", "zendesk_get_ticket", "zendesk_create_ticket", "zendesk_add_comment",
     "slack_post_message"]
   tool_timeouts = {{ zendesk_create_ticket = 2, zendesk_add_comment = 2, slack_post_message = 2 }}
@@ -268,6 +269,7 @@ id = "acme"
 {support}
 {careful}
 {brief}
+{titled}
   [tenants.zendesk]
   base_url = "{zendesk}"
   email = "bot@acme.example"
@@ -281,11 +283,13 @@ id = "acme"
         zendesk = world.zendesk,
         slack = world.slack,
         hash = KeyHash::of(KEY),
-        support = copilot("support", ""),
-        careful = copilot("careful", "approval = [\"zendesk_create_ticket\"]"),
+        support = copilot("support", false, ""),
+        careful = copilot("careful", false, "approval = [\"zendesk_create_ticket\"]"),
         brief = copilot(
             "brief",
+            false,
             "memory = { trigger_tokens = 300, keep_tokens = 100, summary_tokens = 80 }"
         ),
+        titled = copilot("titled", true, ""),
     )
 }
