@@ -205,6 +205,12 @@ impl DecisionState {
         self.turns.iter().find(|turn| turn.id == id)
     }
 
+    /// Returns whether a connector may still report the outcome of a call. Nobody does of a page's.
+    fn is_running(&self, turn: TurnId, call: CallId) -> bool {
+        let turn = self.turn(turn);
+        turn.is_some_and(|turn| turn.calls().iter().any(|known| known.id == call && known.is_running()))
+    }
+
     /// Returns how often a turn was rated, as far as it is remembered.
     pub fn feedback_on(&self, turn: TurnId) -> u32 {
         let rated = self.rated.iter().find(|(rated, _)| *rated == turn);
@@ -282,7 +288,7 @@ impl DecisionState {
                         call_id,
                         status: ToolStatus::Unknown,
                         ..
-                    } => {
+                    } if self.is_running(id, *call_id) => {
                         if self.unsettled.len() >= MAX_UNSETTLED {
                             self.unsettled.pop_front();
                         }

@@ -253,6 +253,11 @@ impl AttemptGuard {
         result
     }
 
+    /// Settles an attempt that failed in this process: it says nothing about the target.
+    pub(super) fn not_asked(&mut self, error: &ModelError) {
+        self.settle(Outcome::Failed(error.class));
+    }
+
     fn failed(&mut self, error: &ModelError) {
         self.start.target.state.with(|health, now| {
             if rule::counts_against_health(error.class) {

@@ -275,7 +275,8 @@ impl Execution {
         let begun = Instant::now();
         Box::pin(async move {
             // Before it counts as sent.
-            let request = running.settle_if_failed(request.for_target(&reads, tenant.as_ref()).await)?;
+            let request = request.for_target(&reads, tenant.as_ref()).await;
+            let request = request.inspect_err(|error| running.not_asked(error))?;
             progress.sending();
             let told = Arc::clone(&progress);
             let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {

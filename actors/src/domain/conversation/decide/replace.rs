@@ -22,7 +22,7 @@ pub(super) fn replace(draft: &mut Draft<'_>, memory: &Memory, replaced: TurnId, 
     let summaries = memory.summary.iter().chain(&memory.pending);
     let is_covered = summaries.map(|summary| summary.upto_seq).any(|upto| upto >= end);
     if last.has_started && is_covered {
-        return refused("it was so long that it is part of the conversation's summary already");
+        return refused("it is already part of the conversation's summary");
     }
     draft.push(replaced, Event::TurnReplaced { by });
     Ok(())

@@ -23,13 +23,20 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PartView {
+    /// Text.
     Text {
+        /// The text.
         text: String,
     },
+    /// A file that the user attached; it may have been deleted since.
     File {
+        /// The id under which it was uploaded.
         file_id: FileId,
+        /// Its name, for people.
         name: String,
+        /// Its type, by content.
         media_type: MediaType,
+        /// Its length in bytes.
         bytes: u64,
     },
 }
