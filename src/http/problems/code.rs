@@ -71,7 +71,7 @@ codes! {
     /// Another turn is busy, and the caller asked to be refused rather than queued.
     TurnRunning "turn_running" CONFLICT Safe "Another turn is running";
     /// The tool call is not waiting for a decision, a claim or an answer.
-    NotWaiting "not_waiting" CONFLICT Never "The call is not waiting for this";
+    NotWaiting "not_waiting" CONFLICT Never "The tool call is not waiting for this request";
     /// The idempotency key was used with a different request.
     IdempotencyKeyReused "idempotency_key_reused" CONFLICT Never "Idempotency key reused with a different request";
     /// The stream cannot be resumed from the given position.

@@ -37,7 +37,7 @@ async fn tickets_are_for_their_roles_without_internal_comments() {
     zendesk
         .call("PUT", ticket, comment("We have refunded the umbrella.", true))
         .await;
-    zendesk.call("DELETE", "/api/v2/tickets/108.json", Value::Null).await;
+    zendesk.delete_ticket(108).await;
     world
         .until_found("acme", TICKETS, &["agents"], "umbrella", &["ticket-101"])
         .await;
