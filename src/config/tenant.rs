@@ -3,7 +3,7 @@
 use copilotd_actors::domain::access::key_hash::KeyHash;
 use copilotd_actors::domain::access::scopes::Scopes;
 use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
-use copilotd_actors::domain::file::{self, FilePolicy, MediaType};
+use copilotd_actors::domain::file::{self, FilePolicy, FileQuota, MediaType};
 use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::ServingState;
@@ -221,6 +221,8 @@ pub struct TenantFiles {
     pub max_bytes: Option<u64>,
     /// Bytes of all files together; 0: no limit.
     pub quota_bytes: Option<u64>,
+    /// Bytes of the files of one user; 0: no limit.
+    pub user_quota_bytes: Option<u64>,
 }
 
 impl TenantFiles {
@@ -229,7 +231,10 @@ impl TenantFiles {
         FilePolicy {
             types: self.types.clone().unwrap_or_else(|| MediaType::ALL.to_vec()),
             max_bytes: self.max_bytes.map_or(file::MAX_BYTES, |max| max.min(file::MAX_BYTES)),
-            quota_bytes: limit_or(self.quota_bytes, FILE_QUOTA).unwrap_or(UNLIMITED),
+            quota: FileQuota {
+                tenant: limit_or(self.quota_bytes, FILE_QUOTA).unwrap_or(UNLIMITED),
+                user: limit_or(self.user_quota_bytes, USER_FILE_QUOTA).unwrap_or(UNLIMITED),
+            },
         }
     }
 }
@@ -366,6 +371,8 @@ const UNLIMITED: u64 = i64::MAX.unsigned_abs();
 const DOCUMENT_QUOTA: (u64, u64, u64) = (100_000, 10 << 30, 1_000_000);
 /// Default bytes of a tenant's attached files.
 const FILE_QUOTA: u64 = 10 << 30;
+/// Default bytes of a user's attached files.
+const USER_FILE_QUOTA: u64 = 1 << 30;
 /// Default quota of a tenant: conversations, and bytes of their logs.
 const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::file::FilePolicy;
+use copilotd_actors::domain::file::{FilePolicy, FileQuota};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tenant::StoredTenant;
 use copilotd_actors::ports::{Clock, TenantStore};
@@ -63,7 +63,7 @@ impl TenantRegistry {
             || FilePolicy {
                 types: Vec::new(),
                 max_bytes: 0,
-                quota_bytes: 0,
+                quota: FileQuota { tenant: 0, user: 0 },
             },
             |tenant| tenant.files.policy(),
         )

@@ -137,8 +137,44 @@ pub struct FilePolicy {
     pub types: Vec<MediaType>,
     /// The largest file, in bytes.
     pub max_bytes: u64,
-    /// Bytes of all its files together.
-    pub quota_bytes: u64,
+    /// How much is stored.
+    pub quota: FileQuota,
+}
+
+/// Bytes of files that are stored at most; each file counts as [`charge`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileQuota {
+    /// All files of a tenant together.
+    pub tenant: u64,
+    /// Those of one of its users.
+    pub user: u64,
+}
+
+/// Whose quota another file would exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceeded {
+    /// The tenant's.
+    Tenant,
+    /// The user's own.
+    User,
+}
+
+/// Returns what a file of a length counts for in quotas, in bytes: its rows and index entries take room, too, so that even
+/// files of one byte cannot be stored without number.
+pub fn charge(bytes: u64) -> u64 {
+    bytes.max(4096)
+}
+
+impl FileQuota {
+    /// Returns whose quota a file of so many bytes would exceed, beside what they have stored.
+    pub fn exceeded(&self, tenant: u64, user: u64, bytes: u64) -> Option<Exceeded> {
+        let fits = |stored: u64, quota: u64| stored.saturating_add(charge(bytes)) <= quota;
+        match (fits(tenant, self.tenant), fits(user, self.user)) {
+            (true, true) => None,
+            (_, false) => Some(Exceeded::User),
+            (false, true) => Some(Exceeded::Tenant),
+        }
+    }
 }
 
 /// What a prompt in the log says about a file, so that messages can be shown without reading the file.

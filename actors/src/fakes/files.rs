@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use crate::domain::file::{FileQuota, charge};
 use crate::domain::ids::{ConversationId, FileId, TenantId, UserId};
 use crate::ports::{FileStore, FileUpload, Finished, LogError, StoredFile, UploadStep};
 use crate::tenancy::TenantScope;
@@ -104,16 +105,21 @@ impl FileStore for MemoryFiles {
         scope: &TenantScope,
         upload: &FileUpload,
         file: &StoredFile,
-        quota: u64,
+        quota: FileQuota,
     ) -> Result<Finished, LogError> {
         let mut state = self.0.lock();
         if let Some(known) = state.files.get(&key(scope, file.id)) {
             return Ok(Finished::Exists(Box::new(known.file.clone())));
         }
         let of_tenant = state.files.iter().filter(|((tenant, _), _)| tenant == scope.tenant());
-        let used: u64 = of_tenant.map(|(_, entry)| entry.file.info.bytes).sum();
-        if used.saturating_add(file.info.bytes) > quota {
-            return Ok(Finished::Full);
+        let (mut of_all, mut of_user) = (0, 0);
+        for (_, entry) in of_tenant {
+            let bytes = charge(entry.file.info.bytes);
+            of_all += bytes;
+            of_user += if entry.file.user == file.user { bytes } else { 0 };
+        }
+        if let Some(exceeded) = quota.exceeded(of_all, of_user, file.info.bytes) {
+            return Ok(Finished::Full(exceeded));
         }
         let Some((_, pieces)) = state.uploads.remove(&key(scope, upload.id)) else {
             return Ok(Finished::Erased);

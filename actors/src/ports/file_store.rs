@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use jiff::Timestamp;
 
 use super::LogError;
-use crate::domain::file::FileInfo;
+use crate::domain::file::{Exceeded, FileInfo, FileQuota};
 use crate::domain::ids::{ConversationId, FileId, UserId};
 use crate::tenancy::TenantScope;
 
@@ -38,14 +38,14 @@ pub trait FileStore: Send + Sync + fmt::Debug {
         bytes: Bytes,
     ) -> Result<UploadStep, LogError>;
 
-    /// Makes an upload a file with this id, unless there is one or the tenant's files would exceed `quota` bytes. The pieces of
+    /// Makes an upload a file with this id, unless there is one or it would exceed a quota. The pieces of
     /// an upload that becomes no file are deleted with [`FileStore::abort_file`].
     async fn finish_file(
         &self,
         scope: &TenantScope,
         upload: &FileUpload,
         file: &StoredFile,
-        quota: u64,
+        quota: FileQuota,
     ) -> Result<Finished, LogError>;
 
     /// Deletes an unfinished upload.
@@ -124,8 +124,8 @@ pub enum Finished {
     Exists(Box<StoredFile>),
     /// The conversation was erased meanwhile.
     Erased,
-    /// The tenant's files would have more bytes than its quota.
-    Full,
+    /// It would exceed this quota.
+    Full(Exceeded),
 }
 
 /// Reads a file piece by piece, each when it is asked for.

@@ -16,7 +16,7 @@ use copilotd::config::{
     CacheAudience, CacheMode, Config, DocumentEmbeddings, Env, Faults, IndexStore, Mode, ProviderAuth, ProviderKind,
     RouteCache, Store,
 };
-use copilotd_actors::domain::file::{FileKind, FilePolicy, MediaType};
+use copilotd_actors::domain::file::{FileKind, FilePolicy, FileQuota, MediaType};
 use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::policy::CitationPolicy;
@@ -164,7 +164,10 @@ fn every_key_is_read() {
     assert_eq!(config.tenant("acme").unwrap().knowledge_version, "2026-11");
     let files = config.tenant("acme").unwrap().files.policy();
     assert_eq!(files.types, [MediaType::Png, MediaType::Text]);
-    assert_eq!((files.max_bytes, files.quota_bytes), (1_000, 2_000));
+    assert_eq!(
+        (files.max_bytes, files.quota.tenant, files.quota.user),
+        (1_000, 2_000, 1_500)
+    );
     assert_eq!(
         config.tenant("acme").unwrap().limits.limits().tenant.usd_per_month,
         Some(500_000_000_000)
@@ -191,7 +194,10 @@ fn what_is_left_out_has_a_default() {
     let expected = FilePolicy {
         types: MediaType::ALL.to_vec(),
         max_bytes: 20 << 20,
-        quota_bytes: 10 << 30,
+        quota: FileQuota {
+            tenant: 10 << 30,
+            user: 1 << 30,
+        },
     };
     assert_eq!(files, expected);
 }

@@ -199,7 +199,7 @@ async fn only_the_uploader_refers_to_it_and_only_there() {
 
 #[tokio::test(start_paused = true)]
 async fn the_content_decides_and_what_is_not_accepted_leaves_nothing() {
-    let change = "[tenants.files]\ntypes = [\"image/png\", \"text/plain\"]\nmax_bytes = 1000\nquota_bytes = 1500\n";
+    let change = "[tenants.files]\ntypes = [\"image/png\", \"text/plain\"]\nmax_bytes = 1000\nquota_bytes = 9000\n";
     with_globex(change, async |app| {
         let token = app.token_of("globex", "ada", Scopes::CHAT);
         let created = app.call("POST", "/v1/conversations").by(&token).json(&json!({}));

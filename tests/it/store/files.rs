@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use copilotd::adapters::store::sqlite::SqliteLog;
-use copilotd_actors::domain::file::{FileInfo, MediaType};
+use copilotd_actors::domain::file::{Exceeded, FileInfo, FileQuota, MediaType, charge};
 use copilotd_actors::domain::ids::FileId;
 use copilotd_actors::fakes::files::MemoryFiles;
 use copilotd_actors::fakes::log::MemoryLog;
@@ -22,7 +22,10 @@ use uuid::Uuid;
 use super::mongo::TestDatabase;
 use crate::support::talk::{Talk, erased, scope};
 
-const QUOTA: u64 = 4 * 1024 * 1024;
+const QUOTA: FileQuota = FileQuota {
+    tenant: 4 * 1024 * 1024,
+    user: 4 * 1024 * 1024,
+};
 
 /// A store, and the log beside which it stands.
 struct Stores {
@@ -258,10 +261,26 @@ async fn the_quota_counts_what_is_there(stores: &Stores) {
     let kept = stores.put(&talk, &[b"12345"], 1).await;
     let upload = stores.begin(&talk, &[b"123456"], 2).await;
     let more = file(&talk, &upload, 6);
-    let finish = async |quota| store.finish_file(&talk.scope, &upload, &more, quota).await.unwrap();
-    assert_eq!(finish(10).await, Finished::Full);
+    // A small file counts for more than its bytes.
+    let finish = async |tenant, user| {
+        let quota = FileQuota { tenant, user };
+        store.finish_file(&talk.scope, &upload, &more, quota).await.unwrap()
+    };
+    assert_eq!(
+        finish(2 * charge(1) - 1, u64::MAX).await,
+        Finished::Full(Exceeded::Tenant)
+    );
+    assert_eq!(
+        finish(u64::MAX, 2 * charge(1) - 1).await,
+        Finished::Full(Exceeded::User)
+    );
     assert!(store.delete_file(&talk.scope, kept.id).await.unwrap());
-    assert_eq!(finish(10).await, Finished::Stored);
+    let other = stores.talk("hooli", "gil").await;
+    let theirs = stores.put(&other, &[b"12345"], 1).await;
+    assert_eq!(finish(charge(1), charge(1)).await, Finished::Full(Exceeded::Tenant));
+    assert_eq!(store.sweep_files(&talk.scope, at(2), 10).await.unwrap(), 1);
+    assert!(!stores.is_there(&other, &theirs).await);
+    assert_eq!(finish(charge(1), charge(1)).await, Finished::Stored);
 }
 
 async fn an_erasure_takes_files_and_uploads(stores: &Stores) {

@@ -310,6 +310,7 @@ fn downgrade(data: &Path, conversations: usize) {
             "DROP TRIGGER stored_more; DROP TRIGGER stored_otherwise; DROP TRIGGER stored_less; DROP TABLE stored;
              DROP TABLE revocations; DROP TABLE learned; DROP TABLE jobs; DROP TABLE job_pieces;
              DROP TABLE facts; DROP TABLE fact_lessons; DROP TABLE files; DROP TABLE file_pieces;
+             DROP TABLE file_totals;
              CREATE INDEX usage_by_time ON usage (at);
              DROP INDEX appends_in_order;
              CREATE UNIQUE INDEX appends_by_number ON appends (tenant, conversation, first_seq);

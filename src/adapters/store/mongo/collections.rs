@@ -177,6 +177,7 @@ impl Collections {
                 doc! { "tenant": 1, "state": 1, "created_at": 1, "bytes": 1 },
                 named("state"),
             ),
+            index(doc! { "tenant": 1, "user": 1, "state": 1, "charge": 1 }, named("user")),
             of_conversation(),
         ];
         self.files.create_indexes(files).await?;

@@ -7,9 +7,11 @@
 //! A write whose outcome is unknown may reach the server after its upload was deleted. So the document of a deleted upload
 //! stays, without content or owner, until the sweep of a day later has deleted such pieces too.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use async_trait::async_trait;
 use bytes::Bytes;
-use copilotd_actors::domain::file::FileInfo;
+use copilotd_actors::domain::file::{FileInfo, FileQuota, charge};
 use copilotd_actors::domain::ids::{ConversationId, FileId, UserId};
 use copilotd_actors::ports::{FileStore, FileUpload, Finished, LogError, StoredFile, UploadStep};
 use copilotd_actors::tenancy::TenantScope;
@@ -18,6 +20,7 @@ use jiff::Timestamp;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
+use tokio::sync::MutexGuard;
 
 use super::MongoLog;
 use super::documents::Key;
@@ -103,12 +106,12 @@ impl FileStore for MongoLog {
         scope: &TenantScope,
         upload: &FileUpload,
         file: &StoredFile,
-        quota: u64,
+        quota: FileQuota,
     ) -> Result<Finished, LogError> {
         self.lease.check()?;
         let _pass = self.tenant_fence.enter(scope.tenant())?;
         // This process is the only writer, so that two uploads together cannot exceed the quota.
-        let _counting = self.finishing_files.lock().await;
+        let _counting = self.finishing_files.of(scope).await;
         if let Some(known) = self.file(scope, file.id).await? {
             return Ok(Finished::Exists(Box::new(known)));
         }
@@ -116,13 +119,17 @@ impl FileStore for MongoLog {
         if !self.is_readable(&key).await? {
             return Ok(Finished::Erased);
         }
-        if self.file_bytes(scope).await?.saturating_add(file.info.bytes) > quota {
-            return Ok(Finished::Full);
+        let of_tenant = self.stored_files(doc! { "tenant": scope.tenant().as_str() }).await?;
+        let of_user = doc! { "tenant": scope.tenant().as_str(), "user": upload.user.as_str() };
+        let of_user = self.stored_files(of_user).await?;
+        if let Some(exceeded) = quota.exceeded(of_tenant, of_user, file.info.bytes) {
+            return Ok(Finished::Full(exceeded));
         }
         let whole = doc! { "$set": {
             "id": file.id.to_string(),
             "state": WHOLE,
             "bytes": i64::try_from(file.info.bytes).unwrap_or(i64::MAX),
+            "charge": i64::try_from(charge(file.info.bytes)).unwrap_or(i64::MAX),
             "name": &file.info.name,
             "media_type": file.info.media_type.as_str(),
             "sha256": &file.info.sha256,
@@ -299,11 +306,12 @@ impl MongoLog {
         Ok(state != DELETED)
     }
 
-    /// Returns the bytes of all files of a tenant.
-    async fn file_bytes(&self, scope: &TenantScope) -> Result<u64, Failure> {
+    /// Returns what files count for in a quota.
+    async fn stored_files(&self, mut of: Document) -> Result<u64, Failure> {
+        of.insert("state", doc! { "$gt": PARTIAL });
         let sum = [
-            doc! { "$match": { "tenant": scope.tenant().as_str(), "state": { "$gt": PARTIAL } } },
-            doc! { "$group": { "_id": null, "bytes": { "$sum": "$bytes" } } },
+            doc! { "$match": of },
+            doc! { "$group": { "_id": null, "bytes": { "$sum": "$charge" } } },
         ];
         let files = &self.collections.files;
         let found: Vec<Document> = self
@@ -315,6 +323,19 @@ impl MongoLog {
             whole.or_else(|_| sum.get_i32("bytes").map(i64::from)).ok()
         });
         Ok(sum.unwrap_or(0).unsigned_abs())
+    }
+}
+
+/// Locks, each for some of the tenants: a file is counted and becomes visible while nobody else's of its tenant does.
+#[derive(Debug, Default)]
+pub(super) struct TenantLocks([tokio::sync::Mutex<()>; 16]);
+
+impl TenantLocks {
+    async fn of(&self, scope: &TenantScope) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        scope.tenant().hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % 16).unwrap_or_default();
+        self.0[place].lock().await
     }
 }
 

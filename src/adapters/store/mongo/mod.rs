@@ -129,8 +129,7 @@ pub struct MongoLog {
     /// Tenants that are being deleted.
     tenant_fence: TenantFence,
     append_deadline: Duration,
-    /// Held while an uploaded file is counted and becomes visible.
-    finishing_files: tokio::sync::Mutex<()>,
+    finishing_files: files::TenantLocks,
     lease_renewal: Task,
     worker: Task,
 }
@@ -186,7 +185,7 @@ impl MongoLog {
             projector,
             tenant_fence: TenantFence::default(),
             append_deadline: options.append_deadline,
-            finishing_files: tokio::sync::Mutex::default(),
+            finishing_files: files::TenantLocks::default(),
             lease_renewal,
             worker,
         })

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use copilotd_actors::domain::file::FileInfo;
+use copilotd_actors::domain::file::{FileInfo, FileQuota};
 use copilotd_actors::domain::ids::{ConversationId, FileId, TenantId, UserId};
 use copilotd_actors::ports::{FileStore, FileUpload, Finished, LogError, StoredFile, UploadStep};
 use copilotd_actors::tenancy::TenantScope;
@@ -47,6 +47,31 @@ CREATE TABLE file_pieces (
     bytes   BLOB    NOT NULL,
     PRIMARY KEY (tenant, content, n)
 ) STRICT;
+";
+
+/// What files count for in quotas, of each user, and under the empty name of the whole tenant. Kept by triggers, so that no
+/// deletion can forget it.
+pub(super) const TOTALS: &str = "
+CREATE TABLE file_totals (
+    tenant TEXT    NOT NULL,
+    user   TEXT    NOT NULL,
+    bytes  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, user)
+) STRICT, WITHOUT ROWID;
+INSERT INTO file_totals SELECT tenant, user, sum(max(bytes, 4096)) FROM files WHERE state > 0 GROUP BY tenant, user;
+INSERT INTO file_totals SELECT tenant, '', sum(max(bytes, 4096)) FROM files WHERE state > 0 GROUP BY tenant;
+CREATE TRIGGER file_counted AFTER UPDATE OF state ON files WHEN old.state <= 0 AND new.state > 0 BEGIN
+    INSERT INTO file_totals VALUES (new.tenant, new.user, max(new.bytes, 4096)), (new.tenant, '', max(new.bytes, 4096))
+    ON CONFLICT (tenant, user) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER file_hidden AFTER UPDATE OF state ON files WHEN old.state > 0 AND new.state <= 0 BEGIN
+    UPDATE file_totals SET bytes = bytes - max(old.bytes, 4096) WHERE tenant = old.tenant AND user IN (old.user, '');
+    DELETE FROM file_totals WHERE tenant = old.tenant AND user IN (old.user, '') AND bytes <= 0;
+END;
+CREATE TRIGGER file_deleted AFTER DELETE ON files WHEN old.state > 0 BEGIN
+    UPDATE file_totals SET bytes = bytes - max(old.bytes, 4096) WHERE tenant = old.tenant AND user IN (old.user, '');
+    DELETE FROM file_totals WHERE tenant = old.tenant AND user IN (old.user, '') AND bytes <= 0;
+END;
 ";
 
 /// Pieces that one transaction deletes: deleted rows are overwritten, which takes as much of the write-ahead log.
@@ -114,7 +139,7 @@ impl FileStore for SqliteLog {
         scope: &TenantScope,
         upload: &FileUpload,
         file: &StoredFile,
-        quota: u64,
+        quota: FileQuota,
     ) -> Result<Finished, LogError> {
         let _pass = self.fence.enter(scope.tenant())?;
         let (tenant, upload, file) = (scope.tenant().clone(), upload.clone(), file.clone());
@@ -125,11 +150,16 @@ impl FileStore for SqliteLog {
             if !is_readable(connection, &tenant, upload.conversation)? {
                 return Ok(Finished::Erased);
             }
-            let used: i64 = connection
-                .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM files WHERE tenant = ?1 AND state > 0")?
-                .query_row([tenant.as_str()], |row| row.get(0))?;
-            if used.unsigned_abs().saturating_add(file.info.bytes) > quota {
-                return Ok(Finished::Full);
+            let stored = |user: &str| -> Result<u64, Failure> {
+                let bytes: Option<u64> = connection
+                    .prepare_cached("SELECT bytes FROM file_totals WHERE tenant = ?1 AND user = ?2")?
+                    .query_row(params![tenant.as_str(), user], |row| row.get(0))
+                    .optional()?;
+                Ok(bytes.unwrap_or(0))
+            };
+            let (of_tenant, of_user) = (stored("")?, stored(upload.user.as_str())?);
+            if let Some(exceeded) = quota.exceeded(of_tenant, of_user, file.info.bytes) {
+                return Ok(Finished::Full(exceeded));
             }
             let FileInfo {
                 name,

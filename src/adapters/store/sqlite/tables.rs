@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     super::facts::SCHEMA,
     ONE_INDEX_OF_APPENDS,
     super::files::SCHEMA,
+    super::files::TOTALS,
 ];
 
 const VERSION_1: &str = "

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::actors::shared::Shared;
-use copilotd_actors::domain::file::{FileInfo, FileKind, MediaType};
+use copilotd_actors::domain::file::{Exceeded, FileInfo, FileKind, MediaType};
 use copilotd_actors::domain::ids::{ConversationId, FileId};
 use copilotd_actors::ports::{FileUpload, Finished, PIECE_BYTES, StoredFile};
 use copilotd_actors::tenancy::TenantScope;
@@ -136,9 +136,7 @@ pub async fn upload(
             info,
             created_at: now,
         };
-        let finished = files
-            .store
-            .finish_file(&caller.scope, &upload, &file, policy.quota_bytes);
+        let finished = files.store.finish_file(&caller.scope, &upload, &file, policy.quota);
         match finished.await? {
             Finished::Stored => {
                 sink.keep();
@@ -147,11 +145,13 @@ pub async fn upload(
             // A copy of the request was faster.
             Finished::Exists(known) => same(*known, conversation.id, &file.info)?,
             Finished::Erased => return Err(Problem::new(Code::NotFound)),
-            Finished::Full => {
-                return Err(Problem::new(Code::QuotaExceeded).detail(format!(
-                    "the files of this tenant would have more than {} bytes",
-                    policy.quota_bytes
-                )));
+            Finished::Full(exceeded) => {
+                let (whose, quota) = match exceeded {
+                    Exceeded::Tenant => ("this tenant", policy.quota.tenant),
+                    Exceeded::User => ("this user", policy.quota.user),
+                };
+                let detail = format!("the files of {whose} would have more than {quota} bytes");
+                return Err(Problem::new(Code::QuotaExceeded).detail(detail));
             }
         }
     };
