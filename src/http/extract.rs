@@ -165,8 +165,8 @@ impl Reason {
         };
         text.filter(sane).map(str::to_owned).ok_or_else(|| {
             let what = format!(
-                "reading another user's content requires the header x-copilotd-reason, once, with 1 to {MAX_REASON} \
-                 characters"
+                "reading another user's content requires the header x-copilotd-reason, once, with a letter or digit \
+                 and at most {MAX_REASON} characters"
             );
             invalid("", what)
         })
