@@ -29,6 +29,7 @@ BODIES = {
     "decide_approval": "DecideApproval",
     "fact": "Fact",
     "fact_page": "FactPage",
+    "file": "StoredFile",
     "give_feedback": "GiveFeedback",
     "message": "Message",
     "message_page": "MessagePage",

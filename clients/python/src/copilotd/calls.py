@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from .errors import TurnFailedError
@@ -18,6 +18,7 @@ from .schema import (
     FactPage,
     MessagePage,
     MessagePageTurnFeedback,
+    StoredFile,
     StreamTicket,
     SubmitTurnInputItem,
     Turn,
@@ -44,16 +45,6 @@ class Call(Generic[T]):
     """Of the body."""
     is_raw: bool = False
     """The answer is bytes, not JSON."""
-
-
-class StoredFile(TypedDict):
-    """A file that a user uploaded to a conversation."""
-
-    id: str
-    name: str
-    media_type: str
-    bytes: int
-    conversation_id: str
 
 
 def header_value(what: str, value: str) -> str:

@@ -13,7 +13,7 @@ import httpx
 
 from . import calls
 from .backoff import Backoff, delay_before_retry
-from .calls import Call, Input, Order, StoredFile, WhenBusy
+from .calls import Call, Input, Order, WhenBusy
 from .errors import CopilotdError, NotFoundError, UnexpectedAnswerError, UnreachableError, error_of
 from .schema import (
     Conversation,
@@ -23,6 +23,7 @@ from .schema import (
     FactPage,
     MessagePage,
     MessagePageTurnFeedback,
+    StoredFile,
     StreamTicket,
     Turn,
     UpdateConversation,

@@ -122,6 +122,21 @@ class FactPage(TypedDict):
     """Pass as `cursor` to get the next page; null on the last page."""
 
 
+class StoredFile(TypedDict):
+    """A file that a user uploaded to a conversation."""
+
+    id: str
+    """ID of the file."""
+    name: str
+    """Name, without directories and control characters."""
+    media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain", "text/markdown", "text/csv", "application/json"]
+    """Type of the content."""
+    bytes: int
+    """Size of the content."""
+    conversation_id: str
+    """The conversation whose prompts may refer to it."""
+
+
 class _GiveFeedbackRequired(TypedDict):
     rating: Literal[1, -1]
     """1 for good, -1 for bad."""
