@@ -10,6 +10,7 @@ import openai
 import pytest
 import requests
 from demo import Demo
+from guide import blocks
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
@@ -175,6 +176,15 @@ def test_a_client_that_leaves_stops_the_provider(client, demo):
     while provider(demo)["closed_by_client"]["count"] != before + 1:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_guide_s_example_runs_as_it_stands(demo):
+    (example,) = blocks("gateway.md", "python")
+    names: dict = {}
+    code = example.replace("http://127.0.0.1:8080", demo.url).replace("cpk_…", key(demo))
+    exec(compile(code, "docs/integrate/gateway.md", "exec"), names)
+    names["client"].close()
+    assert names["answer"].choices[0].message.content
 
 
 def test_models_and_embeddings(client):

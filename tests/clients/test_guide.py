@@ -6,7 +6,8 @@ import pytest
 from demo import Demo
 from guide import PAGES, blocks, run_shell
 
-TURN = r"turn_[0-9a-f]{32}"
+TURN, CONVERSATION, FILE = (rf"{kind}_[0-9a-f]{{32}}" for kind in ("turn", "conv", "file"))
+INVOICE = '"name":"invoice.txt","media_type":"text/plain","bytes":31'
 
 # By page, what each of its blocks prints.
 EXPECTED = {
@@ -32,6 +33,50 @@ EXPECTED = {
         r"^(conv_[0-9a-f]{32})\n\1\nidempotency_key_reused$",
     ],
     "feedback.md": [r'^204\n\{\s*"rating": -1,\s*"comment": "Too short"\s*\}$'],
+    "conversations.md": [
+        r"^$",
+        rf'^"{TURN}"$',
+        r'^"\S.*"$',
+        rf'^\{{\s*"id": "{CONVERSATION}",\s*"title": "\S.*"\s*\}}',
+    ],
+    "files.md": [
+        rf'^\{{"id":"{FILE}",{INVOICE},"conversation_id":"{CONVERSATION}"\}}$',
+        rf'^\{{"type":"file","file_id":"{FILE}",{INVOICE}\}}$',
+        rf'^\{{"kind":"file","id":"{FILE}",.*"reason":"fitted"\}}$',
+        r"^Invoice 4711\nTotal: 120.00 EUR\n204$",
+    ],
+    "client-tools.md": [
+        rf'"id":"{TURN}".*"status":"running"',
+        r'^\{"call_id":"call_[0-9a-f]{32}","name":"open_page","arguments":\{"path":"/orders"\},.*"claim":"[^"]+"\}$',
+        # The page shows both answers; a call takes the first one.
+        r'"status":"succeeded","result":\{"title":"Orders"\}(?s:.*)"code":"not_waiting"',
+    ],
+    "structured-answers.md": [r'^\{\s*"urgency": "(low|normal|high)",\s*"reason": "\S.*"\s*\}$'],
+    "prompts.md": [r"^$", r'"exact": true(?s:.*)"kind": "chunk"(?s:.*)"omitted": \['],
+    "memory.md": [r'^\{"data":\[\],"next_cursor":null\}$'],
+    "knowledge.md": [r"^$", r'"title": "Cash refunds",\s*"text": ".* costs a fee of two euros\."'],
+}
+
+# Run by tests/browser/first-call.test.mjs and test_tokens.py. `import.md` has the command line of a real server, which
+# tests/it runs.
+RUN_ELSEWHERE = {"first-call.md", "tokens.md", "import.md"}
+
+# What a page leaves to its reader: lines to run before each of its blocks.
+BETWEEN = {
+    "client-tools.md": [
+        "CONV=$(curl -s $B/v1/conversations -H \"$H\" -H \"$J\" -d '{}' | jq -r .id)",
+        """
+        TURN=$(curl -s $B/v1/conversations/$CONV/messages -H "$H" | jq -r '.turns[0].id')
+        CALL='.tool_calls[] | select(.status == "proposed") | .id'
+        until curl -s $B/v1/turns/$TURN -H "$H" | jq -er "$CALL" > call.txt; do sleep 0.1; done
+        CALL=$(cat call.txt)
+        """,
+        # The same claim again gets the same answer, as the page says.
+        """
+        CLAIM=$(curl -s $B/v1/turns/$TURN/client-tools/$CALL -H "$H" -H "$J" -H 'idempotency-key: tab-1' \\
+          -d '{"claim": true}' | jq -r .claim)
+        """,
+    ],
 }
 
 
@@ -46,9 +91,15 @@ def demo(tmp_path_factory):
 def test_the_lines_of_a_page_print_what_it_says(page, demo, tmp_path):
     start, variables, *rest = blocks("README.md", "sh")
     assert start == "cargo run --release -- demo\n"
-    variables = variables.replace("copilotd-demo/demo.json", str(demo.directory / "data" / "demo.json"))
-    variables = variables.replace("http://127.0.0.1:8080", demo.url)
-    scripts = [variables, *rest] if page == "README.md" else [variables, *blocks(page, "sh")]
+    scripts = rest if page == "README.md" else blocks(page, "sh")
+    before = BETWEEN.get(page, [""] * len(scripts))
+    scripts = [f"{lines}\n{block}" for lines, block in zip(before, scripts, strict=True)]
+    # The claim's token, which a reader copies out of the answer.
+    scripts = [variables, *(script.replace("q7c…", "'$CLAIM'") for script in scripts)]
+    about = str(demo.directory / "data" / "demo.json")
+    scripts = [
+        script.replace("copilotd-demo/demo.json", about).replace("http://127.0.0.1:8080", demo.url) for script in scripts
+    ]
     # The stream of a conversation does not end: a reader stops it with Ctrl-C, when the turn has ended.
     endless = re.compile(r"^(curl -sN .*/conversations/.*)$", re.M)
     until = r"sed '/^event: turn.completed/{n;q}' < <(timeout 30 \1 2> /dev/null)"
@@ -61,7 +112,6 @@ def test_the_lines_of_a_page_print_what_it_says(page, demo, tmp_path):
         assert re.search(expected, block.strip("\n") + "\n"), (expected, block)
 
 
-def test_every_page_with_shell_lines_for_users_is_run():
-    """A page that is written like these is run like these."""
-    like_these = {page.name for page in PAGES.glob("*.md") if "README.md#try-it" in page.read_text(encoding="utf-8")}
-    assert like_these | {"README.md"} == set(EXPECTED)
+def test_every_page_with_shell_lines_is_run():
+    with_shell = {page.name for page in PAGES.glob("*.md") if blocks(page.name, "sh")}
+    assert with_shell == set(EXPECTED) | RUN_ELSEWHERE

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import requests
-
 from demo import Demo
 
 SCOPES = ("chat", "gateway", "knowledge", "admin", "operator")
