@@ -106,6 +106,12 @@ class Demo:
         assert answer.ok, answer.text
         return answer.json()
 
+    def without_pauses(self) -> None:
+        """Has the simulated model answer at once, until the demo is started again."""
+        knobs = {"first_ms": 0, "pace_ms": 0}
+        answer = requests.post(f"{self.about['sim']['openai']}/_sim/knobs", json=knobs, timeout=10)
+        assert answer.ok, answer.text
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(timeout=30)

@@ -1,13 +1,12 @@
 """The commands that the demo and the README show to newcomers work as printed."""
 
-import os
 import pathlib
 import re
-import subprocess
 
 import pytest
 import requests
 from demo import Demo
+from guide import run_shell
 
 README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
 
@@ -19,25 +18,9 @@ def demo(tmp_path_factory):
     demo.stop()
 
 
-def shell(script: str, directory, **variables: str) -> str:
-    """Runs lines as a person would; a stream is interrupted after some seconds, as with Ctrl-C."""
-    script = script.replace("curl -sN", "timeout 8 curl -sN")
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=directory,
-        env={"PATH": os.environ["PATH"], **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert not done.stderr, done.stderr
-    return done.stdout
-
-
 def test_the_lines_that_the_demo_prints_work_as_printed(demo):
     lines = re.search(r"Try it:\n(.*?)\n\n", demo.printed, re.S).group(1)
-    printed = shell(lines, demo.directory)
+    (printed,) = run_shell([lines], demo.directory)
     assert '"status":"running"' in printed
     for event in ("turn.queued", "tool.called", "tool.finished", "message.completed", "turn.completed"):
         assert f"event: {event}\n" in printed, event
@@ -72,7 +55,7 @@ def test_the_readme_s_five_lines_work(demo):
         "echo CONV=$CONV TURN=$TURN",
         *rest,
     ])
-    printed = shell(script, demo.directory, TOKEN=demo.token())
+    (printed,) = run_shell([script], demo.directory, TOKEN=demo.token())
     assert re.search(r"CONV=conv_[0-9a-f]{32} TURN=turn_[0-9a-f]{32}", printed), printed
     assert "event: turn.queued" in printed and "event: message.completed" in printed
     assert '"role":"user"' in printed

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import threading
+import time
 
 import pytest
 import requests
@@ -14,9 +15,9 @@ from demo import Cutter, Demo
 PROMPT = '[[sim text="Grüße aus Köln: {words}" pace_ms=15 chunk=7]]'.replace("{words}", "zehn Öre für Bücher, " * 20)
 
 
-@pytest.fixture
-def demo(tmp_path):
-    demo = Demo(tmp_path)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    demo = Demo(tmp_path_factory.mktemp("eventsource"))
     yield demo
     demo.stop()
 
@@ -34,8 +35,7 @@ def begin(demo) -> tuple[dict, dict]:
 def read(url: str, headers: dict | None = None, at_event=lambda _: None) -> list:
     """Reads until the turn has ended; the client reconnects on its own."""
     events = []
-    guard = threading.Timer(120, lambda: None)
-    guard.start()
+    deadline = time.monotonic() + 120
     session = requests.Session()
     session.hooks["response"] = utf8
     client = sseclient.SSEClient(url, retry=100, session=session, headers=headers or {}, timeout=30)
@@ -46,8 +46,7 @@ def read(url: str, headers: dict | None = None, at_event=lambda _: None) -> list
         at_event(events)
         if event.event in ("turn.completed", "turn.failed", "turn.cancelled"):
             break
-        assert guard.is_alive(), "the turn did not end"
-    guard.cancel()
+        assert time.monotonic() < deadline, "the turn did not end"
     client.resp.close()
     return events
 
