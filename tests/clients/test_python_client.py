@@ -27,6 +27,7 @@ from copilotd import (  # noqa: E402
     InvalidError,
     NotFoundError,
     TurnFailedError,
+    UnsupportedMediaTypeError,
     add_page,
     apply,
     text_of,
@@ -175,6 +176,36 @@ def test_keys_approvals_cancelling_feedback_titles_lists_tickets_and_erasure(dem
         conversation.delete()
         with pytest.raises(NotFoundError):
             conversation.get()
+
+
+def test_files_replaced_turns_and_searches(demo):
+    png = bytes.fromhex("89504e470d0a1a0a") + b"not much of a picture"
+    with Copilotd(demo.url, demo.token) as client:
+        conversation = client.conversations.create(title="Quarterly attachments")
+        text = "Grüße, 4711".encode()
+        stored = client.files.upload(conversation.id, text, name="größe.txt", idempotency_key="one")
+        assert (stored["name"], stored["media_type"], stored["bytes"]) == ("größe.txt", "text/plain", len(text))
+        assert client.files.upload(conversation.id, text, name="größe.txt", idempotency_key="one") == stored
+        assert client.files.upload(conversation.id, png, name="a.txt")["media_type"] == "image/png", "by its content"
+        with pytest.raises(UnsupportedMediaTypeError):
+            client.files.upload(conversation.id, b"\x00\x01\x02", name="a.bin")
+
+        parts = [{"type": "text", "text": "[[sim tokens=3]] What is it?"}, {"type": "file", "file_id": stored["id"]}]
+        first = conversation.send(parts)
+        first.text(timeout=60)
+        second = first.replace("[[sim tokens=3]] And now?")
+        second.text(timeout=60)
+        assert first.get()["replaced_by"] == second.id
+        shown = conversation.messages()["data"][0]["content"][1]
+        described = {name: stored[name] for name in ("name", "media_type", "bytes")}
+        assert shown == {"type": "file", "file_id": stored["id"], **described}
+
+        assert client.files.read(stored["id"]) == text
+        client.files.delete(stored["id"])
+        client.files.delete(stored["id"])
+        with pytest.raises(NotFoundError):
+            client.files.read(stored["id"])
+        assert [each["id"] for each in client.conversations.all(q="quarterly attach")] == [conversation.id]
 
 
 def test_the_guides_examples_run_as_they_stand(demo, capsys):
