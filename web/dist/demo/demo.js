@@ -169,6 +169,272 @@ function isTransient(error) {
   return error.status === 0 ? error.code === "unreachable" : error.status === 408 || error.status >= 500 || error.code === "rate_limited" || error.code === "queue_full";
 }
 
+// packages/client/src/sse.ts
+var MAX_CHARS = 64 * 1024 * 1024;
+var SseParser = class {
+  /** The last `id:`, committed by the empty line that ends its block. */
+  id = "";
+  /** What the last `retry:` said, in milliseconds. */
+  retry;
+  #decoder = new TextDecoder();
+  /** The pieces of the line that is not complete yet: joined once, so that a long line costs no more than its length. */
+  #line = [];
+  #chars = 0;
+  #afterCr = false;
+  #event = "";
+  #data = [];
+  #nextId = "";
+  /** Takes the next bytes and returns the events that they complete. */
+  push(bytes) {
+    const messages = [];
+    let text = this.#decoder.decode(bytes, { stream: true });
+    if (!text) return messages;
+    const isLastCr = text.endsWith("\r");
+    if (this.#afterCr && text[0] === "\n") text = text.slice(1);
+    this.#afterCr = isLastCr;
+    let start2 = 0;
+    const lineEnd = /\r\n?|\n/g;
+    for (let end; end = lineEnd.exec(text); start2 = lineEnd.lastIndex) {
+      this.#keep(text.slice(start2, end.index));
+      this.#endLine(messages);
+    }
+    this.#keep(text.slice(start2));
+    return messages;
+  }
+  #keep(piece) {
+    if (!piece) return;
+    this.#chars += piece.length;
+    if (this.#chars > MAX_CHARS) throw new RangeError(`an event of more than ${MAX_CHARS} characters`);
+    this.#line.push(piece);
+  }
+  #endLine(messages) {
+    const line = this.#line.length === 1 ? this.#line[0] : this.#line.join("");
+    this.#line = [];
+    if (line) return this.#field(line);
+    this.id = this.#nextId;
+    if (this.#data.length) {
+      messages.push({ event: this.#event || "message", data: this.#data.join("\n"), id: this.id });
+    }
+    this.#event = "";
+    this.#data = [];
+    this.#chars = 0;
+  }
+  #field(line) {
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+    if (name === "data") this.#data.push(value);
+    else {
+      this.#chars -= line.length;
+      if (name === "event") this.#event = value;
+      else if (name === "id" && !value.includes("\0")) this.#nextId = value;
+      else if (name === "retry" && /^\d+$/.test(value)) this.retry = Number(value);
+    }
+  }
+};
+
+// packages/client/src/stream.ts
+var TERMINAL = /* @__PURE__ */ new Set(["turn.completed", "turn.failed", "turn.cancelled"]);
+var isTerminal = (event) => TERMINAL.has(event.type);
+var WAKE_SILENCE = 2e4;
+var NETWORK_SILENCE = 2e3;
+function follow(transport, path, options2, isLast) {
+  const controller = new AbortController();
+  const unlink = linkSignals(controller, options2.signal);
+  const events = generate(transport, path, options2, isLast, controller.signal, unlink);
+  return {
+    next: () => events.next(),
+    // A generator that waits for the network would finish that wait first.
+    return: () => {
+      controller.abort(ENDED);
+      unlink();
+      return events.return(void 0);
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    }
+  };
+}
+var ENDED = new Error("the stream was ended");
+async function* generate(transport, path, { after, start: start2, onStatus, silence = 45e3 }, isLast, signal, unlink) {
+  let position = String(after ?? "");
+  let failures = 0;
+  let { backoff } = transport;
+  onStatus?.("connecting");
+  try {
+    for (; ; ) {
+      let problem;
+      const connection = new AbortController();
+      const close = [linkSignals(connection, signal)];
+      try {
+        if (!position && start2) position = String(await start2(signal));
+        const reader = await open(transport, path, position, connection, close);
+        if (!reader) return void 0;
+        onStatus?.("live");
+        const parser = new SseParser();
+        for (let piece; piece = await read(reader, connection, silence); ) {
+          failures = 0;
+          for (const message2 of parser.push(piece)) {
+            const event = decode(message2);
+            if (!event) continue;
+            yield event;
+            if (isLast(event)) return void 0;
+          }
+          position = parser.id || position;
+          backoff = { ...backoff, base: Math.min(parser.retry ?? backoff.base, backoff.cap) };
+        }
+      } catch (error) {
+        if (signal.aborted) throw signal.reason;
+        if (!isTransient(error)) throw error;
+        problem = error;
+      } finally {
+        connection.abort(ENDED);
+        for (const end of close) end();
+      }
+      onStatus?.("reconnecting", problem);
+      await backOff(failures++, backoff, problem?.retryAfter, signal);
+    }
+  } catch (error) {
+    if (error !== ENDED) throw error;
+    return void 0;
+  } finally {
+    unlink();
+  }
+}
+async function open(transport, path, position, connection, close) {
+  const { signal } = connection;
+  const headers = { accept: "text/event-stream", ...position && { "last-event-id": position } };
+  const { response, arrived, done } = await transport.open("GET", path, { headers, signal });
+  close.push(done);
+  arrived();
+  if (response.status === 204) return void 0;
+  const type = response.headers.get("content-type");
+  if (!response.body || !type?.startsWith("text/event-stream")) {
+    throw new UnexpectedAnswerError(`Not an event stream: ${type}`, { status: response.status });
+  }
+  const reader = response.body.getReader();
+  signal.addEventListener("abort", () => void reader.cancel().catch(() => {
+  }));
+  return reader;
+}
+async function read(reader, connection, silence) {
+  const since = Date.now();
+  const lose = () => connection.abort(new ConnectionError("the stream fell silent"));
+  const timer = setTimeout(lose, silence);
+  const stopWaking = onWake((isNetwork) => {
+    if (Date.now() - since > (isNetwork ? NETWORK_SILENCE : WAKE_SILENCE)) lose();
+  });
+  try {
+    return (await reader.read()).value;
+  } catch (error) {
+    throw new ConnectionError("the stream broke off", error);
+  } finally {
+    clearTimeout(timer);
+    stopWaking();
+    connection.signal.throwIfAborted();
+  }
+}
+function decode({ event, data, id }) {
+  if (!data) return void 0;
+  try {
+    return { ...JSON.parse(data), type: event, position: id };
+  } catch (cause) {
+    throw new UnexpectedAnswerError("An event is not JSON", {}, cause);
+  }
+}
+
+// packages/client/src/calls.ts
+function createConversation(transport, body = {}, { idempotencyKey, signal } = {}) {
+  return transport.json("POST", "/v1/conversations", { body, key: idempotencyKey ?? randomId(), signal });
+}
+function listConversations(transport, { limit, cursor, q, signal } = {}) {
+  return transport.json("GET", `/v1/conversations${query({ limit, cursor, q })}`, { signal });
+}
+var ConversationCalls = class {
+  constructor(transport, id) {
+    this.id = id;
+    this.transport = transport;
+    this.path = `/v1/conversations/${encodeURIComponent(id)}`;
+  }
+  id;
+  transport;
+  path;
+  /** The waits after failures. */
+  get backoff() {
+    return this.transport.backoff;
+  }
+  update(body, { signal } = {}) {
+    return this.transport.json("PATCH", this.path, { body, signal });
+  }
+  /** Erases the conversation everywhere. A conversation that is gone already counts as erased. */
+  delete({ signal } = {}) {
+    return erase(this.transport, this.path, signal);
+  }
+  /** A page of messages with their turns; the oldest first unless `order` says otherwise. */
+  messages({ limit, cursor, order, signal } = {}) {
+    return this.transport.json("GET", `${this.path}/messages${query({ limit, cursor, order })}`, { signal });
+  }
+  /** The conversation's events behind a position, over all turns, until it is erased. */
+  events(options2 = {}) {
+    return follow(this.transport, `${this.path}/events`, options2, isErased);
+  }
+};
+var TurnCalls = class {
+  constructor(transport, id) {
+    this.id = id;
+    this.transport = transport;
+    this.path = `/v1/turns/${encodeURIComponent(id)}`;
+  }
+  id;
+  transport;
+  path;
+  /** Stops the turn. Stopping one that has ended changes nothing. */
+  cancel({ signal } = {}) {
+    return this.#post("cancel", void 0, signal);
+  }
+  /** Lets a tool call run, with other arguments if some are given. */
+  approve(callId, { arguments: edited, reason, signal } = {}) {
+    return this.#decide(callId, { decision: "approve", arguments: edited, reason }, signal);
+  }
+  /** Refuses a tool call. The turn goes on without it. */
+  reject(callId, { reason, signal } = {}) {
+    return this.#decide(callId, { decision: "reject", reason }, signal);
+  }
+  #decide(callId, body, signal) {
+    return this.#post(`approvals/${encodeURIComponent(callId)}`, body, signal);
+  }
+  /** Claims a call of a client tool; `NotWaitingError` if another page has it, or if it is too late. */
+  claim(callId, { idempotencyKey, signal } = {}) {
+    return this.#clientTool(callId, { claim: true }, signal, idempotencyKey ?? randomId());
+  }
+  /** Answers a call that was claimed. The same answer may be sent again. */
+  answer(callId, claim, answer, { signal } = {}) {
+    return this.#clientTool(callId, { claim, ...answer }, signal);
+  }
+  #clientTool(callId, body, signal, key) {
+    return this.#post(`client-tools/${encodeURIComponent(callId)}`, body, signal, key);
+  }
+  feedback(rating, { comment: comment2, signal } = {}) {
+    return this.#post("feedback", { rating, comment: comment2 }, signal);
+  }
+  #post(what, body, signal, key) {
+    return this.transport.json("POST", `${this.path}/${what}`, { body, key, signal });
+  }
+};
+async function erase(transport, path, signal) {
+  try {
+    await transport.json("DELETE", path, { signal });
+  } catch (error) {
+    if (!(error instanceof NotFoundError)) throw error;
+  }
+}
+var isErased = (event) => event.type === "conversation.erased";
+function query(parameters) {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) if (value != null) search.set(name, String(value));
+  return `?${search}`;
+}
+
 // packages/client/src/outbox.ts
 function memoryStorage() {
   const map = /* @__PURE__ */ new Map();
@@ -461,189 +727,11 @@ var Files = class {
     }
   }
   /** Deletes a file. One that is gone already counts as deleted. */
-  async delete(id, { signal } = {}) {
-    try {
-      await this.#transport.json("DELETE", pathOf(id), { signal });
-    } catch (error) {
-      if (!(error instanceof NotFoundError)) throw error;
-    }
+  delete(id, { signal } = {}) {
+    return erase(this.#transport, pathOf(id), signal);
   }
 };
 var pathOf = (id) => `/v1/files/${encodeURIComponent(id)}`;
-
-// packages/client/src/sse.ts
-var MAX_CHARS = 64 * 1024 * 1024;
-var SseParser = class {
-  /** The last `id:`, committed by the empty line that ends its block. */
-  id = "";
-  /** What the last `retry:` said, in milliseconds. */
-  retry;
-  #decoder = new TextDecoder();
-  /** The pieces of the line that is not complete yet: joined once, so that a long line costs no more than its length. */
-  #line = [];
-  #chars = 0;
-  #afterCr = false;
-  #event = "";
-  #data = [];
-  #nextId = "";
-  /** Takes the next bytes and returns the events that they complete. */
-  push(bytes) {
-    const messages = [];
-    let text = this.#decoder.decode(bytes, { stream: true });
-    if (!text) return messages;
-    const isLastCr = text.endsWith("\r");
-    if (this.#afterCr && text[0] === "\n") text = text.slice(1);
-    this.#afterCr = isLastCr;
-    let start2 = 0;
-    const lineEnd = /\r\n?|\n/g;
-    for (let end; end = lineEnd.exec(text); start2 = lineEnd.lastIndex) {
-      this.#keep(text.slice(start2, end.index));
-      this.#endLine(messages);
-    }
-    this.#keep(text.slice(start2));
-    return messages;
-  }
-  #keep(piece) {
-    if (!piece) return;
-    this.#chars += piece.length;
-    if (this.#chars > MAX_CHARS) throw new RangeError(`an event of more than ${MAX_CHARS} characters`);
-    this.#line.push(piece);
-  }
-  #endLine(messages) {
-    const line = this.#line.length === 1 ? this.#line[0] : this.#line.join("");
-    this.#line = [];
-    if (line) return this.#field(line);
-    this.id = this.#nextId;
-    if (this.#data.length) {
-      messages.push({ event: this.#event || "message", data: this.#data.join("\n"), id: this.id });
-    }
-    this.#event = "";
-    this.#data = [];
-    this.#chars = 0;
-  }
-  #field(line) {
-    const colon = line.indexOf(":");
-    const name = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
-    if (name === "data") this.#data.push(value);
-    else {
-      this.#chars -= line.length;
-      if (name === "event") this.#event = value;
-      else if (name === "id" && !value.includes("\0")) this.#nextId = value;
-      else if (name === "retry" && /^\d+$/.test(value)) this.retry = Number(value);
-    }
-  }
-};
-
-// packages/client/src/stream.ts
-var TERMINAL = /* @__PURE__ */ new Set(["turn.completed", "turn.failed", "turn.cancelled"]);
-var isTerminal = (event) => TERMINAL.has(event.type);
-var WAKE_SILENCE = 2e4;
-var NETWORK_SILENCE = 2e3;
-function follow(transport, path, options2, isLast) {
-  const controller = new AbortController();
-  const unlink = linkSignals(controller, options2.signal);
-  const events = generate(transport, path, options2, isLast, controller.signal, unlink);
-  return {
-    next: () => events.next(),
-    // A generator that waits for the network would finish that wait first.
-    return: () => {
-      controller.abort(ENDED);
-      unlink();
-      return events.return(void 0);
-    },
-    [Symbol.asyncIterator]() {
-      return this;
-    }
-  };
-}
-var ENDED = new Error("the stream was ended");
-async function* generate(transport, path, { after, start: start2, onStatus, silence = 45e3 }, isLast, signal, unlink) {
-  let position = String(after ?? "");
-  let failures = 0;
-  let { backoff } = transport;
-  onStatus?.("connecting");
-  try {
-    for (; ; ) {
-      let problem;
-      const connection = new AbortController();
-      const close = [linkSignals(connection, signal)];
-      try {
-        if (!position && start2) position = String(await start2(signal));
-        const reader = await open(transport, path, position, connection, close);
-        if (!reader) return void 0;
-        onStatus?.("live");
-        const parser = new SseParser();
-        for (let piece; piece = await read(reader, connection, silence); ) {
-          failures = 0;
-          for (const message2 of parser.push(piece)) {
-            const event = decode(message2);
-            if (!event) continue;
-            yield event;
-            if (isLast(event)) return void 0;
-          }
-          position = parser.id || position;
-          backoff = { ...backoff, base: Math.min(parser.retry ?? backoff.base, backoff.cap) };
-        }
-      } catch (error) {
-        if (signal.aborted) throw signal.reason;
-        if (!isTransient(error)) throw error;
-        problem = error;
-      } finally {
-        connection.abort(ENDED);
-        for (const end of close) end();
-      }
-      onStatus?.("reconnecting", problem);
-      await backOff(failures++, backoff, problem?.retryAfter, signal);
-    }
-  } catch (error) {
-    if (error !== ENDED) throw error;
-    return void 0;
-  } finally {
-    unlink();
-  }
-}
-async function open(transport, path, position, connection, close) {
-  const { signal } = connection;
-  const headers = { accept: "text/event-stream", ...position && { "last-event-id": position } };
-  const { response, arrived, done } = await transport.open("GET", path, { headers, signal });
-  close.push(done);
-  arrived();
-  if (response.status === 204) return void 0;
-  const type = response.headers.get("content-type");
-  if (!response.body || !type?.startsWith("text/event-stream")) {
-    throw new UnexpectedAnswerError(`Not an event stream: ${type}`, { status: response.status });
-  }
-  const reader = response.body.getReader();
-  signal.addEventListener("abort", () => void reader.cancel().catch(() => {
-  }));
-  return reader;
-}
-async function read(reader, connection, silence) {
-  const since = Date.now();
-  const lose = () => connection.abort(new ConnectionError("the stream fell silent"));
-  const timer = setTimeout(lose, silence);
-  const stopWaking = onWake((isNetwork) => {
-    if (Date.now() - since > (isNetwork ? NETWORK_SILENCE : WAKE_SILENCE)) lose();
-  });
-  try {
-    return (await reader.read()).value;
-  } catch (error) {
-    throw new ConnectionError("the stream broke off", error);
-  } finally {
-    clearTimeout(timer);
-    stopWaking();
-    connection.signal.throwIfAborted();
-  }
-}
-function decode({ event, data, id }) {
-  if (!data) return void 0;
-  try {
-    return { ...JSON.parse(data), type: event, position: id };
-  } catch (cause) {
-    throw new UnexpectedAnswerError("An event is not JSON", {}, cause);
-  }
-}
 
 // packages/client/src/transport.ts
 var LONGEST_WAIT = 3e4;
@@ -798,14 +886,13 @@ var Conversations = class {
   constructor(transport) {
     this.#transport = transport;
   }
-  async create(body = {}, { idempotencyKey, signal } = {}) {
-    const key = idempotencyKey ?? randomId();
-    const made = await this.#transport.json("POST", "/v1/conversations", { body, key, signal });
+  async create(body = {}, options2 = {}) {
+    const made = await createConversation(this.#transport, body, options2);
     return new ConversationHandle(this.#transport, made.id, made);
   }
   /** A page, newest first. */
-  list({ limit, cursor, q, signal } = {}) {
-    return this.#transport.json("GET", `/v1/conversations${query({ limit, cursor, q })}`, { signal });
+  list(options2) {
+    return listConversations(this.#transport, options2);
   }
   /** Every conversation, newest first, read page by page as they are asked for. */
   async *all({ limit = 100, q, signal } = {}) {
@@ -818,41 +905,17 @@ var Conversations = class {
     return void 0;
   }
 };
-var ConversationHandle = class {
+var ConversationHandle = class extends ConversationCalls {
   constructor(transport, id, created) {
-    this.id = id;
+    super(transport, id);
     this.created = created;
-    this.#transport = transport;
-    this.#path = `/v1/conversations/${encodeURIComponent(id)}`;
   }
-  id;
   created;
-  #transport;
-  #path;
-  /** The waits after failures. */
-  get backoff() {
-    return this.#transport.backoff;
-  }
   get({ signal } = {}) {
-    return this.#transport.json("GET", this.#path, { signal });
-  }
-  update(body, { signal } = {}) {
-    return this.#transport.json("PATCH", this.#path, { body, signal });
+    return this.transport.json("GET", this.path, { signal });
   }
   rename(title, options2) {
     return this.update({ title }, options2);
-  }
-  /** Erases the conversation everywhere. A conversation that is gone already counts as erased. */
-  async delete({ signal } = {}) {
-    try {
-      await this.#transport.json("DELETE", this.#path, { signal });
-    } catch (error) {
-      if (!(error instanceof NotFoundError)) throw error;
-    }
-  }
-  /** A page of messages with their turns; the oldest first unless `order` says otherwise. */
-  messages({ limit, cursor, order, signal } = {}) {
-    return this.#transport.json("GET", `${this.#path}/messages${query({ limit, cursor, order })}`, { signal });
   }
   /**
    * Submits a turn. When it resolves, the server has stored the turn and will end it, whatever happens. Sent again
@@ -861,45 +924,40 @@ var ConversationHandle = class {
   async send(input, options2 = {}) {
     const body = submission(input, options2);
     const key = options2.idempotencyKey ?? randomId();
-    const turn = await this.#transport.json("POST", `${this.#path}/turns`, { body, key, signal: options2.signal });
-    return new TurnHandle(this.#transport, turn.id, turn);
+    const turn = await this.transport.json("POST", `${this.path}/turns`, { body, key, signal: options2.signal });
+    return new TurnHandle(this.transport, turn.id, turn);
   }
   /** A turn of this conversation. Nothing is sent yet. */
   turn(id) {
-    return new TurnHandle(this.#transport, id);
+    return new TurnHandle(this.transport, id);
   }
   /** The conversation's events, over all turns, until it is erased. Without `after`, from now on. */
   events(options2 = {}) {
     const start2 = async (signal) => (await this.get({ signal })).last_seq;
-    return follow(this.#transport, `${this.#path}/events`, { ...options2, start: start2 }, isErased);
+    return super.events({ ...options2, start: start2 });
   }
   /** A ticket for `EventSource`; see `streamUrl`. */
   ticket({ signal } = {}) {
-    return this.#transport.json("POST", "/v1/stream-tickets", { body: { conversation_id: this.id }, signal });
+    return this.transport.json("POST", "/v1/stream-tickets", { body: { conversation_id: this.id }, signal });
   }
   /** The address of the conversation's stream for an `EventSource`, with a new ticket: open it within 60 s. */
   async streamUrl({ after, signal } = {}) {
     const { ticket } = await this.ticket({ signal });
-    return this.#transport.url(`${this.#path}/events${query({ after, ticket })}`);
+    return this.transport.url(`${this.path}/events${query({ after, ticket })}`);
   }
 };
-var TurnHandle = class {
+var TurnHandle = class extends TurnCalls {
   constructor(transport, id, accepted) {
-    this.id = id;
+    super(transport, id);
     this.accepted = accepted;
-    this.#transport = transport;
-    this.#path = `/v1/turns/${encodeURIComponent(id)}`;
   }
-  id;
   accepted;
-  #transport;
-  #path;
   get({ signal } = {}) {
-    return this.#transport.json("GET", this.#path, { signal });
+    return this.transport.json("GET", this.path, { signal });
   }
   /** The turn's events from its first one, until its end. */
   events(options2 = {}) {
-    return follow(this.#transport, `${this.#path}/events`, options2, isTerminal);
+    return follow(this.transport, `${this.path}/events`, options2, isTerminal);
   }
   /** Waits for the turn's end and returns it. */
   async done({ signal } = {}) {
@@ -913,64 +971,28 @@ var TurnHandle = class {
     const code = error?.code ?? status;
     throw new TurnFailedError({ code, title: `The turn ${status}`, detail: error?.message });
   }
-  /** Stops the turn. Stopping one that has ended changes nothing. */
-  cancel({ signal } = {}) {
-    return this.#transport.json("POST", `${this.#path}/cancel`, { signal });
-  }
   /**
    * Submits a turn in place of this one, which must be the conversation's last and have ended: an edited prompt, or the
    * same again for another answer.
    */
   async replace(input, options2 = {}) {
     const { conversation_id } = this.accepted ?? await this.get({ signal: options2.signal });
-    return new ConversationHandle(this.#transport, conversation_id).send(input, { ...options2, replaces: this.id });
-  }
-  /** Lets a tool call run, with other arguments if some are given. */
-  approve(callId, { arguments: edited, reason, signal } = {}) {
-    return this.#decide(callId, { decision: "approve", arguments: edited, reason }, signal);
-  }
-  /** Refuses a tool call. The turn goes on without it. */
-  reject(callId, { reason, signal } = {}) {
-    return this.#decide(callId, { decision: "reject", reason }, signal);
-  }
-  #decide(callId, body, signal) {
-    return this.#transport.json("POST", `${this.#path}/approvals/${encodeURIComponent(callId)}`, { body, signal });
-  }
-  /** Claims a call of a client tool; `NotWaitingError` if another page has it, or if it is too late. */
-  claim(callId, { idempotencyKey, signal } = {}) {
-    return this.#clientTool(callId, { claim: true }, signal, idempotencyKey ?? randomId());
-  }
-  /** Answers a call that was claimed. The same answer may be sent again. */
-  answer(callId, claim, answer, { signal } = {}) {
-    return this.#clientTool(callId, { claim, ...answer }, signal);
-  }
-  #clientTool(callId, body, signal, key) {
-    const path = `${this.#path}/client-tools/${encodeURIComponent(callId)}`;
-    return this.#transport.json("POST", path, { body, signal, ...key !== void 0 && { key } });
-  }
-  async feedback(rating, { comment: comment2, signal } = {}) {
-    await this.#transport.json("POST", `${this.#path}/feedback`, { body: { rating, comment: comment2 }, signal });
+    return new ConversationHandle(this.transport, conversation_id).send(input, { ...options2, replaces: this.id });
   }
   /** The feedback that this user gave last; null if there is none. */
   async givenFeedback({ signal } = {}) {
     try {
-      return await this.#transport.json("GET", `${this.#path}/feedback`, { signal });
+      return await this.transport.json("GET", `${this.path}/feedback`, { signal });
     } catch (error) {
       if (error instanceof NotFoundError) return null;
       throw error;
     }
   }
 };
-var isErased = (event) => event.type === "conversation.erased";
 function submission(input, options2 = {}) {
   const { whenBusy, metadata, responseSchema, replaces, clientTools } = options2;
   const tools = { client_tools: clientTools };
   return { input, when_busy: whenBusy, metadata, response_schema: responseSchema, replaces, ...tools };
-}
-function query(parameters) {
-  const search = new URLSearchParams();
-  for (const [name, value] of Object.entries(parameters)) if (value != null) search.set(name, String(value));
-  return `?${search}`;
 }
 
 // packages/client/src/state.ts
@@ -1039,9 +1061,11 @@ function fromMessages(messages, view) {
     replacedBy: view.replaced_by ?? null
   };
 }
-function fromCall({ id, name, arguments: given, status, result, error, expires_at }) {
-  return { kind: "tool", id, name, arguments: given, status, result, error, expiresAt: expires_at };
+function fromCall(call2) {
+  const { id, name, arguments: given, status, result, error, expires_at: expiresAt } = call2;
+  return { kind: "tool", id, name, arguments: given, status, result, error, expiresAt, origins: originsOf(call2) };
 }
+var originsOf = (told) => told.origins;
 function notice(event) {
   const id = event.type === "guardrail.triggered" ? `${event.rule}:${event.stage}` : String(event.seq);
   return { kind: "notice", id: `${event.type}:${id}`, event };
@@ -1104,7 +1128,8 @@ function applyToTurn(turn, event) {
     case "approval.requested":
       return call(turn, event.call_id, "awaiting_approval", {
         arguments: event.arguments,
-        expiresAt: event.expires_at
+        expiresAt: event.expires_at,
+        origins: originsOf(event)
       });
     case "approval.decided":
       return call(turn, event.call_id, event.decision === "approved" ? "running" : "rejected", {

@@ -1,7 +1,7 @@
 // Files that a user attaches to prompts.
 
+import { erase, type CallOptions } from "./calls.js";
 import { randomId } from "./environment.js";
-import { NotFoundError } from "./errors.js";
 import type { StoredFile } from "./schema.js";
 import type { Transport } from "./transport.js";
 
@@ -43,7 +43,7 @@ export class Files {
   }
 
   /** Reads the content. */
-  async read(id: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Blob> {
+  async read(id: string, { signal }: CallOptions = {}): Promise<Blob> {
     const { response, arrived, done } = await this.#transport.open("GET", pathOf(id), { signal });
     try {
       arrived();
@@ -54,13 +54,8 @@ export class Files {
   }
 
   /** Deletes a file. One that is gone already counts as deleted. */
-  async delete(id: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-    try {
-      await this.#transport.json("DELETE", pathOf(id), { signal });
-    } catch (error) {
-      // A repetition whose first answer was lost.
-      if (!(error instanceof NotFoundError)) throw error;
-    }
+  delete(id: string, { signal }: CallOptions = {}): Promise<void> {
+    return erase(this.#transport, pathOf(id), signal);
   }
 }
 

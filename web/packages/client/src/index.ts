@@ -1,5 +1,6 @@
 // @copilotd/client: conversations with copilotd, in browsers, Node and workers.
 
+export type { CallOptions, CreateOptions, DecisionOptions, ListOptions, PageOptions } from "./calls.js";
 export * from "./client.js";
 export type { Backoff } from "./environment.js";
 export * from "./errors.js";

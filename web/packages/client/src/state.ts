@@ -32,7 +32,12 @@ export interface ToolItem {
   readonly decision?: "approved" | "rejected" | "expired";
   /** Who decided. */
   readonly decidedBy?: string;
+  /** Where each argument comes from: names of tools and of other sources, by the argument's name. */
+  readonly origins?: Origins | undefined;
 }
+
+/** Names of sources by the arguments' names. */
+export type Origins = Readonly<Record<string, readonly string[]>>;
 
 /** Something that a user may want to know: a guardrail, a fallback, a text that was discarded, a summary. */
 export interface NoticeItem {
@@ -105,6 +110,17 @@ export function textOf(turn: TurnState): string {
 export const wordsOf = (content: Turn["input"]): string =>
   typeof content === "string" ? content : content.flatMap((part) => (part.type === "text" ? [part.text] : [])).join("\n");
 
+/** A file of an input or of a message. An input names its id only. */
+export interface FilePart {
+  readonly file_id: string;
+  readonly name?: string;
+  readonly bytes?: number;
+}
+
+/** The files of an input or of a message. */
+export const filesOf = (content: Turn["input"]): FilePart[] =>
+  typeof content === "string" ? [] : content.filter((part): part is typeof part & FilePart => part.type === "file");
+
 /**
  * Adds a page of messages, read with `order=desc`: the newest page first, then what came before it. A turn is added
  * once its first message is known.
@@ -167,9 +183,13 @@ function fromMessages(messages: readonly Message[], view: MessagePage["turns"][n
   };
 }
 
-function fromCall({ id, name, arguments: given, status, result, error, expires_at }: ToolCall): ToolItem {
-  return { kind: "tool", id, name, arguments: given, status, result, error, expiresAt: expires_at };
+function fromCall(call: ToolCall): ToolItem {
+  const { id, name, arguments: given, status, result, error, expires_at: expiresAt } = call;
+  return { kind: "tool", id, name, arguments: given, status, result, error, expiresAt, origins: originsOf(call) };
 }
+
+/** Where arguments come from, if the server says so. */
+const originsOf = (told: object): Origins | undefined => (told as { origins?: Origins }).origins;
 
 function notice(event: NoticeItem["event"]): NoticeItem {
   // What a page tells again has no number of its own there.
@@ -250,6 +270,7 @@ export function applyToTurn(turn: TurnState, event: CopilotdEvent): TurnState {
       return call(turn, event.call_id, "awaiting_approval", {
         arguments: event.arguments,
         expiresAt: event.expires_at,
+        origins: originsOf(event),
       });
     case "approval.decided":
       return call(turn, event.call_id, event.decision === "approved" ? "running" : "rejected", {

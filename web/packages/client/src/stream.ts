@@ -33,7 +33,7 @@ export interface StreamOptions {
 }
 
 /** Where a stream without a position begins; asked once. Without it, the server begins where it likes. */
-interface Start {
+export interface Start {
   start?: ((signal: AbortSignal) => Promise<number>) | undefined;
 }
 

@@ -1,10 +1,12 @@
 // Client tools: functions of this page that the model may call. Two open tabs run a call once, and a reload runs none
 // again.
 
+import type { TurnCalls } from "./calls.js";
+import type { ConversationHandle } from "./client.js";
 import { backOff, randomId } from "./environment.js";
 import { CopilotdError, isTransient, NotResumableError, NotWaitingError } from "./errors.js";
-import type { ConversationHandle, TurnHandle } from "./client.js";
 import type { SubmitTurn } from "./schema.js";
+import type { ToolItem } from "./state.js";
 
 /** A function that the model may call. */
 export interface ClientTool {
@@ -82,17 +84,14 @@ const MAX_ERROR = 4000;
 class Runner implements ToolRunner {
   readonly ended: Promise<void>;
   readonly #conversation: ConversationHandle;
-  readonly #tools: ClientTools;
-  readonly #storage: CallStorage | undefined;
+  readonly #calls: CallRunner;
   readonly #onError: (error: unknown) => void;
   readonly #closed = new AbortController();
-  readonly #running = new Map<string, Promise<void>>();
 
   constructor(conversation: ConversationHandle, tools: ClientTools, { signal, storage, onError }: RunToolsOptions) {
     this.#conversation = conversation;
-    this.#tools = tools;
-    this.#storage = storage ?? sessionOf();
     this.#onError = onError ?? (() => {});
+    this.#calls = new CallRunner((id) => conversation.turn(id), () => tools, this.#onError, storage);
     if (signal?.aborted) this.close();
     signal?.addEventListener("abort", () => this.close(), { once: true });
     this.ended = this.#watch();
@@ -109,13 +108,12 @@ class Runner implements ToolRunner {
         const page = await this.#conversation.messages({ order: "desc", limit: 100, signal });
         failures = 0;
         for (const { id, tool_calls } of page.turns) {
-          for (const call of tool_calls) {
-            const isOffered = call.status === "proposed" && call.expires_at !== undefined;
-            if (isOffered || (call.status === "running" && this.#read(call.id))) this.#take(id, call.id, call.name);
-          }
+          for (const call of tool_calls) this.#calls.take(id, { ...call, expiresAt: call.expires_at });
         }
         for await (const event of this.#conversation.events({ after: page.last_seq, signal })) {
-          if (event.type === "client_tool.requested") this.#take(event.turn_id, event.call_id, event.name);
+          if (event.type !== "client_tool.requested") continue;
+          const { turn_id, call_id: id, name, expires_at: expiresAt } = event;
+          this.#calls.take(turn_id, { id, name, status: "proposed", expiresAt });
         }
         break;
       } catch (error) {
@@ -128,19 +126,61 @@ class Runner implements ToolRunner {
         await backOff(failures++, this.#conversation.backoff, wait, signal).catch(() => {});
       }
     }
+    await this.#calls.idle();
+  }
+}
+
+/** Runs the calls that it is told of, each once. */
+export class CallRunner {
+  readonly #turnOf: (id: string) => TurnCalls;
+  readonly #tools: () => ClientTools;
+  readonly #onError: (error: unknown) => void;
+  readonly #storage: CallStorage | undefined;
+  readonly #running = new Map<string, Promise<void>>();
+  /** Calls that this page is done with. */
+  readonly #done = new Set<string>();
+
+  /** `tools` returns what the page offers now. */
+  constructor(
+    turnOf: (id: string) => TurnCalls,
+    tools: () => ClientTools,
+    onError: (error: unknown) => void,
+    storage: CallStorage | undefined = sessionOf(),
+  ) {
+    this.#turnOf = turnOf;
+    this.#tools = tools;
+    this.#onError = onError;
+    this.#storage = storage;
+  }
+
+  /**
+   * Runs a call if it waits for a page, or if this tab has begun it before a reload. Does nothing if it runs already, or
+   * if the page has no such function. It may be told of a call as often as one likes.
+   */
+  take(turnId: string, { id, name, status, expiresAt }: Pick<ToolItem, "id" | "name" | "status" | "expiresAt">): void {
+    // A proposed call of another tool has no such time.
+    const isOffered = status === "proposed" && expiresAt !== undefined;
+    if (!isOffered && !(status === "running" && this.#read(id))) return;
+    const tools = this.#tools();
+    if (this.#running.has(id) || this.#done.has(id) || !Object.hasOwn(tools, name)) return;
+    const run = () => this.#run(this.#turnOf(turnId), id, tools[name]!);
+    const ended = alone(`copilotd ${id}`, run).then(
+      () => void this.#done.add(id),
+      (error: unknown) => {
+        // What the network prevented may be tried again when the call is told of again.
+        if (!isTransient(error)) this.#done.add(id);
+        this.#onError(error);
+      },
+    );
+    this.#running.set(id, ended.finally(() => this.#running.delete(id)));
+  }
+
+  /** Resolves when all that was taken has been answered. */
+  async idle(): Promise<void> {
     await Promise.all(this.#running.values());
   }
 
-  /** Takes a call, unless this page has it already or has no such function. */
-  #take(turnId: string, callId: string, name: string): void {
-    if (this.#running.has(callId) || !Object.hasOwn(this.#tools, name)) return;
-    const tool = this.#tools[name]!;
-    const run = () => this.#run(this.#conversation.turn(turnId), callId, tool);
-    const ended = alone(`copilotd ${callId}`, run).catch(this.#onError);
-    this.#running.set(callId, ended.finally(() => this.#running.delete(callId)));
-  }
-
-  async #run(turn: TurnHandle, callId: string, tool: ClientTool): Promise<void> {
+  async #run(turn: TurnCalls, callId: string, tool: ClientTool): Promise<void> {
     let known: Known = this.#read(callId) ?? { key: randomId() };
     try {
       // A reload interrupted the function: whether it took effect is not known, and the server will say so.

@@ -28,7 +28,7 @@ export interface RequestOptions {
   /** Sent as JSON; a `FormData` as it is. */
   body?: unknown;
   /** `Idempotency-Key`. */
-  key?: string;
+  key?: string | undefined;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
   /** How often to send it again, if not as often as usual. */

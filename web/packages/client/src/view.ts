@@ -1,8 +1,8 @@
 // A conversation that stays true: its messages and the stream behind them, as one value to show.
 
+import type { ConversationCalls } from "./calls.js";
 import { backOff } from "./environment.js";
 import { CopilotdError, isTransient, NotResumableError } from "./errors.js";
-import type { ConversationHandle } from "./client.js";
 import type { MessagePage } from "./schema.js";
 import { addPage, apply, emptyState, type ConversationState } from "./state.js";
 import type { StreamStatus } from "./stream.js";
@@ -25,7 +25,7 @@ export interface Snapshot extends ConversationState {
 }
 
 /** Follows a conversation as a value that a user interface can show. */
-export const openView = (conversation: ConversationHandle, options?: ViewOptions): ConversationView =>
+export const openView = (conversation: ConversationCalls, options?: ViewOptions): ConversationView =>
   new ConversationView(conversation, options);
 
 /**
@@ -33,7 +33,7 @@ export const openView = (conversation: ConversationHandle, options?: ViewOptions
  * if the server does not know the position any more, it reads the page again.
  */
 export class ConversationView {
-  readonly #conversation: ConversationHandle;
+  readonly #conversation: ConversationCalls;
   readonly #pageSize: number;
   readonly #gather: number;
   readonly #silence: number | undefined;
@@ -47,7 +47,7 @@ export class ConversationView {
   /** Counts the times that all was read anew. */
   #generation = 0;
 
-  constructor(conversation: ConversationHandle, { pageSize = 50, gather = 16, silence }: ViewOptions = {}) {
+  constructor(conversation: ConversationCalls, { pageSize = 50, gather = 16, silence }: ViewOptions = {}) {
     this.#conversation = conversation;
     this.#pageSize = pageSize;
     this.#gather = gather;

@@ -3,7 +3,7 @@ import test from "node:test";
 
 import fc from "fast-check";
 
-import { addPage, apply, emptyState } from "../dist/index.js";
+import { addPage, apply, emptyState, filesOf } from "../dist/index.js";
 import { turns } from "./arbitraries.js";
 import { checkState } from "./check.js";
 import { FakeServer, timelineOf } from "./fake.js";
@@ -195,3 +195,18 @@ function openText(timeline, seq) {
   if (!text || closes?.type === "message.reset") return undefined;
   return { type: "message.delta", position: "", seq, ...data, text };
 }
+
+test("a call says where its arguments come from, if the server does", () => {
+  const origins = { q: ["zendesk_get_ticket"] };
+  const asked = { call_id: CALL.id, name: CALL.name, arguments: CALL.arguments, expires_at: at };
+  for (const told of [origins, undefined]) {
+    const events = [QUEUED, STARTED, completed("", [CALL]), event("approval.requested", { ...asked, origins: told })];
+    assert.deepEqual(events.reduce(apply, emptyState).turns[0].items.at(-1).origins, told);
+  }
+});
+
+test("the files of an input are told apart from its words", () => {
+  const input = [{ type: "text", text: "Read" }, { type: "file", file_id: "file_1", name: "a.txt", bytes: 3 }];
+  assert.deepEqual(filesOf(input).map(({ file_id }) => file_id), ["file_1"]);
+  assert.deepEqual(filesOf("words"), []);
+});

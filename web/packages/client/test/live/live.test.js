@@ -115,7 +115,7 @@ test("messages written through cuts and a restart become one turn each, in order
 
 test("a refusal is not remembered under its key, and an answer is", async () => {
   const conversation = await client().conversations.create();
-  const idempotencyKey = "the same";
+  const idempotencyKey = "the-same";
   await assert.rejects(conversation.send([], { idempotencyKey }), { code: "invalid" });
   const first = await conversation.send("[[sim tokens=3]] Hi", { idempotencyKey });
   assert.equal((await conversation.send("[[sim tokens=3]] Hi", { idempotencyKey })).id, first.id);
