@@ -23,7 +23,18 @@ const PACKAGES = {
 
 /** Where the packages are that others import: their own dist/ is not committed, and may not be there yet. */
 const SOURCES = Object.fromEntries(
-  ["client", "markdown"].map((name) => [`@copilotd/${name}`, join(root, "packages", name, "src", "index.ts")]),
+  [["client"], ["client", "parts"], ["markdown"]].map(([name, part]) => [
+    ["@copilotd", name, part].filter(Boolean).join("/"),
+    join(root, "packages", name, "src", `${part ?? "index"}.ts`),
+  ]),
+);
+
+/** What stands in the place of Preact in the widget, whose budget it would exceed. */
+const DOM = Object.fromEntries(
+  Object.entries({ preact: "tree", "preact/hooks": "hooks", "preact/jsx-runtime": "jsx" }).map(([name, file]) => [
+    name,
+    join(root, "packages", "widget", "src", "dom", `${file}.ts`),
+  ]),
 );
 
 /** Builds one package into a directory of its name. */
@@ -95,7 +106,7 @@ async function buildWidget() {
     legalComments: "none",
     jsx: "automatic",
     jsxImportSource: "preact",
-    alias: SOURCES,
+    alias: { ...SOURCES, ...DOM },
     plugins: [styles],
     logLevel: "warning",
     metafile: true,
@@ -142,7 +153,8 @@ async function writeBundled() {
     licences.push(`${name} ${version}${homepage ? ` (${homepage})` : ""}\n\n${licence}`);
   }
   await writeFile(join(out, "components.json"), `${JSON.stringify(components, null, 2)}\n`);
-  await writeFile(join(out, "widget", "licenses.txt"), licences.join("\n\n"));
+  const none = "These files contain no code of other packages.\n";
+  await writeFile(join(out, "widget", "licenses.txt"), licences.join("\n\n") || none);
 }
 
 /** Lists the files below a directory, sorted by path. */
