@@ -146,6 +146,30 @@ describe("the widget", { timeout: 580_000 }, () => {
     assert.equal((await world.demo.outside("zendesk")).tickets.length, before);
   });
 
+  story("where each argument comes from is told, if the server says so", async () => {
+    await chat.begin();
+    await chat.send(TICKET);
+    await chat.button("Reject").waitFor();
+    assert.equal(await chat.page.locator("copilotd-chat .origin").count(), 0);
+    // What a server with provenance of arguments answers.
+    await chat.page.route("**/messages?*", async (route) => {
+      const answer = await route.fetch();
+      const page = await answer.json();
+      for (const call of page.turns.flatMap(({ tool_calls }) => tool_calls))
+        call.origins = { subject: ["user", "zendesk_get_ticket"] };
+      await route.fulfill({ response: answer, json: page });
+    });
+    await chat.page.reload();
+    const subject = chat.page.locator("copilotd-chat .field", { hasText: "subject" });
+    await subject.getByText("From: User").waitFor();
+    await subject.getByText("From: Zendesk: get ticket").waitFor();
+    await chat.accessible("origins of arguments");
+    await chat.button("Reject").click();
+    await chat.reached("completed");
+    await chat.page.unroute("**/messages?*");
+    await chat.agrees();
+  });
+
   story("an approved call is made once", async () => {
     await chat.begin();
     const before = (await world.demo.outside("zendesk")).tickets.length;
@@ -252,7 +276,7 @@ describe("the widget", { timeout: 580_000 }, () => {
     try {
       const other = await another();
       await other.launcher.click();
-      await other.panel.getByText("You are not signed in any more.").waitFor();
+      await other.panel.getByText("Your sign-in could not be renewed.").waitFor();
       await other.accessible("signed out");
       world.site.token = token;
       await other.button("Try again").click();
@@ -260,6 +284,21 @@ describe("the widget", { timeout: 580_000 }, () => {
     } finally {
       world.site.token = token;
     }
+  });
+
+  story("a page that fails to give a token is asked again, at first and later", async (another) => {
+    const other = await another({ refusals: 1 });
+    await other.launcher.click();
+    await other.panel.getByText("Hello from Acme").waitFor();
+    await other.send("[[sim tokens=3]] one");
+    await other.reached("completed");
+    await other.page.evaluate(() => (globalThis.refusals = 2));
+    await world.server.kill();
+    world.server.secret = `a third secret ${"x".repeat(32)}`;
+    await world.server.start();
+    await other.send("[[sim tokens=3]] two");
+    await other.reached("completed", 1);
+    await other.agrees();
   });
 
   story("history: open, rename, delete", async () => {
@@ -290,6 +329,33 @@ describe("the widget", { timeout: 580_000 }, () => {
     await assert.rejects(world.server.call("GET", `/v1/conversations/${id}`), /404/);
     await chat.button("Back to the conversation").click();
     await chat.panel.getByText("Hello from Acme").waitFor();
+  });
+
+  story("what is typed stays with its conversation", async () => {
+    await chat.begin();
+    await chat.send("[[sim tokens=3]] Said");
+    await chat.reached("completed");
+    const id = await chat.conversation();
+    await chat.composer.fill("half a thought");
+    await chat.begin();
+    assert.equal(await chat.composer.inputValue(), "");
+    await chat.button("Conversations").click();
+    await chat.page.locator("copilotd-chat .history .entry").first().click();
+    await chat.agrees(id);
+    assert.equal(await chat.composer.inputValue(), "half a thought");
+    await chat.composer.fill("");
+    await chat.begin();
+    await chat.composer.fill("another thought");
+    await chat.button("Conversations").click();
+    await chat.page.locator("copilotd-chat .history .entry").first().click();
+    await chat.agrees(id);
+    assert.equal(await chat.composer.inputValue(), "");
+    await chat.page.reload();
+    await chat.agrees(id);
+    assert.equal(await chat.composer.inputValue(), "");
+    await chat.begin();
+    assert.equal(await chat.composer.inputValue(), "another thought");
+    await chat.composer.fill("");
   });
 
   story("feedback with a comment is stored", async () => {

@@ -4,12 +4,12 @@
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import { createServer } from "node:http";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { Demo, launch } from "./world.mjs";
+import { Demo, launch, replace } from "./world.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const modules = process.env.COPILOTD_NODE_MODULES ?? join(here, "node_modules");
@@ -162,13 +162,13 @@ bot_token = { value = "xoxb-acme" }
   }
 }
 
-/** White space as a page shows it. */
 /** A text without the marks of its lists, which the page draws. */
 const unlisted = (text) => text.replaceAll(/^[ \t]*[-*+] +/gm, "");
 
 /** What texts have in common whatever becomes of the white space between blocks. */
 const solid = (messages) => JSON.stringify(messages).replaceAll(" ", "");
 
+/** White space as a page shows it. */
 export const plain = (text) => text.replaceAll(/\s+/g, " ").trim();
 
 /** The customer's site: pages of its own origin, with a policy that allows nothing but the widget. */
@@ -219,6 +219,18 @@ export class Site {
 const quoted = (value) => JSON.stringify(value).replaceAll("<", "\\u003c");
 const attribute = (text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
 
+/** A function of the host's page. All tabs count its runs together. */
+const TOOLS = `chat.tools = [{
+        name: "open_page",
+        description: "Opens a page of the shop.",
+        parameters: { type: "object", properties: { path: { type: "string" } }, required: ["path"] },
+        run: async ({ path }) => {
+          localStorage.setItem("runs", Number(localStorage.getItem("runs")) + 1);
+          if (path === "/nowhere") throw new Error("there is no such page");
+          return { title: "The page " + path };
+        },
+      }];`;
+
 /** The host's page. Its query says how it uses the widget. */
 function page(nonce, server, query) {
   const given = ["lang", "dir", "theme"].filter((name) => query.has(name));
@@ -240,7 +252,9 @@ function page(nonce, server, query) {
   globalThis.heard = [];
   globalThis.executed = [];
   globalThis.trap = (what) => executed.push(String(what));
+  globalThis.refusals = ${Number(query.get("refusals") ?? 0)};
   globalThis.getToken = async () => {
+    if (refusals-- > 0) throw new Error("not now");
     const answer = await fetch("/token" + location.search);
     if (!answer.ok) throw new Error("not signed in");
     return answer.text();
@@ -254,6 +268,8 @@ function page(nonce, server, query) {
       chat.greeting = ${quoted(query.get("greeting") ?? "Hello from Acme")};
       chat.starters = ${quoted(query.getAll("starter"))};
       chat.metadata = { page: "orders" };
+      ${query.has("attachments") ? `chat.setAttribute("attachments", ${quoted(query.get("attachments"))});` : ""}
+      ${query.has("tools") ? TOOLS : ""}
       ${isInline ? "chat.token = getToken;" : ""}
     };
     set();
@@ -289,24 +305,11 @@ export class World {
     this.site?.stop();
   }
 
-  /** Serves the widget's files from a directory instead, so that a change needs no compiler. */
-  async #replace(context) {
-    const directory = process.env.COPILOTD_WIDGET_DIST;
-    if (!directory) return;
-    const names = readdirSync(directory);
-    await context.route(`${this.server.url}/widget**`, (route) => {
-      const wanted = new URL(route.request().url()).pathname.split("/").at(-1);
-      const name = names.find((name) => name === wanted || name.replace(/-\w+(?=\.js$)/, "") === wanted);
-      const headers = { "access-control-allow-origin": "*", "content-type": "text/javascript" };
-      return name ? route.fulfill({ headers, body: readFileSync(join(directory, name)) }) : route.abort();
-    });
-  }
-
   /** Opens the page in a browser profile of its own, or of another chat. */
   async open(query = {}, { like, ...options } = {}) {
     const context =
       like?.context ?? (await this.browser.newContext({ viewport: { width: 1100, height: 800 }, ...options }));
-    if (!like) await this.#replace(context);
+    if (!like) await replace(context, this.server.url);
     const chat = new Chat(this, context, await context.newPage());
     await chat.watch();
     await chat.go(query);

@@ -1,10 +1,10 @@
 // Starts the demo and a browser for the tests.
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { dirname, extname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -99,4 +99,30 @@ export function launch() {
       "--no-first-run",
     ],
   });
+}
+
+const TYPES = { ".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml" };
+
+/**
+ * Serves a server's built pages from `COPILOTD_WEB_DIST` instead, so that a change of them needs no compiler. Of files
+ * whose names have a hash, any one of the name does.
+ */
+export async function replace(context, url) {
+  const directory = process.env.COPILOTD_WEB_DIST;
+  if (!directory) return;
+  // With the policy that the server sends.
+  await context.route(`${url}/`, async (route) => {
+    const response = await route.fetch().catch(() => undefined);
+    const body = readFileSync(join(directory, "demo/index.html"));
+    return response ? route.fulfill({ response, body }) : route.abort();
+  });
+  for (const part of ["widget", "demo"]) {
+    const names = readdirSync(join(directory, part));
+    await context.route(`${url}/${part}{.js,/*}`, (route) => {
+      const wanted = new URL(route.request().url()).pathname.split("/").at(-1);
+      const name = names.find((name) => name === wanted || name.replace(/-\w+(?=\.js$)/, "") === wanted);
+      const headers = { "access-control-allow-origin": "*", "content-type": TYPES[extname(name ?? "")] ?? "text/plain" };
+      return name ? route.fulfill({ headers, body: readFileSync(join(directory, part, name)) }) : route.abort();
+    });
+  }
 }

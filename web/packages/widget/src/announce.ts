@@ -1,6 +1,6 @@
 // What a screen reader is told: two announcements for each answer, and one if it waits for a person.
 
-import { isEnded, type TurnState } from "@copilotd/client";
+import { isEnded, type TurnState } from "@copilotd/client/parts";
 
 export type Announcement = "answering" | "needsApproval" | "complete" | "stopped" | "failed";
 

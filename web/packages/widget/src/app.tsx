@@ -1,11 +1,12 @@
 // The app that the loader imports: finds out who the user is, opens their chat and shows it.
 
+import { backOff, CopilotdError, type ClientTools } from "@copilotd/client/parts";
 import { render } from "preact";
 
 import type { Announcement } from "./announce.js";
 import type { Chat } from "./chat.js";
 import { ChatContext } from "./chat.js";
-import { OPEN_KEY, type App, type Host } from "./contract.js";
+import { OPEN_KEY, type App, type Host, type HostTool, type TokenSource } from "./contract.js";
 import { hashOf, identityOf } from "./identity.js";
 import { Keep, memory, type KeyValues } from "./keep.js";
 import { available, languageOf, load, type Language } from "./language.js";
@@ -13,7 +14,7 @@ import type { Texts } from "./messages/en.js";
 import { Panel } from "./panel.js";
 import { ProblemText } from "./parts.js";
 import { policyOf } from "./policy.js";
-import { sentenceFor, type Sentence } from "./problems.js";
+import { sentenceFor, sentenceOf, type Sentence } from "./problems.js";
 import { Session } from "./session.js";
 import style from "./widget.css";
 
@@ -29,6 +30,7 @@ class ChatApp implements App {
   readonly #panel: HTMLElement;
   readonly #region = document.createElement("div");
   readonly #storage: KeyValues | null = storage();
+  #tools: ClientTools;
   #session: Session | undefined;
   #keep: Keep | undefined;
   /** Hash of the user's name, under which things are kept; null while nobody is known. */
@@ -48,6 +50,7 @@ class ChatApp implements App {
   constructor(host: Host, root: ShadowRoot, panel: HTMLElement) {
     this.#host = host;
     this.#panel = panel;
+    this.#tools = toolsOf(host.tools);
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(style);
     root.adoptedStyleSheets = [...root.adoptedStyleSheets.slice(0, 1), sheet];
@@ -74,7 +77,10 @@ class ChatApp implements App {
 
   changed(name: string): void {
     if (name === "token" || name === "copilot" || name === "base-url") this.#start();
-    else this.#render();
+    else if (name === "tools") {
+      this.#tools = toolsOf(this.#host.tools);
+      this.#session?.look();
+    } else this.#render();
   }
 
   async send(text: string): Promise<void> {
@@ -106,7 +112,7 @@ class ChatApp implements App {
     this.#ready = this.#begin(number).catch((error: unknown) => {
       if (number !== this.#starting) return;
       console.error("copilotd: the page gave no user token", error);
-      this.#problem = sentenceFor("unauthenticated");
+      this.#problem = sentenceOf(error);
       this.#render();
     });
   }
@@ -118,9 +124,9 @@ class ChatApp implements App {
       this.#problem = sentenceFor("no_token");
       return this.#render();
     }
-    let first: string | undefined = await source();
+    let first: string | undefined = await firstToken(source);
     // Some pages answer nothing, rather than fail, when nobody is signed in.
-    if (typeof first !== "string" || !first) throw new TypeError("not a token");
+    if (typeof first !== "string" || !first) throw new CopilotdError({ code: "unauthenticated", title: "Not a token" });
     const name = identityOf(first);
     const user = name === null ? null : await hashOf(`${host.baseUrl} ${host.copilot ?? ""} ${name}`);
     if (number !== this.#starting) return;
@@ -130,10 +136,11 @@ class ChatApp implements App {
       baseUrl: host.baseUrl,
       copilot: host.copilot,
       metadata: () => host.metadata,
+      tools: () => this.#tools,
       keep: this.#keep,
       user: this.#storage ? user : null,
       token: async () => {
-        const token = first ?? (await source());
+        const token = first ?? (await Promise.resolve().then(source).catch(refuse));
         first = undefined;
         // Somebody else has signed in, or nobody is: nothing of the first user may be sent as another.
         if (typeof token !== "string" || identityOf(token) !== name) {
@@ -219,6 +226,33 @@ class ChatApp implements App {
   #emit(type: string, detail: unknown): void {
     this.#host.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
   }
+}
+
+/** The page failed to give a token: it may succeed a little later. */
+function refuse(cause: unknown): never {
+  throw new CopilotdError({ code: "sign_in_failed", title: "The page gave no user token", status: 503, retry: "safe" }, cause);
+}
+
+/** Asks the page for a token; a few times more if it fails, as when the network has just come back. */
+async function firstToken(source: TokenSource): Promise<string> {
+  for (let failures = 0; ; failures++) {
+    try {
+      return await source();
+    } catch (error) {
+      if (failures === 3) refuse(error);
+      await backOff(failures, { base: 500, cap: 2000 });
+    }
+  }
+}
+
+/** The page's functions by name. What is none is told to the page's developer and left out. */
+function toolsOf(given: readonly HostTool[] | null | undefined): ClientTools {
+  const tools = Array.isArray(given) ? given : [];
+  const isTool = (tool: Partial<HostTool> | null) => typeof tool?.name === "string" && typeof tool.run === "function";
+  if ((given && given !== tools) || !tools.every(isTool)) {
+    console.error("copilotd: tools must be a list of { name, description, parameters, run }", given);
+  }
+  return Object.fromEntries(tools.filter(isTool).map((tool) => [tool.name, tool]));
 }
 
 /** What is shown before the user is known. */

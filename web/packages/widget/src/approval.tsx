@@ -1,6 +1,6 @@
 // A call that waits for a person: what it would do with which arguments, and what the person decides.
 
-import { InvalidError, type ToolItem } from "@copilotd/client";
+import { InvalidError, type ToolItem } from "@copilotd/client/parts";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { useAction, useChat } from "./chat.js";
@@ -56,6 +56,11 @@ export function Approval({ turn, item }: { turn: string; item: ToolItem }) {
               <span class="field-name" dir="auto">
                 {name.replaceAll("_", " ")}
               </span>
+              {[item.origins?.[name] ?? []].flat().map((origin) => (
+                <span class="origin" key={origin} dir="auto">
+                  {text("origin", { name: tool(origin) })}
+                </span>
+              ))}
               {fields ? (
                 <textarea
                   dir="auto"

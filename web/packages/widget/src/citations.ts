@@ -1,7 +1,7 @@
 // Where the numbers of sources stand in an answer. They are put in as characters that no text has, which pass through
 // Markdown, and are shown as buttons.
 
-import type { Citation } from "@copilotd/client";
+import type { Citation } from "@copilotd/client/parts";
 
 const FIRST = 0xe100;
 /** So many sources have a number in the text. */

@@ -3,27 +3,35 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { useAction, useChat } from "./chat.js";
+import { Attached } from "./files.js";
 import type { Keep } from "./keep.js";
 import { IconButton, ProblemText } from "./parts.js";
+import type { Shown } from "./session.js";
 
 interface Props {
-  /** The conversation's name: each has its own draft. */
-  name: string;
-  isBusy: boolean;
+  shown: Shown;
   keep: Keep;
   /** Counts the times that the field should take the focus. */
   focus: number;
   onSent: () => void;
 }
 
-export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
-  const { session, text } = useChat();
+export function Composer({ shown: { name, opening, isBusy, attached }, keep, focus, onSent }: Props) {
+  const { session, text, host } = useChat();
+  const { attachments } = session;
   const field = useRef<HTMLTextAreaElement>(null);
+  const picker = useRef<HTMLInputElement>(null);
   const [value, setValue] = useState("");
-  const send = useAction((message: string) => session.send(message));
+  const send = useAction((message: string) => session.send(message, { files: attachments.ids }));
   const stop = useAction(() => session.stop());
 
-  useEffect(() => setValue(keep.draftOf(name)), [name, keep]);
+  const opened = useRef<number | null>(null);
+  // Each conversation has its own draft. One that is created keeps what was typed before it had a name.
+  useLayoutEffect(() => {
+    if (opened.current !== opening) setValue(keep.draftOf(name));
+    else if (value) keep.setDraft(name, value);
+    opened.current = opening;
+  }, [opening, name, keep]);
   useEffect(() => {
     if (focus) field.current?.focus({ preventScroll: true });
   }, [focus]);
@@ -38,12 +46,27 @@ export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
     setValue(next);
     keep.setDraft(name, next);
   };
+  const canAttach = host.getAttribute("attachments") !== "off";
+  const message = value.trim();
+  const canSend = !attachments.isUploading && (message !== "" || attachments.ids.length > 0);
+  /** Takes what was pasted, dropped or chosen; without files, it is left to the browser. */
+  const attach = (files: FileList | null | undefined, event: Event) => {
+    if (!canAttach || !files?.length) return;
+    event.preventDefault();
+    if (!isBusy) attachments.add(files);
+  };
+  useEffect(() => {
+    const panel = field.current!.closest<HTMLElement>(".panel")!;
+    const isFiles = (event: DragEvent) => event.dataTransfer?.types.includes("Files");
+    panel.ondragover = (event) => canAttach && isFiles(event) && event.preventDefault();
+    panel.ondrop = (event) => attach(event.dataTransfer?.files, event);
+  });
   const submit = async () => {
-    const message = value.trim();
-    if (!message || isBusy || send.isRunning) return;
+    if (!canSend || isBusy || send.isRunning) return;
     // The draft is kept until the message is stored.
     if (await send.run(message)) {
       change("");
+      attachments.clear();
       onSent();
     }
     field.current?.focus();
@@ -64,7 +87,24 @@ export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
       }}
     >
       <ProblemText problem={send.problem ?? stop.problem} />
+      <Attached list={attached} />
       <div class="composer-box">
+        {canAttach && (
+          <>
+            <input
+              ref={picker}
+              type="file"
+              multiple
+              hidden
+              onChange={(event) => {
+                attach(event.currentTarget.files, event);
+                // The same file may be chosen again.
+                event.currentTarget.value = "";
+              }}
+            />
+            <IconButton icon="clip" label={text("attach")} disabled={isBusy} onClick={() => picker.current!.click()} />
+          </>
+        )}
         <textarea
           ref={field}
           rows={1}
@@ -78,6 +118,12 @@ export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
           enterkeyhint="send"
           onInput={(event) => change(event.currentTarget.value)}
           onKeyDown={onKey}
+          onPaste={(event) => {
+            const data = event.clipboardData;
+            // Programs with tables copy a picture of them beside the text, which is meant.
+            const isText = data?.types.includes("text/plain") && data.types.includes("text/html");
+            if (!isText) attach(data?.files, event);
+          }}
         />
         {isBusy ? (
           <IconButton
@@ -91,7 +137,7 @@ export function Composer({ name, isBusy, keep, focus, onSent }: Props) {
             }}
           />
         ) : (
-          <IconButton class="filled send" icon="send" label={text("send")} disabled={!value.trim()} onClick={() => void submit()} />
+          <IconButton class="filled send" icon="send" label={text("send")} disabled={!canSend} onClick={() => void submit()} />
         )}
       </div>
     </form>

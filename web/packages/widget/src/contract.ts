@@ -4,6 +4,17 @@
 /** A user token, or a promise of one. Called whenever the server refuses the one in use. */
 export type TokenSource = () => string | Promise<string>;
 
+/** A function of the page that the model may call. */
+export interface HostTool {
+  readonly name: string;
+  /** What it does and when to call it, for the model. */
+  readonly description: string;
+  /** JSON Schema of its arguments, with `type: "object"`. */
+  readonly parameters: Record<string, unknown>;
+  /** Runs a call. What it returns is the result; what it throws is told to the model. */
+  readonly run: (args: any, call: { callId: string; turnId: string; expiresAt: string }) => unknown;
+}
+
 /** Origins, such as `https://help.example.com`; `*` allows every `https` address. */
 export type Origins = readonly string[];
 
@@ -18,6 +29,8 @@ export interface Host extends HTMLElement {
   readonly messages: Record<string, string> | null;
   readonly links: Origins | null;
   readonly images: Origins | null;
+  /** Missing with a loader of an earlier version. */
+  readonly tools?: readonly HostTool[] | null;
   readonly inline: boolean;
   open(): void;
   close(): void;

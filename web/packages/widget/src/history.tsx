@@ -1,19 +1,17 @@
 // The user's conversations: open, rename, delete.
 
-import type { Conversation } from "@copilotd/client";
+import type { Conversation } from "@copilotd/client/parts";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { useAction, useChat } from "./chat.js";
 import { IconButton, ProblemText } from "./parts.js";
-
-const PAGE = 30;
 
 export function History({ onOpen }: { onOpen: (id: string) => void }) {
   const { session, text, host } = useChat();
   const [entries, setEntries] = useState<readonly Conversation[]>([]);
   const [cursor, setCursor] = useState<string | null | undefined>(undefined);
   const more = useAction(async () => {
-    const page = await session.client.conversations.list({ limit: PAGE, cursor: cursor ?? null });
+    const page = await session.list(cursor ?? null);
     const ours = page.data.filter(({ copilot }) => host.copilot === null || copilot === host.copilot);
     setEntries([...entries, ...ours]);
     setCursor(page.next_cursor);

@@ -1,7 +1,7 @@
 // What the browser keeps for one user of one server: whether the chat is open, which conversation it shows, and what
 // was typed and not sent.
 
-import type { Draft } from "@copilotd/client";
+import type { Draft } from "@copilotd/client/parts";
 
 /** The conversation that is shown: none yet, one that begins with the message on its way, or one that exists. */
 export type Current = { readonly id: string } | { readonly draft: Draft } | null;

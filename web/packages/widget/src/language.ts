@@ -20,6 +20,8 @@ export interface Language {
   readonly tool: (name: string) => string;
   readonly date: (at: string | number) => string;
   readonly time: (at: string | number) => string;
+  /** A number of bytes. */
+  readonly size: (bytes: number) => string;
 }
 
 /** The primary subtag of a language tag: `de` of `de-AT`. */
@@ -53,17 +55,25 @@ export function languageOf(
     tool: (name) => own(`tool:${name}`) ?? sentence(name),
     date: format(lang, { dateStyle: "medium", timeStyle: "short" }),
     time: format(lang, { timeStyle: "short" }),
+    size: (bytes) => {
+      const [unit, count] = bytes < 1e6 ? ["kilobyte", bytes / 1e3] : ["megabyte", bytes / 1e6];
+      const digits = { maximumSignificantDigits: 2 };
+      return new Intl.NumberFormat(tagOf(lang), { style: "unit", unit, unitDisplay: "short", ...digits }).format(count);
+    },
   };
 }
 
-function format(lang: string, options: Intl.DateTimeFormatOptions): Language["date"] {
-  let formatter: Intl.DateTimeFormat;
+/** A tag that the browser knows as one; English for what is none. */
+function tagOf(lang: string): string {
   try {
-    formatter = new Intl.DateTimeFormat(lang, options);
+    return Intl.getCanonicalLocales(lang)[0] ?? "en";
   } catch {
-    // Not a language tag.
-    formatter = new Intl.DateTimeFormat("en", options);
+    return "en";
   }
+}
+
+function format(lang: string, options: Intl.DateTimeFormatOptions): Language["date"] {
+  const formatter = new Intl.DateTimeFormat(tagOf(lang), options);
   return (at) => {
     const date = new Date(at);
     return Number.isNaN(date.getTime()) ? "" : formatter.format(date);

@@ -1,7 +1,7 @@
 // The script that a page loads: the element `<copilotd-chat>` with its launcher. Everything else is imported when the
 // chat is opened for the first time.
 
-import { OPEN_KEY, type App, type Host, type Mount, type Origins, type TokenSource } from "./contract.js";
+import { OPEN_KEY, type App, type Host, type HostTool, type Mount, type Origins, type TokenSource } from "./contract.js";
 import style from "./loader.css";
 
 /** Path of the app, with the hash of its content; put in by the build. */
@@ -12,7 +12,7 @@ const ANY_APP_PATH = "/widget/app.js";
 const script = document.currentScript as HTMLScriptElement | null;
 const origin = script?.src ? new URL(script.src).origin : location.origin;
 /** Properties that are not attributes. */
-const PROPERTIES = ["token", "metadata", "greeting", "starters", "messages", "links", "images"] as const;
+const PROPERTIES = ["token", "metadata", "greeting", "starters", "messages", "links", "images", "tools"] as const;
 const ICON = "M4 5.5A2.5 2.5 0 0 1 6.5 3h11A2.5 2.5 0 0 1 20 5.5v8a2.5 2.5 0 0 1-2.5 2.5H10l-4.3 3.6A1 1 0 0 1 4 18.8z";
 /** For the launcher only; the app has the other texts. */
 const WORDS: Record<string, readonly [open: string, failed: string]> = {
@@ -23,7 +23,7 @@ const WORDS: Record<string, readonly [open: string, failed: string]> = {
 };
 
 class CopilotdChat extends HTMLElement implements Host {
-  static readonly observedAttributes = ["copilot", "base-url", "lang", "dir", "theme", "inline", "open"];
+  static readonly observedAttributes = ["copilot", "base-url", "lang", "dir", "theme", "inline", "open", "attachments"];
   // Accessors, see below: a field would wipe out what the page set before this script had run.
   declare token: TokenSource | null;
   declare metadata: Record<string, unknown> | null;
@@ -32,6 +32,7 @@ class CopilotdChat extends HTMLElement implements Host {
   declare messages: Record<string, string> | null;
   declare links: Origins | null;
   declare images: Origins | null;
+  declare tools: readonly HostTool[] | null;
   readonly #values = new Map<string, unknown>();
   #app: App | undefined;
   #loading: Promise<App | undefined> | undefined;

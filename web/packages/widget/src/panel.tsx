@@ -25,7 +25,7 @@ export function Panel({ chat, keep, focus }: Props) {
   const [isAtEnd, setAtEnd] = useState(true);
   const [own, setOwn] = useState(0);
   const list = useRef<List>(null);
-  const { rows, snapshot, name, isBusy } = shown;
+  const { rows, snapshot } = shown;
   // A list is opened at its end.
   useEffect(() => setAtEnd(true), [shown.opening, isHistory]);
   const isLost = snapshot?.status === "reconnecting" && snapshot.error !== null;
@@ -52,7 +52,7 @@ export function Panel({ chat, keep, focus }: Props) {
       </div>
       {isLost && (
         <div class="banner">
-          <p>{text("reconnecting")}</p>
+          <p>{text(snapshot.error?.code === "sign_in_failed" ? "error_sign_in_failed" : "reconnecting")}</p>
         </div>
       )}
       {isHistory ? (
@@ -94,7 +94,7 @@ export function Panel({ chat, keep, focus }: Props) {
           {!isAtEnd && rows.length > 0 && (
             <IconButton icon="down" class="to-end" label={text("toEnd")} onClick={() => list.current?.toEnd()} />
           )}
-          <Composer name={name} isBusy={isBusy} keep={keep} focus={focus + own} onSent={() => list.current?.toEnd()} />
+          <Composer shown={shown} keep={keep} focus={focus + own} onSent={() => list.current?.toEnd()} />
         </>
       )}
     </ChatContext.Provider>

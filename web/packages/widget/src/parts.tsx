@@ -23,6 +23,7 @@ const ICONS = {
   down: "M12 5v13M6 12l6 6 6-6",
   edit: "M5 19h3L19 8l-3-3L5 16z",
   bin: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  clip: "M19 11l-7 7a4 4 0 0 1-6-6l8-8a3 3 0 0 1 4 4l-8 8a1 1 0 0 1-2-2l7-7",
   tool: "M14 6a4 4 0 0 1 5-1l-3 3 1 2 2 1 3-3a4 4 0 0 1-6 5l-7 7-3-3 7-7a4 4 0 0 1 1-4z",
 } as const;
 export type IconName = keyof typeof ICONS;

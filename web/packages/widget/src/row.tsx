@@ -1,12 +1,13 @@
 // One row of the list. A row is drawn again only when what it shows has changed.
 
-import { isEnded, textOf, wordsOf, type TurnState } from "@copilotd/client";
+import { filesOf, isEnded, textOf, wordsOf, type TurnState } from "@copilotd/client/parts";
 import { Component } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { Approval } from "./approval.js";
 import { useAction, useChat, type Chat } from "./chat.js";
 import { mark } from "./citations.js";
+import { SentFile } from "./files.js";
 import { FeedbackButtons, FeedbackComment } from "./feedback.js";
 import { Markdown } from "./markdown.js";
 import { CopyButton, IconButton, ProblemText } from "./parts.js";
@@ -62,29 +63,38 @@ function differs(a: Row, b: Row): boolean {
   return (a as { item: unknown }).item !== (b as { item?: unknown }).item || isEnded(a.turn) !== isEnded(b.turn);
 }
 
-const UserText = ({ text }: { text: string }) => {
+const UserMessage = ({ input }: { input: TurnState["input"] }) => {
   const chat = useChat();
+  const words = wordsOf(input);
   return (
     <article class="message user" aria-label={chat.text("you")}>
-      <p class="plain" dir="auto">
-        {text}
-      </p>
+      {words && (
+        <p class="plain" dir="auto">
+          {words}
+        </p>
+      )}
+      {filesOf(input).map(({ file_id, name, bytes }) => (
+        <SentFile key={file_id} id={file_id} name={name} bytes={bytes} />
+      ))}
     </article>
   );
 };
+
+/** What sends a turn's message again in its place, with its files. */
+const resend = ({ id, input }: TurnState) => ({ replaces: id, files: filesOf(input).map(({ file_id }) => file_id) });
 
 /** A message of a turn, which may be edited as long as nothing follows it. */
 function Said({ turn, canEdit }: { turn: TurnState; canEdit: boolean }) {
   const chat = useChat();
   const field = useRef<HTMLTextAreaElement>(null);
   const [isEditing, setEditing] = useState(false);
-  const send = useAction((text: string) => chat.session.send(text, turn.id));
+  const send = useAction((text: string) => chat.session.send(text, resend(turn)));
   const words = wordsOf(turn.input);
   useEffect(() => field.current?.focus(), [isEditing]);
   if (!isEditing || !canEdit) {
     return (
       <div class="said">
-        <UserText text={words} />
+        <UserMessage input={turn.input} />
         {canEdit && <IconButton icon="edit" label={chat.text("editMessage")} onClick={() => setEditing(true)} />}
       </div>
     );
@@ -92,7 +102,7 @@ function Said({ turn, canEdit }: { turn: TurnState; canEdit: boolean }) {
   const submit = (event: Event) => {
     event.preventDefault();
     const text = field.current!.value.trim();
-    if (text) void send.run(text);
+    if (text || filesOf(turn.input).length) void send.run(text);
   };
   return (
     <form class="comment" onSubmit={submit}>
@@ -137,7 +147,7 @@ function Outgoing({ row: { entry } }: { row: Extract<Row, { kind: "outgoing" }> 
   const isOffline = entry.status === "queued" && entry.failures > 0;
   return (
     <>
-      <UserText text={wordsOf(entry.body.input as TurnState["input"])} />
+      <UserMessage input={entry.body.input as TurnState["input"]} />
       {entry.status === "failed" ? (
         <ProblemText problem={sentenceOf(entry.error)}>
           <span class="buttons">
@@ -163,7 +173,7 @@ function Note({ row: { item } }: { row: Extract<Row, { kind: "notice" }> }) {
 
 function Status({ turn, isLast, rating }: { turn: TurnState; isLast: boolean; rating: Feedback | null }) {
   const chat = useChat();
-  const again = useAction(() => chat.session.send(wordsOf(turn.input), turn.id));
+  const again = useAction(() => chat.session.send(wordsOf(turn.input), resend(turn)));
   const [isCommenting, setCommenting] = useState(false);
   if (!isEnded(turn)) {
     return (

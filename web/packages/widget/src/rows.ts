@@ -8,7 +8,7 @@ import {
   type TextItem,
   type ToolItem,
   type TurnState,
-} from "@copilotd/client";
+} from "@copilotd/client/parts";
 
 export type Row =
   /** `canEdit`: another message may take its place, as that of the conversation's last turn once it has ended. */

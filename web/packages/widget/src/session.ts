@@ -2,21 +2,33 @@
 // nothing of how it looks.
 
 import {
-  createClient,
+  CallRunner,
+  ConversationCalls,
+  createConversation,
+  Files,
   isEnded,
+  listConversations,
+  offersOf,
   openView,
+  Outbox,
+  Transport,
+  TurnCalls,
   webStorage,
   wordsOf,
-  type Client,
+  type ClientTools,
   type Conversation,
+  type ConversationPage,
   type ConversationView,
+  type Draft,
   type Item,
   type OutboxEntry,
   type Snapshot,
+  type SubmitTurn,
   type TurnState,
-} from "@copilotd/client";
+} from "@copilotd/client/parts";
 
 import { Announcer, type Announcement } from "./announce.js";
+import { Attachments, type Attachment } from "./attachments.js";
 import type { TokenSource } from "./contract.js";
 import type { Current, Keep } from "./keep.js";
 import { isBusy, outgoingOf, REF, refOf, rowsOf, type Row } from "./rows.js";
@@ -30,6 +42,8 @@ export interface SessionOptions {
   copilot: string | null;
   /** Facts of the page, kept with each turn. Read when a message is sent. */
   metadata: () => Record<string, unknown> | null;
+  /** Functions of the page that the model may call. Read when a message is sent, and when a call comes. */
+  tools: () => ClientTools;
   keep: Keep;
   /** Under which name messages wait in `localStorage`; null where nothing may be kept. */
   user: string | null;
@@ -44,6 +58,8 @@ export interface Shown {
   readonly snapshot: Snapshot | null;
   readonly outgoing: readonly OutboxEntry[];
   readonly rows: readonly Row[];
+  /** Files that the next message will have. */
+  readonly attached: readonly Attachment[];
   readonly isBusy: boolean;
   /** Tells conversations apart, also before one has an id. */
   readonly name: string;
@@ -54,8 +70,11 @@ export interface Shown {
 export type Feedback = NonNullable<TurnState["feedback"]>;
 
 export class Session {
-  readonly client: Client;
+  readonly attachments: Attachments;
   readonly #options: SessionOptions;
+  readonly #transport: Transport;
+  readonly #outbox: Outbox;
+  readonly #calls: CallRunner;
   readonly #listeners = new Set<() => void>();
   #current: Current;
   #view: ConversationView | undefined;
@@ -81,15 +100,17 @@ export class Session {
   constructor(options: SessionOptions) {
     this.#options = options;
     const { baseUrl, token, fetch, user } = options;
-    const outbox = user === null ? {} : { storage: webStorage(localStorage), user };
-    this.client = createClient({ baseUrl, token, outbox, ...(fetch && { fetch }) });
+    this.#transport = new Transport({ baseUrl, token, ...(fetch && { fetch }) });
+    this.#outbox = new Outbox(this.#transport, user === null ? {} : { storage: webStorage(localStorage), user });
+    this.#calls = new CallRunner(this.#turn, options.tools, (error) => console.error("copilotd:", error));
+    this.attachments = new Attachments(new Files(this.#transport), this.#existing, () => this.#update());
     this.#current = options.keep.current;
     if (this.#current && "draft" in this.#current) this.#draftKey = this.#current.draft.key;
     this.#follow();
-    const stop = this.client.outbox.subscribe(() => {
+    const stop = this.#outbox.subscribe(() => {
       stop();
       this.#unsettled--;
-      this.client.outbox.subscribe(this.#update);
+      this.#outbox.subscribe(this.#update);
       this.#update();
     });
   }
@@ -102,21 +123,23 @@ export class Session {
   };
 
   /**
-   * Sends a message exactly once, in place of the conversation's last turn if that is named. Resolves when it is stored
-   * in the browser.
+   * Sends a message with files exactly once, in place of the conversation's last turn if that is named. Resolves when it
+   * is stored in the browser.
    */
-  async send(text: string, replaces?: string): Promise<void> {
-    const metadata = { ...this.#options.metadata(), [REF]: crypto.getRandomValues(new Uint32Array(3)).join("") };
-    const { copilot } = this.#options;
-    if (!this.#current) {
-      this.#draftKey = metadata[REF];
-      this.#current = { draft: { key: metadata[REF], body: { ...(copilot !== null && { copilot }) } } };
-      this.#options.keep.current = this.#current;
-    }
-    const to = "id" in this.#current ? this.#current.id : this.#current.draft;
+  async send(text: string, { replaces, files = [] }: { replaces?: string; files?: readonly string[] } = {}): Promise<void> {
+    const metadata = { ...this.#options.metadata(), [REF]: randomRef() };
+    const current = (this.#current ??= this.#begin());
+    const parts = files.map((file_id) => ({ type: "file" as const, file_id }));
+    const input: SubmitTurn["input"] = parts.length ? [...(text ? [{ type: "text" as const, text }] : []), ...parts] : text;
+    const offers = offersOf(this.#options.tools());
     this.#unsettled++;
     try {
-      await this.client.outbox.add(to, { input: text, metadata, ...(replaces !== undefined && { replaces }) });
+      await this.#outbox.add("id" in current ? current.id : current.draft, {
+        input,
+        metadata,
+        ...(replaces !== undefined && { replaces }),
+        ...(offers.length > 0 && { client_tools: offers }),
+      });
     } finally {
       this.#unsettled--;
       this.#update();
@@ -129,22 +152,22 @@ export class Session {
     for (const { key, body } of outgoing) {
       const ref = refOf(body.metadata);
       if (ref !== undefined) this.#stopped.add(ref);
-      await this.client.outbox.discard(key);
+      await this.#outbox.discard(key);
     }
     const open = snapshot?.turns.filter((turn) => !isEnded(turn)) ?? [];
     // The one that is queued last first, so that none begins meanwhile.
-    for (const { id } of open.toReversed()) await this.client.turn(id).cancel();
+    for (const { id } of open.toReversed()) await this.#turn(id).cancel();
   }
 
   retry(entry: OutboxEntry): Promise<void> {
-    return this.client.outbox.retry(entry.key);
+    return this.#outbox.retry(entry.key);
   }
   discard(entry: OutboxEntry): Promise<void> {
-    return this.client.outbox.discard(entry.key);
+    return this.#outbox.discard(entry.key);
   }
 
   decide(turn: string, call: string, isApproved: boolean, edited?: Record<string, unknown>, reason?: string) {
-    const handle = this.client.turn(turn);
+    const handle = this.#turn(turn);
     const more = reason ? { reason } : {};
     return isApproved
       ? handle.approve(call, { ...more, ...(edited && { arguments: edited }) })
@@ -155,7 +178,7 @@ export class Session {
     return this.#ratings.get(turn.id) ?? turn.feedback;
   }
   async rate(turn: string, rating: Feedback["rating"], comment: string | null): Promise<void> {
-    await this.client.turn(turn).feedback(rating, comment ? { comment } : {});
+    await this.#turn(turn).feedback(rating, comment ? { comment } : {});
     this.#ratings.set(turn, { rating, comment });
     this.#update();
   }
@@ -173,6 +196,12 @@ export class Session {
     this.#opening++;
     this.#options.keep.current = current;
     this.#follow();
+    this.attachments.clear();
+  }
+
+  /** Takes the calls that wait for functions which the page has only now. */
+  look(): void {
+    this.#update();
   }
 
   /** Opens the conversation again that could not be followed any more. */
@@ -180,20 +209,54 @@ export class Session {
     this.#follow();
   }
 
-  async rename(conversation: Conversation, title: string): Promise<Conversation> {
-    return this.client.conversation(conversation.id).rename(title);
+  /** A page of the user's conversations, newest first. */
+  list(cursor: string | null): Promise<ConversationPage> {
+    return listConversations(this.#transport, { limit: 30, cursor });
   }
-  async delete(conversation: Conversation): Promise<void> {
-    await this.client.conversation(conversation.id).delete();
-    if (this.#current && "id" in this.#current && this.#current.id === conversation.id) this.show(null);
+  rename({ id }: Conversation, title: string): Promise<Conversation> {
+    return this.#conversation(id).update({ title });
+  }
+  async delete({ id }: Conversation): Promise<void> {
+    await this.#conversation(id).delete();
+    if (this.#current && "id" in this.#current && this.#current.id === id) this.show(null);
   }
 
   end(): void {
     this.#isEnded = true;
     this.#leave?.();
-    this.client.close();
+    this.attachments.clear();
+    this.#outbox.close();
     this.#listeners.clear();
   }
+
+  readonly #turn = (id: string): TurnCalls => new TurnCalls(this.#transport, id);
+
+  #conversation(id: string): ConversationCalls {
+    return new ConversationCalls(this.#transport, id);
+  }
+
+  /** Begins a conversation, which is created with its first message or file. */
+  #begin(): { draft: Draft } {
+    const { copilot, keep } = this.#options;
+    this.#draftKey = randomRef();
+    return (keep.current = { draft: { key: this.#draftKey, body: { ...(copilot !== null && { copilot }) } } });
+  }
+
+  /** The id of the conversation that is shown. A new one is created. */
+  readonly #existing = async (): Promise<string> => {
+    const current = (this.#current ??= this.#begin());
+    if ("id" in current) return current.id;
+    this.#unsettled++;
+    try {
+      const { id } = await this.#create(current.draft);
+      return id;
+    } catch (error) {
+      if (this.#current === current) this.#current = this.#options.keep.current = null;
+      throw error;
+    } finally {
+      this.#unsettled--;
+    }
+  };
 
   #follow(): void {
     this.#leave?.();
@@ -202,7 +265,7 @@ export class Session {
     this.#told = this.#draftKey === undefined ? undefined : new Set();
     this.#oldest = 0;
     if (this.#current && "id" in this.#current) {
-      const view = openView(this.client.conversation(this.#current.id), { gather: 33 });
+      const view = openView(this.#conversation(this.#current.id), { gather: 33 });
       const unsubscribe = view.subscribe(this.#update);
       this.#view = view;
       this.#leave = () => {
@@ -218,17 +281,18 @@ export class Session {
     this.#resolve();
     const snapshot = this.#view?.getSnapshot() ?? null;
     const turns = snapshot?.turns ?? [];
-    const entries = this.client.outbox.entries();
+    const entries = this.#outbox.entries();
     const outgoing = outgoingOf({ turns }, entries, this.#isOurs);
-    this.client.outbox.settle(new Set(turns.map(({ id }) => id)));
+    this.#outbox.settle(new Set(turns.map(({ id }) => id)));
     const name = !this.#current ? "new" : "id" in this.#current ? this.#current.id : this.#current.draft.key;
     const rows = rowsOf({ turns }, outgoing);
-    this.#shown = { snapshot, outgoing, rows, isBusy: isBusy({ turns }, outgoing), name, opening: this.#opening };
+    const attached = this.attachments.list;
+    this.#shown = { snapshot, outgoing, rows, attached, isBusy: isBusy({ turns }, outgoing), name, opening: this.#opening };
     if (snapshot?.position != null) this.#tell(turns);
     for (const listener of [...this.#listeners]) listener();
     if (!snapshot || (!snapshot.isErased && snapshot.error?.code !== "not_found")) return;
     // The conversation is gone, and with it what could not be sent to it.
-    for (const { key } of outgoing) void this.client.outbox.discard(key).catch(() => {});
+    for (const { key } of outgoing) void this.#outbox.discard(key).catch(() => {});
     this.show(null);
   };
 
@@ -242,8 +306,8 @@ export class Session {
   #resolve(): void {
     const current = this.#current;
     if (!current || "id" in current || this.#resolving) return;
-    const { key, body } = current.draft;
-    const entry = this.client.outbox.entries().find(({ draft }) => draft?.key === key);
+    const { key } = current.draft;
+    const entry = this.#outbox.entries().find(({ draft }) => draft?.key === key);
     if (entry?.conversationId) {
       this.#current = this.#options.keep.current = { id: entry.conversationId };
       this.#resolving = true;
@@ -251,23 +315,21 @@ export class Session {
       this.#resolving = false;
     } else if (!entry && !this.#unsettled) {
       // Another tab has sent it, or it was discarded: the key tells which conversation it is.
-      this.#create(key, body);
+      this.#resolving = true;
+      this.#create(current.draft)
+        .catch(() => this.show(null))
+        .finally(() => (this.#resolving = false));
     }
   }
 
-  #create(key: string, body: Parameters<Client["conversations"]["create"]>[0]): void {
-    this.#resolving = true;
-    this.client.conversations
-      .create(body, { idempotencyKey: key })
-      .then(
-        ({ id }) => {
-          if (!this.#current || "id" in this.#current || this.#current.draft.key !== key) return;
-          this.#current = this.#options.keep.current = { id };
-          this.#follow();
-        },
-        () => this.show(null),
-      )
-      .finally(() => (this.#resolving = false));
+  /** Creates a draft's conversation, and goes on to it if the draft is still what is shown. */
+  async #create({ key, body }: Draft): Promise<Conversation> {
+    const conversation = await createConversation(this.#transport, body, { idempotencyKey: key });
+    if (this.#current && "draft" in this.#current && this.#current.draft.key === key) {
+      this.#current = this.#options.keep.current = { id: conversation.id };
+      this.#follow();
+    }
+    return conversation;
   }
 
   /** Tells the host page and the screen reader what is new, and stops what was stopped before it was a turn. */
@@ -281,6 +343,9 @@ export class Session {
     const isNew = (name: string) => !told.has(name) && Boolean(told.add(name));
     const conversationId = (this.#current as { id: string }).id;
     const recent = turns.filter(({ seq }) => seq >= this.#oldest);
+    for (const turn of turns) {
+      if (!isEnded(turn)) for (const item of turn.items) if (item.kind === "tool") this.#calls.take(turn.id, item);
+    }
     for (const turn of recent) {
       const text = wordsOf(turn.input);
       if (isNew(turn.id)) this.#options.onMessage({ role: "user", conversationId, turnId: turn.id, text });
@@ -293,12 +358,14 @@ export class Session {
       }
       const ref = refOf(turn.metadata);
       if (ref !== undefined && this.#stopped.delete(ref) && !isEnded(turn)) {
-        void this.client.turn(turn.id).cancel().catch(() => {});
+        void this.#turn(turn.id).cancel().catch(() => {});
       }
     }
     for (const announcement of this.#announcer.next(recent)) this.#options.onAnnounce(announcement);
   }
 }
+
+const randomRef = (): string => crypto.getRandomValues(new Uint32Array(3)).join("");
 
 /** Names of what an opened conversation already had. A text that is open, and a call that waits, are told later. */
 const finished = (item: Item): string[] =>

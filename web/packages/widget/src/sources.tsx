@@ -1,6 +1,6 @@
 // The sources of an answer, each with the passage that it quotes.
 
-import type { Citation } from "@copilotd/client";
+import type { Citation } from "@copilotd/client/parts";
 import type { RefObject } from "preact";
 
 import { useChat } from "./chat.js";

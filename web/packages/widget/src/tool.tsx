@@ -1,6 +1,6 @@
 // A tool call: what it does, how far it is, and what came of it.
 
-import type { ToolItem } from "@copilotd/client";
+import type { ToolItem } from "@copilotd/client/parts";
 
 import { useChat } from "./chat.js";
 import type { Text } from "./messages/en.js";
@@ -20,6 +20,9 @@ const STATES: Readonly<Record<ToolItem["status"], Text>> = {
 /** More of a result than this is not shown, in UTF-16 units. */
 const LONGEST = 4000;
 
+/** What the server says of a client tool's call that no page has taken; it has no code. */
+const UNCLAIMED = /^no page of the user took this call/;
+
 export function Tool({ item }: { item: ToolItem }) {
   const { text, tool } = useChat();
   return (
@@ -29,7 +32,7 @@ export function Tool({ item }: { item: ToolItem }) {
         <span class="name" dir="auto">
           {tool(item.name)}
         </span>
-        <span class="state">{text(STATES[item.status])}</span>
+        <span class="state">{text(UNCLAIMED.test(item.error ?? "") ? "toolNotRun" : STATES[item.status])}</span>
       </summary>
       <h3>{text("arguments")}</h3>
       <Value value={item.arguments} />

@@ -14,6 +14,8 @@ class Server {
   conversations = new Map();
   keys = new Map();
   cancelled = [];
+  /** The conversations to which files were uploaded. */
+  files = [];
   /** Holds back the answers to submitted turns, as a slow network does; the stream is not concerned. */
   gate = Promise.resolve();
 
@@ -25,10 +27,17 @@ class Server {
       if (!this.keys.has(key)) this.keys.set(key, make());
       return this.keys.get(key);
     };
+    if (this.refuses) return Response.json({ code: "forbidden", title: "No", retry: "never" }, { status: 403 });
     if (pathname === "/v1/conversations") return Response.json({ id: once(() => this.create()) }, { status: 201 });
     if (pathname.startsWith("/v1/turns/")) {
       this.cancelled.push(id);
       return Response.json({ id }, { status: 202 });
+    }
+    if (pathname === "/v1/files") {
+      const file = body.get("file");
+      this.files.push(body.get("conversation_id"));
+      if (file.size > 9) return Response.json({ code: "too_large", title: "Too large", retry: "never" }, { status: 413 });
+      return Response.json({ id: `file_${this.files.length}`, name: file.name, bytes: file.size }, { status: 201 });
     }
     const conversation = this.conversations.get(id);
     if (!conversation) return Response.json({ code: "not_found", title: "Not found", retry: "never" }, { status: 404 });
@@ -93,6 +102,7 @@ function open(server, storage = memory()) {
     fetch: server.fetch,
     copilot: "support",
     metadata: () => ({ page: "/orders" }),
+    tools: () => ({}),
     keep: new Keep(storage, "ada"),
     user: null,
     onAnnounce: (announcement) => log.announced.push(announcement),
@@ -169,4 +179,45 @@ test("a conversation that is gone makes room for a new one", async () => {
   const { session } = open(server, storage);
   await until(() => session.getShown().name === "new", "a new conversation");
   assert.equal(new Keep(storage, "ada").current, null);
+});
+
+test("files create the conversation once, and go with the next message", async () => {
+  const server = new Server();
+  const { session } = open(server);
+  session.attachments.add([new File(["one"], "one.txt"), new File(["two"], "two.txt"), new File(["far too long"], "3.txt")]);
+  assert.ok(session.attachments.isUploading);
+  await until(() => !session.attachments.isUploading, "the uploads");
+  assert.deepEqual(server.files, ["conv_1", "conv_1", "conv_1"]);
+  assert.equal(server.conversations.size, 1);
+  const problems = session.getShown().attached.map(({ problem }) => problem?.name);
+  assert.deepEqual(problems, [undefined, undefined, "error_file_too_large"]);
+  const files = session.attachments.ids;
+  await session.send("Read", { files });
+  await until(() => session.getShown().snapshot?.turns.length, "the turn");
+  const [{ input }] = session.getShown().snapshot.turns;
+  assert.deepEqual(input, [{ type: "text", text: "Read" }, ...files.map((file_id) => ({ type: "file", file_id }))]);
+  assert.equal(server.conversations.size, 1);
+});
+
+test("a message takes at most eight files, and none of another conversation", () => {
+  const { session } = open(new Server());
+  const file = () => new File(["x"], "x.txt");
+  session.attachments.add(Array.from({ length: 9 }, file));
+  const problems = session.attachments.list.flatMap(({ problem }) => problem?.name ?? []);
+  assert.deepEqual(problems, ["error_too_many_files"]);
+  session.show(null);
+  assert.deepEqual(session.getShown().attached, []);
+});
+
+test("a conversation that cannot be created leaves the file with the reason", async () => {
+  const server = new Server();
+  server.refuses = true;
+  const { session } = open(server);
+  session.attachments.add([new File(["x"], "x.txt")]);
+  await until(() => !session.attachments.isUploading, "the upload");
+  assert.deepEqual(session.getShown().attached.map(({ problem }) => problem.name), ["error_forbidden"]);
+  assert.equal(session.getShown().name, "new");
+  server.refuses = false;
+  await session.send("hello");
+  await until(() => session.getShown().snapshot?.turns.length, "the turn");
 });

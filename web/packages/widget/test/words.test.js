@@ -35,7 +35,6 @@ test("every code has its own sentence", async () => {
   assert.ok(codes.length >= 35, `${codes.length}`);
   // Mistakes of a program, which no user can make or mend.
   const general = new Set(["internal", "idempotency_key_reused", "method_not_allowed", "not_acceptable", "not_resumable"]);
-  general.add("unsupported_media_type");
   for (const code of codes) {
     const { words } = wordsOf(sentenceFor(code), text);
     assert.equal(words === texts.error_internal, general.has(code), code);
