@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 
-import { Demo, launch } from "./world.mjs";
+import { Demo, launch, replace } from "./world.mjs";
 
 /** Slow enough that a reload, a cancel or a kill falls into the middle of it. */
 const SLOW = "[[sim tokens=150 pace_ms=80]] Tell me something long";
@@ -19,6 +19,7 @@ describe("the demo's page", { timeout: 720_000 }, () => {
     browser = await launch();
     page = await browser.newPage({ viewport: { width: 1400, height: 900 } });
     page.setDefaultTimeout(30_000);
+    await replace(page.context(), demo.url);
     page.on("pageerror", (error) => faults.push(String(error)));
     // Refusals and a server that is away are what some of the stories are about. All else is a fault, also what the
     // page's policy blocks.
@@ -332,6 +333,23 @@ describe("the demo's page", { timeout: 720_000 }, () => {
     await reached("completed");
     const [{ input }] = await turns();
     assert.equal(input, "Is there a ticket about invoice 2026-1042?");
+  });
+
+  story("the copilot opens an invoice on the page", async () => {
+    await begin();
+    await trial("A function of this page");
+    const invoice = page.getByRole("region", { name: "The invoice that is open" });
+    await invoice.getByText("Invoice 2026-1044").waitFor();
+    await invoice.getByText("Saltmarsh Hotels").waitFor();
+    await page.locator('#invoices tr[data-number="2026-1044"][aria-current="true"]').waitFor();
+    await reached("completed");
+    await whole();
+    await turn().locator('.call[data-name="open_invoice"][data-status="succeeded"]').waitFor();
+    await send('[[sim tool=open_invoice args={"number":"1"} text="I cannot find it."]] Open invoice 1');
+    await turn(1).locator('.call[data-name="open_invoice"][data-status="failed"]').waitFor();
+    await reached("completed", 1);
+    await invoice.getByRole("button", { name: "Close" }).click();
+    await invoice.waitFor({ state: "hidden" });
   });
 
   story("a broken-off answer begins again", async () => {

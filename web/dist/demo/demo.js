@@ -1784,13 +1784,32 @@ var TRIALS = [
   }
 ];
 var ALWAYS = [{ label: "A tool that fails", text: "Show me ticket 99999" }];
-function mountChat({ tenant, token, isOpen, heard }) {
+var opening = ({ number, customer }, isSimulated) => {
+  const call2 = `[[sim tool=open_invoice args=${JSON.stringify({ number })} text="I opened the invoice of ${customer}."]] `;
+  return { label: "A function of this page", text: `${isSimulated ? call2 : ""}Open the invoice ${number}` };
+};
+var toolsOf = (openInvoice) => [
+  {
+    name: "open_invoice",
+    description: "Opens an invoice on the billing page that the user looks at. Call it when the user wants to see one.",
+    parameters: {
+      type: "object",
+      properties: { number: { type: "string", description: "The invoice's number, such as 2026-1044" } },
+      required: ["number"],
+      additionalProperties: false
+    },
+    run: ({ number }) => openInvoice(number)
+  }
+];
+function mountChat({ tenant, token, isOpen, heard, openInvoice }) {
   const chat2 = document.createElement("copilotd-chat");
   chat2.setAttribute("copilot", "support");
   chat2.token = token;
   chat2.greeting = GREETING;
   chat2.starters = STARTERS;
   chat2.metadata = { page: "billing" };
+  chat2.tools = toolsOf(openInvoice);
+  chat2.messages = { "tool:open_invoice": "Open an invoice" };
   chat2.links = [`https://help.${tenant}.example`];
   for (const name of ["copilotd-message", "copilotd-approval"]) chat2.addEventListener(name, heard);
   if (isOpen) chat2.setAttribute("open", "");
@@ -1834,6 +1853,7 @@ var Product = class {
   #parts;
   #ask;
   #tenant = null;
+  #money;
   /** `ask` sends a question to the copilot. */
   constructor({ ask: ask2, ...parts2 }) {
     this.#parts = parts2;
@@ -1848,6 +1868,8 @@ var Product = class {
       const fraction = { minimumFractionDigits: digits, maximumFractionDigits: digits };
       return amount.toLocaleString("en", { style: "currency", currency, ...fraction });
     };
+    this.#money = money;
+    this.#close();
     const { outstanding, overdue, paid } = totals(invoices);
     setText(this.#parts.company, company);
     setText(this.#parts.outstanding, money(outstanding, 0));
@@ -1865,12 +1887,45 @@ var Product = class {
   tickets(tickets) {
     setText(this.#parts.tickets, String(tickets.filter(({ status }) => status === "new" || status === "open").length));
   }
+  /** Opens an invoice, and returns what it shows. Throws if there is none of that number. */
+  open(number) {
+    const invoice2 = this.#books.invoices.find((invoice3) => invoice3.number === number);
+    if (!invoice2) throw new Error(`there is no invoice ${number} on this page`);
+    const { customer, plan, amount, due, status } = invoice2;
+    const lines = { Customer: customer, Plan: plan, Amount: this.#money(amount), Due: dateOf(due), Status: status };
+    this.#parts.invoice.replaceChildren(
+      el("h3", { text: `Invoice ${number}` }),
+      el("button", { type: "button", class: "small", text: "Close", onclick: () => this.#close() }),
+      el(
+        "dl",
+        {},
+        ...Object.entries(lines).map(([name, text]) => el("div", {}, el("dt", { text: name }), el("dd", { text })))
+      )
+    );
+    this.#parts.invoice.hidden = false;
+    this.#mark(number);
+    this.#parts.invoice.scrollIntoView({ block: "nearest" });
+    return invoice2;
+  }
+  #close() {
+    this.#parts.invoice.hidden = true;
+    this.#mark(null);
+  }
+  /** Marks the row of the invoice that is open. */
+  #mark(number) {
+    for (const row2 of this.#parts.rows.children) {
+      if (row2.dataset.number === number) row2.setAttribute("aria-current", "true");
+      else row2.removeAttribute("aria-current");
+    }
+  }
+  /** The invoice that the page offers to open. */
+  get example() {
+    return this.#books.invoices.find(({ status }) => status === "overdue");
+  }
   get #books() {
     return BOOKS[this.#tenant] ?? Object.values(BOOKS)[0];
   }
   #row({ number, customer, plan, amount, due, status }, money) {
-    const form = { day: "numeric", month: "short", year: "numeric" };
-    const date = (/* @__PURE__ */ new Date(`${due}T00:00:00`)).toLocaleDateString("en", form);
     const onclick = () => this.#ask(`Is there a ticket about invoice ${number}?`);
     const label = `Ask the copilot about ${number}`;
     return el(
@@ -1879,7 +1934,7 @@ var Product = class {
       el("th", { scope: "row", text: number }),
       el("td", {}, el("span", { class: "customer", text: customer }), el("span", { class: "plan", text: plan })),
       el("td", {}, el("span", { class: "badge", data: { status }, text: status })),
-      el("td", { class: "due", text: date }),
+      el("td", { class: "due", text: dateOf(due) }),
       el("td", { class: "amount", text: money(amount) }),
       el(
         "td",
@@ -1889,6 +1944,10 @@ var Product = class {
     );
   }
 };
+function dateOf(day) {
+  const form = { day: "numeric", month: "short", year: "numeric" };
+  return (/* @__PURE__ */ new Date(`${day}T00:00:00`)).toLocaleDateString("en", form);
+}
 
 // packages/demo/src/vendors/feed.js
 var PERIOD = 1e3;
@@ -2368,7 +2427,8 @@ var product = new Product({
   overdue: $("overdue"),
   paid: $("paid"),
   tickets: $("open-tickets"),
-  rows: $("invoices")
+  rows: $("invoices"),
+  invoice: $("invoice")
 });
 var activity = new Activity({
   ask,
@@ -2478,6 +2538,7 @@ function signIn(next) {
       feeds[name].follow(who.tenant);
     }
     product.show(who.tenant);
+    offerTrials();
   }
   activity.signIn(createClient({ baseUrl: location.origin, token: tokenSource(next) }));
   const isOpen = chat ? chat.hasAttribute("open") : matchMedia("(min-width: 60rem)").matches;
@@ -2486,7 +2547,12 @@ function signIn(next) {
     tenant: who.tenant,
     token,
     isOpen,
-    heard: (event) => activity.heard(event.detail?.conversationId)
+    heard: (event) => activity.heard(event.detail?.conversationId),
+    openInvoice(number) {
+      const opened = product.open(number);
+      location.hash = address("product");
+      return opened;
+    }
   });
 }
 function options(select, names, chosen) {
@@ -2510,7 +2576,8 @@ function listen() {
   }, 1e3);
 }
 function offerTrials() {
-  const usable = about.simulated_model ? [...TRIALS, ...ALWAYS] : ALWAYS;
+  const always = [opening(product.example, about.simulated_model), ...ALWAYS];
+  const usable = about.simulated_model ? [...TRIALS, ...always] : always;
   $("trials").replaceChildren(
     ...usable.map(
       ({ label, text }) => el("button", { type: "button", class: "small", title: text, text: label, onclick: () => activity.say(text) })
@@ -2521,7 +2588,6 @@ async function start() {
   await waitForAbout();
   $("activity").open = matchMedia("(min-width: 48rem)").matches;
   listen();
-  offerTrials();
   route();
   for (const feed of Object.values(feeds)) feed.run();
   activity.run(pause2);

@@ -21,11 +21,33 @@ export const TRIALS = [
 /** Things to try with any model. */
 export const ALWAYS = [{ label: "A tool that fails", text: "Show me ticket 99999" }];
 
+/** Asks to open an invoice; the simulated model is told by which call. */
+export const opening = ({ number, customer }, isSimulated) => {
+  const call = `[[sim tool=open_invoice args=${JSON.stringify({ number })} text="I opened the invoice of ${customer}."]] `;
+  return { label: "A function of this page", text: `${isSimulated ? call : ""}Open the invoice ${number}` };
+};
+
+/** The functions of this page that the model may call. */
+const toolsOf = (openInvoice) => [
+  {
+    name: "open_invoice",
+    description: "Opens an invoice on the billing page that the user looks at. Call it when the user wants to see one.",
+    parameters: {
+      type: "object",
+      properties: { number: { type: "string", description: "The invoice's number, such as 2026-1044" } },
+      required: ["number"],
+      additionalProperties: false,
+    },
+    run: ({ number }) => openInvoice(number),
+  },
+];
+
 /**
  * Puts the chat on the page for one user.
- * @param {{ tenant: string, token: () => Promise<string>, isOpen: boolean, heard: (event: CustomEvent) => void }} options
+ * @param {{ tenant: string, token: () => Promise<string>, isOpen: boolean, heard: (event: CustomEvent) => void,
+ *   openInvoice: (number: string) => object }} options
  */
-export function mountChat({ tenant, token, isOpen, heard }) {
+export function mountChat({ tenant, token, isOpen, heard, openInvoice }) {
   /** @type {any} */
   const chat = document.createElement("copilotd-chat");
   chat.setAttribute("copilot", "support");
@@ -33,6 +55,8 @@ export function mountChat({ tenant, token, isOpen, heard }) {
   chat.greeting = GREETING;
   chat.starters = STARTERS;
   chat.metadata = { page: "billing" };
+  chat.tools = toolsOf(openInvoice);
+  chat.messages = { "tool:open_invoice": "Open an invoice" };
   // Answers may lead to the tenant's own help pages, and nowhere else.
   chat.links = [`https://help.${tenant}.example`];
   for (const name of ["copilotd-message", "copilotd-approval"]) chat.addEventListener(name, heard);

@@ -5,7 +5,7 @@
 import { createClient } from "@copilotd/client";
 
 import { Activity } from "./activity/activity.js";
-import { ALWAYS, mountChat, TRIALS } from "./chat.js";
+import { ALWAYS, mountChat, opening, TRIALS } from "./chat.js";
 import { el, setText } from "./dom.js";
 import { Product } from "./product/product.js";
 import { left, pause } from "./time.js";
@@ -42,6 +42,7 @@ const product = new Product({
   paid: $("paid"),
   tickets: $("open-tickets"),
   rows: $("invoices"),
+  invoice: $("invoice"),
 });
 const activity = new Activity({
   ask,
@@ -160,6 +161,7 @@ function signIn(next) {
       feeds[name].follow(who.tenant);
     }
     product.show(who.tenant);
+    offerTrials();
   }
   activity.signIn(createClient({ baseUrl: location.origin, token: tokenSource(next) }));
   const isOpen = chat ? chat.hasAttribute("open") : matchMedia("(min-width: 60rem)").matches;
@@ -169,6 +171,11 @@ function signIn(next) {
     token,
     isOpen,
     heard: (event) => activity.heard(event.detail?.conversationId),
+    openInvoice(number) {
+      const opened = product.open(number);
+      location.hash = address("product");
+      return opened;
+    },
   });
 }
 
@@ -199,7 +206,8 @@ function listen() {
 }
 
 function offerTrials() {
-  const usable = about.simulated_model ? [...TRIALS, ...ALWAYS] : ALWAYS;
+  const always = [opening(product.example, about.simulated_model), ...ALWAYS];
+  const usable = about.simulated_model ? [...TRIALS, ...always] : always;
   $("trials").replaceChildren(
     ...usable.map(({ label, text }) =>
       el("button", { type: "button", class: "small", title: text, text: label, onclick: () => activity.say(text) }),
@@ -212,7 +220,6 @@ async function start() {
   // On a phone the product has the screen.
   $("activity").open = matchMedia("(min-width: 48rem)").matches;
   listen();
-  offerTrials();
   route();
   for (const feed of Object.values(feeds)) feed.run();
   activity.run(pause);

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { opening } from "../src/chat.js";
 import { BOOKS, totals } from "../src/product/data.js";
 import { left } from "../src/time.js";
 
@@ -12,6 +13,15 @@ test("the tiles of the sample product add up", () => {
     const { outstanding, paid } = totals(invoices);
     assert.equal(outstanding + paid, invoices.reduce((sum, { amount }) => sum + amount, 0));
     assert.equal(new Set(invoices.map(({ number }) => number)).size, invoices.length);
+  }
+});
+
+test("the page offers to open an invoice that is there, to any model", () => {
+  for (const { invoices } of Object.values(BOOKS)) {
+    const invoice = invoices.find(({ status }) => status === "overdue");
+    assert.ok(invoice);
+    assert.equal(opening(invoice, false).text, `Open the invoice ${invoice.number}`);
+    assert.ok(opening(invoice, true).text.includes(`tool=open_invoice args={"number":"${invoice.number}"}`));
   }
 });
 

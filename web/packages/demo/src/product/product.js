@@ -8,6 +8,7 @@ export class Product {
   #parts;
   #ask;
   #tenant = null;
+  #money;
 
   /** `ask` sends a question to the copilot. */
   constructor({ ask, ...parts }) {
@@ -24,6 +25,8 @@ export class Product {
       const fraction = { minimumFractionDigits: digits, maximumFractionDigits: digits };
       return amount.toLocaleString("en", { style: "currency", currency, ...fraction });
     };
+    this.#money = money;
+    this.#close();
     const { outstanding, overdue, paid } = totals(invoices);
     setText(this.#parts.company, company);
     setText(this.#parts.outstanding, money(outstanding, 0));
@@ -43,14 +46,50 @@ export class Product {
     setText(this.#parts.tickets, String(tickets.filter(({ status }) => status === "new" || status === "open").length));
   }
 
+  /** Opens an invoice, and returns what it shows. Throws if there is none of that number. */
+  open(number) {
+    const invoice = this.#books.invoices.find((invoice) => invoice.number === number);
+    if (!invoice) throw new Error(`there is no invoice ${number} on this page`);
+    const { customer, plan, amount, due, status } = invoice;
+    const lines = { Customer: customer, Plan: plan, Amount: this.#money(amount), Due: dateOf(due), Status: status };
+    this.#parts.invoice.replaceChildren(
+      el("h3", { text: `Invoice ${number}` }),
+      el("button", { type: "button", class: "small", text: "Close", onclick: () => this.#close() }),
+      el(
+        "dl",
+        {},
+        ...Object.entries(lines).map(([name, text]) => el("div", {}, el("dt", { text: name }), el("dd", { text }))),
+      ),
+    );
+    this.#parts.invoice.hidden = false;
+    this.#mark(number);
+    this.#parts.invoice.scrollIntoView({ block: "nearest" });
+    return invoice;
+  }
+
+  #close() {
+    this.#parts.invoice.hidden = true;
+    this.#mark(null);
+  }
+
+  /** Marks the row of the invoice that is open. */
+  #mark(number) {
+    for (const row of this.#parts.rows.children) {
+      if (row.dataset.number === number) row.setAttribute("aria-current", "true");
+      else row.removeAttribute("aria-current");
+    }
+  }
+
+  /** The invoice that the page offers to open. */
+  get example() {
+    return this.#books.invoices.find(({ status }) => status === "overdue");
+  }
+
   get #books() {
     return BOOKS[this.#tenant] ?? Object.values(BOOKS)[0];
   }
 
   #row({ number, customer, plan, amount, due, status }, money) {
-    /** @type {Intl.DateTimeFormatOptions} */
-    const form = { day: "numeric", month: "short", year: "numeric" };
-    const date = new Date(`${due}T00:00:00`).toLocaleDateString("en", form);
     const onclick = () => this.#ask(`Is there a ticket about invoice ${number}?`);
     const label = `Ask the copilot about ${number}`;
     return el(
@@ -59,7 +98,7 @@ export class Product {
       el("th", { scope: "row", text: number }),
       el("td", {}, el("span", { class: "customer", text: customer }), el("span", { class: "plan", text: plan })),
       el("td", {}, el("span", { class: "badge", data: { status }, text: status })),
-      el("td", { class: "due", text: date }),
+      el("td", { class: "due", text: dateOf(due) }),
       el("td", { class: "amount", text: money(amount) }),
       el(
         "td",
@@ -68,4 +107,11 @@ export class Product {
       ),
     );
   }
+}
+
+/** A day, as the page writes it. */
+function dateOf(day) {
+  /** @type {Intl.DateTimeFormatOptions} */
+  const form = { day: "numeric", month: "short", year: "numeric" };
+  return new Date(`${day}T00:00:00`).toLocaleDateString("en", form);
 }
