@@ -5,12 +5,14 @@ import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { userToken } from "./token.mjs";
 
 const { COPILOTD_URL, COPILOTD_ISSUER, COPILOTD_TENANT, COPILOTD_SECRET_FILE, PORT = "3000" } = process.env;
+/** Where `page.html` and `page.mjs` are. */
+const page = resolve(process.env.PAGE_DIRECTORY ?? import.meta.dirname);
 for (const name of ["COPILOTD_URL", "COPILOTD_ISSUER", "COPILOTD_TENANT", "COPILOTD_SECRET_FILE"]) {
   if (!process.env[name]) {
     console.error(`error: set ${name}; see README.md`);
@@ -22,7 +24,6 @@ const signer = {
   tenant: COPILOTD_TENANT,
   secret: readFileSync(COPILOTD_SECRET_FILE, "utf8").trim(),
 };
-const here = import.meta.dirname;
 const client = dirname(fileURLToPath(import.meta.resolve("@copilotd/client")));
 
 /** Who is signed in, by session id. Your product has something better already. */
@@ -91,8 +92,8 @@ async function handle(request, response) {
   if (route === "GET /config.json") {
     return send(response, 200, "application/json", JSON.stringify({ baseUrl: COPILOTD_URL, user: userOf(request) ?? null }));
   }
-  if (route === "GET /") return sendFile(response, join(here, "page.html"), "text/html; charset=utf-8");
-  if (route === "GET /page.mjs") return sendFile(response, join(here, "page.mjs"), "text/javascript; charset=utf-8");
+  if (route === "GET /") return sendFile(response, join(page, "page.html"), "text/html; charset=utf-8");
+  if (route === "GET /page.mjs") return sendFile(response, join(page, "page.mjs"), "text/javascript; charset=utf-8");
   if (request.method === "GET" && /^\/client\/[a-z]+\.js$/.test(pathname)) {
     return sendFile(response, join(client, basename(pathname)), "text/javascript; charset=utf-8");
   }

@@ -1,74 +1,29 @@
 // The example of a Node backend, in a real browser: its page talks to the demo from another origin with the packed client.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
 import { after, before, describe, it } from "node:test";
 
-import { userToken } from "../../examples/node-backend/token.mjs";
+import { Backend } from "./backend.mjs";
 import { Demo, launch } from "./world.mjs";
-
-const root = resolve(import.meta.dirname, "../..");
-
-/** The example with its dependency installed, as its README says, but without npm. */
-function install() {
-  const directory = mkdtempSync(join(tmpdir(), "copilotd-backend-"));
-  cpSync(join(root, "examples/node-backend"), directory, { recursive: true });
-  execFileSync(join(root, "scripts/pack-clients"), ["npm", join(directory, "packages")], { timeout: 240_000 });
-  const archive = readdirSync(join(directory, "packages")).find((name) => name.startsWith("copilotd-client-"));
-  const target = join(directory, "node_modules/@copilotd/client");
-  mkdirSync(target, { recursive: true });
-  execFileSync("tar", ["-xzf", join(directory, "packages", archive), "-C", target, "--strip-components=1"]);
-  return directory;
-}
 
 describe("the example of a Node backend", { timeout: 300_000 }, () => {
   const demo = new Demo();
-  let directory;
-  let backend;
+  const backend = new Backend();
   let origin;
   let browser;
 
   before(async () => {
-    directory = install();
+    backend.install();
     await demo.start();
-    backend = spawn(process.execPath, ["server.mjs"], {
-      cwd: directory,
-      env: {
-        ...process.env,
-        PORT: "0",
-        COPILOTD_URL: demo.url,
-        COPILOTD_ISSUER: "https://acme.example",
-        COPILOTD_TENANT: "acme",
-        COPILOTD_SECRET_FILE: join(demo.directory, "acme.jwt.key"),
-      },
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    origin = await new Promise((ready, failed) => {
-      backend.once("exit", (code) => failed(new Error(`server.mjs ended with ${code}`)));
-      backend.stdout.setEncoding("utf8").on("data", (text) => {
-        const address = /Open (http:\S+)\//.exec(text);
-        if (address) ready(address[1]);
-      });
-    });
-    const secret = readFileSync(join(demo.directory, "ops.jwt.key"), "utf8").trim();
-    const operator = userToken({ issuer: "https://ops.example", tenant: "ops", secret, scope: "operator" }, "root");
-    const allowed = await fetch(`${demo.url}/v1/operator/tenants/acme`, {
-      method: "PATCH",
-      headers: { authorization: `Bearer ${operator}`, "content-type": "application/json" },
-      body: JSON.stringify({ settings: { allowed_origins: [origin] } }),
-    });
-    assert.equal(allowed.status, 200, await allowed.text());
+    await backend.start(demo);
+    ({ origin } = backend);
     browser = await launch();
   });
 
   after(async () => {
     await browser?.close();
-    backend?.removeAllListeners("exit").kill();
+    backend.stop();
     await demo.stop();
-    if (directory) rmSync(directory, { recursive: true, force: true });
   });
 
   it("mints tokens for the user of the session only", async () => {
