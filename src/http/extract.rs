@@ -110,7 +110,10 @@ impl IdempotencyKey {
         let Some(value) = values.next() else {
             return Ok(Self(None));
         };
-        let text = value.to_str().ok().filter(|text| (1..=MAX_KEY).contains(&text.len()));
+        // `to_str` also accepts spaces and tabs.
+        let is_key =
+            |text: &&str| (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let text = value.to_str().ok().filter(is_key);
         match text.filter(|_| values.next().is_none()) {
             Some(text) => Ok(Self(Some(text.to_owned()))),
             None => Err(invalid(

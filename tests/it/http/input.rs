@@ -552,7 +552,7 @@ async fn keys_of_requests() {
         let conversation = app.conversation().await;
         let turns = format!("{conversation}/turns");
         let submit = |key: &str, body: Value| app.ada("POST", &turns).header("idempotency-key", key).json(&body);
-        for bad in ["", "schlüssel", &"k".repeat(256)] {
+        for bad in ["", "a b", "a\tb", "schlüssel", &"k".repeat(256)] {
             submit(bad, json!({ "input": "a" }))
                 .send()
                 .await

@@ -14,7 +14,7 @@ export interface ClientTool {
   description: string;
   /** JSON Schema of its arguments, with `type: "object"`. The server has checked every call by it. */
   parameters: Record<string, unknown>;
-  /** Runs a call. What it returns is the result; what it throws is told to the model. */
+  /** Runs a call. The model gets what it returns as the result, and what it throws as the error. */
   run: (args: any, call: ClientToolCall) => unknown;
 }
 
@@ -130,7 +130,7 @@ class Runner implements ToolRunner {
   }
 }
 
-/** Runs the calls that it is told of, each once. */
+/** Runs each reported call once. */
 export class CallRunner {
   readonly #turnOf: (id: string) => TurnCalls;
   readonly #tools: () => ClientTools;
@@ -167,7 +167,7 @@ export class CallRunner {
     const ended = alone(`copilotd ${id}`, run).then(
       () => void this.#done.add(id),
       (error: unknown) => {
-        // What the network prevented may be tried again when the call is told of again.
+        // A call that the network prevented may be tried again when it is reported again.
         if (!isTransient(error)) this.#done.add(id);
         this.#onError(error);
       },

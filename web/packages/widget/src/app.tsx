@@ -245,7 +245,7 @@ async function firstToken(source: TokenSource): Promise<string> {
   }
 }
 
-/** The page's functions by name. What is none is told to the page's developer and left out. */
+/** The page's functions by name. Entries that are no function are left out, with a warning in the console. */
 function toolsOf(given: readonly HostTool[] | null | undefined): ClientTools {
   const tools = Array.isArray(given) ? given : [];
   const isTool = (tool: Partial<HostTool> | null) => typeof tool?.name === "string" && typeof tool.run === "function";

@@ -11,7 +11,7 @@ export interface HostTool {
   readonly description: string;
   /** JSON Schema of its arguments, with `type: "object"`. */
   readonly parameters: Record<string, unknown>;
-  /** Runs a call. What it returns is the result; what it throws is told to the model. */
+  /** Runs a call. The model gets what it returns as the result, and what it throws as the error. */
   readonly run: (args: any, call: { callId: string; turnId: string; expiresAt: string }) => unknown;
 }
 
