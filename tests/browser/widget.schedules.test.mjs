@@ -99,13 +99,16 @@ class Run {
     this.query = query;
     this.pages = [await this.gate.pass(() => this.world.open(query, { viewport: { width: 700, height: 900 } }))];
     await this.pages[0].send("[[sim tokens=3 pace_ms=0]] begin");
-    await this.pages[0].reached("completed");
+    // Other schedules restart the server too, and after three times an answer has failed.
+    await this.pages[0].page.locator("copilotd-chat .end").waitFor();
     this.conversation = await this.pages[0].conversation();
   }
 
   async apply({ step, page, wait, says }) {
     const chat = this.pages[Math.floor(page * this.pages.length)];
     const click = async (name) => {
+      // A tab in the background draws nothing, and what is not drawn cannot be clicked.
+      await chat.page.bringToFront();
       // It may be gone in the same moment: then there was nothing to do.
       await chat
         .button(name)
@@ -163,6 +166,7 @@ class Run {
   /** Lets everything come to its end: whatever waits for a person is approved. */
   async settle() {
     const [chat] = this.pages;
+    await chat.page.bringToFront();
     await chat.context.setOffline(false);
     const deadline = Date.now() + 60_000;
     for (;;) {

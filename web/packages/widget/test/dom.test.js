@@ -123,3 +123,62 @@ test("random trees are shown as Preact shows them, with the state of their compo
     { numRuns: 100 },
   );
 });
+
+test("children that share a key by mistake are all shown, and all go", () => {
+  const { h, render } = tree;
+  const root = document.createElement("main");
+  const list = (...keys) => h("ul", null, keys.map((key) => h("li", { key }, key)));
+  for (const keys of [["a", "a", "b"], ["b", "a"], ["a", "a", "a"], ["b"]]) {
+    render(list(...keys), root);
+    assert.equal(String(root), `<main><ul>${keys.map((key) => `<li>${key}</li>`).join("")}</ul></main>`);
+  }
+});
+
+test("a component that fails keeps no other from being drawn later", async (t) => {
+  const { h, render } = tree;
+  const root = document.createElement("main");
+  const set = {};
+  const Fragile = ({ name }) => {
+    const [value, change] = hooks.useState("well");
+    set[name] = change;
+    if (value === "broken") throw new Error("broken");
+    return h("p", null, value);
+  };
+  render(h("div", null, h(Fragile, { name: "one" }), h(Fragile, { name: "two" })), root);
+  const { queueMicrotask } = globalThis;
+  const errors = [];
+  globalThis.queueMicrotask = (work) =>
+    queueMicrotask(() => {
+      try {
+        work();
+      } catch (error) {
+        errors.push(error.message);
+      }
+    });
+  t.after(() => Object.assign(globalThis, { queueMicrotask }));
+  set.one("broken");
+  await tick();
+  assert.deepEqual(errors, ["broken"]);
+  set.two("better");
+  await tick();
+  assert.match(String(root), /<p>better<\/p>/);
+});
+
+test("what passes for an element must be one", () => {
+  const root = document.createElement("main");
+  const given = JSON.parse('{"type":"script","props":{"src":"https://evil.example"},"key":null}');
+  tree.render(tree.h("p", null, given, "text"), root);
+  assert.equal(String(root), "<main><p>text</p></main>");
+});
+
+test("nodes that stay are not moved: a moved one would lose the focus", () => {
+  const { h, render } = tree;
+  const root = document.createElement("main");
+  const Late = ({ isThere }) => isThere && h("i", null);
+  const page = (isThere, rows) =>
+    h("div", null, h("a", null), h(Late, { isThere }), isThere && h("b", null), rows.map((key) => h("p", { key })), h("u", null));
+  for (const [isThere, rows] of [[false, ["x"]], [true, ["w", "x", "y"]], [false, ["x", "y"]], [true, ["y", "z"]]]) {
+    render(page(isThere, rows), root);
+    assert.equal(root.firstChild.moves, 0);
+  }
+});

@@ -120,9 +120,12 @@ function redraw(): void {
   runEffects();
   // The outer ones first: they may draw or remove the inner ones.
   const all = [...waiting].sort((a, b) => a.depth - b.depth);
-  for (const instance of all) if (waiting.has(instance) && !instance.isGone) draw(instance);
-  // Those that were removed.
-  for (const instance of all) waiting.delete(instance);
+  try {
+    for (const instance of all) if (waiting.has(instance) && !instance.isGone) draw(instance);
+  } finally {
+    // Those that were removed, or that one with a fault has kept from being drawn: they wait for their next change.
+    for (const instance of all) waiting.delete(instance);
+  }
   settle();
 }
 
@@ -162,17 +165,21 @@ function reconcile(parent: Instance, children: readonly unknown[], host: Element
   const nameOf = (shown: Instance["shown"], index: number) =>
     shown instanceof VNode && shown.key != null ? `key ${shown.key}` : index;
   const old = new Map(parent.kids.map((kid, index) => [nameOf(kid.shown, index), kid]));
+  // Apart from the names, which two children may share by mistake.
+  const left = new Set(parent.kids);
   const kids: Instance[] = [];
   for (const [index, child] of children.entries()) {
     const shown = described(child);
     const name = nameOf(shown, index);
     let kid = old.get(name);
-    if (kid && typeOf(kid.shown) === typeOf(shown)) old.delete(name);
-    else kid = { shown: null, parent, depth: parent.depth + 1, kids: [], hooks: [] };
+    if (kid && typeOf(kid.shown) === typeOf(shown)) {
+      old.delete(name);
+      left.delete(kid);
+    } else kid = { shown: null, parent, depth: parent.depth + 1, kids: [], hooks: [] };
     kids.push(kid);
     show(kid, shown, host);
   }
-  for (const kid of old.values()) remove(kid, true);
+  for (const kid of left) remove(kid, true);
   parent.kids = kids;
   if (!parent.node && !parent.isPlaced) return;
   let next = following(parent);
