@@ -38,11 +38,12 @@ test("the guide's examples run as they stand", async () => {
   // Beside the package, so that it finds itself by its name.
   const file = join(import.meta.dirname, "examples.generated.mjs");
   const code = examples.join("\n").replaceAll("https://copilotd.example.com", demo.url).replaceAll("console.log", "say");
-  writeFileSync(file, `${code}\nexport { answer, entry, position, request, text };\n`);
+  writeFileSync(file, `${code}\nexport { answer, copy, entry, position, request, text };\n`);
   try {
-    const { answer, entry, position, request, text } = await import(pathToFileURL(file));
+    const { answer, copy, entry, position, request, text } = await import(pathToFileURL(file));
     assert.ok(answer.length > 10);
     assert.ok(text.endsWith(answer));
+    assert.equal(copy, "total: 42 EUR");
     assert.match(position, /^\d+/);
     assert.equal(entry.body.input, "And which are urgent?");
     assert.equal((await request.get()).status, "completed");
