@@ -188,8 +188,8 @@ mod tests {
         };
         let (loader, app) = (size("widget.js"), size("app-"));
         let language = ["ar-", "de-", "en-", "ja-"].into_iter().map(size).max().unwrap();
-        assert!(loader <= 4 * 1024, "{loader}");
-        assert!(loader + app + language <= 40 * 1024, "{}", loader + app + language);
+        assert!(loader <= 4_000, "{loader}");
+        assert!(loader + app + language <= 40_000, "{}", loader + app + language);
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn undescribed(operation: &str, status: &str, media: &str) -> Option<Value> {
             "conversation_id": "conv_01a22bbc85f37a3ea1d0c4b2e6f7a889",
             "file": "The printer is on fire.\n",
         }),
-        ("get_widget_file", _, "text/plain") => json!("Preact (https://preactjs.com)\n\nThe MIT License (MIT)\n"),
+        ("get_widget_file", _, "text/plain") => json!("These files contain no code of other packages.\n"),
         ("get_file", _, "application/json") => json!("{\"printer\": \"on fire\"}"),
         ("get_file", _, "text/csv") => json!("printer,state\r\n3,on fire\r\n"),
         ("get_file", _, media) if media.starts_with("text/") => json!("The printer is on fire.\n"),
